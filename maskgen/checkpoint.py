@@ -1,0 +1,261 @@
+"""Checkpoints: a directory of safetensors and JSON, written whole or not at all; nothing is ever unpickled.
+
+    checkpoint-500/
+        model.safetensors        weights for use (EMA where the recipe has one)
+        recipe.yaml              the resolved recipe
+        checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
+        tokenizer/               a generator's tokenizer, a checkpoint itself (absent: named in the zoo, or built from its spec)
+        training.safetensors     raw weights and optimizer state, for --resume
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from maskgen.errors import UserError
+from maskgen.hub import download, is_hub_id
+from maskgen.recipe import Recipe, RecipeError, parse_recipe
+from maskgen.tokenizers import ImageTokenizer
+
+MODEL, TRAINING, RECIPE, INFO = "model.safetensors", "training.safetensors", "recipe.yaml", "checkpoint.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is not there, incomplete or altered; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says of itself: `info` is its checkpoint.json."""
+
+    path: Path
+    recipe: Recipe
+    info: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.info["step"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.info["image_shape"]
+        return channels, height, width
+
+    def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
+        """The tensors of one of its files, checked against the manifest.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or altered.
+        """
+        path = self.path / name
+        _verify(path, self.info["files"].get(name))
+        try:
+            loaded: dict[str, Tensor] = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+        return loaded
+
+
+def zoo_names() -> list[str]:
+    """The checkpoints that ship with the package."""
+    root = resources.files("maskgen.zoo")
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.joinpath(INFO).is_file())
+
+
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """A checkpoint by zoo name, directory, run directory (its newest one) or hub id.
+
+    Raises:
+        CheckpointError: nothing there, or not a whole checkpoint.
+    """
+    path = _locate(str(source))
+    for name in (INFO, RECIPE, MODEL):
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
+    try:
+        info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
+        checkpoint = Checkpoint(path, recipe, info)
+        _ = checkpoint.step, checkpoint.classes, checkpoint.image_shape, info["files"]
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
+    return checkpoint
+
+
+def newest_in(directory: Path) -> Path | None:
+    """The `checkpoint-N` of a run directory with the highest N that is whole; half-written ones have another name."""
+    found = [(int(match[1]), path) for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
+    return max(found)[1] if found else None
+
+
+def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
+    """The checkpoint's network in evaluation mode, float32 on the CPU, and a generator's tokenizer.
+
+    A tokenizer checkpoint gives its tokenizer as the network.
+
+    Raises:
+        CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
+    """
+    recipe, shape = checkpoint.recipe, checkpoint.image_shape
+    tokenizer = None
+    if recipe.task == "tokenizer":
+        network: nn.Module = recipe.build_tokenizer(shape)
+    else:
+        tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
+        network = _anywhere(recipe).build_model(len(checkpoint.classes), shape, tokenizer)
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in checkpoint.tensors().items()}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from None
+    return network.eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
+    """The tokenizer a generator's recipe names: the copy in its checkpoint `home`, a checkpoint, or one built anew.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or was trained for images of another shape.
+    """
+    source = recipe.tokenizer_source
+    if source is None:
+        return recipe.build_tokenizer(image_shape).eval()
+    if home is not None and (home / "tokenizer" / INFO).is_file():
+        source = str(home / "tokenizer")
+    checkpoint = read_checkpoint(source)
+    if checkpoint.recipe.task != "tokenizer":
+        raise CheckpointError(f"tokenizer: {source} is a {checkpoint.recipe.task}, not a tokenizer")
+    if checkpoint.image_shape != tuple(image_shape):
+        raise CheckpointError(f"tokenizer: {source} is for images {checkpoint.image_shape}, the data have {tuple(image_shape)}")
+    tokenizer = load_model(checkpoint)[0]
+    assert isinstance(tokenizer, ImageTokenizer)
+    return tokenizer
+
+
+def write_checkpoint(
+    path: Path,
+    recipe: Recipe,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    info: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint under another name and rename it: there is a whole one at `path`, or none.
+
+    Args:
+        path: the directory to be.
+        recipe: stored resolved; the tokenizer checkpoint it names is copied in unless the zoo has it.
+        tensors: file name -> its tensors.
+        info: `step`, `classes`, `image_shape` and whatever else is to be remembered.
+
+    Raises:
+        OSError: disk full or not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name, values in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
+        (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
+        source = recipe.tokenizer_source
+        if recipe.task == "generator" and source is not None and source not in zoo_names():
+            copy_for_use(read_checkpoint(source), temporary / "tokenizer")
+        files = {name: _stamp(temporary / name) for name in tensors}
+        (temporary / INFO).write_text(json.dumps({**info, "files": files}, indent=1), encoding="utf-8")
+        _flush(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:
+    """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
+    tensors = checkpoint.tensors()
+    if dtype is not None:
+        tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
+    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
+    write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more)
+
+
+def _locate(source: str) -> Path:
+    if source in zoo_names():
+        return Path(str(resources.files("maskgen.zoo").joinpath(source)))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        newest = newest_in(path)
+        return path if newest is None else newest
+    if path.is_file():
+        raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
+    if is_hub_id(source):
+        try:
+            return download(source, ["*.safetensors", "*.json", "*.yaml"])
+        except FileNotFoundError as error:
+            raise CheckpointError(str(error)) from None
+    raise CheckpointError(f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})")
+
+
+def _anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with attention `auto`: what it was trained with may not run here."""
+    if isinstance(recipe.model, dict) and "attention" in recipe.model:
+        return recipe.model_copy(update={"model": {**recipe.model, "attention": "auto"}})
+    return recipe
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _verify(path: Path, expected: Mapping[str, Any] | None) -> None:
+    if expected is None or not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(f"{path} is truncated or altered: {size:,} bytes, expected {expected['bytes']:,}")
+    if _stamp(path)["sha256"] != expected["sha256"]:
+        raise CheckpointError(f"{path} is altered: its SHA-256 is not the recorded one")
+
+
+def _flush(directory: Path) -> None:
+    for path in [*directory.rglob("*"), directory]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "RecipeError",
+    "copy_for_use",
+    "load_model",
+    "load_tokenizer",
+    "newest_in",
+    "read_checkpoint",
+    "write_checkpoint",
+    "zoo_names",
+]

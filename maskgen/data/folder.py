@@ -1,0 +1,112 @@
+"""Image data sets from a folder of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskgen.data.images import DATASETS, DataError, ImageSource, ImageSplit, SplitName
+from maskgen.data.pictures import Channels, Crop, check_size, read_image
+from maskgen.predictions import NULL
+from maskgen.rng import fold
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+class FolderSplit(ImageSplit):
+    """Image files read when they are asked for: `files` are relative to `root`."""
+
+    def __init__(
+        self, root: Path, files: list[Path], labels: Tensor, size: int, channels: Channels, crop: Crop
+    ) -> None:
+        self.root, self.files, self.labels = root, files, labels
+        self.size, self.channels, self.crop = size, channels, crop
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        images = [read_image(self.root / self.files[row], self.size, self.channels, self.crop) for row in indices]
+        return torch.stack(images), self.labels[torch.as_tensor(indices)]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.size, self.channels, self.crop)).encode())
+        for file, label in zip(self.files, self.labels.tolist(), strict=True):
+            stat = (self.root / file).stat()
+            digest.update(repr((file.as_posix(), label, stat.st_size, stat.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+
+@DATASETS.register("folder")
+class Folder(ImageSource):
+    """Image files below a folder; a subfolder is a class, images beside no subfolder are unlabelled.
+
+    Args:
+        path: with both `train/` and `test/` inside, these are the splits; else each file's relative path decides,
+            so an image never changes sides when others are added.
+        size: height and width images are brought to.
+        channels: 3 for colour, 1 for grey.
+        crop: see `to_square`.
+        test_fraction: expected share of test images where the folder has no `test/`.
+    """
+
+    def __init__(
+        self, path: str, size: int, channels: Channels = 3, crop: Crop = "center", test_fraction: float = 0.1
+    ) -> None:
+        super().__init__()
+        check_size(size)
+        if not 0 <= test_fraction < 1:
+            raise DataError(f"test_fraction must be in [0, 1), got {test_fraction}")
+        self.root = Path(path).expanduser()
+        if not self.root.is_dir():
+            raise DataError(f"{path} is no folder; give the folder that holds the images (or train/ and test/)")
+        self.name = self.root.resolve().name
+        self.size, self.channels, self.crop, self.test_fraction = size, channels, crop, test_fraction
+        self.is_split = (self.root / "train").is_dir() and (self.root / "test").is_dir()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.size, self.size)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted({name for file in self._files if (name := self._class_of(file))}))
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        parts = ("train", "test") if self.is_split else ("",)
+        files = [Path(part, file) for part in parts for file in list_images(self.root / part)]
+        if not files:
+            raise DataError(f"{self.root} holds no image; known are {', '.join(sorted(SUFFIXES))}")
+        loose = [file for file in files if not self._class_of(file)]
+        if loose and len(loose) < len(files):
+            raise DataError(f"{self.root / loose[0]} is in no class folder while others are; move or remove it")
+        return files
+
+    def _class_of(self, file: Path) -> str:
+        folders = file.parts[1:-1] if self.is_split else file.parts[:-1]
+        return folders[0] if folders else ""
+
+    def _split_of(self, file: Path) -> str:
+        if self.is_split:
+            return file.parts[0]
+        return "test" if fold("test split", file.as_posix()) < self.test_fraction * 2**63 else "train"
+
+    def _load(self, split: SplitName) -> ImageSplit:
+        files = [file for file in self._files if self._split_of(file) == split]
+        number = {name: label for label, name in enumerate(self.classes)}
+        labels = torch.tensor([number.get(self._class_of(file), NULL) for file in files], dtype=torch.int64)
+        return FolderSplit(self.root, files, labels, self.size, self.channels, self.crop)
+
+
+def list_images(root: Path) -> list[Path]:
+    """Image files below a folder, relative to it and sorted; hidden files and folders are left out."""
+    found: list[Path] = []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        images = (name for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+        found.extend(Path(folder, name).relative_to(root) for name in images)
+    return sorted(found)

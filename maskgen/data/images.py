@@ -1,0 +1,118 @@
+"""What an image data set is to the rest, and the one that needs no files."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskgen.registry import Registry
+from maskgen.rng import Rng
+
+SplitName = Literal["train", "test"]
+
+
+class DataError(ValueError):
+    """Data that are missing, damaged or not what they were said to be; the message names the file."""
+
+
+class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
+    """Images of one shape; `labels` (N,) int64 is `NULL` where there is none."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (C, H, W) uint8 and label () int64."""
+        images, labels = self.__getitems__([range(len(self))[index]])
+        return images[0], labels[0]
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8 and labels (B,) int64."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when any image, its preparation or the order does."""
+
+
+class ImageSource(ABC):
+    """A data set with a train and a test split, each loaded when it is first asked for."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self._splits: dict[str, ImageSplit] = {}
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty if the images have no labels."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+
+    @abstractmethod
+    def _load(self, split: SplitName) -> ImageSplit: ...
+
+    def split(self, name: SplitName) -> ImageSplit:
+        """The images of one split.
+
+        Raises:
+            DataError: unknown split, no image in it, or files that are missing or damaged.
+        """
+        if name not in ("train", "test"):
+            raise DataError(f"unknown split {name!r} of {self.name}; choose from train, test")
+        if name not in self._splits:
+            loaded = self._load(name)
+            if not len(loaded):
+                raise DataError(f"the {name} split of {self.name} has no image; choose a larger share or more images")
+            self._splits[name] = loaded
+        return self._splits[name]
+
+
+DATASETS: Registry[ImageSource] = Registry("data set", base=ImageSource)
+
+
+class TensorSplit(ImageSplit):
+    """Images held in memory: `images` (N, C, H, W) uint8, `labels` (N,) int64."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.as_tensor(indices)
+        return self.images[rows], self.labels[rows]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for part in (self.images, self.labels):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@DATASETS.register("digits")
+class Digits(ImageSource):
+    """Handwritten digits of scikit-learn, 8 x 8, ten classes: 1,500 train and 297 test, needs no file."""
+
+    name = "digits"
+    classes = tuple("0123456789")
+    image_shape = (1, 8, 8)
+
+    def _load(self, split: SplitName) -> ImageSplit:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images = (torch.from_numpy(data.images) * (255 / 16)).round().to(torch.uint8)[:, None]
+        order = Rng.stream("digits").permutation(1, len(images))[0]
+        rows = order[:1500] if split == "train" else order[1500:]
+        return TensorSplit(images[rows], torch.from_numpy(data.target).long()[rows])

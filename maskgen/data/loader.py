@@ -1,0 +1,113 @@
+"""Which rows make batch b: a pure function of (seed, b), so a run resumes on the batch it stopped before."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from maskgen.rng import Rng, fold
+
+T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """A data set that is read many rows at a time: images with labels, or tokens with labels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int], /) -> tuple[Tensor, Tensor]:
+        """x_0 (B, ...) and labels (B,) int64."""
+
+
+def permutation(seed: int, epoch: int, n: int) -> Tensor:
+    """(n,) int64: the order of the rows in an epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(fold(seed, "order", epoch)))
+
+
+class CounterSampler(Sampler[list[int]]):
+    """Row indices of batch `start`, `start` + 1, ... without end.
+
+    Batch b covers positions b B ... (b + 1) B - 1 of the epochs' permutations laid end to end: every batch is
+    full, also where an epoch ends inside it or the data set is smaller than a batch. Rank r of w takes the r-th of
+    w equal slices.
+
+    Raises:
+        ValueError: no rows, a batch that ranks can't share equally, or a number out of range.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1) -> None:
+        if n < 1:
+            raise ValueError("the data set has no rows; a batch needs at least one")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in [0, {world}), got {rank}")
+        if batch_size < 1 or batch_size % world:
+            raise ValueError(f"batch_size must be a positive multiple of the {world} processes, got {batch_size}")
+        if start < 0:
+            raise ValueError(f"start must be at least 0, got {start}")
+        self.n, self.batch_size, self.seed, self.start, self.rank, self.world = n, batch_size, seed, start, rank, world
+        self._held: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.indices, itertools.count(self.start))
+
+    def indices(self, batch: int) -> list[int]:
+        """This rank's rows of a batch."""
+        share = self.batch_size // self.world
+        first = batch * self.batch_size + self.rank * share
+        last = first + share
+        rows: list[int] = []
+        while first < last:
+            epoch, offset = divmod(first, self.n)
+            part = self._order(epoch)[offset : offset + last - first].tolist()
+            rows += part
+            first += len(part)
+        return rows
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._held[0] != epoch:
+            self._held = (epoch, permutation(self.seed, epoch, self.n))
+        return self._held[1]
+
+
+def batches(
+    dataset: Rows, *, batch_size: int, seed: int, start: int = 0, workers: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """x_0 (B / world, ...) and labels (B / world,) of batch `start`, `start` + 1, ... without end.
+
+    The rows are those of `CounterSampler`; `workers` processes read ahead and change nothing else.
+    """
+    order = CounterSampler(len(dataset), batch_size, seed, start=start, rank=rank, world=world)
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        cast("Dataset[tuple[Tensor, Tensor]]", dataset),
+        batch_sampler=order,
+        collate_fn=_identity,  # __getitems__ has collated already
+        num_workers=workers,
+        generator=torch.Generator(),  # else the loader draws from the global stream
+    )
+    return iter(loader)
+
+
+def in_order(dataset: Rows, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every row once, first to last; the last batch may be smaller."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    for first in range(0, len(dataset), batch_size):
+        yield dataset.__getitems__(range(first, min(first + batch_size, len(dataset))))
+
+
+def flip(images: Tensor, rng: Rng) -> Tensor:
+    """(B, C, H, W) -> same, each image mirrored left to right with chance 1/2.
+
+    With `Rng.stream(seed, "flip", batch, rank)` it resumes as the order does.
+    """
+    is_flipped = rng.uniform(images.shape[:1], device=images.device) < 0.5
+    return torch.where(is_flipped[:, None, None, None], images.flip(-1), images)
+
+
+def _identity(batch: T) -> T:
+    return batch

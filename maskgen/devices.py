@@ -1,0 +1,47 @@
+"""Device, precision and process rank: the only file that says "cuda"."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device for a name: `auto` takes CUDA where there is one.
+
+    Raises:
+        ValueError: unknown name, or CUDA asked for where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}; choose from auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but this machine or this build of torch has none; use cpu or auto")
+    is_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if is_cuda else torch.device("cpu")
+
+
+def pick_precision(wanted: Literal["auto", "no", "fp16", "bf16"], device: torch.device) -> Precision:
+    """Mixed precision on GPUs only: on a CPU bf16 is slower than float32 by orders of magnitude."""
+    if device.type == "cpu":
+        return "no"
+    if wanted == "auto":
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return wanted
+
+
+def has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def sum_over_ranks(x: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
+    """The sum (or mean) of a tensor over all processes; the tensor itself in a single one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    x = x.clone()
+    torch.distributed.all_reduce(x)
+    return x / torch.distributed.get_world_size() if mean else x

@@ -1,0 +1,1 @@
+"""Scores of what was generated: distances between sets of images, agreement with the labels, reports."""

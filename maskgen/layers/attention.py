@@ -1,0 +1,101 @@
+"""Attention through one function: PyTorch's SDPA, or xformers where it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskgen.devices import has_cuda
+from maskgen.layers.embeddings import rotate
+
+AttentionBackend = Literal["auto", "sdpa", "xformers"]
+
+
+def resolve_backend(wanted: AttentionBackend) -> Literal["sdpa", "xformers"]:
+    """`auto` is SDPA everywhere; xformers only by name, and only where its kernels run.
+
+    Raises:
+        ValueError: xformers asked for without the package, or without CUDA (it has no CPU kernels).
+    """
+    if wanted != "xformers":
+        return "sdpa"
+    if importlib.util.find_spec("xformers") is None:
+        raise ValueError("attention xformers: the package is not installed; pip install maskgen[xformers], or use sdpa")
+    if not has_cuda():
+        raise ValueError("attention xformers: it has no CPU kernels and this machine has no CUDA; use auto or sdpa")
+    return "xformers"
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, backend: Literal["sdpa", "xformers"], dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v. All (B, H, L, d)."""
+    if backend == "xformers":
+        from xformers.ops import memory_efficient_attention
+
+        out: Tensor = memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), p=dropout)
+        return out.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over (B, L, D).
+
+    Args:
+        width: D.
+        heads: H, a divisor of D.
+        dropout: of the attention weights and of the output.
+        qk_norm: RMS normalisation of queries and keys in each head.
+        backend: see `resolve_backend`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        qk_norm: bool = False,
+        backend: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, got width {width} and heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.backend = resolve_backend(backend)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.q_norm = nn.RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); `rotation` as `embeddings.rotation_2d` makes it, (L, d/2) or (B, L, d/2) complex."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, d)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        x = attend(q, k, v, self.backend, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)
+        return F.dropout(self.out(x), self.dropout, self.training)
+
+
+def init_transformer(module: nn.Module, std: float = 0.02) -> None:
+    """BERT's initialisation: weights truncated normal(0, std) cut at two deviations, biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def zero(layer: nn.Linear) -> nn.Linear:
+    """The layer with weight and bias zero: an adaLN gate that starts closed."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift; x (B, L, D), shift and scale (B, 1, D)."""
+    return torch.addcmul(shift, x, 1 + scale)

@@ -1,0 +1,83 @@
+"""Transformer blocks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend, SelfAttention, modulate
+
+
+class Mlp(nn.Module):
+    """Linear - GELU - Linear - dropout over (B, L, D)."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, gelu: Literal["none", "tanh"] = "none") -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.dropout = dropout
+        self.gelu = gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.contract(F.gelu(self.expand(x), approximate=self.gelu))
+        return F.dropout(x, self.dropout, self.training)
+
+
+class PostNormBlock(nn.Module):
+    """BERT's block: x = LN(x + attention(x)); x = LN(x + mlp(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        backend: AttentionBackend = "auto",
+        eps: float = 1e-12,
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads, dropout, backend=backend)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, int(width * mlp_ratio), dropout, gelu="tanh")
+        self.mlp_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        x = self.attention_norm(x + self.attention(x, rotation))
+        return self.mlp_norm(x + self.mlp(x))
+
+
+class PreNormBlock(nn.Module):
+    """x += attention(LN(x)); x += mlp(LN(x)), with shift, scale and gate from a condition where it is modulated.
+
+    With `is_modulated` the six (B, D) vectors arrive as `modulation` (B, 6 D), DiT's order [shift, scale, gate] twice
+    (arXiv 2212.09748, section 3.2); the block's LayerNorms then have no weights of their own.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        backend: AttentionBackend = "auto",
+        eps: float = 1e-6,
+        is_modulated: bool = False,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.is_modulated = is_modulated
+        self.attention_norm = nn.LayerNorm(width, eps=eps, elementwise_affine=not is_modulated)
+        self.attention = SelfAttention(width, heads, dropout, qk_norm, backend)
+        self.mlp_norm = nn.LayerNorm(width, eps=eps, elementwise_affine=not is_modulated)
+        self.mlp = Mlp(width, int(width * mlp_ratio), dropout)
+
+    def forward(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
+        """x (B, L, D), modulation (B, 6 D) -> (B, L, D)."""
+        if modulation is None:
+            x = x + self.attention(self.attention_norm(x), rotation)
+            return x + self.mlp(self.mlp_norm(x))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, None].chunk(6, -1)
+        x = x + gate_a * self.attention(modulate(self.attention_norm(x), shift_a, scale_a), rotation)
+        return x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))

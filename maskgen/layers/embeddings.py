@@ -1,0 +1,37 @@
+"""Positions and labels as vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0) -> Tensor:
+    """(h w, dim / 2) complex64: rotary angles of a grid, rows in the first half, columns in the second.
+
+    Raises:
+        ValueError: dim is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"2-D rotary positions need a head width that is a multiple of 4, got {dim}")
+    frequencies = base ** (-torch.arange(0, dim // 4) / (dim // 4))
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    angles = torch.cat([place.reshape(-1, 1) * frequencies for place in (rows, columns)], 1)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotary embedding (arXiv 2104.09864): x (B, H, L, d), rotation (L, d/2) or (B, L, d/2) complex."""
+    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    rotation = rotation if rotation.ndim == 2 else rotation[:, None]
+    return torch.view_as_real(turned * rotation).flatten(-2).to(x.dtype)
+
+
+class LabelEmbedding(nn.Embedding):
+    """Class labels (B,) -> (B, D), with one row more for "no class" (a negative label)."""
+
+    def __init__(self, n_classes: int, width: int) -> None:
+        super().__init__(n_classes + 1, width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return super().forward(torch.where(labels < 0, self.num_embeddings - 1, labels))

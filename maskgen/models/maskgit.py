@@ -1,0 +1,165 @@
+"""The MaskGIT transformer: bidirectional, over a grid of image tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend, init_transformer, modulate, zero
+from maskgen.layers.blocks import PostNormBlock, PreNormBlock
+from maskgen.layers.embeddings import LabelEmbedding, rotation_2d
+from maskgen.models import MODELS
+from maskgen.predictions import NULL, Categorical, Condition
+from maskgen.subset import TokenSubset
+
+
+@MODELS.register("maskgit")
+class MaskGIT(nn.Module):
+    """Tokens (B, L) with [MASK] -> Categorical over V tokens (Chang et al., arXiv 2202.04200).
+
+    The published network is `norm: post`, `condition: token`, `positions: learned`, `tied: true`,
+    `has_null_label: false`, 24 x 768: 172,457,193 parameters for 1,024 codes, 1,000 classes and 256 tokens.
+
+    Args:
+        vocab_size: V; the input has one id more, [MASK] = V.
+        grid: (h, w) of the tokens, L = h w.
+        n_classes: labels; 0 for an unconditional network.
+        width, depth, heads, mlp_ratio, dropout: the usual sizes.
+        norm: `post` (BERT, as published) or `pre`.
+        positions: `learned`, or 2-D `rotary`.
+        condition: `token`, a class token in front; or `adaln`, shift, scale and gate of every block (DiT,
+            Halton-MaskGIT; needs `norm: pre`).
+        tied: the head's weights are the token embedding's.
+        has_null_label: a row for "no class", which guidance needs.
+        qk_norm: RMS-normalised queries and keys (with `norm: pre`).
+        attention: `auto`, `sdpa` or `xformers`.
+    """
+
+    predicts_dropped = False
+
+    def __init__(
+        self,
+        vocab_size: int,
+        grid: tuple[int, int],
+        n_classes: int = 0,
+        width: int = 192,
+        depth: int = 6,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        norm: Literal["pre", "post"] = "pre",
+        positions: Literal["learned", "rotary"] = "learned",
+        condition: Literal["token", "adaln"] = "adaln",
+        tied: bool = True,
+        has_null_label: bool = True,
+        qk_norm: bool = False,
+        attention: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__()
+        if norm == "post" and (condition == "adaln" or qk_norm):
+            raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
+        self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
+        self.condition = condition if n_classes else "none"
+        self.has_null_label = has_null_label
+        n_prefix = int(self.condition == "token")
+        n_labels = (n_classes + has_null_label) * n_prefix
+        self.embedding = nn.Embedding(vocab_size + 1 + n_labels, width)  # codes, [MASK], labels: one table, as in BERT
+        self.positions = nn.Parameter(torch.empty(n_prefix + self.length, width)) if positions == "learned" else None
+        self.rotation: Tensor | None = None
+        if positions == "rotary":
+            turns = rotation_2d(grid, width // heads)
+            still = torch.ones(n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no place
+            self.register_buffer("rotation", torch.cat([still, turns]), persistent=False)
+        eps = 1e-12 if norm == "post" else 1e-6
+        self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        sizes = (width, heads, mlp_ratio, dropout, attention, eps)
+        if norm == "post":
+            self.blocks = nn.ModuleList(PostNormBlock(*sizes) for _ in range(depth))
+        else:
+            is_modulated = self.condition == "adaln"
+            self.blocks = nn.ModuleList(PreNormBlock(*sizes, is_modulated, qk_norm) for _ in range(depth))
+        self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
+        if self.condition == "adaln":
+            self.labels = LabelEmbedding(n_classes, width)
+        self._init(width, depth)
+
+    def _init(self, width: int, depth: int) -> None:
+        init_transformer(self)
+        if self.positions is not None:
+            nn.init.trunc_normal_(self.positions, std=0.02, a=-0.04, b=0.04)
+        if self.condition == "adaln":
+            self.modulations = nn.ModuleList(zero(nn.Linear(width, 6 * width)) for _ in range(depth))
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,  # noqa: ARG002 - what is masked says what time it is
+        cond: Condition | None = None,
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,
+    ) -> Categorical:
+        """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at the positions `where` (B, L).
+
+        With `subset`, tokens that are not kept are left out of compute and logits there mean nothing.
+        """
+        x, rotation = self._embed(x_t, cond)
+        if subset is not None:
+            x, rotation = self._drop(x, rotation, subset)
+        hidden = F.silu(self.labels(self._labels(x_t, cond))) if self.condition == "adaln" else None
+        for index, block in enumerate(self.blocks):
+            x = block(x, None if hidden is None else self.modulations[index](hidden), rotation)
+        x = x[:, int(self.condition == "token") :]
+        if subset is not None:
+            x = subset.scatter(x)
+        return Categorical(self.head(x if where is None else x[where]), where)
+
+    def _labels(self, x_t: Tensor, cond: Condition | None) -> Tensor:
+        return torch.full_like(x_t[:, 0], NULL) if cond is None else cond.labels
+
+    def _embed(self, x_t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | None]:
+        ids = x_t
+        if self.condition == "token":
+            labels = self._labels(x_t, cond)
+            rows = self.vocab_size + 1 + torch.where(labels == NULL, self.n_classes, labels)
+            ids = torch.cat([rows[:, None], x_t], 1)
+        x = self.embedding(ids)
+        if self.positions is not None:
+            x = x + self.positions
+        return self.dropout(self.embedding_norm(x)), self.rotation
+
+    def _drop(self, x: Tensor, rotation: Tensor | None, subset: TokenSubset) -> tuple[Tensor, Tensor | None]:
+        n_prefix = x.shape[1] - self.length
+        keep = subset.keep + n_prefix
+        if n_prefix:
+            keep = torch.cat([keep.new_zeros(len(keep), 1), keep], 1)
+        kept = TokenSubset(keep, x.shape[1])
+        return kept.gather(x), None if rotation is None else rotation[keep]
+
+
+class MlmHead(nn.Module):
+    """(..., D) -> (..., V): dense, GELU, LayerNorm, then the output weights (BERT's head).
+
+    Tied, the bias has a row for every row of the embedding, as published; only the first V are read.
+    """
+
+    def __init__(
+        self, width: int, embedding: nn.Embedding | None, vocab_size: int, eps: float, has_input_norm: bool
+    ) -> None:
+        super().__init__()
+        self.input_norm = nn.LayerNorm(width, eps=eps) if has_input_norm else nn.Identity()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.vocab_size = vocab_size
+        self.tied = [embedding] if embedding is not None else []  # in a list: the table is the network's, not the head's
+        self.bias = nn.Parameter(torch.zeros(vocab_size if embedding is None else embedding.num_embeddings))
+        self.output = nn.Linear(width, vocab_size, bias=False) if embedding is None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(F.gelu(self.dense(self.input_norm(x)), approximate="tanh"))
+        weight = self.tied[0].weight[: self.vocab_size] if self.output is None else self.output.weight
+        return F.linear(x, weight, self.bias[: self.vocab_size])

@@ -1,0 +1,161 @@
+"""What a denoiser is given and what it answers: the types every other part speaks in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskgen.rng import Rng
+
+if TYPE_CHECKING:
+    from maskgen.subset import TokenSubset
+
+NULL = -1
+"""The label that stands for "no condition"; a model maps it to its null embedding."""
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a sample is conditioned on: `labels` (B,) int64, `NULL` where there is none."""
+
+    labels: Tensor
+
+    def null(self) -> Condition:
+        """The same rows without condition."""
+        return Condition(torch.full_like(self.labels, NULL))
+
+    def drop(self, probability: float, rng: Rng) -> Condition:
+        """Each row's condition replaced by null with this probability (training of guidance)."""
+        is_dropped = rng.uniform(self.labels.shape, device=self.labels.device) < probability
+        return Condition(self.labels.masked_fill(is_dropped, NULL))
+
+    def join(self, other: Condition) -> Condition:
+        """The rows of both, one after the other."""
+        return Condition(torch.cat([self.labels, other.labels]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`x_0`: tokens (B, L) int64, or images (B, C, H, W) float in [0, 1]; `cond`: their condition."""
+
+    x_0: Tensor
+    cond: Condition | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`value`: scalar to minimise; `logs`: detached tensors to report, each already a mean."""
+
+    value: Tensor
+    logs: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Prediction(Protocol):
+    """A distribution over the tokens at the positions that were asked for.
+
+    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...).
+    """
+
+    where: Tensor | None
+
+    def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor: ...
+
+
+class Denoiser(Protocol):
+    """A network, a wrapper around one, or a two-line test function."""
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,
+    ) -> Categorical:
+        """x_t (B, L), t (B,) -> prediction, of the positions `where` (B, L) bool only if given."""
+
+
+class Denoise(Protocol):
+    """A denoiser with condition and guidance bound: all that a sampler sees."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
+        """x_t (B, L), t (B,) on the CPU in float64."""
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Independent categorical distributions over V tokens.
+
+    `logits` is (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. There is no column for
+    [MASK]: it can't be predicted.
+    """
+
+    logits: Tensor
+    where: Tensor | None = None
+
+    def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
+        """null + scale (self - null): classifier-free guidance on logits; scale 1 changes nothing.
+
+        `scale` is a number or (B,), one a row.
+        """
+        if isinstance(scale, Tensor):
+            scale = self._per_position(scale.to(self.logits))[..., None]
+        return Categorical(null.logits + scale * (self.logits - null.logits), self.where)
+
+    def halves(self) -> tuple[Categorical, Categorical]:
+        """The first and the second half of the rows: undoes a pass of two joined batches with equal `where`."""
+        first, second = self.logits.chunk(2)
+        if self.where is None:
+            return Categorical(first), Categorical(second)
+        above, below = self.where.chunk(2)
+        return Categorical(first, above), Categorical(second, below)
+
+    def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:
+        """Tokens, (B, L) or (M,) int64; the mode at temperature 0.
+
+        By inverse cumulative distribution in float64: float32 Gumbel noise truncates the tail and lowers the
+        temperature unseen (arXiv 2409.02908).
+        """
+        if temperature == 0:
+            return self.logits.argmax(-1)
+        # One float64 uniform a position, drawn for all positions: a row's stream does not depend on `where`.
+        shape = self.logits.shape[:-1] if self.where is None else self.where.shape
+        uniform = rng.uniform(shape, device=self.logits.device)
+        if self.where is not None:
+            uniform = uniform[self.where]
+        cumulative = torch.softmax(self.logits.double() / temperature, -1).cumsum(-1)
+        target = uniform[..., None] * cumulative[..., -1:]
+        return torch.searchsorted(cumulative, target, right=True)[..., 0].clamp(max=self.logits.shape[-1] - 1)
+
+    def log_probs(self) -> Tensor:
+        """Log-probabilities in float32 or wider, shape of `logits`."""
+        return F.log_softmax(self.logits.float() if self.logits.dtype.itemsize < 4 else self.logits, -1)
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """Log-probability of `tokens`, which has the shape of `logits` without its last dimension."""
+        return self.log_probs().gather(-1, tokens[..., None])[..., 0]
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, shape of `logits` without its last dimension."""
+        log_probs = self.log_probs()
+        return -(log_probs.exp() * log_probs.clamp(min=-1e30)).sum(-1)
+
+    def margin(self) -> Tensor:
+        """Probability of the first choice minus that of the second."""
+        top = self.log_probs().exp().topk(2, -1).values
+        return top[..., 0] - top[..., 1]
+
+    def _per_position(self, values: Tensor) -> Tensor:
+        """(B,) values of the rows, spread over the positions that are held."""
+        if self.where is None:
+            return values[:, None].expand(self.logits.shape[:-1])
+        return values[:, None].expand(self.where.shape)[self.where]

@@ -1,0 +1,161 @@
+"""Names in a recipe -> what they build, with every argument checked before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+
+from maskgen.errors import UserError
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
+Spec = str | Mapping[str, Any]
+"""What a recipe says of one part: ``cosine`` or ``{type: polynomial, power: 2}``."""
+
+
+class SpecError(UserError):
+    """A part of a recipe that cannot be built; the message names the key, the value and the choices."""
+
+
+class Registry(Generic[T]):
+    """The named classes (or functions) of one kind.
+
+    Args:
+        kind: what an entry is called in messages, ``"schedule"``.
+        base: the type that parameters of this kind are annotated with: they then accept a nested spec.
+        derived: constructor arguments that are computed from other parts (a vocabulary size); never keys.
+    """
+
+    _by_base: typing.ClassVar[dict[type, Registry[Any]]] = {}
+
+    def __init__(self, kind: str, base: type | None = None, derived: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.derived = derived
+        self._entries: dict[str, Callable[..., T]] = {}
+        self._schemas: dict[str, type[BaseModel]] = {}
+        if base is not None:
+            Registry._by_base[base] = self
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Decorator: the class or function is called ``name`` in recipes."""
+
+        def add(entry: C) -> C:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def get(self, name: str) -> Callable[..., T]:
+        if name not in self._entries:
+            raise SpecError(f"unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
+        return self._entries[name]
+
+    def summary(self, name: str) -> str:
+        """First line of the entry's docstring."""
+        return (inspect.getdoc(self.get(name)) or "").split("\n", 1)[0]
+
+    def arguments(self, name: str) -> list[str]:
+        """The keys an entry accepts."""
+        return list(self._schema(name).model_fields)
+
+    def check(self, spec: Spec, path: str = "") -> tuple[str, dict[str, Any]]:
+        """The entry's name and its validated arguments (defaults left out, nested parts built).
+
+        Raises:
+            SpecError: unknown entry or key, wrong type, impossible value.
+        """
+        name, arguments = self._split(spec, path)
+        try:
+            checked = self._schema(name)(**arguments)
+        except ValidationError as error:
+            raise SpecError(explain(error, path, self.arguments(name))) from None
+        return name, {key: getattr(checked, key) for key in checked.model_fields_set}
+
+    def build(self, spec: Spec, path: str = "", **derived: Any) -> T:
+        """Build from a spec.
+
+        Raises:
+            SpecError: see `check`; also a value that the constructor refuses.
+        """
+        name, arguments = self.check(spec, path)
+        entry = self._entries[name]
+        wanted = inspect.signature(entry).parameters
+        try:
+            return entry(**arguments, **{key: value for key, value in derived.items() if key in wanted})
+        except ValueError as error:
+            raise SpecError(f"{_at(path)}{error}") from error
+
+    def _split(self, spec: Spec, path: str) -> tuple[str, dict[str, Any]]:
+        if isinstance(spec, str):
+            name, arguments = spec, {}
+        elif isinstance(spec, Mapping):
+            arguments = {str(key): value for key, value in spec.items()}
+            name = arguments.pop("type", None)
+            if not isinstance(name, str):
+                raise SpecError(f"{_at(path)}a {self.kind} needs `type:`; choose from {', '.join(self.names())}")
+        else:
+            raise SpecError(f"{_at(path)}a {self.kind} is a name or a mapping with `type:`, got {spec!r}")
+        if name not in self._entries:
+            raise SpecError(f"{_at(path)}unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
+        return name, arguments
+
+    def _schema(self, name: str) -> type[BaseModel]:
+        if name not in self._schemas:
+            self._schemas[name] = _schema_of(self.get(name), f"{self.kind}:{name}", self.derived)
+        return self._schemas[name]
+
+
+def explain(error: ValidationError, path: str, accepted: list[str]) -> str:
+    """One line a fault: key path, what is wrong, what is accepted."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join([path, *map(str, fault["loc"])] if path else map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key; accepted here: {', '.join(sorted(accepted)) or 'none'}")
+        elif fault["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}, got {_short(fault['input'])}")
+    return "\n".join(lines)
+
+
+def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) -> type[BaseModel]:
+    hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(entry).parameters.items():
+        if key not in derived:
+            required = parameter.default is inspect.Parameter.empty
+            fields[key] = (_nested(hints[key]), ... if required else parameter.default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    schema: type[BaseModel] = create_model(title, __config__=config, **fields)
+    return schema
+
+
+def _nested(hint: Any) -> Any:
+    """The annotation, with types that have a registry made buildable from a spec."""
+    if isinstance(hint, type) and hint in Registry._by_base:
+        registry = Registry._by_base[hint]
+        return Annotated[hint, BeforeValidator(lambda spec: spec if isinstance(spec, hint) else registry.build(spec))]
+    if get_origin(hint) in (Union, types.UnionType):
+        return Union[tuple(_nested(part) for part in get_args(hint))]  # noqa: UP007 - built at run time
+    return hint
+
+
+def _at(path: str) -> str:
+    return f"{path}: " if path else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

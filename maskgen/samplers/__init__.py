@@ -1,0 +1,6 @@
+"""Masked decoding."""
+
+from maskgen.samplers.masked import MaskedSampler
+from maskgen.samplers.presets import SAMPLERS
+
+__all__ = ["SAMPLERS", "MaskedSampler"]

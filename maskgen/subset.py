@@ -1,0 +1,48 @@
+"""TokenSubset: which tokens a network computes. *Dropped* tokens are left out of compute; *masked* is another word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskgen.rng import Rng
+
+
+@dataclass(frozen=True)
+class TokenSubset:
+    """The kept positions of each row: `keep` (B, K) int64, ascending, out of `length` L."""
+
+    keep: Tensor
+    length: int
+
+    @classmethod
+    def draw(cls, n_rows: int, length: int, keep_ratio: float, rng: Rng, device: torch.device | str = "cpu") -> TokenSubset:
+        """K = clamp(round(L * keep_ratio), 1, L) positions a row, uniformly without replacement.
+
+        Raises:
+            ValueError: keep_ratio outside (0, 1].
+        """
+        if not 0 < keep_ratio <= 1:
+            raise ValueError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
+        n_kept = min(max(round(length * keep_ratio), 1), length)
+        return cls(rng.permutation(n_rows, length, device=device)[:, :n_kept].sort(1).values, length)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The kept tokens: (B, L, D) -> (B, K, D), or (B, L) -> (B, K)."""
+        return x.gather(1, self._index(x))
+
+    def scatter(self, x: Tensor, fill: Tensor | float = 0.0) -> Tensor:
+        """Kept tokens back in their places, `fill` elsewhere: (B, K, D) -> (B, L, D), or (B, K) -> (B, L)."""
+        whole = torch.empty(x.shape[0], self.length, *x.shape[2:], dtype=x.dtype, device=x.device)
+        whole[:] = fill
+        return whole.scatter(1, self._index(x), x)
+
+    def is_kept(self) -> Tensor:
+        """(B, L) bool."""
+        kept = torch.zeros(self.keep.shape[0], self.length, dtype=torch.bool, device=self.keep.device)
+        return kept.scatter(1, self.keep, True)
+
+    def _index(self, x: Tensor) -> Tensor:
+        return self.keep if x.ndim == 2 else self.keep[..., None].expand(-1, -1, x.shape[2])

@@ -1,0 +1,57 @@
+"""What every image tokenizer offers."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.registry import Registry
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """`images` (B, C, H, W); `penalty`, what the quantiser adds to the loss; `tokens` (B, L)."""
+
+    images: Tensor
+    penalty: Tensor
+    tokens: Tensor
+
+
+class ImageTokenizer(nn.Module):
+    """Images (B, C, H, W) in [0, 1] <-> tokens (B, L) int64 in 0..vocab_size - 1, rows first.
+
+    A final class sets `vocab_size` and `grid` (h, w), L = h w.
+    """
+
+    vocab_size: int
+    grid: tuple[int, int]
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float in [0, 1] -> (B, L) int64."""
+
+    @abstractmethod
+    def decode(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 -> (B, C, H, W) float in [0, 1]."""
+
+    def forward(self, images: Tensor) -> Reconstructed:
+        """A training pass; only tokenizers that learn have one."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to train")
+
+    def has_parameters(self) -> bool:
+        return any(True for _ in self.parameters())
+
+    def fingerprint(self) -> str:
+        """Hash of type, sizes and weights: what a token cache is keyed with."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.vocab_size} {self.grid} {self.extra_repr()}".encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+TOKENIZERS: Registry[ImageTokenizer] = Registry("tokenizer", derived=("image_shape",))

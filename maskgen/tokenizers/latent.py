@@ -1,0 +1,104 @@
+"""Tokenizers of `diffusers`, from a local folder or the Hugging Face hub."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from maskgen.hub import hub_or_folder
+from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
+
+PixelRange = Literal["zero_one", "minus_one_one"]
+
+
+class _DiffusersTokenizer(ImageTokenizer):
+    """What the two have in common: loading, the pixel range, one side of the grid for another of the image."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], model_class: str, source: str, subfolder: str, pixel_range: PixelRange
+    ) -> None:
+        super().__init__()
+        import diffusers
+
+        where: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
+        self.net = getattr(diffusers, model_class).from_pretrained(hub_or_folder(source), **where)
+        self.net.requires_grad_(False)
+        self.pixel_range = pixel_range
+        factor = 2 ** (len(self.net.config.block_out_channels) - 1)
+        if image_shape[0] != self.net.config.in_channels:
+            raise ValueError(f"{source} takes {self.net.config.in_channels} channels, the data have {image_shape[0]}")
+        self.grid = (image_shape[1] // factor, image_shape[2] // factor)
+
+    def has_parameters(self) -> bool:
+        return False  # nothing that is trained here
+
+    def extra_repr(self) -> str:
+        return f"pixel_range={self.pixel_range}"
+
+    def _to_net(self, images: Tensor) -> Tensor:
+        return images if self.pixel_range == "zero_one" else 2 * images - 1
+
+    def _from_net(self, images: Tensor) -> Tensor:
+        return (images if self.pixel_range == "zero_one" else (images + 1) / 2).clamp(0, 1)
+
+
+@TOKENIZERS.register("diffusers_vq")
+class DiffusersVQ(_DiffusersTokenizer):
+    """A `diffusers.VQModel`: aMUSEd's, LDM's vq-f8, MaskGIT-VQGAN conversions.
+
+    Args:
+        image_shape: (C, H, W).
+        source: a folder or a hub id; `subfolder` inside it.
+        pixel_range: of the network: `zero_one` (aMUSEd, MaskGIT) or `minus_one_one` (LDM, LlamaGen).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        source: str,
+        subfolder: str = "",
+        pixel_range: PixelRange = "zero_one",
+    ) -> None:
+        super().__init__(image_shape, "VQModel", source, subfolder, pixel_range)
+        self.vocab_size = self.net.config.num_vq_embeddings
+
+    def encode(self, images: Tensor) -> Tensor:
+        codes: Tensor = self.net.quantize(self.net.encode(self._to_net(images)).latents)[2][2]
+        return codes.view(len(images), -1)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        shape = (len(tokens), *self.grid, self.net.quantize.vq_embed_dim)
+        quantised = self.net.quantize.get_codebook_entry(tokens.flatten(), shape)
+        hidden = self.net.post_quant_conv(quantised)
+        is_spatial = self.net.config.norm_type == "spatial"
+        return self._from_net(self.net.decoder(hidden, quantised if is_spatial else None))
+
+
+@TOKENIZERS.register("autoencoder_kl")
+class KLTokenizer(_DiffusersTokenizer):
+    """A `diffusers.AutoencoderKL` (Stable Diffusion's): continuous tokens (B, L, D), so `vocab_size` is 0.
+
+    `encode` gives the mean of the posterior, shifted and scaled to about unit variance as the network's own
+    configuration says.
+
+    Args:
+        image_shape, source, subfolder: as for `diffusers_vq`.
+    """
+
+    vocab_size = 0
+
+    def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "") -> None:
+        super().__init__(image_shape, "AutoencoderKL", source, subfolder, "minus_one_one")
+        self.scale = float(self.net.config.scaling_factor)
+        self.shift = float(self.net.config.shift_factor or 0.0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        mean: Tensor = self.net.encode(self._to_net(images)).latent_dist.mean
+        return ((mean - self.shift) * self.scale).flatten(2).mT
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        latents = (tokens / self.scale + self.shift).mT.unflatten(2, self.grid)
+        with torch.no_grad():
+            return self._from_net(self.net.decode(latents).sample)

@@ -1,0 +1,5 @@
+"""`python -m maskgen.train`, for torchrun and `accelerate launch -m`: same as `maskgen train`."""
+
+from maskgen.cli import main
+
+main("train")

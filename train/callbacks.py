@@ -1,0 +1,106 @@
+"""What a run shows and writes while it trains: progress, metrics, preview pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from maskgen.generate import Generator
+from maskgen.tokenizers import ImageTokenizer
+
+
+class Log:
+    """Lines of metrics.jsonl, TensorBoard where it is installed, and the progress bar. Silent off the main process."""
+
+    def __init__(self, directory: Path, first: int, steps: int, *, is_main: bool, tensorboard: bool) -> None:
+        self.file = directory / "metrics.jsonl" if is_main else None
+        self.bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, disable=not is_main)
+        self.board: Any = None
+        if is_main and tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(directory / "logs"), purge_step=first)  # type: ignore[no-untyped-call]
+            except ImportError:
+                self.bar.write("TensorBoard is not installed (pip install maskgen[tensorboard]): metrics.jsonl only")
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def metrics(self, step: int, values: Mapping[str, float], prefix: str) -> None:
+        """Record means; the bar shows loss and images a second."""
+        shown = {key: f"{values[key]:.4g}" for key in ("loss", "images/s") if key in values}
+        if prefix == "train":
+            self.bar.set_postfix(shown)
+        if self.file is None:
+            return
+        line = {"step": step, **{f"{prefix}/{key}": value for key, value in values.items()}}
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for key, value in values.items():
+                self.board.add_scalar(f"{prefix}/{key}", value, step)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self.file is not None:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def drop_after(file: Path, step: int) -> None:
+    """Cut lines of a later step from metrics.jsonl: a resumed run writes them again."""
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def describe(values: Mapping[str, float], baseline: float | None) -> str:
+    """A validation's means in a line or two, the cross-entropy beside that of knowing nothing."""
+    if "cross_entropy" in values and baseline is not None:
+        buckets = [key.split("/")[1] for key in values if key.startswith("cross_entropy/")]
+        parts = [
+            f"{name} {values[f'cross_entropy/{name}']:.2f} ({values[f'accuracy/{name}']:.0%})" for name in buckets
+        ]
+        return (
+            f"cross-entropy {values['cross_entropy']:.3f} (knowing nothing: ln V = {baseline:.3f}), "
+            f"accuracy {values['accuracy']:.1%}; by share masked: {', '.join(parts)}"
+        )
+    if "squared_error" in values:
+        return f"PSNR {-10 * math.log10(max(values['squared_error'], 1e-12)):.2f} dB, loss {values['loss']:.5f}"
+    return ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+
+
+def preview_samples(path: Path, generator: Generator, n_classes: int) -> None:
+    """A grid of samples, a column a class, the same seeds at every preview."""
+    n_columns = min(n_classes or 8, 10)
+    seeds = range(4 * n_columns)
+    labels = torch.arange(len(seeds)) % n_columns if n_classes else None
+    _save(path, generator.images(seeds, labels).float() / 255, n_columns)
+
+
+@torch.no_grad()
+def preview_reconstructions(path: Path, tokenizer: ImageTokenizer, images: Tensor) -> None:
+    """Rows of images (B, C, H, W) in [0, 1], each above its reconstruction."""
+    restored = tokenizer.decode(tokenizer.encode(images))
+    rows = [row for pair in zip(images.split(10), restored.split(10), strict=True) for row in pair]
+    _save(path, torch.cat(rows).cpu(), 10)
+
+
+def _save(path: Path, images: Tensor, n_columns: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    large = images.repeat_interleave(2, 2).repeat_interleave(2, 3) if images.shape[-1] < 64 else images
+    save_image(large, path, nrow=n_columns, padding=2)

@@ -1,0 +1,60 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def decay_at(step: int, limit: float) -> float:
+    """min(limit, (1 + s) / (10 + s)) with s = step - 1 and nothing kept at step 1; `step` counts from 1."""
+    s = step - 1
+    return min(limit, (1 + s) / (10 + s)) if s > 0 else 0.0
+
+
+class Ema:
+    """The average of a module's parameters; buffers (codebooks, running statistics) are copied as they are.
+
+    With `limit` 0 it is the module itself.
+    """
+
+    def __init__(self, module: nn.Module, limit: float) -> None:
+        self.module = module
+        self.limit = limit
+        self.average = {name: p.detach().clone() for name, p in module.named_parameters()} if limit else {}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After optimizer step `step` (from 1)."""
+        if self.limit:
+            weights = [p.detach() for p in self.module.parameters()]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay_at(step, self.limit))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The module's state with averaged parameters."""
+        return {**self.module.state_dict(), **self.average}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the averaged parameters out of a state."""
+        for name, value in self.average.items():
+            value.copy_(tensors[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[nn.Module]:
+        """The module in evaluation mode with averaged weights; as it was afterwards."""
+        was_training = self.module.training
+        kept = {name: p.detach().clone() for name, p in self.module.named_parameters()} if self.limit else {}
+        parameters = dict(self.module.named_parameters())
+        try:
+            with torch.no_grad():
+                for name, value in self.average.items():
+                    parameters[name].copy_(value)
+            yield self.module.eval()
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    parameters[name].copy_(value)
+            self.module.train(was_training)

@@ -1,0 +1,254 @@
+"""`maskgen train`: a recipe and a directory in, checkpoints out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from maskgen import __version__
+from maskgen.checkpoint import CheckpointError, load_tokenizer, newest_in, read_checkpoint
+from maskgen.data.cache import token_data
+from maskgen.data.images import ImageSource
+from maskgen.data.loader import Rows, batches, flip, in_order
+from maskgen.devices import pick_device, pick_precision
+from maskgen.errors import UserError
+from maskgen.eval.features import to_float
+from maskgen.generate import Generator
+from maskgen.objectives import Objective
+from maskgen.predictions import Batch, Condition, Loss
+from maskgen.recipe import Recipe, load_recipe
+from maskgen.rng import Rng, fold
+from maskgen.tokenizers import ImageTokenizer
+
+from .callbacks import Log, describe, drop_after, preview_reconstructions, preview_samples
+from .ema import Ema
+from .loop import Loop, Means, Speed, check_finite, validate
+from .optim import build_optimizer
+from .state import prune, restore, save
+
+ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe is built into."""
+
+    source: ImageSource
+    tokenizer: ImageTokenizer | None
+    module: nn.Module
+    objective: Objective
+    train: Rows
+    test: Rows
+    to_batch: ToBatch
+
+
+def run(
+    recipe_source: str,
+    overrides: Sequence[str] = (),
+    output: str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> Path:
+    """Train; returns the last checkpoint.
+
+    Raises:
+        UserError: recipe, data, checkpoint or output that cannot be used.
+    """
+    recipe = load_recipe(recipe_source, overrides)
+    directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
+    start = _claim(directory, recipe, resume)
+    place = pick_device(device)
+    precision = pick_precision(recipe.train.precision, place)
+    accelerator = Accelerator(cpu=place.type == "cpu", mixed_precision=precision)
+    torch.manual_seed(fold(recipe.seed, "weights"))
+    parts = build(recipe, accelerator)
+    ema = Ema(parts.module, recipe.train.ema)
+    optimizer = build_optimizer(parts.module, recipe.train)
+    if start is not None:
+        restore(start, parts.module, ema, optimizer)
+    model, prepared = accelerator.prepare(parts.module, optimizer)
+    loop = Loop(
+        model=model,
+        objective=parts.objective,
+        optimizer=prepared,
+        ema=ema,
+        data=_batches(parts.train, recipe, accelerator, 0 if start is None else start.step),
+        to_batch=parts.to_batch,
+        accelerator=accelerator,
+        settings=recipe.train,
+        seed=recipe.seed,
+        step=0 if start is None else start.step,
+    )
+    return _train(recipe, parts, loop, directory, 0.0 if start is None else float(start.info["seconds"]))
+
+
+def build(recipe: Recipe, accelerator: Accelerator) -> Parts:
+    """Data, networks and objective of a recipe, on the accelerator's device."""
+    source = recipe.build_data()
+    shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
+    train: Rows = source.split("train")
+    test: Rows = source.split("test")
+    tokenizer = None
+    if recipe.task == "tokenizer":
+        module: nn.Module = recipe.build_tokenizer(shape)
+        if not any(p.requires_grad for p in module.parameters()):
+            raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose vq or fsq")
+        objective = recipe.build_objective()
+    elif recipe.task == "classifier":
+        module, objective = recipe.build_model(n_classes, shape), recipe.build_objective()
+    else:
+        tokenizer = load_tokenizer(recipe, shape).to(device)
+        module = recipe.build_model(n_classes, shape, tokenizer)
+        objective = recipe.build_objective(tokenizer.vocab_size)
+        with accelerator.main_process_first():
+            train = token_data(source.split("train"), tokenizer, device=device, progress=accelerator.is_main_process)
+            test = token_data(source.split("test"), tokenizer, device=device, progress=accelerator.is_main_process)
+    to_batch = _to_batch(device, bool(n_classes), is_images=tokenizer is None, is_flipped=recipe.train.flip)
+    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch)
+
+
+def _claim(directory: Path, recipe: Recipe, resume: bool) -> Any:
+    """Make the run directory; the checkpoint to resume from, or None for a fresh start."""
+    newest = newest_in(directory) if directory.is_dir() else None
+    if newest is not None and not resume:
+        raise UserError(f"{directory} holds {newest.name}; continue it with --resume, or choose another --output")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to --output {directory}: {error.strerror}") from None
+    if newest is None:
+        if resume:
+            raise UserError(f"nothing to resume: {directory} has no checkpoint; leave --resume out")
+        (directory / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
+        return None
+    checkpoint = read_checkpoint(newest)
+    changed = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
+    changed = [key for key in changed if getattr(recipe, key) != getattr(checkpoint.recipe, key)]
+    if changed:
+        raise CheckpointError(f"{newest} was trained with another {', '.join(changed)}; resume with the same, or start anew")
+    drop_after(directory / "metrics.jsonl", checkpoint.step)
+    return checkpoint
+
+
+def _batches(data: Rows, recipe: Recipe, accelerator: Accelerator, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Micro-batches of this process, from the first of `step` on."""
+    settings, world = recipe.train, accelerator.num_processes
+    size = settings.batch_size // settings.accumulate
+    if size % world:
+        raise UserError(f"train.batch_size / train.accumulate = {size} must be a multiple of the {world} processes")
+    start = step * settings.accumulate
+    rank = accelerator.process_index
+    return batches(
+        data, batch_size=size, seed=recipe.seed, start=start, workers=settings.workers, rank=rank, world=world
+    )
+
+
+def _to_batch(device: torch.device, has_labels: bool, *, is_images: bool, is_flipped: bool) -> ToBatch:
+    """From rows of a data set, images (B, C, H, W) uint8 or tokens (B, L), to a Batch on the device."""
+
+    def convert(x_0: Tensor, labels: Tensor, rng: Rng) -> Batch:
+        x_0 = to_float(x_0.to(device)) if is_images else x_0.to(device)
+        if is_images and is_flipped:
+            x_0 = flip(x_0, rng.fork("flip"))
+        return Batch(x_0, Condition(labels.to(device)) if has_labels else None)
+
+    return convert
+
+
+def _train(recipe: Recipe, parts: Parts, loop: Loop, directory: Path, seconds_before: float) -> Path:
+    """The loop with logs, previews and checkpoints around it."""
+    settings, accelerator = recipe.train, loop.accelerator
+    log = Log(
+        directory, loop.step, settings.steps, is_main=accelerator.is_main_process, tensorboard=settings.tensorboard
+    )
+    n_parameters = sum(p.numel() for p in parts.module.parameters())
+    log.say(f"{recipe.task}: {n_parameters:,} parameters, {len(parts.train):,} training images, {directory}")
+    means, speed, started = Means(), Speed(), time.perf_counter()
+
+    def checkpoint(step: int) -> None:
+        facts = _facts(parts, seconds_before + time.perf_counter() - started, accelerator)
+        with loop.ema.applied() as module:
+            scores = _validate(module, parts, settings.validation_images, accelerator)
+            is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
+            if is_due and accelerator.is_main_process:
+                _preview(directory / "samples" / f"step-{step:08d}.png", recipe, parts, module, accelerator.device)
+        if scores:
+            log.metrics(step, scores, "validation")
+            log.say(f"step {step}: {describe(scores, parts.objective.baseline)}")
+        if accelerator.is_main_process:
+            save(directory, step, recipe, parts.module, loop.ema, loop.optimizer, {**facts, "validation": scores})
+            prune(directory, settings.keep_checkpoints)
+        accelerator.wait_for_everyone()
+
+    def on_step(step: int, loss: Loss) -> None:
+        means.add(loss.logs)
+        speed.add(settings.batch_size)
+        log.advance()
+        if step % settings.log_every == 0 or step == settings.steps:
+            values = {**means.take(accelerator), "images/s": speed.take()}
+            check_finite(values["loss"], step)
+            log.metrics(step, values, "train")
+        if step % settings.checkpoint_every == 0 or step == settings.steps:
+            checkpoint(step)
+
+    try:
+        loop.run(on_step)
+    finally:
+        log.close()
+    return directory / f"checkpoint-{loop.step}"
+
+
+def _facts(parts: Parts, seconds: float, accelerator: Accelerator) -> dict[str, Any]:
+    """What a checkpoint remembers beside weights and recipe."""
+    return {
+        "maskgen": __version__,
+        "torch": torch.__version__,
+        "classes": list(parts.source.classes),
+        "image_shape": list(parts.source.image_shape),
+        "seconds": round(seconds, 1),
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+    }
+
+
+def _validate(module: nn.Module, parts: Parts, n_images: int, accelerator: Accelerator) -> dict[str, float]:
+    if not n_images:
+        return {}
+    # Each process takes every world-th row of the first n_images, so that the means are over each row once.
+    rows = range(accelerator.process_index, min(n_images, len(parts.test)), accelerator.num_processes)
+    subset = _Rows(parts.test, rows)
+    return validate(module, parts.objective, in_order(subset, 250), parts.to_batch, accelerator)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of a data set."""
+
+    data: Rows
+    index: range
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.data.__getitems__([self.index[i] for i in indices])
+
+
+def _preview(path: Path, recipe: Recipe, parts: Parts, module: nn.Module, device: torch.device) -> None:
+    if recipe.task == "generator":
+        assert parts.tokenizer is not None
+        generator = Generator(module, parts.tokenizer, recipe.build_sampler(), recipe.build_guidance(), device)
+        preview_samples(path, generator, len(parts.source.classes))
+    elif isinstance(module, ImageTokenizer):
+        images = parts.test.__getitems__(range(min(40, len(parts.test))))[0]
+        preview_reconstructions(path, module, to_float(images.to(device)))
