@@ -1,11 +1,11 @@
 """Checkpoints: a directory of safetensors and JSON, written whole or not at all; nothing is ever unpickled.
 
-    checkpoint-500/
-        model.safetensors        weights for use (EMA where the recipe has one)
-        recipe.yaml              the resolved recipe
-        checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
-        tokenizer/               a generator's tokenizer, a checkpoint itself (absent: named in the zoo, or built from its spec)
-        training.safetensors     raw weights and optimizer state, for --resume
+checkpoint-500/
+    model.safetensors        weights for use (EMA where the recipe has one)
+    recipe.yaml              the resolved recipe
+    checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
+    tokenizer/               a copy of a generator's trained tokenizer, unless the zoo has it
+    training.safetensors     raw weights and optimizer state, for --resume
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,11 @@ from torch import Tensor, nn
 
 from maskgen.errors import UserError
 from maskgen.hub import download, is_hub_id
-from maskgen.recipe import Recipe, RecipeError, parse_recipe
+from maskgen.recipe import Recipe, parse_recipe
+from maskgen.shipped import INFO, zoo_names, zoo_path
 from maskgen.tokenizers import ImageTokenizer
 
-MODEL, TRAINING, RECIPE, INFO = "model.safetensors", "training.safetensors", "recipe.yaml", "checkpoint.json"
+MODEL, TRAINING, RECIPE = "model.safetensors", "training.safetensors", "recipe.yaml"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -76,12 +76,6 @@ class Checkpoint:
         return loaded
 
 
-def zoo_names() -> list[str]:
-    """The checkpoints that ship with the package."""
-    root = resources.files("maskgen.zoo")
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.joinpath(INFO).is_file())
-
-
 def read_checkpoint(source: str | Path) -> Checkpoint:
     """A checkpoint by zoo name, directory, run directory (its newest one) or hub id.
 
@@ -123,30 +117,40 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
     else:
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
         network = _anywhere(recipe).build_model(len(checkpoint.classes), shape, tokenizer)
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in checkpoint.tensors().items()}
+    tensors = {
+        name: value.float() if value.is_floating_point() else value for name, value in checkpoint.tensors().items()
+    }
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from None
+        raise CheckpointError(
+            f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return network.eval().requires_grad_(False), tokenizer
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
-    """The tokenizer a generator's recipe names: the copy in its checkpoint `home`, a checkpoint, or one built anew.
+    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or one built anew.
 
     Raises:
-        CheckpointError: it cannot be loaded, or was trained for images of another shape.
+        CheckpointError: it cannot be loaded, needs training, or was trained for images of another shape.
     """
     source = recipe.tokenizer_source
     if source is None:
-        return recipe.build_tokenizer(image_shape).eval()
-    if home is not None and (home / "tokenizer" / INFO).is_file():
-        source = str(home / "tokenizer")
-    checkpoint = read_checkpoint(source)
+        built = recipe.build_tokenizer(image_shape)
+        if built.has_parameters():
+            raise CheckpointError(
+                f"tokenizer: {recipe.tokenizer} is not trained; train it by a recipe of its own, then give "
+                "tokenizer: {from: CHECKPOINT}"
+            )
+        return built.eval()
+    checkpoint = read_checkpoint(_own_tokenizer(home) or source)
     if checkpoint.recipe.task != "tokenizer":
         raise CheckpointError(f"tokenizer: {source} is a {checkpoint.recipe.task}, not a tokenizer")
     if checkpoint.image_shape != tuple(image_shape):
-        raise CheckpointError(f"tokenizer: {source} is for images {checkpoint.image_shape}, the data have {tuple(image_shape)}")
+        raise CheckpointError(
+            f"tokenizer: {source} is for images {checkpoint.image_shape}, the data have {tuple(image_shape)}"
+        )
     tokenizer = load_model(checkpoint)[0]
     assert isinstance(tokenizer, ImageTokenizer)
     return tokenizer
@@ -157,12 +161,14 @@ def write_checkpoint(
     recipe: Recipe,
     tensors: Mapping[str, Mapping[str, Tensor]],
     info: Mapping[str, Any],
+    home: Path | None = None,
 ) -> None:
     """Write a checkpoint under another name and rename it: there is a whole one at `path`, or none.
 
     Args:
         path: the directory to be.
         recipe: stored resolved; the tokenizer checkpoint it names is copied in unless the zoo has it.
+        home: a directory whose `tokenizer/` is copied in instead: what the recipe names may have changed since.
         tensors: file name -> its tensors.
         info: `step`, `classes`, `image_shape` and whatever else is to be remembered.
 
@@ -175,10 +181,9 @@ def write_checkpoint(
     try:
         for name, values in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
+            (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
-        source = recipe.tokenizer_source
-        if recipe.task == "generator" and source is not None and source not in zoo_names():
-            copy_for_use(read_checkpoint(source), temporary / "tokenizer")
+        copy_tokenizer(recipe, temporary, home)
         files = {name: _stamp(temporary / name) for name in tensors}
         (temporary / INFO).write_text(json.dumps({**info, "files": files}, indent=1), encoding="utf-8")
         _flush(temporary)
@@ -194,14 +199,26 @@ def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None =
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     tensors = checkpoint.tensors()
     if dtype is not None:
-        tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
+        tensors = _cast(tensors, dtype)
     info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
-    write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more)
+    write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more, checkpoint.path)
+
+
+def _own_tokenizer(home: Path | None) -> Path | None:
+    """The tokenizer checkpoint that lies in a checkpoint or run directory."""
+    return home / "tokenizer" if home is not None and (home / "tokenizer" / INFO).is_file() else None
+
+
+def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
+    """Put the tokenizer a generator's recipe names, or the one in `home`, into `target` unless the zoo has it."""
+    source = recipe.tokenizer_source
+    if recipe.task == "generator" and source is not None and source not in zoo_names():
+        copy_for_use(read_checkpoint(_own_tokenizer(home) or source), target / "tokenizer")
 
 
 def _locate(source: str) -> Path:
     if source in zoo_names():
-        return Path(str(resources.files("maskgen.zoo").joinpath(source)))
+        return zoo_path(source)
     path = Path(source).expanduser()
     if path.is_dir():
         newest = newest_in(path)
@@ -213,7 +230,14 @@ def _locate(source: str) -> Path:
             return download(source, ["*.safetensors", "*.json", "*.yaml"])
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
-    raise CheckpointError(f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})")
+    raise CheckpointError(
+        f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})"
+    )
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Floating point tensors as `dtype`, the others as they are."""
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def _anywhere(recipe: Recipe) -> Recipe:
@@ -245,17 +269,3 @@ def _flush(directory: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointError",
-    "RecipeError",
-    "copy_for_use",
-    "load_model",
-    "load_tokenizer",
-    "newest_in",
-    "read_checkpoint",
-    "write_checkpoint",
-    "zoo_names",
-]

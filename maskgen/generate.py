@@ -24,8 +24,8 @@ class Generator:
     denoiser: Denoiser
     tokenizer: ImageTokenizer
     sampler: MaskedSampler
-    guidance: Guidance = Guidance()
-    device: torch.device = torch.device("cpu")
+    guidance: Guidance
+    device: torch.device
 
     @torch.no_grad()
     def tokens(
@@ -53,6 +53,10 @@ class Generator:
         return self.sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
 
     @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) -> images (B, C, H, W) uint8 on the CPU."""
+        return to_uint8(self.tokenizer.decode(tokens)).cpu()
+
     def images(self, seeds: Sequence[int], labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """(B, C, H, W) uint8 on the CPU, one a seed."""
-        return to_uint8(self.tokenizer.decode(self.tokens(seeds, labels, known))).cpu()
+        return self.decode(self.tokens(seeds, labels, known))

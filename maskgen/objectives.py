@@ -63,6 +63,9 @@ class MaskedTokens:
         for name, value in (("label_smoothing", label_smoothing), ("label_dropout", label_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if weight == "elbo" and process.count == "exact":
+            # At least one token is masked even as t -> 0, where the weight diverges: the expectation is infinite.
+            raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
         self.process = process
         self.weight = weight
         self.label_smoothing = label_smoothing
@@ -75,19 +78,21 @@ class MaskedTokens:
         t = draw_times(len(x_0), rng, x_0.device)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
         cond = batch.cond.drop(self.label_dropout, rng) if batch.cond is not None else None
-        where, subset = x_t == self.process.mask_id, None
+        is_masked = x_t == self.process.mask_id
+        where, n_kept, subset = is_masked, x_0.numel(), None
         if keep_ratio < 1:
             subset = TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
-            where = where & subset.is_kept()
+            where, n_kept = is_masked & subset.is_kept(), subset.keep.numel()
         logits = model(x_t, t.float(), cond, subset=subset, where=where).logits.float()  # (M, V)
         target = x_0[where]
         loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         weight = WEIGHTS[self.weight](self.process.schedule, t)[:, None].expand(where.shape)[where].float()
-        n_counted = x_0.numel() * keep_ratio if self.weight == "elbo" else max(len(target), 1)
+        n_counted = n_kept if self.weight == "elbo" else max(len(target), 1)
         value = (weight * loss).sum() / n_counted
-        return Loss(value, self._logs(value, logits.detach(), target, where))
+        ratio = is_masked.float().mean(1, keepdim=True).expand(where.shape)[where]
+        return Loss(value, self._logs(value, logits.detach(), target, ratio))
 
-    def _logs(self, value: Tensor, logits: Tensor, target: Tensor, where: Tensor) -> dict[str, Tensor]:
+    def _logs(self, value: Tensor, logits: Tensor, target: Tensor, ratio: Tensor) -> dict[str, Tensor]:
         """Loss, and by quarter of the mask ratio the plain cross-entropy and the accuracy of the first choice."""
         one = torch.ones_like(value)
         cross_entropy = F.cross_entropy(logits, target, reduction="none")
@@ -97,7 +102,6 @@ class MaskedTokens:
             "cross_entropy": torch.stack([cross_entropy.sum(), one * len(target)]),
             "accuracy": torch.stack([is_right.sum(), one * len(target)]),
         }
-        ratio = where.float().mean(1, keepdim=True).expand(where.shape)[where]
         bucket = (ratio * BUCKETS).ceil().long().clamp(1, BUCKETS) - 1
         for name, values in (("cross_entropy", cross_entropy), ("accuracy", is_right)):
             sums = torch.zeros(BUCKETS, device=values.device).index_add_(0, bucket, values)

@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """`value`: scalar to minimise; `logs`: detached tensors to report, each already a mean."""
+    """`value`: scalar to minimise; `logs`: detached (2,) tensors to report, each a sum and its count."""
 
     value: Tensor
     logs: Mapping[str, Tensor]

@@ -64,7 +64,7 @@ class Absorbing(Process):
         else:
             length = x_0.shape[1]
             # Ranks, not a threshold on the noise: the count is exact even where noise is tied.
-            is_masked = noise.argsort(1, stable=True).argsort(1) < (ratio * length).round().clamp(1, length)
+            is_masked = noise.argsort(dim=1, stable=True).argsort(1) < (ratio * length).round().clamp(1, length)
         return torch.where(is_masked, self.mask_id, x_0)
 
     def prior(self, shape: tuple[int, ...], rng: Rng, device: torch.device | str = "cpu") -> Tensor:  # noqa: ARG002

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,8 +21,10 @@ from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES
 from maskgen.registry import Registry, Spec, SpecError, explain
 from maskgen.samplers import SAMPLERS, MaskedSampler
+from maskgen.shipped import recipe_names, recipe_text
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 
+T = TypeVar("T")
 Task = Literal["generator", "tokenizer", "classifier"]
 
 
@@ -121,7 +123,13 @@ class Recipe(BaseModel):
 
     def build_objective(self, vocab_size: int = 0) -> Objective:
         derived = {}
-        if self.task == "generator":
+        name, _ = OBJECTIVES.check(self.objective, "objective")
+        takes_tokens = "process" in inspect.signature(OBJECTIVES.get(name)).parameters
+        if takes_tokens != (self.task == "generator"):
+            raise RecipeError(
+                f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
+            )
+        if takes_tokens:
             if not vocab_size:
                 raise RecipeError("process: absorbing needs a tokenizer with a vocabulary; this one's are continuous")
             derived["process"] = _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
@@ -146,18 +154,6 @@ class Recipe(BaseModel):
         return text
 
 
-def recipe_names() -> list[str]:
-    """The shipped recipes, as paths under configs/ without ending."""
-    root = resources.files("maskgen.configs")
-    return sorted(
-        f"{folder.name}/{entry.name.removesuffix('.yaml')}"
-        for folder in root.iterdir()
-        if folder.is_dir()
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name (its last part alone where unique) or YAML file, with `key=value` overrides applied.
 
@@ -177,7 +173,7 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
         RecipeError: see `load_recipe`.
     """
     try:
-        recipe = Recipe(**tree)
+        recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(_explain(error)) from None
     parts: list[tuple[Registry[Any], str]] = [
@@ -201,14 +197,34 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
         )
     recipe.build_guidance()
     recipe.build_sampler()
+    _check_together(recipe)
     return recipe
 
 
-def _read(source: str) -> dict[str, Any]:
-    """The tree of a named recipe or a file, its `base:` merged in."""
+def _check_together(recipe: Recipe) -> None:
+    """What no part can know alone: a key that another makes useless or impossible."""
+    is_generator = recipe.task == "generator"
+    objective = recipe.build_objective(vocab_size=2)  # its values do not depend on how many tokens there are
+    if is_generator and recipe.train.flip:
+        raise RecipeError("train.flip: true mirrors images, a generator trains on stored tokens; leave it out")
+    if not is_generator and recipe.train.keep_ratio < 1:
+        raise RecipeError(f"train.keep_ratio: {recipe.train.keep_ratio} drops tokens, a {recipe.task} has none; use 1")
+    has_null = not isinstance(recipe.model, dict) or recipe.model.get("has_null_label", True)
+    dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
+    if not has_null and (dropout or scale != 1):
+        raise RecipeError(
+            "model.has_null_label: false leaves nothing to drop a label for: objective.label_dropout must be 0 and "
+            f"guidance.scale 1, got {dropout} and {scale}"
+        )
+
+
+def _read(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tree of a named recipe or a file, its `base:` merged in; `above` are those it is a base of."""
+    if source in above:
+        raise RecipeError(f"base: {' -> '.join([*above, source])} goes round in a circle")
     tree = _parse_yaml(*_find(source))
     base = tree.pop("base", None)
-    return tree if base is None else _merge(_read(str(base)), tree)
+    return tree if base is None else _merge(_read(str(base), (*above, source)), tree)
 
 
 def _find(source: str) -> tuple[str, str]:
@@ -222,7 +238,7 @@ def _find(source: str) -> tuple[str, str]:
     names = recipe_names()
     found = [name for name in names if name == source] or [name for name in names if name.split("/")[-1] == source]
     if len(found) == 1:
-        return found[0], resources.files("maskgen.configs").joinpath(found[0] + ".yaml").read_text(encoding="utf-8")
+        return found[0], recipe_text(found[0])
     if found:
         raise RecipeError(f"recipe {source!r} is ambiguous: {', '.join(found)}")
     close = difflib.get_close_matches(source, [*names, *(name.split("/")[-1] for name in names)], 3, 0.5)
@@ -234,7 +250,7 @@ def _parse_yaml(where: str, text: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys")
     return tree
@@ -245,12 +261,16 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(base)
     for key, value in change.items():
         old = merged.get(key)
-        is_same_kind = isinstance(old, dict) and isinstance(value, Mapping)
-        if is_same_kind and "from" not in old and "from" not in value and value.get("type", old.get("type")) == old.get("type"):
+        if isinstance(old, dict) and isinstance(value, Mapping) and _is_same_part(old, value):
             merged[key] = _merge(old, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def _is_same_part(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    is_trained = "from" in old or "from" in new
+    return not is_trained and new.get("type", old.get("type")) == old.get("type")
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -276,13 +296,15 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """Faults of a recipe, each with the keys accepted where it stands."""
-    accepted = {"train": TrainSettings, "guidance": GuidanceSettings}
-    first = error.errors()[0]["loc"]
-    schema: type[BaseModel] = accepted.get(str(first[0]), Recipe) if len(first) > 1 else Recipe
-    return explain(error, "", list(schema.model_fields))
+    accepted: dict[str, type[BaseModel]] = {"train": TrainSettings, "guidance": GuidanceSettings}
+    lines = []
+    for fault in error.errors():
+        schema = accepted.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe
+        lines.append(explain([fault], "", list(schema.model_fields)))
+    return "\n".join(lines)
 
 
-def _build(registry: Registry[Any], spec: Spec, path: str, **derived: Any) -> Any:
+def _build(registry: Registry[T], spec: Spec, path: str, **derived: Any) -> T:
     try:
         return registry.build(spec, path, **derived)
     except SpecError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
-from maskgen.errors import UserError
-
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from maskgen.errors import UserError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
@@ -78,7 +79,7 @@ class Registry(Generic[T]):
         try:
             checked = self._schema(name)(**arguments)
         except ValidationError as error:
-            raise SpecError(explain(error, path, self.arguments(name))) from None
+            raise SpecError(explain(error.errors(), path, self.arguments(name))) from None
         return name, {key: getattr(checked, key) for key in checked.model_fields_set}
 
     def build(self, spec: Spec, path: str = "", **derived: Any) -> T:
@@ -115,10 +116,10 @@ class Registry(Generic[T]):
         return self._schemas[name]
 
 
-def explain(error: ValidationError, path: str, accepted: list[str]) -> str:
+def explain(faults: Sequence[ErrorDetails], path: str, accepted: list[str]) -> str:
     """One line a fault: key path, what is wrong, what is accepted."""
     lines = []
-    for fault in error.errors():
+    for fault in faults:
         key = ".".join([path, *map(str, fault["loc"])] if path else map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key; accepted here: {', '.join(sorted(accepted)) or 'none'}")

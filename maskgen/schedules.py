@@ -156,7 +156,7 @@ class CosineAlpha(Schedule):
     """alpha = cos(pi/2 t): MDLM's and BD3-LM's `cosine`."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.cos(math.pi / 2 * t)
+        return torch.cos(math.pi / 2 * t).clamp(min=0)  # float32 pi/2 is too large: -4e-8 at t = 1
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         return -math.pi / 2 * torch.sin(math.pi / 2 * t)
@@ -174,7 +174,7 @@ class CosineSquared(Schedule):
         return torch.cos(math.pi / 2 * t) ** 2
 
     def alpha_dot(self, t: Tensor) -> Tensor:
-        return -math.pi / 2 * torch.sin(math.pi * t)
+        return (-math.pi / 2 * torch.sin(math.pi * t)).clamp(max=0)  # float32 pi is too large: +1e-7 at t = 1
 
     def inverse(self, alpha: Tensor) -> Tensor:
         return 2 / math.pi * torch.acos(torch.sqrt(alpha))
@@ -255,7 +255,7 @@ class TruncatedNormal(Schedule):
 
     def alpha(self, t: Tensor) -> Tensor:
         below, span = self._span()
-        quantile = self.mean + self.std * torch.special.ndtri(below + span * t.double())
+        quantile: Tensor = self.mean + self.std * torch.special.ndtri(below + span * t.double())
         return (1 - quantile.clamp(self.low, self.high)).to(t.dtype)
 
     def alpha_dot(self, t: Tensor) -> Tensor:
@@ -265,11 +265,13 @@ class TruncatedNormal(Schedule):
 
     def inverse(self, alpha: Tensor) -> Tensor:
         below, span = self._span()
-        cumulative = torch.special.ndtr((1 - alpha.double() - self.mean) / self.std)
+        cumulative: Tensor = torch.special.ndtr((1 - alpha.double() - self.mean) / self.std)
         return ((cumulative - below) / span).clamp(0, 1).to(alpha.dtype)
 
     def _span(self) -> tuple[float, float]:
-        ends = torch.tensor([(self.low - self.mean) / self.std, (self.high - self.mean) / self.std], dtype=torch.float64)
+        ends = torch.tensor(
+            [(self.low - self.mean) / self.std, (self.high - self.mean) / self.std], dtype=torch.float64
+        )
         below, above = torch.special.ndtr(ends).tolist()
         return below, above - below
 

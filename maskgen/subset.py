@@ -18,7 +18,9 @@ class TokenSubset:
     length: int
 
     @classmethod
-    def draw(cls, n_rows: int, length: int, keep_ratio: float, rng: Rng, device: torch.device | str = "cpu") -> TokenSubset:
+    def draw(
+        cls, n_rows: int, length: int, keep_ratio: float, rng: Rng, device: torch.device | str = "cpu"
+    ) -> TokenSubset:
         """K = clamp(round(L * keep_ratio), 1, L) positions a row, uniformly without replacement.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self.board = SummaryWriter(str(directory / "logs"), purge_step=first)  # type: ignore[no-untyped-call]
+                self.board = SummaryWriter(str(directory / "logs"), purge_step=first)
             except ImportError:
-                self.bar.write("TensorBoard is not installed (pip install maskgen[tensorboard]): metrics.jsonl only")
+                self.say("TensorBoard is not installed (pip install maskgen[tensorboard]): metrics.jsonl only")
 
     def advance(self) -> None:
         self.bar.update()
@@ -52,7 +53,7 @@ class Log:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self.file is not None:
-            self.bar.write(text)
+            self.bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()
@@ -72,9 +73,7 @@ def describe(values: Mapping[str, float], baseline: float | None) -> str:
     """A validation's means in a line or two, the cross-entropy beside that of knowing nothing."""
     if "cross_entropy" in values and baseline is not None:
         buckets = [key.split("/")[1] for key in values if key.startswith("cross_entropy/")]
-        parts = [
-            f"{name} {values[f'cross_entropy/{name}']:.2f} ({values[f'accuracy/{name}']:.0%})" for name in buckets
-        ]
+        parts = [f"{name} {values[f'cross_entropy/{name}']:.2f} ({values[f'accuracy/{name}']:.0%})" for name in buckets]
         return (
             f"cross-entropy {values['cross_entropy']:.3f} (knowing nothing: ln V = {baseline:.3f}), "
             f"accuracy {values['accuracy']:.1%}; by share masked: {', '.join(parts)}"

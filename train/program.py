@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from maskgen import __version__
-from maskgen.checkpoint import CheckpointError, load_tokenizer, newest_in, read_checkpoint
+from maskgen.checkpoint import copy_tokenizer, load_tokenizer, newest_in, read_checkpoint
 from maskgen.data.cache import token_data
 from maskgen.data.images import ImageSource
 from maskgen.data.loader import Rows, batches, flip, in_order
@@ -65,10 +65,12 @@ def run(
     directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
     start = _claim(directory, recipe, resume)
     place = pick_device(device)
-    precision = pick_precision(recipe.train.precision, place)
-    accelerator = Accelerator(cpu=place.type == "cpu", mixed_precision=precision)
+    accelerator = Accelerator(cpu=place.type == "cpu", mixed_precision=pick_precision(recipe.train.precision, place))
     torch.manual_seed(fold(recipe.seed, "weights"))
-    parts = build(recipe, accelerator)
+    if start is None and accelerator.is_main_process:
+        copy_tokenizer(recipe, directory)  # what its name stands for may change while the run goes on
+    accelerator.wait_for_everyone()
+    parts = build(recipe, accelerator, directory)
     ema = Ema(parts.module, recipe.train.ema)
     optimizer = build_optimizer(parts.module, recipe.train)
     if start is not None:
@@ -89,8 +91,8 @@ def run(
     return _train(recipe, parts, loop, directory, 0.0 if start is None else float(start.info["seconds"]))
 
 
-def build(recipe: Recipe, accelerator: Accelerator) -> Parts:
-    """Data, networks and objective of a recipe, on the accelerator's device."""
+def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
+    """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
     source = recipe.build_data()
     shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
     train: Rows = source.split("train")
@@ -104,7 +106,7 @@ def build(recipe: Recipe, accelerator: Accelerator) -> Parts:
     elif recipe.task == "classifier":
         module, objective = recipe.build_model(n_classes, shape), recipe.build_objective()
     else:
-        tokenizer = load_tokenizer(recipe, shape).to(device)
+        tokenizer = load_tokenizer(recipe, shape, directory).to(device)
         module = recipe.build_model(n_classes, shape, tokenizer)
         objective = recipe.build_objective(tokenizer.vocab_size)
         with accelerator.main_process_first():
@@ -135,7 +137,7 @@ def _claim(directory: Path, recipe: Recipe, resume: bool) -> Any:
     changed = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
     changed = [key for key in changed if getattr(recipe, key) != getattr(checkpoint.recipe, key)]
     if changed:
-        raise CheckpointError(f"{newest} was trained with another {', '.join(changed)}; resume with the same, or start anew")
+        raise UserError(f"{newest} was trained with another {', '.join(changed)}; resume with the same, or start anew")
     drop_after(directory / "metrics.jsonl", checkpoint.step)
     return checkpoint
 

@@ -31,7 +31,7 @@ def save(
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             training[f"optimizer.{names[id(parameter)]}.{key}"] = value
-    write_checkpoint(path, recipe, {MODEL: ema.state_dict(), TRAINING: training}, {"step": step, **facts})
+    write_checkpoint(path, recipe, {MODEL: ema.state_dict(), TRAINING: training}, {"step": step, **facts}, directory)
     return path
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from maskgen.data.images import DataError, ImageSplit
 from maskgen.data.loader import in_order
+from maskgen.files import atomic
 
 if TYPE_CHECKING:
     from maskgen.tokenizers.base import ImageTokenizer
@@ -144,17 +144,8 @@ def _tokens(split: ImageSplit, tokenizer: ImageTokenizer, device: torch.device) 
 
 
 def _write(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """A file that is whole or not there: written beside its place, then renamed."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{file.name}.", delete=False) as out:
-            try:
-                fill(out)
-                out.flush()
-                os.fsync(out.fileno())
-                os.replace(out.name, file)
-            except BaseException:
-                os.unlink(out.name)
-                raise
+        with atomic(file) as out:
+            fill(out)
     except OSError as error:
         raise DataError(f"cannot write {file}: {error}; set $MASKGEN_CACHE to a directory that can be") from error

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from maskgen.errors import UserError
 from maskgen.registry import Registry
 from maskgen.rng import Rng
 
 SplitName = Literal["train", "test"]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that are missing, damaged or not what they were said to be; the message names the file."""
 
 

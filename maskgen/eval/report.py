@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from maskgen import __version__
+from maskgen.files import atomic
 
 
 def _versions() -> dict[str, str]:
@@ -99,16 +99,8 @@ def write_report(path: Path, report: Report) -> None:
         TypeError, ValueError: a sampler setting that JSON cannot hold (an object; NaN).
     """
     text = json.dumps(_plain({**asdict(report), "ratio": report.ratio}), indent=2, allow_nan=False, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic(path) as file:
+        file.write(text.encode() + b"\n")
 
 
 def format_table(report: Report) -> str:

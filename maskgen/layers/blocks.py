@@ -45,7 +45,8 @@ class PostNormBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:  # noqa: ARG002
         x = self.attention_norm(x + self.attention(x, rotation))
-        return self.mlp_norm(x + self.mlp(x))
+        x = self.mlp_norm(x + self.mlp(x))
+        return x
 
 
 class PreNormBlock(nn.Module):
@@ -77,7 +78,9 @@ class PreNormBlock(nn.Module):
         """x (B, L, D), modulation (B, 6 D) -> (B, L, D)."""
         if modulation is None:
             x = x + self.attention(self.attention_norm(x), rotation)
-            return x + self.mlp(self.mlp_norm(x))
+            x = x + self.mlp(self.mlp_norm(x))
+            return x
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, None].chunk(6, -1)
         x = x + gate_a * self.attention(modulate(self.attention_norm(x), shift_a, scale_a), rotation)
-        return x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
+        x = x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
+        return x

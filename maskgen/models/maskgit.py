@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, init_transformer, modulate, zero
+from maskgen.layers.attention import AttentionBackend, init_transformer, zero
 from maskgen.layers.blocks import PostNormBlock, PreNormBlock
 from maskgen.layers.embeddings import LabelEmbedding, rotation_2d
 from maskgen.models import MODELS
@@ -33,7 +33,7 @@ class MaskGIT(nn.Module):
         condition: `token`, a class token in front; or `adaln`, shift, scale and gate of every block (DiT,
             Halton-MaskGIT; needs `norm: pre`).
         tied: the head's weights are the token embedding's.
-        has_null_label: a row for "no class", which guidance needs.
+        has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
         qk_norm: RMS-normalised queries and keys (with `norm: pre`).
         attention: `auto`, `sdpa` or `xformers`.
     """
@@ -61,6 +61,8 @@ class MaskGIT(nn.Module):
         super().__init__()
         if norm == "post" and (condition == "adaln" or qk_norm):
             raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
+        if condition == "adaln" and not has_null_label:
+            raise ValueError("has_null_label false goes with condition token; adaln always has the row")
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.condition = condition if n_classes else "none"
         self.has_null_label = has_null_label
@@ -155,7 +157,9 @@ class MlmHead(nn.Module):
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.vocab_size = vocab_size
-        self.tied = [embedding] if embedding is not None else []  # in a list: the table is the network's, not the head's
+        self.tied = (
+            [embedding] if embedding is not None else []
+        )  # in a list: the table is the network's, not the head's
         self.bias = nn.Parameter(torch.zeros(vocab_size if embedding is None else embedding.num_embeddings))
         self.output = nn.Linear(width, vocab_size, bias=False) if embedding is None else None
 

@@ -68,7 +68,8 @@ class MaskedSampler:
         """
         x_t, length = x_1.clone(), x_1.shape[1]
         spans = self.layout.spans(length)
-        n_steps = [self.quota.n_steps(max(self.steps // len(spans), 1), end - start) for start, end in spans]
+        shares = [max((self.steps + index) // len(spans), 1) for index in reversed(range(len(spans)))]
+        n_steps = [self.quota.n_steps(share, end - start) for share, (start, end) in zip(shares, spans, strict=True)]
         done = 0
         for (start, end), n_span in zip(spans, n_steps, strict=True):
             is_open = torch.zeros_like(x_1, dtype=torch.bool)
@@ -84,7 +85,14 @@ class MaskedSampler:
         return x_t
 
     def _step(
-        self, denoise: Denoise, x_t: Tensor, is_open: Tensor, clock: Clock, rng: Rng, mask_id: int, grid: tuple[int, ...]
+        self,
+        denoise: Denoise,
+        x_t: Tensor,
+        is_open: Tensor,
+        clock: Clock,
+        rng: Rng,
+        mask_id: int,
+        grid: tuple[int, ...],
     ) -> tuple[Tensor, Clock]:
         """One step t -> s of the positions `is_open` (B, L)."""
         is_masked = is_open & (x_t == mask_id)
@@ -111,9 +119,7 @@ class MaskedSampler:
         left = clock.n_left - n_reveal + n_remasked
         return x_s, Clock(clock.step, clock.n_steps, s, clock.n_start, left, clock.length)
 
-    def _draw_remask(
-        self, is_revealed: Tensor, clock: Clock, s: Tensor, rng: Rng
-    ) -> tuple[Tensor | None, Tensor]:
+    def _draw_remask(self, is_revealed: Tensor, clock: Clock, s: Tensor, rng: Rng) -> tuple[Tensor | None, Tensor]:
         """The revealed tokens that are masked again (None where the policy is off), and their chance (B,)."""
         if self.remask.is_off or clock.step == clock.n_steps - 1:
             return None, torch.zeros_like(s)
@@ -124,5 +130,5 @@ class MaskedSampler:
 
 def _first(score: Tensor, n: Tensor) -> Tensor:
     """(B, L) bool, the n (B,) highest of each row: by rank, so the count is exact under ties."""
-    rank = score.argsort(1, descending=True, stable=True).argsort(1)
-    return rank < n.to(rank.device)[:, None]
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank.lt(n.to(rank.device)[:, None])

@@ -143,6 +143,8 @@ def halton_order(grid: tuple[int, ...]) -> tuple[int, ...]:
 
     The sequence grows until every position is covered: 10,000 points, which public code uses, miss six of 64 x 64.
     """
+    if len(grid) > 2:
+        raise ValueError(f"the halton order knows grids of one or two axes, got {grid}; use another order")
     seen: dict[int, None] = {}
     length = 1
     for size in grid:

@@ -50,7 +50,7 @@ class ImageTokenizer(nn.Module):
         digest = hashlib.sha256(f"{type(self).__name__} {self.vocab_size} {self.grid} {self.extra_repr()}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

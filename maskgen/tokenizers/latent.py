@@ -29,6 +29,8 @@ class _DiffusersTokenizer(ImageTokenizer):
         factor = 2 ** (len(self.net.config.block_out_channels) - 1)
         if image_shape[0] != self.net.config.in_channels:
             raise ValueError(f"{source} takes {self.net.config.in_channels} channels, the data have {image_shape[0]}")
+        if image_shape[1] % factor or image_shape[2] % factor:
+            raise ValueError(f"{source} needs sides that are multiples of {factor}, the data have {image_shape[1:]}")
         self.grid = (image_shape[1] // factor, image_shape[2] // factor)
 
     def has_parameters(self) -> bool:

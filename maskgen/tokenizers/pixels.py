@@ -29,4 +29,4 @@ class PixelTokenizer(ImageTokenizer):
         return (images.clamp(0, 1) * (self.vocab_size - 1)).round().long().flatten(1)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        return (tokens.float() / (self.vocab_size - 1)).unflatten(1, (1, *self.grid))
+        return (tokens.float() / (self.vocab_size - 1)).view(-1, 1, *self.grid)

@@ -24,7 +24,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.outer(F.gelu(self.inner(self.norm(x))))
+        change: Tensor = self.outer(F.gelu(self.inner(self.norm(x))))
+        return x + change
 
 
 def _blocks(width: int, depth: int) -> nn.Sequential:
@@ -91,7 +92,7 @@ class QuantisedAutoencoder(ImageTokenizer):
         self.quantiser = quantiser
         self.encoder = Encoder(channels, width, depth, factor, quantiser.dim)
         self.decoder = Decoder(channels, width, fine_width, 2 * depth, factor, quantiser.dim)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Reconstructed:
         z = self.encoder(images).flatten(2).mT  # (B, L, D)
@@ -159,3 +160,7 @@ class FSQTokenizer(QuantisedAutoencoder):
         depth: int = 2,
     ) -> None:
         super().__init__(image_shape, FSQ(levels), factor, width, fine_width, depth)
+        self.levels = tuple(levels)
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}"

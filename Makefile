@@ -1,0 +1,42 @@
+# make quickstart: from clone to pictures.   make test: the whole suite, lint and types.
+# PYTHON chooses the interpreter, VENV the virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
+QUICK = runs/quickstart
+FASHION = /usr/share/datasets/fashion-mnist
+
+.PHONY: quickstart test lint data clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch and the rest (a few minutes) ..."
+	$(PIP) torch torchvision
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e .[test]
+	@touch $@
+
+data:
+	@test -d $(FASHION) -o -n "$$HF_DATASETS_CACHE" || (apt-get install -y -q dataset-fashion-mnist >/dev/null 2>&1 \
+		&& echo "installed Debian's dataset-fashion-mnist") || echo "Fashion-MNIST will come from the Hugging Face hub"
+
+quickstart: $(VENV)/.installed data
+	$(BIN)/maskgen train image/fashion-maskgit-quick --output $(QUICK) $(if $(wildcard $(QUICK)/checkpoint-*),--resume)
+	$(BIN)/maskgen sample $(QUICK) --class all --num 80 --output $(QUICK)/samples.png
+	$(BIN)/maskgen evaluate $(QUICK) --num 2000 --output $(QUICK)/report.json
+	@echo "samples: $(QUICK)/samples.png"
+
+test: $(VENV)/.installed-test data lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs/quickstart

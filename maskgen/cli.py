@@ -1,0 +1,195 @@
+"""The command line. Programs are imported when they run, so help is instant and needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import yaml
+
+from maskgen import __version__, shipped
+from maskgen.errors import UserError
+
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+    "token_normalize_func": lambda name: name.replace("_", "-"),  # --batch_size is --batch-size
+}
+
+
+def _program(name: str) -> Any:
+    """A module of a program, by name: the library has no import of one."""
+    return importlib.import_module(f"maskgen.{name}")
+
+
+def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose a sampler."""
+    options = [
+        click.option("--sampler", metavar="PRESET", help="One of `maskgen samplers`; default: the recipe's."),
+        click.option("--steps", type=click.IntRange(1), help="Decoding steps."),
+        click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale, 1 = off."),
+        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Of the token draws."),
+        click.argument("arguments", nargs=-1, metavar="[key=value ...]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """The sampling options that were given, and the sampler's own arguments as key=value."""
+    chosen = {key: value for key, value in options.items() if value is not None}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator:
+            raise UserError(f"a sampler argument is key=value, got {argument!r}")
+        chosen[key.replace("-", "_")] = yaml.safe_load(text)
+    return chosen
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="maskgen")
+def cli() -> None:
+    """Masked generative models: train, sample, score."""
+
+
+@cli.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option("--output", metavar="DIR", help="Run directory; default runs/RECIPE.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run directory.")
+@click.option("--seed", type=int, help="Same as seed=N.")
+@DEVICE
+def train(
+    recipe: str, overrides: tuple[str, ...], output: str | None, resume: bool, seed: int | None, device: str
+) -> None:
+    """Train RECIPE (a name of `maskgen recipes`, or a YAML file).
+
+    Any key can be overridden: train.steps=500 train.lr=1e-3 model.depth=4.
+    """
+    overrides += () if seed is None else (f"seed={seed}",)
+    checkpoint = _program("train.program").run(recipe, overrides, output, resume, device)
+    click.echo(f"checkpoint: {checkpoint}")
+
+
+@cli.command()
+@click.argument("checkpoint")
+@click.option("--num", type=click.IntRange(1), default=40, show_default=True, help="Samples.")
+@click.option("--class", "classes", multiple=True, metavar="NAME|ID|all", help="Taken in turn; default all.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i alone.")
+@click.option("--output", default="samples.png", show_default=True, help=".png grid, .npz, or a folder for PNGs.")
+@click.option("--animate", metavar="FILE", help="Also a .gif or .png film of the unmasking.")
+@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
+@DEVICE
+@_sampling
+def sample(
+    checkpoint: str,
+    num: int,
+    seed: int,
+    output: str,
+    animate: str | None,
+    batch_size: int,
+    device: str,
+    arguments: tuple[str, ...],
+    classes: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a hub id.
+
+    Further arguments of the sampler follow as key=value: choice_temperature=2.
+    """
+    choices = _choices(arguments, **options)
+    _program("sample.images").run(
+        checkpoint,
+        num=num,
+        classes=classes,
+        seed=seed,
+        output=output,
+        animate=animate,
+        batch_size=batch_size,
+        device=device,
+        **choices,
+    )
+    click.echo("\n".join(filter(None, (output, animate))))
+
+
+@cli.command()
+@click.argument("checkpoint")
+@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples to score.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--output", metavar="FILE.json", help="Also write the report there.")
+@click.option("--extractor", default="fashion-classifier", show_default=True, help="The judging classifier.")
+@DEVICE
+@_sampling
+def evaluate(
+    checkpoint: str,
+    num: int,
+    seed: int,
+    output: str | None,
+    extractor: str,
+    device: str,
+    arguments: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Score CHECKPOINT: Frechet distance on a classifier's features beside its floors, class accuracy, PSNR."""
+    choices = _choices(arguments, **options)
+    report = _program("sample.evaluate").run(
+        checkpoint, num=num, seed=seed, output=output, extractor=extractor, device=device, **choices
+    )
+    click.echo(report)
+
+
+@cli.command()
+@click.argument("checkpoint")
+@click.argument("directory")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--summary", metavar="TEXT", help="One line about it.")
+def export(checkpoint: str, directory: str, dtype: str, summary: str | None) -> None:
+    """Copy CHECKPOINT to DIRECTORY without its training state, with a model card."""
+    _program("sample.export").run(checkpoint, directory, dtype, summary)
+    click.echo(directory)
+
+
+@cli.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    _table([(name, shipped.recipe_summary(name)) for name in shipped.recipe_names()])
+
+
+@cli.command()
+def samplers() -> None:
+    """List the sampler presets and their arguments."""
+    registry = importlib.import_module("maskgen.samplers").SAMPLERS
+    rows = [(name, registry.summary(name), "  " + " ".join(registry.arguments(name))) for name in registry.names()]
+    _table([(name, f"{summary}\n{arguments}") for name, summary, arguments in rows])
+
+
+@cli.command()
+def zoo() -> None:
+    """List the checkpoints that come with the package."""
+    _table([(name, shipped.zoo_summary(name)) for name in shipped.zoo_names()])
+
+
+def _table(rows: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        click.echo(f"{name:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
+
+
+def main(*arguments: str) -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    try:
+        cli.main([*arguments, *sys.argv[1:]], prog_name="maskgen", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; `--resume` goes on from the last checkpoint of a training", err=True)
+        sys.exit(130)
+    except (UserError, FileNotFoundError, PermissionError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

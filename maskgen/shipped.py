@@ -1,0 +1,48 @@
+"""What the package brings along: recipes and zoo checkpoints. Imports nothing heavy, so that lists are instant."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+INFO = "checkpoint.json"
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, as paths under configs/ without ending."""
+    return sorted(
+        f"{folder.name}/{entry.name.removesuffix('.yaml')}"
+        for folder in resources.files("maskgen.configs").iterdir()
+        if folder.is_dir()
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe."""
+    return resources.files("maskgen.configs").joinpath(name + ".yaml").read_text(encoding="utf-8")
+
+
+def recipe_summary(name: str) -> str:
+    """Its one line."""
+    return str(yaml.safe_load(recipe_text(name)).get("summary", ""))
+
+
+def zoo_names() -> list[str]:
+    """The checkpoints that ship with the package."""
+    root = resources.files("maskgen.zoo")
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.joinpath(INFO).is_file())
+
+
+def zoo_path(name: str) -> Path:
+    """The directory of a zoo checkpoint."""
+    return Path(str(resources.files("maskgen.zoo").joinpath(name)))
+
+
+def zoo_summary(name: str) -> str:
+    """Its one line."""
+    return str(json.loads((zoo_path(name) / INFO).read_text(encoding="utf-8")).get("summary", ""))

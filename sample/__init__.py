@@ -1,0 +1,1 @@
+"""The sampling program (installed as `maskgen.sample`)."""

@@ -1,0 +1,55 @@
+"""An animation of the unmasking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskgen.eval.features import to_uint8
+from maskgen.files import atomic
+from maskgen.tokenizers import ImageTokenizer
+
+from .pictures import grid
+
+MAX_SAMPLES = 40
+MASK_GREY = 128
+
+
+class Recorder:
+    """Keeps the tokens of the first batch after each step."""
+
+    def __init__(self, tokenizer: ImageTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.steps: list[Tensor] = []
+
+    def add(self, x_t: Tensor, done: int) -> None:
+        """x_t (B, L) after `done` steps; later batches start again at 1 and are not kept."""
+        if done == len(self.steps) + 1:
+            self.steps.append(x_t[:MAX_SAMPLES].clone())
+
+    @torch.no_grad()
+    def frames(self) -> list[Tensor]:
+        """(N, C, H, W) uint8 a step, from all masked to none; [MASK] is a grey patch."""
+        tokenizer, (rows, columns) = self.tokenizer, self.tokenizer.grid
+        start = torch.full_like(self.steps[0], tokenizer.vocab_size)
+        frames = []
+        for x_t in [start, *self.steps]:
+            is_masked = x_t == tokenizer.vocab_size
+            images = to_uint8(tokenizer.decode(x_t.masked_fill(is_masked, 0))).cpu()
+            height, width = images.shape[-2] // rows, images.shape[-1] // columns
+            patches = is_masked.view(-1, 1, rows, columns).cpu()
+            patches = patches.repeat_interleave(height, 2).repeat_interleave(width, 3)
+            frames.append(images.masked_fill(patches, MASK_GREY))
+        return frames
+
+
+def write_animation(path: Path, recorder: Recorder, n_columns: int = 0, milliseconds: int = 150) -> None:
+    """A looping GIF, or an animated PNG where the name ends so; the last frame stays two seconds."""
+    frames: list[Image.Image] = [grid(frame, n_columns) for frame in recorder.frames()]
+    durations = [milliseconds] * (len(frames) - 1) + [2000]
+    kind = "PNG" if path.suffix == ".png" else "GIF"
+    with atomic(path) as file:
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -1,0 +1,190 @@
+"""`maskgen evaluate`: a first score of a checkpoint, with the floors it has to be read against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torchmetrics.image import PeakSignalNoiseRatio
+from tqdm import tqdm
+
+from maskgen.checkpoint import Checkpoint, load_model, read_checkpoint
+from maskgen.data.images import ImageSplit
+from maskgen.data.loader import in_order
+from maskgen.devices import pick_device
+from maskgen.errors import UserError
+from maskgen.eval.features import FeatureExtractor, to_float, to_uint8
+from maskgen.eval.fidelity import CodebookUse, ImageResult, ImageScore, compare
+from maskgen.eval.report import Entry, Report, format_table, write_report
+from maskgen.predictions import NULL
+from maskgen.tokenizers import ImageTokenizer
+
+from .pictures import check_writable
+from .pipeline import Pipeline
+
+BATCH = 250
+Images = Iterable[tuple[Tensor, Tensor]]
+"""Batches of images (B, C, H, W) uint8 and labels (B,)."""
+
+
+def run(
+    source: str,
+    *,
+    num: int = 10_000,
+    seed: int = 0,
+    output: str | None = None,
+    extractor: str = "fashion-classifier",
+    device: str = "auto",
+    **choices: Any,
+) -> str:
+    """Score a generator, a tokenizer or a classifier; the table it prints.
+
+    Raises:
+        UserError: a checkpoint, extractor, data set or output that cannot be used.
+    """
+    path = check_writable(output, (".json",)) if output else None
+    place = pick_device(device)
+    checkpoint = read_checkpoint(source)
+    if checkpoint.recipe.task == "classifier":
+        report: Report | None = None
+        lines = [f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"]
+    else:
+        report = _report(checkpoint, source, num, seed, _extractor(extractor, checkpoint, place), place, choices)
+        lines = [format_table(report)]
+    if path is not None and report is not None:
+        write_report(path, report)
+        lines.append(f"report: {path}")
+    return "\n".join(lines)
+
+
+def _report(
+    checkpoint: Checkpoint,
+    source: str,
+    num: int,
+    seed: int,
+    extractor: FeatureExtractor,
+    device: torch.device,
+    choices: dict[str, Any],
+) -> Report:
+    if num < 2:
+        raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
+    data = checkpoint.recipe.build_data()
+    test, train = data.split("test"), data.split("train")
+    reference = _score(extractor, len(data.classes), _split(test, "test images"))
+    about: dict[str, Any] = {
+        "extractor": extractor.name,
+        "reference": f"{data.name} test images",
+        "n_reference": reference.n,
+    }
+
+    def distance(images: ImageResult, of: str, **more: Any) -> Entry:
+        return Entry(extractor.score_name, of, compare(images, reference), images.n, **about, **more)
+
+    floor = distance(_score(extractor, len(data.classes), _split(train, "train images", 10_000)), "train images")
+    if checkpoint.recipe.task == "tokenizer":
+        tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(device)
+        restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
+        return Report(distance(restored, "reconstructions"), floor, others=others)
+    pipeline = Pipeline(checkpoint, device)
+    restored, others = _reconstruct(pipeline.generator.tokenizer, test, extractor, len(data.classes), device)
+    began = time.perf_counter()
+    generator = pipeline.with_sampler(**choices)
+    labels = pipeline.labels(None, num)
+    batches = _samples(pipeline, generator, num, labels, seed)
+    samples = _score(extractor, len(data.classes), tqdm(batches, "samples", -(-num // BATCH), disable=None))
+    seconds = time.perf_counter() - began
+    settings = {"checkpoint": source, "step": checkpoint.step, **_settings(generator)}
+    made: dict[str, Any] = {"seed": seed, "sampler": settings}
+    if samples.accuracy is not None:
+        others.insert(0, Entry(f"class_accuracy[{extractor.name}]", "samples", samples.accuracy, num, **made))
+        others.insert(
+            1, Entry(f"class_accuracy[{extractor.name}]", "test images", reference.accuracy or 0.0, reference.n)
+        )
+    others.append(Entry("seconds_per_sample", "samples", seconds / num, num, **made))
+    return Report(
+        distance(samples, "samples", **made),
+        floor,
+        distance(restored, "tokenizer reconstructions of test images"),
+        others,
+    )
+
+
+def _settings(generator: Any) -> dict[str, Any]:
+    """Sampler and guidance as plain values."""
+    sampler = generator.sampler
+    parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
+    return {**parts, "steps": sampler.steps, "temperature": sampler.temperature, "guidance": asdict(generator.guidance)}
+
+
+def _samples(
+    pipeline: Pipeline, generator: Any, num: int, labels: Tensor | None, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    start = 0
+    for _, images in pipeline.draw(generator, num, labels, seed, BATCH):
+        rows = slice(start, start + len(images))
+        yield images, labels[rows] if labels is not None else torch.full((len(images),), NULL)
+        start = rows.stop
+
+
+def _split(split: ImageSplit, name: str, most: int | None = None) -> Images:
+    """The first images of a split, with a progress bar."""
+    n = min(len(split), most or len(split))
+    rows = range(0, n, BATCH)
+    for first in tqdm(rows, name, disable=None):
+        yield split.__getitems__(range(first, min(first + BATCH, n)))
+
+
+def _score(extractor: FeatureExtractor, n_classes: int, images: Images) -> ImageResult:
+    score = ImageScore(extractor, n_classes)
+    for batch, labels in images:
+        score.update(batch, labels)
+    return score.result()
+
+
+@torch.no_grad()
+def _reconstruct(
+    tokenizer: ImageTokenizer, test: ImageSplit, extractor: FeatureExtractor, n_classes: int, device: torch.device
+) -> tuple[ImageResult, list[Entry]]:
+    """The test images through the tokenizer: features, PSNR and use of the codebook."""
+    score, signal = ImageScore(extractor, n_classes), PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
+    use = CodebookUse(tokenizer.vocab_size)
+    for images, labels in _split(test, "reconstructions"):
+        tokens = tokenizer.encode(to_float(images).to(device))
+        restored = to_uint8(tokenizer.decode(tokens)).cpu()
+        use.update(tokens)
+        score.update(restored, labels)
+        signal.update(to_float(restored).double(), to_float(images).double())
+    n, of = len(test), "tokenizer reconstructions"
+    entries = [
+        Entry("psnr", of, float(signal.compute()), n),
+        Entry("codes_used", of, use.share_used, n),
+        Entry("code_perplexity", of, use.perplexity, n),
+    ]
+    return score.result(), entries
+
+
+def _extractor(name: str, checkpoint: Checkpoint, device: torch.device) -> FeatureExtractor:
+    judge = read_checkpoint(name)
+    if judge.recipe.task != "classifier":
+        raise UserError(f"--extractor {name} is a {judge.recipe.task}; it must be a classifier's checkpoint")
+    if judge.image_shape != checkpoint.image_shape or judge.classes != checkpoint.classes:
+        raise UserError(
+            f"--extractor {name} judges {judge.image_shape} images of {len(judge.classes)} classes, the checkpoint "
+            f"makes {checkpoint.image_shape} of {len(checkpoint.classes)}: train a classifier recipe on the same data"
+        )
+    return FeatureExtractor(Path(name).name, cast(Any, load_model(judge)[0]), device)
+
+
+@torch.no_grad()
+def _classifier_accuracy(checkpoint: Checkpoint, device: torch.device) -> float:
+    network = load_model(checkpoint)[0].to(device)
+    test = checkpoint.recipe.build_data().split("test")
+    right = 0
+    for images, labels in in_order(test, BATCH):
+        right += int((network(to_float(images.to(device))).argmax(1).cpu() == labels).sum())
+    return right / len(test)

@@ -1,0 +1,52 @@
+"""`maskgen sample`: from a checkpoint to pictures on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from .animate import Recorder, write_animation
+from .pictures import check_writable, write_images
+from .pipeline import SampleOutput, load
+
+
+def run(
+    source: str,
+    *,
+    num: int = 16,
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    output: str = "samples.png",
+    animate: str | None = None,
+    batch_size: int = 250,
+    device: str = "auto",
+    **choices: Any,
+) -> SampleOutput:
+    """Sample and write; `choices` are those of `Pipeline.with_sampler`.
+
+    Raises:
+        UserError: a checkpoint, sampler, class or output that cannot be used; known before anything is sampled.
+    """
+    path = check_writable(output, (".png", ".npz", ""))
+    film = check_writable(animate, (".gif", ".png")) if animate else None
+    pipeline = load(source, device=device)
+    recorder = Recorder(pipeline.generator.tokenizer)
+    with tqdm(unit="step", desc="sampling", dynamic_ncols=True, disable=None) as bar:
+
+        def on_step(done: int, total: int, x_t: Tensor) -> None:
+            bar.total = math.ceil(num / batch_size) * total
+            bar.update()
+            if film is not None:
+                recorder.add(x_t, done)
+
+        result = pipeline(num, list(classes) or None, seed=seed, batch_size=batch_size, on_step=on_step, **choices)
+    is_every_class = not classes or any(name.lower() == "all" for name in classes)
+    n_columns = len(pipeline.classes) if is_every_class and len(pipeline.classes) <= min(num, 20) else 0
+    write_images(path, result.pixels, result.labels, n_columns)
+    if film is not None:
+        write_animation(film, recorder, n_columns)
+    return result

@@ -1,0 +1,221 @@
+"""Laws of the one masked decoding loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskgen.guidance import Guidance
+from maskgen.predictions import Categorical, Condition
+from maskgen.rng import Rng
+from maskgen.samplers import MaskedSampler
+from maskgen.samplers.layout import Blocks
+from maskgen.samplers.order import ORDERS, Confidence, Halton, Random
+from maskgen.samplers.quota import QUOTAS, Bernoulli, One, Scheduled
+from maskgen.samplers.remask import Cap, Remask, Rescale
+from maskgen.schedules import SCHEDULES, Arccos, Cosine, Linear
+from tests.toys import MASK, constant, frequencies, posterior, waves
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_discrete.json").read_text())
+N = 20_000
+PAIR = torch.tensor([[0.40, 0.05, 0.05], [0.02, 0.08, 0.20], [0.10, 0.05, 0.05]], dtype=torch.float64)
+TRIPLE = torch.tensor([[[0.30, 0.02], [0.03, 0.15]], [[0.05, 0.20], [0.20, 0.05]]], dtype=torch.float64)
+
+
+def decode(
+    sampler: MaskedSampler, x_1: Tensor, denoise: Callable[..., Categorical] = waves, mask_id: int = MASK, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """x_0 (B, L) and the number of masked tokens after each step (T, B)."""
+    counts: list[Tensor] = []
+    rng = Rng.per_sample(range(seed, seed + len(x_1)))
+    on_step = lambda _done, _total, x_s: counts.append((x_s == mask_id).sum(1))  # noqa: E731
+    return sampler(denoise, x_1, rng, mask_id=mask_id, on_step=on_step), torch.stack(counts)
+
+
+def draw(sampler: MaskedSampler, joint: Tensor) -> Tensor:
+    """Frequencies of N samples with the exact posterior of `joint` as denoiser."""
+    mask_id = joint.shape[0]
+    x_1 = torch.full((N, joint.ndim), mask_id)
+    return frequencies(sampler(posterior(joint), x_1, Rng.stream(0), mask_id=mask_id), joint)
+
+
+def assert_agree(observed: Tensor, expected: Tensor) -> None:
+    """Within four standard errors everywhere."""
+    assert ((observed - expected).abs() < 4 * (expected * (1 - expected) / N).sqrt()).all(), observed - expected
+
+
+@pytest.mark.parametrize("order", ORDERS.names())
+@pytest.mark.parametrize("name", ["cosine", "arccos", "linear"])
+def test_masked_tokens_after_each_step_are_the_published_counts_in_any_order(name: str, order: str) -> None:
+    quota = Scheduled(SCHEDULES.build(name))
+    _, counts = decode(MaskedSampler(ORDERS.build(order), quota, steps=8), torch.full((2, 64), MASK))
+    # The published list ends with a forced minimum of 1; ours with 0, as the last step reveals all.
+    expected = [*GOLDEN["maskgit_mask_len"][f"{name}_N64_T8"][:-1], 0]
+    assert counts[:, 0].tolist() == counts[:, 1].tolist() == expected
+
+
+def test_maskgit_counts_on_256_tokens_in_8_steps() -> None:
+    _, counts = decode(MaskedSampler(steps=8), torch.full((1, 256), MASK))
+    assert counts[:, 0].tolist() == [251, 236, 212, 181, 142, 97, 49, 0]
+
+
+@pytest.mark.parametrize("order", ORDERS.names())
+def test_counts_are_exact_under_tied_confidences(order: str) -> None:
+    sampler = MaskedSampler(ORDERS.build(order), steps=8, temperature=0)
+    _, counts = decode(sampler, torch.full((3, 64), MASK), constant(MASK))
+    assert (counts == Cosine().masked_counts(torch.full((3,), 64), 8)).all()
+
+
+def test_counts_are_of_each_row_where_rows_have_different_holes() -> None:
+    x_1 = torch.zeros(4, 64, dtype=torch.long)
+    n = torch.tensor([0, 1, 20, 64])
+    for row in range(4):
+        x_1[row, torch.randperm(64, generator=torch.Generator().manual_seed(row))[: n[row]]] = MASK
+    _, counts = decode(MaskedSampler(steps=8), x_1)
+    assert torch.equal(counts, Cosine().masked_counts(n, 8))
+
+
+@pytest.mark.parametrize("order", ORDERS.names())
+@pytest.mark.parametrize("quota", [Scheduled(Linear()), Scheduled(Cosine()), Scheduled(Arccos(), "revealed"), One()])
+def test_as_many_steps_as_tokens_reveal_exactly_one_a_step(order: str, quota: Any) -> None:
+    sampler = MaskedSampler(ORDERS.build(order), quota, steps=24, temperature=0)
+    _, counts = decode(sampler, torch.full((2, 24), MASK))
+    assert torch.equal(counts, torch.arange(23, -1, -1)[:, None].expand(24, 2))
+
+
+def test_one_token_a_step_at_temperature_zero_is_greedy_decoding() -> None:
+    x_0, _ = decode(MaskedSampler(Confidence(), Scheduled(Linear()), steps=9, temperature=0), torch.full((1, 9), MASK))
+    x_t, time = torch.full((1, 9), MASK), 1.0
+    for step in range(9):
+        log_probs = waves(x_t, torch.tensor([time], dtype=torch.float64)).log_probs()[0]
+        log_probs[x_t[0] != MASK] = -torch.inf
+        place = int(log_probs.max(1).values.argmax())
+        x_t[0, place] = log_probs[place].argmax()
+        time = 1 - (step + 1) / 9
+    assert torch.equal(x_0, x_t)
+
+
+def test_a_single_step_draws_every_token_from_its_marginal() -> None:
+    expected = PAIR.sum(1, keepdim=True) * PAIR.sum(0, keepdim=True)
+    assert_agree(draw(MaskedSampler(steps=1), PAIR), expected)
+
+
+def test_first_hitting_samples_the_joint_distribution_exactly() -> None:
+    for joint in (PAIR, TRIPLE):
+        assert_agree(draw(MaskedSampler(Random(), One()), joint), joint)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
+def test_ancestral_sampling_errs_only_where_two_tokens_are_revealed_at_once(schedule: Any) -> None:
+    steps = 4
+    times = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
+    together = schedule.alpha(times).diff().square().sum()  # both tokens fall into the same step
+    independent = PAIR.sum(1, keepdim=True) * PAIR.sum(0, keepdim=True)
+    expected = (1 - together) * PAIR + together * independent
+    observed = draw(MaskedSampler(Random(), Bernoulli(schedule), steps=steps), PAIR)
+    assert_agree(observed, expected)
+    assert_agree(observed.sum(0), PAIR.sum(0))
+    assert_agree(observed.sum(1), PAIR.sum(1))
+
+
+def test_ancestral_sampling_of_independent_tokens_is_exact_in_any_number_of_steps() -> None:
+    first, second = PAIR.sum(0), PAIR.sum(1)
+    joint = first[:, None] * second
+    for steps in (1, 3, 10):
+        assert_agree(draw(MaskedSampler(Random(), Bernoulli(), steps=steps), joint), joint)
+
+
+@pytest.mark.parametrize("remask", [Cap(0.3), Rescale(0.5), Rescale(1.0)])
+def test_remasking_keeps_the_marginals_of_every_step_and_of_the_tokens(remask: Remask) -> None:
+    first = PAIR.sum(0)
+    joint = first[:, None] * first
+    sampler = MaskedSampler(Random(), Bernoulli(Linear()), remask, steps=8)
+    masked: list[float] = []
+    x_0 = sampler(
+        posterior(joint),
+        torch.full((N, 2), 3),
+        Rng.stream(0),
+        mask_id=3,
+        on_step=lambda _done, _total, x_s: masked.append((x_s == 3).double().mean().item()),
+    )
+    assert masked == pytest.approx([1 - k / 8 for k in range(1, 9)], abs=0.012)
+    assert_agree(frequencies(x_0, joint), joint)
+
+
+def test_remasking_does_mask_tokens_again_and_counts_stay_scheduled() -> None:
+    seen: list[Tensor] = []
+    sampler = MaskedSampler(Random(), Scheduled(Cosine()), Rescale(0.5), steps=8)
+    sampler(waves, torch.full((2, 64), MASK), Rng.stream(0), mask_id=MASK, on_step=lambda _d, _t, x_s: seen.append(x_s))
+    states = torch.stack(seen) == MASK
+    assert (~states[:-1] & states[1:]).any()
+    assert torch.equal(states.sum(2), Cosine().masked_counts(torch.tensor([64, 64]), 8))
+
+
+def test_blocks_are_finished_one_after_the_other() -> None:
+    seen: list[Tensor] = []
+    sampler = MaskedSampler(layout=Blocks(4), steps=6)
+    sampler(waves, torch.full((2, 12), MASK), Rng.stream(0), mask_id=MASK, on_step=lambda _d, _t, x_s: seen.append(x_s))
+    assert [(x_s == MASK)[0].view(3, 4).sum(1).tolist() for x_s in seen][1::2] == [[0, 4, 4], [0, 0, 4], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(("steps", "total"), [(10, 10), (11, 11), (12, 12), (2, 3)])
+def test_blocks_share_all_the_steps_and_each_has_one(steps: int, total: int) -> None:
+    _, counts = decode(MaskedSampler(layout=Blocks(4), steps=steps), torch.full((1, 12), MASK))
+    assert len(counts) == total
+
+
+@pytest.mark.parametrize("quota", QUOTAS.names())
+@pytest.mark.parametrize("order", ORDERS.names())
+def test_the_network_is_asked_only_about_masked_tokens_at_falling_times(order: str, quota: str) -> None:
+    asked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
+        assert where is not None
+        asked.append((x_t, t, where))
+        return waves(x_t, t, where=where)
+
+    decode(MaskedSampler(ORDERS.build(order), QUOTAS.build(quota), steps=6), torch.full((3, 12), MASK), denoise)
+    assert all((x_t[where] == MASK).all() for x_t, _, where in asked)
+    assert all(where.any() for _, _, where in asked[-1:])
+    times = torch.stack([t for _, t, _ in asked])
+    assert times.dtype == torch.float64
+    assert (times[0] == 1).all()
+    assert (times.diff(dim=0) < 0).all()
+
+
+def test_an_order_that_needs_no_prediction_asks_only_about_what_is_revealed() -> None:
+    asked: list[int] = []
+
+    def denoise(x_t: Tensor, t: Tensor, *, where: Tensor) -> Categorical:
+        asked.append(int(where.sum()))
+        return waves(x_t, t, where=where)
+
+    decode(MaskedSampler(Halton(), steps=4), torch.full((1, 12), MASK), denoise)
+    assert sum(asked) == 12
+
+
+@pytest.mark.parametrize("order", ORDERS.names())
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_guidance_may_be_bound_and_a_step_is_one_pass(order: str, scale: float) -> None:
+    rows: list[int] = []
+
+    def denoiser(x_t: Tensor, t: Tensor, cond: Any = None, *, subset: Any = None, where: Any = None) -> Categorical:
+        rows.append(len(x_t))
+        return waves(x_t, t.double(), where=where)
+
+    denoise = Guidance(scale).bind(denoiser, Condition(torch.tensor([1, 2])))
+    x_0, _ = decode(MaskedSampler(ORDERS.build(order), Bernoulli(), steps=6), torch.full((2, 12), MASK), denoise)
+    assert (x_0 != MASK).all()
+    assert rows == [2 if scale == 1 else 4] * 6
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"steps": 0}, "steps"), ({"temperature": -1.0}, "temperature")])
+def test_an_impossible_setting_is_refused_by_name(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message} must be at least"):
+        MaskedSampler(**arguments)

@@ -1,0 +1,122 @@
+"""Laws of the orders of reveal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskgen.predictions import Categorical
+from maskgen.rng import Rng
+from maskgen.samplers.order import ORDERS, Confidence, Entropy, Halton, Margin, Proposal, Random, halton_order
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_discrete.json").read_text())
+P = torch.tensor([[[0.5, 0.5, 0.0001], [0.6, 0.2, 0.2], [0.7, 0.3, 0.0001]]]).log()
+"""(1, 3, 3): first is the least sure by its margin, second by its entropy."""
+
+
+def proposal(logits: Tensor = P, progress: float = 1.0, where: Tensor | None = None) -> Proposal:
+    where = torch.ones(logits.shape[:2], dtype=torch.bool) if where is None else where
+    packed = Categorical(logits[where], where)
+    return Proposal(where, progress, (logits.shape[1],), packed, packed.logits.argmax(-1))
+
+
+def ranks(order: Any, given: Proposal) -> list[int]:
+    return order.score(given, Rng.stream(0)).argsort(1, descending=True)[0].tolist()
+
+
+@pytest.mark.parametrize("name", ORDERS.names())
+def test_every_order_scores_candidates_and_nothing_else(name: str) -> None:
+    where = torch.tensor([[True, False, True, False, True, True], [False] * 6])
+    given = Proposal(where, 0.5, (2, 3), Categorical(torch.randn(4, 5), where), torch.zeros(4, dtype=torch.long))
+    score = ORDERS.build(name).score(given, Rng.per_sample([0, 1]))
+    assert score.dtype == torch.float64
+    assert torch.equal(score > -torch.inf, where)
+    assert not score.isnan().any()
+
+
+@pytest.mark.parametrize("name", ORDERS.names())
+def test_the_score_of_a_row_depends_on_that_row_only(name: str) -> None:
+    order, logits = ORDERS.build(name), torch.randn(16, 6, 5)
+    grid = {"grid": (2, 3)}
+    batch = order.score(Proposal(**{**vars(proposal(logits, 0.5)), **grid}), Rng.per_sample(range(16)))
+    alone = order.score(Proposal(**{**vars(proposal(logits[9:10], 0.5)), **grid}), Rng.per_sample([9]))
+    assert torch.equal(batch[9:10], alone)
+
+
+def test_confidence_is_the_probability_of_the_drawn_token() -> None:
+    assert ranks(Confidence(), proposal()) == [2, 1, 0]
+    given = Proposal(**{**vars(proposal()), "tokens": torch.tensor([0, 1, 2])})
+    assert ranks(Confidence(), given) == [0, 1, 2]
+
+
+def test_margin_and_entropy_ask_different_questions() -> None:
+    assert ranks(Margin(), proposal()) == [1, 2, 0] or ranks(Margin(), proposal()) == [2, 1, 0]
+    assert ranks(Margin(), proposal())[-1] == 0
+    assert ranks(Entropy(), proposal())[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("choice_temperature", "steps", "expected"),
+    [(4.5, 8, [3.9375, 3.375, 2.8125, 2.25, 1.6875, 1.125, 0.5625, 0]), (6.0, 20, [6 - 0.3 * k for k in range(1, 21)])],
+)
+def test_choice_noise_fades_as_published(choice_temperature: float, steps: int, expected: list[float]) -> None:
+    for step in range(steps):
+        given = proposal(progress=(step + 1) / steps)
+        noisy = Confidence(choice_temperature).score(given, Rng.stream(0))
+        noise = noisy - Confidence().score(given, Rng.stream(0))
+        assert torch.allclose(noise, expected[step] * Rng.stream(0).gumbel((1, 3)), atol=1e-6)
+
+
+def test_random_order_is_uniform() -> None:
+    where = torch.tensor([True, False, True, True]).expand(9000, 4)
+    first = Random().score(Proposal(where, 0.5, (4,)), Rng.stream(0)).argmax(1)
+    share = torch.bincount(first, minlength=4) / 9000
+    assert torch.allclose(share, torch.tensor([1.0, 0.0, 1.0, 1.0]) / 3, atol=0.02)
+
+
+@pytest.mark.parametrize("make", [Confidence, Margin, Entropy])
+def test_a_negative_choice_temperature_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="choice_temperature must be at least 0, got -1"):
+        make(-1.0)
+
+
+def test_halton_order_is_the_published_one() -> None:
+    assert list(halton_order((16, 16))) == GOLDEN["halton_16_flat_row_major"]
+    assert list(halton_order((24, 24))[:64]) == GOLDEN["halton_24_flat_row_major_first64"]
+    assert list(halton_order((32, 32))[:64]) == GOLDEN["halton_32_flat_row_major_first64"]
+    assert [divmod(flat, 16) for flat in halton_order((16, 16))[:4]] == [(8, 5), (4, 10), (12, 1), (2, 7)]
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (64, 64), (3, 7), (1, 1), (5,), (100,)])
+def test_halton_order_holds_every_position_once(grid: tuple[int, ...]) -> None:
+    n = int(torch.tensor(grid).prod())
+    assert sorted(halton_order(grid)) == list(range(n))
+
+
+def test_a_grid_halton_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"grids of one or two axes, got \(2, 2, 2\)"):
+        halton_order((2, 2, 2))
+
+
+def test_rolled_halton_starts_anywhere_and_stays_there() -> None:
+    given = Proposal(torch.ones(64, 16, dtype=torch.bool), 0.5, (4, 4))
+    rng = Rng.per_sample(range(64))
+    order = Halton(is_rolled=True).score(given, rng).argsort(1, descending=True)
+    assert len(order[:, 0].unique()) > 10
+    assert torch.equal(Halton(is_rolled=True).score(given, rng).argsort(1, descending=True), order)
+    whole = torch.tensor(halton_order((4, 4)))
+    start = (whole == order[:, :1]).double().argmax(1)
+    for row in range(64):
+        assert torch.equal(order[row], whole.roll(-int(start[row])))
+
+
+def test_halton_draws_nothing_from_the_stream() -> None:
+    rng = Rng.stream(0)
+    for is_rolled in (False, True):
+        Halton(is_rolled).score(Proposal(torch.ones(1, 16, dtype=torch.bool), 0.5, (4, 4)), rng)
+    assert torch.equal(rng.uniform((3,)), Rng.stream(0).uniform((3,)))

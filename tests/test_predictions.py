@@ -1,0 +1,125 @@
+"""Laws of predictions and conditions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from maskgen.predictions import NULL, Categorical, Condition, Prediction
+from maskgen.rng import Rng
+from tests.toys import Given
+
+LOGITS = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0))
+WHERE = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) < 0.5
+
+
+def test_categorical_is_a_prediction() -> None:
+    assert isinstance(Categorical(LOGITS), Prediction)
+
+
+def test_temperature_zero_takes_the_mode_and_draws_nothing() -> None:
+    assert torch.equal(Categorical(LOGITS).sample(Given(), 0), LOGITS.argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_have_the_frequencies_of_the_tempered_distribution(temperature: float) -> None:
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0])
+    drawn = Categorical(logits.expand(40_000, 1, 4)).sample(Rng.stream(0), temperature)
+    expected = torch.softmax(logits / temperature, 0)
+    assert torch.allclose(torch.bincount(drawn[:, 0], minlength=4) / 40_000, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("rare", [0, 1, 2])
+def test_a_token_of_probability_1e_9_is_drawn_once_in_1e9(rare: int) -> None:
+    p = torch.full((3,), (1 - 1e-9) / 2, dtype=torch.float64)
+    p[rare] = 1e-9
+    low = p[:rare].sum()
+    uniform = low + (torch.arange(-500, 1500, dtype=torch.float64) + 0.5) * 1e-12  # half an interval too much each side
+    uniform = uniform[(uniform >= 0) & (uniform < 1)]
+    drawn = Categorical(p.log().expand(1, len(uniform), 3)).sample(Given(uniform))
+    assert (drawn == rare).sum().item() == pytest.approx(1000, abs=2)
+
+
+def test_the_ends_of_the_uniform_never_draw_an_impossible_token() -> None:
+    logits = torch.tensor([-torch.inf, 0.3, -torch.inf, 1.7, -torch.inf])
+    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    assert Categorical(logits.expand(1, 2, 5)).sample(Given(ends)).tolist() == [[1, 3]]
+
+
+def test_a_draw_does_not_depend_on_which_positions_were_asked_for() -> None:
+    whole = Categorical(LOGITS).sample(Rng.per_sample(range(4)))
+    packed = Categorical(LOGITS[WHERE], WHERE).sample(Rng.per_sample(range(4)))
+    assert torch.equal(whole[WHERE], packed)
+
+
+def test_guidance_of_scale_one_is_the_condition_and_of_zero_the_null() -> None:
+    cond, null = Categorical(LOGITS), Categorical(LOGITS.flip(0))
+    assert torch.allclose(cond.guide(null, 1.0).logits, cond.logits)
+    assert torch.allclose(cond.guide(null, 0.0).logits, null.logits)
+
+
+def test_both_ways_to_write_guidance_agree() -> None:
+    cond, null, w = LOGITS, LOGITS.flip(0), 2.5
+    assert torch.allclose(
+        Categorical(cond).guide(Categorical(null), 1 + w).logits, (1 + w) * cond - w * null, atol=1e-5
+    )
+
+
+def test_a_scale_a_row_is_the_scale_of_that_row_packed_or_not() -> None:
+    scale = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    cond, null = Categorical(LOGITS), Categorical(LOGITS.flip(0))
+    whole = cond.guide(null, scale).logits
+    for row in range(4):
+        assert torch.allclose(whole[row], cond.guide(null, float(scale[row])).logits[row])
+    packed = Categorical(LOGITS[WHERE], WHERE).guide(Categorical(LOGITS.flip(0)[WHERE], WHERE), scale)
+    assert torch.equal(packed.logits, whole[WHERE])
+
+
+@pytest.mark.parametrize("where", [None, WHERE, torch.zeros_like(WHERE)])
+def test_halves_undo_a_joined_pass(where: torch.Tensor | None) -> None:
+    twice = torch.cat([LOGITS, LOGITS + 1])
+    joined = Categorical(twice) if where is None else Categorical(twice[where.repeat(2, 1)], where.repeat(2, 1))
+    first, second = joined.halves()
+    assert torch.equal(first.logits, LOGITS if where is None else LOGITS[where])
+    assert torch.equal(second.logits, first.logits + 1)
+    if where is not None:
+        assert torch.equal(first.where, where)
+        assert torch.equal(second.where, where)
+
+
+def test_log_probabilities_are_normalised_and_gathered() -> None:
+    prediction, tokens = Categorical(LOGITS), LOGITS.argmin(-1)
+    assert torch.allclose(prediction.log_probs().exp().sum(-1), torch.ones(4, 6))
+    assert torch.equal(prediction.log_prob(tokens), prediction.log_probs().min(-1).values)
+
+
+def test_half_precision_is_widened() -> None:
+    assert Categorical(LOGITS.bfloat16()).log_probs().dtype == torch.float32
+    assert Categorical(LOGITS.double()).log_probs().dtype == torch.float64
+
+
+def test_entropy_is_log_v_when_uniform_and_zero_when_certain() -> None:
+    certain = torch.tensor([0.0, -torch.inf, -torch.inf])
+    assert Categorical(torch.zeros(1, 1, 8)).entropy().item() == pytest.approx(math.log(8))
+    assert Categorical(certain.expand(1, 1, 3)).entropy().item() == 0
+
+
+def test_margin_is_the_lead_of_the_first_choice() -> None:
+    logits = torch.tensor([0.5, 0.2, 0.3]).log().expand(1, 1, 3)
+    assert Categorical(logits).margin().item() == pytest.approx(0.2)
+
+
+def test_dropping_nulls_labels_with_the_probability_given() -> None:
+    cond = Condition(torch.arange(10_000))
+    dropped = cond.drop(0.1, Rng.stream(0)).labels
+    assert ((dropped == cond.labels) | (dropped == NULL)).all()
+    assert (dropped == NULL).double().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert torch.equal(cond.drop(0.0, Rng.stream(0)).labels, cond.labels)
+    assert torch.equal(cond.drop(1.0, Rng.stream(0)).labels, cond.null().labels)
+
+
+def test_joined_conditions_stand_one_after_the_other() -> None:
+    cond = Condition(torch.tensor([3, 4]))
+    assert cond.join(cond.null()).labels.tolist() == [3, 4, NULL, NULL]

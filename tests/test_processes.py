@@ -1,0 +1,74 @@
+"""Laws of the absorbing process."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from maskgen.processes import PROCESSES, Absorbing
+from maskgen.rng import Rng
+from maskgen.schedules import SCHEDULES, Cosine, Linear
+
+x_0 = torch.arange(64).view(4, 16) % 7
+every_count = pytest.mark.parametrize("count", ["bernoulli", "exact"])
+
+
+@every_count
+@pytest.mark.parametrize("name", SCHEDULES.names())
+def test_a_token_is_kept_or_masked_and_nothing_else(name: str, count: Any) -> None:
+    process = Absorbing(7, SCHEDULES.build(name), count)
+    x_t = process.corrupt(x_0, torch.tensor([0.1, 0.4, 0.7, 1.0]), process.draw_noise(x_0, Rng.stream(0)))
+    assert ((x_t == x_0) | (x_t == 7)).all()
+    assert x_t.dtype == torch.int64
+
+
+@every_count
+def test_corruption_is_a_pure_function_of_its_noise(count: Any) -> None:
+    process = Absorbing(7, Linear(), count)
+    noise, t, before = process.draw_noise(x_0, Rng.stream(0)), torch.full((4,), 0.5), x_0.clone()
+    assert torch.equal(process.corrupt(x_0, t, noise), process.corrupt(x_0, t, noise))
+    assert torch.equal(x_0, before)
+
+
+@every_count
+def test_with_the_same_noise_a_masked_token_stays_masked_as_time_goes_on(count: Any) -> None:
+    process = Absorbing(7, Cosine(), count)
+    noise = process.draw_noise(x_0, Rng.stream(0))
+    masked = [process.corrupt(x_0, torch.full((4,), t), noise) == 7 for t in (0.1, 0.3, 0.6, 0.9)]
+    for earlier, later in pairwise(masked):
+        assert (later | ~earlier).all()
+
+
+@pytest.mark.parametrize(("t", "n"), [(0.0, 1), (0.25, 4), (0.5, 8), (0.97, 16), (1.0, 16)])
+def test_exact_counts_are_exact_under_tied_noise_and_never_zero(t: float, n: int) -> None:
+    x_t = Absorbing(7, Linear(), "exact").corrupt(x_0, torch.full((4,), t), torch.full((4, 16), 0.5))
+    assert ((x_t == 7).sum(1) == n).all()
+
+
+def test_each_row_has_its_own_time() -> None:
+    process = Absorbing(7, Linear(), "exact")
+    x_t = process.corrupt(x_0, torch.tensor([0.25, 0.5, 0.75, 1.0]), process.draw_noise(x_0, Rng.stream(0)))
+    assert (x_t == 7).sum(1).tolist() == [4, 8, 12, 16]
+
+
+def test_bernoulli_masks_nothing_at_time_zero_everything_at_one_and_the_ratio_between() -> None:
+    process, many = Absorbing(7, Cosine(), "bernoulli"), torch.zeros(3, 20_000, dtype=torch.long)
+    t = torch.tensor([0.0, 0.4, 1.0])
+    share = (process.corrupt(many, t, process.draw_noise(many, Rng.stream(0))) == 7).double().mean(1)
+    assert share.tolist() == pytest.approx(Cosine().mask_ratio(t).tolist(), abs=0.01)
+    assert share[0] == 0
+    assert share[2] == 1
+
+
+def test_the_prior_is_all_mask() -> None:
+    assert (Absorbing(7).prior((2, 5), Rng.stream(0)) == 7).all()
+
+
+def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
+    process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, vocab_size=9)
+    assert isinstance(process, Absorbing)
+    assert process.mask_id == 9
+    assert PROCESSES.arguments("absorbing") == ["schedule", "count"]

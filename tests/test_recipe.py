@@ -1,0 +1,199 @@
+"""Laws of recipes: what is accepted, what is refused and with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from maskgen import recipe as module
+from maskgen.recipe import RecipeError, load_recipe, parse_recipe
+from tests.tiny import TOKENIZER, tree
+
+
+def write(path: Path, content: dict[str, Any] | str) -> str:
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"modle": 1}, ["modle: unknown key", "model", "objective"]),
+        ({"train": {"stepz": 1}}, ["train.stepz: unknown key", "steps", "lr_schedule"]),
+        ({"guidance": {"scael": 2}}, ["guidance.scael: unknown key", "interval, power, ramp, scale"]),
+        ({"model": {"type": "maskgit", "widht": 3}}, ["model.widht: unknown key", "width"]),
+        ({"sampler": {"type": "halton", "rolled": True}}, ["sampler.rolled: unknown key", "is_rolled"]),
+        ({"train": {"lr": "fast"}}, ["train.lr", "number", "'fast'"]),
+        ({"train": {"steps": 1.5}}, ["train.steps", "integer", "1.5"]),
+        ({"train": 5}, ["train", "got 5"]),
+        ({"data": 5}, ["data", "got 5"]),
+        ({"train": {"keep_ratio": 0}}, ["train.keep_ratio", "greater than 0", "got 0"]),
+        ({"train": {"precision": "int4"}}, ["train.precision", "'auto', 'no', 'fp16' or 'bf16'", "'int4'"]),
+        ({"train": {"batch_size": 6, "accumulate": 4}}, ["train.batch_size", "multiple", "6", "4"]),
+        ({"guidance": {"scale": -1}}, ["guidance", "at least 0", "-1"]),
+        ({"sampler": {"type": "maskgit", "steps": 0}}, ["sampler", "steps must be at least 1", "0"]),
+        ({"objective": {"type": "masked_tokens", "label_smoothing": 2}}, ["objective", "label_smoothing", "2"]),
+        ({"model": {"type": "maskgit", "norm": "sideways"}}, ["model.norm", "'pre' or 'post'", "'sideways'"]),
+        ({"model": "maskgti"}, ["model: unknown model 'maskgti'", "choose from", "maskgit"]),
+        ({"data": "mnits"}, ["data: unknown data set 'mnits'", "digits"]),
+        ({"tokenizer": {"levels": 4}}, ["tokenizer", "needs `type:`", "pixels"]),
+        ({"process": {"type": "absorbing", "schedule": "sine"}}, ["process.schedule", "'sine'", "cosine"]),
+        ({"objective": "reconstruction"}, ["objective: reconstruction does not train a generator"]),
+        ({"model": None, "tokenizer": None}, ["nothing to train"]),
+        ({"model": None, "tokenizer": {"from": "x"}}, ["nothing to train"]),
+        ({"train": {"flip": True}}, ["train.flip", "tokens"]),
+    ],
+)
+def test_a_fault_names_its_key_its_value_and_the_choices(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(tree(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_each_of_several_unknown_keys_comes_with_the_keys_of_its_own_place() -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(tree(modle=1, train={"stepz": 1}))
+    by_key = dict(line.split(": ", 1) for line in str(error.value).splitlines())
+    assert "objective" in by_key["modle"]
+    assert "objective" not in by_key["train.stepz"]
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(RecipeError, match="data: missing\nobjective: missing"):
+        parse_recipe({})
+
+
+def test_a_key_that_is_no_word_is_refused() -> None:
+    with pytest.raises(RecipeError, match="1"):
+        parse_recipe({1: 2, **tree()})  # type: ignore[dict-item]
+
+
+def test_a_tokenizer_has_no_tokens_to_drop() -> None:
+    with pytest.raises(RecipeError, match=r"train.keep_ratio: 0.5 .* use 1"):
+        parse_recipe(tree(TOKENIZER, train={"keep_ratio": 0.5}))
+
+
+def test_a_tokenizer_is_not_trained_by_masking() -> None:
+    with pytest.raises(RecipeError, match="masked_tokens does not train a tokenizer"):
+        parse_recipe(tree(TOKENIZER, objective="masked_tokens"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": {"type": "masked_tokens", "label_dropout": 0}}])
+def test_labels_are_not_dropped_from_a_network_without_a_null_label(changes: dict[str, Any]) -> None:
+    model = {"type": "maskgit", "norm": "post", "condition": "token", "has_null_label": False}
+    with pytest.raises(RecipeError, match="has_null_label"):
+        parse_recipe(tree(model=model, guidance={"scale": 2.0}, **changes))
+
+
+def test_the_task_follows_from_the_parts() -> None:
+    assert parse_recipe(tree()).task == "generator"
+    assert parse_recipe(tree(TOKENIZER)).task == "tokenizer"
+    assert parse_recipe({"data": "digits", "model": "classifier", "objective": "classification"}).task == "classifier"
+
+
+def test_a_recipe_is_found_by_full_name_last_part_or_file(tmp_path: Path) -> None:
+    wanted = load_recipe("image/digits-maskgit")
+    assert load_recipe("digits-maskgit") == wanted
+    assert load_recipe(write(tmp_path / "mine.yaml", wanted.dump())) == wanted
+
+
+def test_an_unknown_name_is_answered_with_its_neighbours() -> None:
+    with pytest.raises(RecipeError, match="'digit-maskgti'.*did you mean .*digits-maskgit.*maskgen recipes"):
+        load_recipe("digit-maskgti")
+
+
+def test_an_ambiguous_name_is_answered_with_all_it_may_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "recipe_names", lambda: ["image/same", "text/same"])
+    with pytest.raises(RecipeError, match="'same' is ambiguous: image/same, text/same"):
+        load_recipe("same")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="gone.yaml: No such file"):
+        load_recipe(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("data: [digits\nmodel: x", "bad.yaml is not YAML: .*line 2"),
+        ("- data", "bad.yaml: a recipe is a mapping"),
+        ("", "bad.yaml: a recipe is a mapping"),
+        ("data: !!python/object/apply:os.getcwd []", "bad.yaml is not YAML: .*python/object"),
+        ("summary: !!python/object:builtins.object {}", "bad.yaml is not YAML: .*python/object"),
+    ],
+)
+def test_a_file_that_is_not_plain_yaml_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "bad.yaml", content))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"cannot read recipe .*bad.yaml"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_a_base_is_changed_where_the_recipe_says_so(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", tree(train={"steps": 5, "lr": 0.5}))
+    changes = {"base": base, "model": {"depth": 3}, "train": {"lr": 0.25}}
+    recipe = load_recipe(write(tmp_path / "new.yaml", changes))
+    assert recipe.model == tree()["model"] | {"depth": 3}
+    assert (recipe.train.steps, recipe.train.lr) == (5, 0.25)
+
+
+@pytest.mark.parametrize("tokenizer", [{"type": "fsq", "levels": [4]}, {"from": "somewhere"}])
+def test_a_part_of_another_type_replaces_the_whole_part(tmp_path: Path, tokenizer: dict[str, Any]) -> None:
+    base = write(tmp_path / "base.yaml", tree())
+    recipe = load_recipe(write(tmp_path / "new.yaml", {"base": base, "tokenizer": tokenizer}))
+    assert recipe.tokenizer == tokenizer
+
+
+def test_bases_that_go_in_a_circle_are_refused(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    write(first, {"base": str(second)})
+    write(second, {"base": str(first)})
+    with pytest.raises(RecipeError, match=r"base: .*a.yaml -> .*b.yaml -> .*a.yaml"):
+        load_recipe(first)
+
+
+def test_overrides_reach_nested_keys_and_read_yaml(tmp_path: Path) -> None:
+    source = write(tmp_path / "r.yaml", tree(process="absorbing"))
+    overrides = ["model.depth=2", "train.lr=1e-4", "train.betas=[0.5, 0.6]", "process.count=bernoulli", "seed=3"]
+    recipe = load_recipe(source, [*overrides, "train.lr-schedule=constant"])
+    assert recipe.model == tree()["model"] | {"depth": 2}
+    assert (recipe.train.lr, recipe.train.betas, recipe.train.lr_schedule) == (1e-4, (0.5, 0.6), "constant")
+    assert recipe.process == {"type": "absorbing", "count": "bernoulli"}
+    assert recipe.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps", "key=value, got 'train.steps'"),
+        ("=3", "key=value"),
+        ("train.steps=[", r"train.steps: the value '\[' is not YAML"),
+        ("seed.x.y=1", "seed.x.y"),
+        ("model.dpeth=2", "model.dpeth: unknown key"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_refused(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("digits-maskgit", ["seed=1", override])
+
+
+@pytest.mark.parametrize("content", [tree(), tree(TOKENIZER), tree(data={"type": "fashion_mnist", "n_test": None})])
+def test_a_dumped_recipe_loads_as_itself(content: dict[str, Any]) -> None:
+    recipe = parse_recipe(content)
+    assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
+
+
+def test_a_sampler_of_another_type_starts_from_its_own_defaults() -> None:
+    recipe = parse_recipe(tree(sampler={"type": "maskgit", "steps": 3}))
+    assert recipe.build_sampler().steps == 3
+    assert recipe.build_sampler(temperature=0.5).steps == 3
+    assert recipe.build_sampler(type="halton").steps == 32
