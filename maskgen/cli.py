@@ -193,3 +193,7 @@ def main(*arguments: str) -> None:
     except (UserError, FileNotFoundError, PermissionError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

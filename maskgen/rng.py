@@ -11,7 +11,8 @@ from torch import Tensor
 
 def fold(*keys: int | str) -> int:
     """A 63-bit seed from any keys (seed, epoch, index, ...): equal keys give equal seeds, others unrelated ones."""
-    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
+    plain = tuple(key if isinstance(key, str) else int(key) for key in keys)  # NumPy integers are printed otherwise
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -26,10 +26,10 @@ def sizes(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
     return len(source.classes), source.image_shape
 
 
-def trained_by(recipe: Recipe) -> Recipe:
-    """The recipe its tokenizer is made with: its own, or the one that the checkpoint is named after."""
-    source = recipe.tokenizer_source
-    return recipe if source is None else load_recipe(source.split("/")[-1])
+def trained_by(name: str) -> Recipe:
+    """The recipe that makes the tokenizer of another: itself, or the VQ of its data."""
+    recipe = load_recipe(name)
+    return recipe if recipe.tokenizer_source is None else load_recipe(name.split("/")[1].split("-")[0] + "-vq")
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -45,7 +45,7 @@ def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
     recipe = load_recipe(name)
     n_classes, shape = sizes(recipe)
     with torch.device("meta"):
-        tokenizer = None if recipe.task == "classifier" else trained_by(recipe).build_tokenizer(shape)
+        tokenizer = None if recipe.task == "classifier" else trained_by(name).build_tokenizer(shape)
         network = tokenizer if recipe.task == "tokenizer" else recipe.build_model(n_classes, shape, tokenizer)
         recipe.build_objective(0 if tokenizer is None else tokenizer.vocab_size)
     assert network is not None
@@ -53,9 +53,10 @@ def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
 
 
 def test_the_published_maskgit_has_exactly_its_parameters() -> None:
-    recipe = load_recipe("image/imagenet-maskgit")
+    name = "image/imagenet-maskgit"
+    recipe = load_recipe(name)
     with torch.device("meta"):
-        tokenizer = trained_by(recipe).build_tokenizer(IMAGENET[1])
+        tokenizer = trained_by(name).build_tokenizer(IMAGENET[1])
         network = recipe.build_model(*IMAGENET, tokenizer)
     assert (tokenizer.vocab_size, tokenizer.grid) == (1024, (16, 16))
     assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193

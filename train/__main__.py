@@ -1,4 +1,4 @@
-"""`python -m maskgen.train`, for torchrun and `accelerate launch -m`: same as `maskgen train`."""
+"""`python -m maskgen.train`, for torchrun and `accelerate launch -m`: the same as `maskgen train`."""
 
 from maskgen.cli import main
 

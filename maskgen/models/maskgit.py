@@ -70,11 +70,13 @@ class MaskGIT(nn.Module):
         n_labels = (n_classes + has_null_label) * n_prefix
         self.embedding = nn.Embedding(vocab_size + 1 + n_labels, width)  # codes, [MASK], labels: one table, as in BERT
         self.positions = nn.Parameter(torch.empty(n_prefix + self.length, width)) if positions == "learned" else None
-        self.rotation: Tensor | None = None
+        rotation = None
         if positions == "rotary":
             turns = rotation_2d(grid, width // heads)
             still = torch.ones(n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no place
-            self.register_buffer("rotation", torch.cat([still, turns]), persistent=False)
+            rotation = torch.cat([still, turns])
+        self.rotation: Tensor | None
+        self.register_buffer("rotation", rotation, persistent=False)
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)

@@ -1,0 +1,61 @@
+"""Small trained things that several tests look at: made once, on the digits, in seconds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from maskgen.cli import main
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TINY = ["model.width=32", "model.depth=1", "model.heads=2", "train.batch_size=16", "train.tensorboard=false"]
+BRIEF = ["train.steps=4", "train.checkpoint_every=2", "train.validation_images=20", "train.preview_every=4"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["MASKGEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a tiny MaskGIT trained for four steps."""
+    directory = tmp_path_factory.mktemp("digits") / "run"
+    importlib.import_module("maskgen.train.program").run("digits-maskgit", [*TINY, *BRIEF], str(directory))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def digits_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a tiny digits classifier."""
+    directory = tmp_path_factory.mktemp("judge") / "judge"
+    recipe = directory.parent / "judge.yaml"
+    recipe.write_text(
+        "{data: digits, model: {type: classifier, width: 16}, objective: classification, "
+        "train: {steps: 4, batch_size: 16, tensorboard: false, preview_every: 0}}"
+    )
+    importlib.import_module("maskgen.train.program").run(str(recipe), [], str(directory))
+    return directory
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; exit code, standard output, standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["maskgen", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return run

@@ -1,0 +1,157 @@
+"""Laws of the MaskGIT network, over its variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from maskgen.models import MODELS
+from maskgen.models.maskgit import MaskGIT
+from maskgen.predictions import NULL, Condition
+from maskgen.rng import Rng
+from maskgen.subset import TokenSubset
+
+V, GRID, L = 7, (3, 4), 12
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"positions": "rotary", "qk_norm": True, "tied": False},
+    {"condition": "token"},
+    {"condition": "token", "positions": "rotary"},
+    {"condition": "token", "norm": "post"},
+    {"n_classes": 0},
+]
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+
+def build(variant: dict[str, Any]) -> MaskGIT:
+    """A network whose every path is open and matters."""
+    torch.manual_seed(0)
+    sizes = {"n_classes": 3, "width": 8, "depth": 2, "heads": 2}
+    network = MaskGIT(V, GRID, **(sizes | variant)).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    return network
+
+
+def given(n: int = 3) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    generator = torch.Generator().manual_seed(1)
+    x_t = torch.randint(0, V + 1, (n, L), generator=generator)
+    return x_t, torch.rand(n, generator=generator), Condition(torch.arange(n) % 3)
+
+
+@every_variant
+def test_there_is_a_logit_for_every_token_and_none_for_the_mask(variant: dict[str, Any]) -> None:
+    x_t, t, cond = given()
+    assert build(variant)(x_t, t, cond).logits.shape == (3, L, V)
+
+
+@every_variant
+def test_asking_somewhere_gives_what_asking_everywhere_gives_there(variant: dict[str, Any]) -> None:
+    network, (x_t, t, cond) = build(variant), given()
+    where = x_t == V
+    where[0] = False  # one row asks for nothing
+    answer = network(x_t, t, cond, where=where)
+    torch.testing.assert_close(answer.logits, network(x_t, t, cond).logits[where])
+    assert answer.where is where
+
+
+@every_variant
+def test_keeping_every_token_is_no_subset(variant: dict[str, Any]) -> None:
+    network, (x_t, t, cond) = build(variant), given()
+    everything = TokenSubset(torch.arange(L).expand(3, L), L)
+    torch.testing.assert_close(network(x_t, t, cond, subset=everything).logits, network(x_t, t, cond).logits)
+
+
+@every_variant
+def test_dropped_tokens_have_no_influence(variant: dict[str, Any]) -> None:
+    network, (x_t, t, cond) = build(variant), given()
+    subset = TokenSubset.draw(3, L, 0.5, Rng.stream(0))
+    kept = subset.is_kept()
+    before = network(x_t, t, cond, subset=subset, where=kept).logits
+    changed = torch.where(kept, x_t, (x_t + 1) % V)
+    assert torch.equal(network(changed, t, cond, subset=subset, where=kept).logits, before)
+    assert not torch.equal(network(changed, t, cond, where=kept).logits, network(x_t, t, cond, where=kept).logits)
+
+
+@every_variant
+def test_a_kept_token_keeps_its_place(variant: dict[str, Any]) -> None:
+    network, (x_t, t, cond) = build(variant), given(1)
+    x_t = torch.full_like(x_t, V)
+    first, second = (
+        network(x_t, t, cond, subset=TokenSubset(torch.tensor([keep]), L)).logits[0, keep]
+        for keep in ([0, 1, 2, 3], [4, 9, 10, 11])
+    )
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+@every_variant
+def test_rows_do_not_influence_each_other(variant: dict[str, Any]) -> None:
+    network, (x_t, t, cond) = build(variant), given()
+    alone = network(x_t[1:2], t[1:2], Condition(cond.labels[1:2])).logits
+    torch.testing.assert_close(network(x_t, t, cond).logits[1:2], alone)
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:-1], ids=str)
+def test_labels_matter_and_no_label_is_another_one(variant: dict[str, Any]) -> None:
+    network, (x_t, t, _) = build(variant), given(1)
+    answers = [network(x_t, t, Condition(torch.tensor([label]))).logits for label in (0, 1, 2, NULL)]
+    for index, answer in enumerate(answers):
+        for other in answers[:index]:
+            assert not torch.allclose(answer, other, atol=1e-4)
+    assert torch.equal(network(x_t, t).logits, answers[-1])
+
+
+def test_an_unconditional_network_looks_at_no_label() -> None:
+    network, (x_t, t, cond) = build({"n_classes": 0}), given()
+    assert torch.equal(network(x_t, t, cond).logits, network(x_t, t).logits)
+
+
+def test_adaln_starts_without_looking_at_the_label_or_at_other_tokens() -> None:
+    network = MaskGIT(V, GRID, n_classes=3, width=8, depth=2, heads=2).eval()
+    x_t, t, cond = given()
+    logits = network(x_t, t, cond).logits
+    assert torch.equal(logits, network(x_t, t, cond.null()).logits)
+    changed = x_t.clone()
+    changed[:, 0] = (x_t[:, 0] + 1) % V
+    torch.testing.assert_close(network(changed, t, cond).logits[:, 1:], logits[:, 1:])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_learns(tied: bool) -> None:
+    network, (x_t, t, cond) = build({"tied": tied}), given()
+    network(x_t, t, cond).logits.square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_tied_head_reads_the_embedding_of_codes_only() -> None:
+    network, (x_t, t, _) = build({"condition": "token"}), given(1)
+    zeros = torch.zeros_like(x_t)
+    before = network(zeros, t).logits
+    with torch.no_grad():
+        network.embedding.weight[V : V + 4] += 1  # [MASK] and the three labels: not in x_t, nor predicted
+    assert torch.equal(network(zeros, t).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"norm": "post"}, "norm post goes with condition token"),
+        ({"norm": "post", "condition": "token", "qk_norm": True}, "without qk_norm"),
+        ({"has_null_label": False}, "has_null_label false goes with condition token"),
+        ({"heads": 3}, "multiple of heads, got width 8 and heads 3"),
+        ({"heads": 4, "positions": "rotary"}, "multiple of 4, got 2"),
+    ],
+)
+def test_variants_that_do_not_go_together_are_refused(variant: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(variant)
+
+
+def test_the_published_network_has_its_parameters() -> None:
+    spec = {"type": "maskgit", "width": 768, "depth": 24, "heads": 16, "norm": "post", "condition": "token"}
+    with torch.device("meta"):
+        network = MODELS.build(spec | {"has_null_label": False}, vocab_size=1024, grid=(16, 16), n_classes=1000)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
