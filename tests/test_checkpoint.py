@@ -280,7 +280,7 @@ def test_a_tokenizer_that_was_never_trained_is_refused() -> None:
 
 
 def test_a_checkpoint_made_with_xformers_loads_without(tmp_path: Path) -> None:
-    recipe, network = generator_checkpoint(tmp_path / "c")
+    _, network = generator_checkpoint(tmp_path / "c")
     elsewhere = parse_recipe(tree(model=tree()["model"] | {"attention": "xformers"}))
     write_checkpoint(tmp_path / "d", elsewhere, {MODEL: network.state_dict()}, INFO)
     assert same(load_model(read_checkpoint(tmp_path / "d"))[0].state_dict(), network.state_dict())

@@ -31,7 +31,7 @@ def test_what_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_folder_or_an_id_and_else_an_error(tmp_path: Path) -> None:
     assert hub_or_folder(str(tmp_path)) == str(tmp_path)
     assert hub_or_folder("nobody/nothing") == "nobody/nothing"
-    with pytest.raises(FileNotFoundError, match="'./gone', and it is not a hub id"):
+    with pytest.raises(FileNotFoundError, match=r"'./gone', and it is not a hub id"):
         hub_or_folder("./gone")
 
 

@@ -102,7 +102,7 @@ def test_a_recipe_is_found_by_full_name_last_part_or_file(tmp_path: Path) -> Non
 
 
 def test_an_unknown_name_is_answered_with_its_neighbours() -> None:
-    with pytest.raises(RecipeError, match="'digit-maskgti'.*did you mean .*digits-maskgit.*maskgen recipes"):
+    with pytest.raises(RecipeError, match=r"'digit-maskgti'.*did you mean .*digits-maskgit.*maskgen recipes"):
         load_recipe("digit-maskgti")
 
 
@@ -113,7 +113,7 @@ def test_an_ambiguous_name_is_answered_with_all_it_may_mean(monkeypatch: pytest.
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="gone.yaml: No such file"):
+    with pytest.raises(RecipeError, match=r"gone.yaml: No such file"):
         load_recipe(tmp_path / "gone.yaml")
 
 

@@ -28,7 +28,7 @@ def test_self_attention_is_its_definition(qk_norm: bool) -> None:
     heads = []
     for head in range(2):
         rows = slice(4 * head, 4 * head + 4)
-        q, k, v = (x @ w[rows].T + b[rows] for w, b in zip(layer.qkv.weight.split(8), layer.qkv.bias.split(8)))
+        q, k, v = (part[..., rows] for part in layer.qkv(x).split(8, -1))
         q, k = layer.q_norm(q), layer.k_norm(k)
         heads.append(torch.softmax(q @ k.mT / 2, -1) @ v)
     torch.testing.assert_close(layer(x), layer.out(torch.cat(heads, -1)))
@@ -69,7 +69,9 @@ def test_auto_is_sdpa() -> None:
     assert resolve_backend("auto") == resolve_backend("sdpa") == "sdpa"
 
 
-@pytest.mark.parametrize(("is_installed", "message"), [(False, "not installed; pip install"), (True, "no CUDA; use auto")])
+@pytest.mark.parametrize(
+    ("is_installed", "message"), [(False, "not installed; pip install"), (True, "no CUDA; use auto")]
+)
 def test_xformers_where_it_cannot_run_is_refused(
     monkeypatch: pytest.MonkeyPatch, is_installed: bool, message: str
 ) -> None:

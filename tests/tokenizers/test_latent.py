@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,22 @@ SIZES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def vq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+def vq(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     torch.manual_seed(0)
     net = VQModel(num_vq_embeddings=11, vq_embed_dim=4, latent_channels=4, **SIZES).eval()
     torch.nn.init.normal_(net.quantize.embedding.weight)
     path = tmp_path_factory.mktemp("vq")
     net.save_pretrained(path / "vqvae")
-    yield path, net
+    return path, net
 
 
 @pytest.fixture(scope="module")
-def kl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+def kl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     torch.manual_seed(0)
     net = AutoencoderKL(latent_channels=4, scaling_factor=0.5, shift_factor=0.25, **SIZES).eval()
     path = tmp_path_factory.mktemp("kl")
     net.save_pretrained(path)
-    yield path, net
+    return path, net
 
 
 def build(name: str, path: Path, shape: tuple[int, int, int] = SHAPE, **arguments: str) -> ImageTokenizer:
@@ -57,10 +56,7 @@ def test_vq_reconstructs_as_diffusers_does(vq: tuple[Path, Any], pixel_range: st
     assert (tokens.shape, tokens.dtype) == ((2, 96), torch.int64)
     assert (tokenizer.vocab_size, tokenizer.grid) == (11, (8, 12))
     assert len(tokens.unique()) > 1
-    if pixel_range == "zero_one":
-        wanted = net(images()).sample
-    else:
-        wanted = (net(2 * images() - 1).sample + 1) / 2
+    wanted = net(images()).sample if pixel_range == "zero_one" else (net(2 * images() - 1).sample + 1) / 2
     torch.testing.assert_close(tokenizer.decode(tokens), wanted.clamp(0, 1))
 
 
@@ -94,9 +90,7 @@ def test_the_fingerprint_knows_the_pixel_range(vq: tuple[Path, Any]) -> None:
     ("shape", "message"),
     [((1, 16, 16), "takes 3 channels, the data have 1"), ((3, 16, 15), r"multiples of 2, the data have \(16, 15\)")],
 )
-def test_images_that_do_not_fit_are_refused(
-    vq: tuple[Path, Any], shape: tuple[int, int, int], message: str
-) -> None:
+def test_images_that_do_not_fit_are_refused(vq: tuple[Path, Any], shape: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build("diffusers_vq", vq[0], shape, subfolder="vqvae")
 

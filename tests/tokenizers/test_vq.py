@@ -30,13 +30,13 @@ def images(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_become_a_grid_of_tokens_and_back(spec: dict[str, Any], factor: int, channels: int) -> None:
-    tokenizer = build(spec, (channels, 16, 32), factor).eval()
+    tokenizer = build(spec, (channels, 16, 32), factor).eval().requires_grad_(False)
     x = images(2, channels, 16, 32)
     tokens = tokenizer.encode(x)
     assert tokenizer.grid == (16 // factor, 32 // factor)
     assert tokens.shape == (2, tokenizer.grid[0] * tokenizer.grid[1])
     assert tokens.dtype == torch.int64
-    assert 0 <= int(tokens.min())
+    assert int(tokens.min()) >= 0
     assert int(tokens.max()) < tokenizer.vocab_size == 6
     restored = tokenizer.decode(tokens)
     assert restored.shape == x.shape
@@ -72,7 +72,7 @@ def test_a_few_steps_of_training_lower_the_loss(spec: dict[str, Any]) -> None:
 def test_every_parameter_learns(spec: dict[str, Any]) -> None:
     tokenizer, x = build(spec), images(2, 1, 16, 32)
     for parameter in tokenizer.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+        torch.nn.init.normal_(parameter, std=0.5)
     answer = tokenizer(x)
     ((answer.images - x).square().mean() + answer.penalty).backward()
     assert [name for name, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -90,7 +90,7 @@ def test_the_fingerprint_changes_with_any_weight(spec: dict[str, Any]) -> None:
     assert tokenizer.fingerprint() == build(spec).fingerprint()
     seen = {tokenizer.fingerprint()}
     for value in tokenizer.state_dict().values():
-        value.view(-1)[0] += 1
+        value[(0,) * value.ndim] += 1
         seen.add(tokenizer.fingerprint())
     assert len(seen) == 1 + len(tokenizer.state_dict())
 

@@ -1,0 +1,71 @@
+"""Every command of the README runs: trainings for a step, scores on a few samples, the rest word by word."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from maskgen.data.fashion import FASHION_FOLDER
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BRIEF = ["train.steps=1", "train.batch_size=4", "train.validation_images=4", "train.preview_every=0"]
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_make_commands_are_targets_of_the_makefile() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    made = [words[1] for words in commands() if words[0] == "make"]
+    assert {"quickstart", "test"} <= set(made) <= set(targets)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(FASHION_FOLDER).is_dir(), reason="Fashion-MNIST is not installed")
+def test_every_maskgen_command_runs_in_the_order_given(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index in range(40):
+        folder = tmp_path / "pictures" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 70), (index * 6, 90, 255 - index * 6)).save(folder / f"{index}.png")
+    (tmp_path / "my-recipe.yaml").write_text("base: digits-maskgit\n")
+    steps = 0
+    for words in commands():
+        if words[0] != "maskgen":
+            continue
+        arguments = words[1:]
+        if arguments[0] == "train":
+            steps += 1
+            arguments += [*BRIEF, f"train.steps={steps}"]
+        if arguments[0] == "evaluate":
+            arguments = [*(word for word in arguments if word not in ("--num", "10000")), "--num", "20"]
+        code, _, error = command(*arguments)
+        assert code == 0, (words, error)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs() -> None:
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        names: dict[str, object] = {}
+        exec(block, names)
+        assert len(names["images"]) == 8  # type: ignore[arg-type]
+
+
+def test_every_recipe_and_file_the_readme_names_is_there() -> None:
+    from maskgen.shipped import recipe_names
+
+    for name in re.findall(r"`((?:image|tokenizer|classifier)/[\w-]+)`", README):
+        assert name in recipe_names()
+    for path in re.findall(r"\]\((docs/[\w./-]+)\)", README):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,141 @@
+"""The training program from end to end, on networks of a few hundred weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from maskgen.checkpoint import load_model, read_checkpoint
+from maskgen.errors import UserError
+from maskgen.train.program import run
+from tests.tiny import TOKENIZER, tokenizer_checkpoint, tree
+
+TINY = [
+    *("model.width=8", "model.depth=1", "model.heads=2", "model.dropout=0.1", "sampler.steps=2"),
+    *("train.steps=6", "train.batch_size=4", "train.accumulate=2", "train.warmup=2", "train.ema=0.9"),
+    *("train.checkpoint_every=3", "train.log_every=1", "train.preview_every=0", "train.validation_images=8"),
+    *("train.tensorboard=false", "train.keep_ratio=0.5"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def digits(output: Path, *overrides: str, resume: bool = False) -> Path:
+    return run("image/digits-maskgit", [*TINY, *overrides], str(output), resume, "cpu")
+
+
+def lines(directory: Path) -> list[dict[str, float]]:
+    """The metrics without speeds."""
+    found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.endswith("images/s")} for line in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps in one go."""
+    directory = tmp_path_factory.mktemp("whole")
+    assert digits(directory) == directory / "checkpoint-6"
+    return directory
+
+
+def test_three_steps_and_three_more_are_six_bit_for_bit(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    torch.manual_seed(1234)
+    digits(tmp_path / "run", resume=True)
+    first, second = (read_checkpoint(path) for path in (whole, tmp_path / "run"))
+    assert second.step == 6
+    for name in ("model.safetensors", "training.safetensors"):
+        assert first.info["files"][name] == second.info["files"][name]
+    assert lines(tmp_path / "run") == lines(whole)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
+    constant = "train.lr_schedule=constant"
+    digits(tmp_path / "a", constant)
+    digits(tmp_path / "b", constant, "train.steps=3")
+    digits(tmp_path / "b", constant, resume=True)
+    first, second = (read_checkpoint(tmp_path / name) for name in "ab")
+    assert first.info["files"] == second.info["files"]
+
+
+def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:
+    digits(tmp_path, "seed=1")
+    assert read_checkpoint(tmp_path).info["files"] != read_checkpoint(whole).info["files"]
+
+
+def test_a_run_leaves_recipe_metrics_and_checkpoints_that_load(whole: Path) -> None:
+    assert {"recipe.yaml", "metrics.jsonl", "checkpoint-3", "checkpoint-6"} <= {path.name for path in whole.iterdir()}
+    checkpoint = read_checkpoint(whole)
+    assert checkpoint.classes == tuple("0123456789")
+    network, tokenizer = load_model(checkpoint)
+    assert tokenizer is not None
+    assert tokenizer.vocab_size == 17
+    assert network(torch.full((1, 64), 17), torch.ones(1)).logits.shape == (1, 64, 17)
+    assert [line["step"] for line in lines(whole) if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(whole) if "validation/loss" in line] == [3, 6]
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_unasked(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds checkpoint-6; continue it with --resume"):
+        digits(whole)
+    with pytest.raises(UserError, match=r"nothing to resume"):
+        digits(tmp_path, resume=True)
+    with pytest.raises(UserError, match=r"was trained with another model"):
+        digits(whole, "model.width=16", resume=True)
+
+
+def test_a_directory_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to --output .*file"):
+        digits(tmp_path / "file" / "run")
+
+
+def test_a_preview_is_drawn_for_the_last_step(tmp_path: Path) -> None:
+    digits(tmp_path, "train.preview_every=100", "train.steps=1", "train.validation_images=0")
+    assert (tmp_path / "samples" / "step-00000001.png").is_file()
+
+
+def small(path: Path, **content: Any) -> str:
+    settings = {"steps": 2, "batch_size": 4, "preview_every": 2, "validation_images": 8, "tensorboard": False}
+    path.write_text(yaml.safe_dump(content | {"train": settings}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [TOKENIZER, {"data": "digits", "model": {"type": "classifier", "width": 8}, "objective": "classification"}],
+    ids=["tokenizer", "classifier"],
+)
+def test_tokenizers_and_classifiers_train_by_the_same_program(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = run(small(tmp_path / "r.yaml", **content), output=str(tmp_path / "run"), device="cpu")
+    assert read_checkpoint(path).step == 2
+    load_model(read_checkpoint(path))
+
+
+def test_a_run_keeps_the_tokenizer_it_began_with(tmp_path: Path) -> None:
+    wanted = tokenizer_checkpoint(tmp_path / "vq").state_dict()
+    source = small(tmp_path / "r.yaml", **tree(tokenizer={"from": str(tmp_path / "vq")}))
+    run(source, output=str(tmp_path / "run"), device="cpu")
+    tokenizer_checkpoint(tmp_path / "vq")  # trained further meanwhile
+    run(source, ["train.steps=4"], str(tmp_path / "run"), resume=True, device="cpu")
+    tokenizer = load_model(read_checkpoint(tmp_path / "run"))[1]
+    assert tokenizer is not None
+    assert all(torch.equal(value, wanted[name]) for name, value in tokenizer.state_dict().items())
+
+
+def test_a_tokenizer_without_weights_is_not_trained(tmp_path: Path) -> None:
+    source = small(tmp_path / "r.yaml", **(TOKENIZER | {"tokenizer": "pixels"}))
+    with pytest.raises(UserError, match="nothing to train; choose vq or fsq"):
+        run(source, output=str(tmp_path / "run"), device="cpu")

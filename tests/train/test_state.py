@@ -1,0 +1,104 @@
+"""What is saved is enough to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskgen.checkpoint import TRAINING, read_checkpoint
+from maskgen.recipe import TrainSettings, parse_recipe
+from maskgen.train.ema import Ema
+from maskgen.train.optim import build_optimizer
+from maskgen.train.state import prune, restore, save
+from tests.tiny import CLASSES, SHAPE, TOKENIZER, tree
+
+SETTINGS = TrainSettings(lr=0.01, ema=0.5)
+FACTS = {"classes": CLASSES, "image_shape": list(SHAPE)}
+RECIPES: dict[str, Any] = {
+    "generator": tree(),
+    "fsq": tree(TOKENIZER),
+    "vq": tree(TOKENIZER, tokenizer={"type": "vq", "codes": 4, "dim": 3, "width": 8, "fine_width": 4, "depth": 1}),
+}
+
+
+def build(kind: str, seed: int = 0) -> tuple[Any, nn.Module, Ema, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    recipe = parse_recipe(RECIPES[kind])
+    module = recipe.build_tokenizer(SHAPE)
+    if kind == "generator":
+        module = recipe.build_model(10, SHAPE, module)
+    return recipe, module, Ema(module, 0.5), build_optimizer(module, SETTINGS)
+
+
+def train(kind: str, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, first: int, n: int) -> None:
+    for step in range(first, first + n):
+        generator = torch.Generator().manual_seed(step)
+        if kind == "generator":
+            loss = module(torch.randint(0, 6, (2, 64), generator=generator), torch.ones(2)).logits.square().mean()
+        else:
+            answer = module(torch.rand(2, *SHAPE, generator=generator))
+            loss = answer.images.square().mean() + answer.penalty
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(step)
+
+
+def everything(module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    moments = {
+        f"{index}.{key}": value
+        for index, parameter in enumerate(module.parameters())
+        for key, value in optimizer.state[parameter].items()
+    }
+    averages = {f"ema.{name}": value for name, value in ema.state_dict().items()}
+    return {**module.state_dict(), **averages, **moments}
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
+    recipe, *parts = build(kind)
+    train(kind, *parts, first=1, n=3)
+    path = save(tmp_path, 3, recipe, *parts, FACTS)  # type: ignore[call-arg, arg-type]
+    train(kind, *parts, first=4, n=3)
+
+    _, *others = build(kind, seed=1)
+    restore(read_checkpoint(path), *others)
+    train(kind, *others, first=4, n=3)
+    first, second = everything(*parts), everything(*others)
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+def test_a_state_can_be_saved_before_the_first_step(tmp_path: Path) -> None:
+    recipe, module, ema, optimizer = build("generator")
+    path = save(tmp_path, 0, recipe, module, ema, optimizer, FACTS)
+    _, *others = build("generator", seed=1)
+    restore(read_checkpoint(path), *others)
+    assert torch.equal(others[0].embedding.weight, module.embedding.weight)
+    assert not others[2].state
+
+
+def test_use_gets_the_average_and_training_the_raw_weights(tmp_path: Path) -> None:
+    recipe, module, ema, optimizer = build("generator")
+    train("generator", module, ema, optimizer, first=1, n=3)
+    checkpoint = read_checkpoint(save(tmp_path, 3, recipe, module, ema, optimizer, FACTS))
+    name = "blocks.0.mlp.expand.weight"
+    raw = module.state_dict()[name]
+    assert torch.equal(checkpoint.tensors()[name], ema.average[name])
+    assert torch.equal(checkpoint.tensors(TRAINING)[f"model.{name}"], raw)
+    assert not torch.equal(ema.average[name], raw)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
+    steps = [9, 10, 100, 20]
+    for step in steps:
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "samples").mkdir()
+    prune(tmp_path, keep)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"checkpoint-{step}" for step in sorted(steps)[-keep:]} | {"samples"}
