@@ -224,7 +224,10 @@ def _read(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise RecipeError(f"base: {' -> '.join([*above, source])} goes round in a circle")
     tree = _parse_yaml(*_find(source))
     base = tree.pop("base", None)
-    return tree if base is None else _merge(_read(str(base), (*above, source)), tree)
+    if base is None:
+        return tree
+    beside = Path(source).expanduser().parent / str(base)  # a file's base may be a file beside it
+    return _merge(_read(str(beside if beside.is_file() else base), (*above, source)), tree)
 
 
 def _find(source: str) -> tuple[str, str]:

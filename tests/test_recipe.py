@@ -197,3 +197,10 @@ def test_a_sampler_of_another_type_starts_from_its_own_defaults() -> None:
     assert recipe.build_sampler().steps == 3
     assert recipe.build_sampler(temperature=0.5).steps == 3
     assert recipe.build_sampler(type="halton").steps == 32
+
+
+def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("base: digits-maskgit\nseed: 5\n")
+    (tmp_path / "mine.yaml").write_text("base: base.yaml\nsummary: mine\n")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert (recipe.seed, recipe.summary) == (5, "mine")

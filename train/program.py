@@ -227,7 +227,8 @@ def _validate(module: nn.Module, parts: Parts, n_images: int, accelerator: Accel
     if not n_images:
         return {}
     # Each process takes every world-th row of the first n_images, so that the means are over each row once.
-    rows = range(accelerator.process_index, min(n_images, len(parts.test)), accelerator.num_processes)
+    world = accelerator.num_processes  # every process needs a row, or the means would wait for it
+    rows = range(accelerator.process_index, min(max(n_images, world), len(parts.test)), world)
     subset = _Rows(parts.test, rows)
     return validate(module, parts.objective, in_order(subset, 250), parts.to_batch, accelerator)
 
