@@ -148,9 +148,10 @@ def evaluate(
 @click.argument("directory")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--summary", metavar="TEXT", help="One line about it.")
-def export(checkpoint: str, directory: str, dtype: str, summary: str | None) -> None:
+@click.option("--report", metavar="FILE.json", help="Scores for the card, as `maskgen evaluate --output` writes them.")
+def export(checkpoint: str, directory: str, dtype: str, summary: str | None, report: str | None) -> None:
     """Copy CHECKPOINT to DIRECTORY without its training state, with a model card."""
-    _program("sample.export").run(checkpoint, directory, dtype, summary)
+    _program("sample.export").run(checkpoint, directory, dtype, summary, report)
     click.echo(directory)
 
 

@@ -148,9 +148,10 @@ class Recipe(BaseModel):
         except ValueError as error:
             raise RecipeError(f"guidance: {error}") from error
 
-    def dump(self) -> str:
-        """The resolved recipe as YAML; loading it gives this recipe again."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
+    def dump(self, is_brief: bool = False) -> str:
+        """The resolved recipe as YAML, without what is at its default if brief; loading it gives this recipe again."""
+        tree = self.model_dump(mode="json", exclude_none=True, exclude_defaults=is_brief)
+        text: str = yaml.safe_dump(tree, sort_keys=False, width=110)
         return text
 
 

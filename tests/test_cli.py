@@ -109,6 +109,14 @@ def test_evaluation_prints_score_floors_and_accuracy_and_writes_them(
     assert {"class_accuracy[judge]", "psnr", "codes_used", "seconds_per_sample"} <= names
     assert "frechet_distance[judge]" in out
     assert "FID" not in out
+    published = tmp_path / "published"
+    assert command("export", digits_run, published, "--report", file)[0] == 0
+    card = (published / "README.md").read_text()
+    assert "frechet_distance[judge]" in card
+    assert "maskgen train digits-maskgit" in card
+    code, _, error = command("export", digits_run, tmp_path / "other", "--report", digits_run / "recipe.yaml")
+    assert code == 2
+    assert "recipe.yaml" in error
 
 
 def test_export_leaves_training_state_behind_and_adds_a_card(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -88,7 +90,8 @@ def run(
         seed=recipe.seed,
         step=0 if start is None else start.step,
     )
-    return _train(recipe, parts, loop, directory, 0.0 if start is None else float(start.info["seconds"]))
+    about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
+    return _train(recipe, parts, loop, directory, 0.0 if start is None else float(start.info["seconds"]), about)
 
 
 def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
@@ -167,7 +170,18 @@ def _to_batch(device: torch.device, has_labels: bool, *, is_images: bool, is_fli
     return convert
 
 
-def _train(recipe: Recipe, parts: Parts, loop: Loop, directory: Path, seconds_before: float) -> Path:
+def _commit() -> str:
+    """The commit of the source tree this runs from, "" for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _train(
+    recipe: Recipe, parts: Parts, loop: Loop, directory: Path, seconds_before: float, about: dict[str, str]
+) -> Path:
     """The loop with logs, previews and checkpoints around it."""
     settings, accelerator = recipe.train, loop.accelerator
     log = Log(
@@ -178,7 +192,7 @@ def _train(recipe: Recipe, parts: Parts, loop: Loop, directory: Path, seconds_be
     means, speed, started = Means(), Speed(), time.perf_counter()
 
     def checkpoint(step: int) -> None:
-        facts = _facts(parts, seconds_before + time.perf_counter() - started, accelerator)
+        facts = about | _facts(parts, seconds_before + time.perf_counter() - started, accelerator)
         with loop.ema.applied() as module:
             scores = _validate(module, parts, settings.validation_images, accelerator)
             is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
