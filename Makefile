@@ -10,9 +10,9 @@ FASHION = /usr/share/datasets/fashion-mnist
 .PHONY: quickstart test lint data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { echo "python's venv is missing: apt install python3-venv"; exit 1; }
 	@echo "installing torch and the rest (a few minutes) ..."
-	$(PIP) torch torchvision
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
 	$(PIP) -e .
 	@touch $@
 
@@ -21,14 +21,15 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 data:
-	@test -d $(FASHION) -o -n "$$HF_DATASETS_CACHE" || (apt-get install -y -q dataset-fashion-mnist >/dev/null 2>&1 \
-		&& echo "installed Debian's dataset-fashion-mnist") || echo "Fashion-MNIST will come from the Hugging Face hub"
+	@test -d $(FASHION) || { export DEBIAN_FRONTEND=noninteractive; \
+		(apt-get update -q && apt-get install -y -q dataset-fashion-mnist) >/dev/null 2>&1 \
+		&& echo "installed Debian's package dataset-fashion-mnist"; } || echo "Fashion-MNIST will come from the Hugging Face hub"
 
 quickstart: $(VENV)/.installed data
 	$(BIN)/maskgen train image/fashion-maskgit-quick --output $(QUICK) $(if $(wildcard $(QUICK)/checkpoint-*),--resume)
 	$(BIN)/maskgen sample $(QUICK) --class all --num 80 --output $(QUICK)/samples.png
 	$(BIN)/maskgen evaluate $(QUICK) --num 2000 --output $(QUICK)/report.json
-	@echo "samples: $(QUICK)/samples.png"
+	@echo "picture: $(QUICK)/samples.png   scores: above, and in $(QUICK)/report.json"
 
 test: $(VENV)/.installed-test data lint
 	$(BIN)/python -m pytest -q

@@ -33,6 +33,7 @@ from maskgen.shipped import INFO, zoo_names, zoo_path
 from maskgen.tokenizers import ImageTokenizer
 
 MODEL, TRAINING, RECIPE = "model.safetensors", "training.safetensors", "recipe.yaml"
+_OURS = {MODEL, TRAINING, RECIPE, INFO, "tokenizer", "README.md"}
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -96,10 +97,16 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def newest_in(directory: Path) -> Path | None:
-    """The `checkpoint-N` of a run directory with the highest N that is whole; half-written ones have another name."""
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The `checkpoint-N` of a run directory, lowest N first; half-written ones have another name."""
     found = [(int(match[1]), path) for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
-    return max(found)[1] if found else None
+    return [path for _, path in sorted(found)]
+
+
+def newest_in(directory: Path) -> Path | None:
+    """The last of `checkpoints_in`, None if there is none."""
+    found = checkpoints_in(directory)
+    return found[-1] if found else None
 
 
 def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
@@ -117,11 +124,8 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
     else:
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
         network = _anywhere(recipe).build_model(len(checkpoint.classes), shape, tokenizer)
-    tensors = {
-        name: value.float() if value.is_floating_point() else value for name, value in checkpoint.tensors().items()
-    }
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(_cast(checkpoint.tensors(), torch.float32))
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
@@ -144,7 +148,7 @@ def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path
                 "tokenizer: {from: CHECKPOINT}"
             )
         return built.eval()
-    checkpoint = read_checkpoint(_own_tokenizer(home) or source)
+    checkpoint = read_checkpoint(_own_tokenizer(recipe, home) or source)
     if checkpoint.recipe.task != "tokenizer":
         raise CheckpointError(f"tokenizer: {source} is a {checkpoint.recipe.task}, not a tokenizer")
     if checkpoint.image_shape != tuple(image_shape):
@@ -173,8 +177,11 @@ def write_checkpoint(
         info: `step`, `classes`, `image_shape` and whatever else is to be remembered.
 
     Raises:
+        CheckpointError: `path` holds something that is not a checkpoint's; it would be lost.
         OSError: disk full or not writable; nothing is left behind.
     """
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _OURS):
+        raise CheckpointError(f"{path} holds other files than a checkpoint's; choose another directory")
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -204,16 +211,18 @@ def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None =
     write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more, checkpoint.path)
 
 
-def _own_tokenizer(home: Path | None) -> Path | None:
-    """The tokenizer checkpoint that lies in a checkpoint or run directory."""
-    return home / "tokenizer" if home is not None and (home / "tokenizer" / INFO).is_file() else None
+def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
+    """The tokenizer checkpoint that lies in a checkpoint or run directory; one of the zoo is never copied."""
+    if home is None or recipe.tokenizer_source in zoo_names():
+        return None
+    return home / "tokenizer" if (home / "tokenizer" / INFO).is_file() else None
 
 
 def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
     """Put the tokenizer a generator's recipe names, or the one in `home`, into `target` unless the zoo has it."""
     source = recipe.tokenizer_source
     if recipe.task == "generator" and source is not None and source not in zoo_names():
-        copy_for_use(read_checkpoint(_own_tokenizer(home) or source), target / "tokenizer")
+        copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
 
 
 def _locate(source: str) -> Path:
@@ -227,7 +236,7 @@ def _locate(source: str) -> Path:
         raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
     if is_hub_id(source):
         try:
-            return download(source, ["*.safetensors", "*.json", "*.yaml"])
+            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO)])
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
     raise CheckpointError(

@@ -47,7 +47,14 @@ def _choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
         key, separator, text = argument.partition("=")
         if not separator:
             raise UserError(f"a sampler argument is key=value, got {argument!r}")
-        chosen[key.replace("-", "_")] = yaml.safe_load(text)
+        key = key.replace("-", "_")
+        command = click.get_current_context().command
+        if key in {option.name for option in command.params}:
+            raise UserError(f"{key} is an option of its own: --{key.replace('_', '-')} {text}")
+        try:
+            chosen[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{key}: the value {text!r} is not YAML") from None
     return chosen
 
 
@@ -189,9 +196,9 @@ def main(*arguments: str) -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; `--resume` goes on from the last checkpoint of a training", err=True)
+        click.echo("stopped; `maskgen train ... --resume` goes on from a run's last checkpoint", err=True)
         sys.exit(130)
-    except (UserError, FileNotFoundError, PermissionError) as error:
+    except (UserError, OSError) as error:  # a full disk, say
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 

@@ -7,25 +7,27 @@ from typing import Literal
 
 import torch
 
+from maskgen.errors import UserError
+
 DeviceName = Literal["auto", "cpu", "cuda"]
-Precision = Literal["no", "fp16", "bf16"]
+Precision = Literal["no", "bf16"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device for a name: `auto` takes CUDA where there is one.
 
     Raises:
-        ValueError: unknown name, or CUDA asked for where there is none.
+        UserError: unknown name, or CUDA asked for where there is none.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}; choose from auto, cpu, cuda")
+        raise UserError(f"unknown device {name!r}; choose from auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but this machine or this build of torch has none; use cpu or auto")
+        raise UserError("device cuda was asked for, but this machine or this build of torch has none; use cpu or auto")
     is_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if is_cuda else torch.device("cpu")
 
 
-def pick_precision(wanted: Literal["auto", "no", "fp16", "bf16"], device: torch.device) -> Precision:
+def pick_precision(wanted: Literal["auto", "no", "bf16"], device: torch.device) -> Precision:
     """Mixed precision on GPUs only: on a CPU bf16 is slower than float32 by orders of magnitude."""
     if device.type == "cpu":
         return "no"
@@ -38,10 +40,23 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def sum_over_ranks(x: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
-    """The sum (or mean) of a tensor over all processes; the tensor itself in a single one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes; the tensor itself in a single one."""
+    if not _is_distributed():
         return x
     x = x.clone()
     torch.distributed.all_reduce(x)
-    return x / torch.distributed.get_world_size() if mean else x
+    return x
+
+
+def from_first_rank(x: torch.Tensor) -> torch.Tensor:
+    """The first process's tensor, in all of them."""
+    if not _is_distributed():
+        return x
+    x = x.clone()
+    torch.distributed.broadcast(x, 0)
+    return x
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

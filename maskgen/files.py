@@ -6,7 +6,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
+
+from maskgen.errors import UserError
+
+
+def require_writable(folder: Path, name: str) -> None:
+    """Make a folder and see that files can be written in it; `name` is what the user called it.
+
+    Raises:
+        UserError: they can't.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {name!r}: {error.strerror or error}") from None
 
 
 @contextmanager

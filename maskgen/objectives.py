@@ -77,7 +77,9 @@ class MaskedTokens:
         x_0 = batch.x_0
         t = draw_times(len(x_0), rng, x_0.device)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
-        cond = batch.cond.drop(self.label_dropout, rng) if batch.cond is not None else None
+        cond = batch.cond
+        if cond is not None and self.label_dropout and getattr(model, "training", True):
+            cond = cond.drop(self.label_dropout, rng)
         is_masked = x_t == self.process.mask_id
         where, n_kept, subset = is_masked, x_0.numel(), None
         if keep_ratio < 1:

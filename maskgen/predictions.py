@@ -109,7 +109,8 @@ class Categorical:
         """
         if isinstance(scale, Tensor):
             scale = self._per_position(scale.to(self.logits))[..., None]
-        return Categorical(null.logits + scale * (self.logits - null.logits), self.where)
+        # Written from the conditional side, so that scale 1 is exact to the last bit.
+        return Categorical(self.logits + (scale - 1) * (self.logits - null.logits), self.where)
 
     def halves(self) -> tuple[Categorical, Categorical]:
         """The first and the second half of the rows: undoes a pass of two joined batches with equal `where`."""

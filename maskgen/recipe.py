@@ -7,7 +7,7 @@ import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,16 +26,17 @@ from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 
 T = TypeVar("T")
 Task = Literal["generator", "tokenizer", "classifier"]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RecipeError(UserError):
-    """A recipe that cannot be read or built; the message names the key, the value and the choices."""
+    """A recipe that cannot be read or built."""
 
 
 class TrainSettings(BaseModel):
     """How a recipe is trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(10_000, ge=1)
     batch_size: int = Field(128, ge=1, description="of all processes and accumulation steps together")
@@ -44,12 +45,12 @@ class TrainSettings(BaseModel):
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1, description="0 is off")
+    ema: Share = Field(0.999, description="0 is off")
     keep_ratio: float = Field(1.0, gt=0, le=1)
     flip: bool = False
-    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    precision: Literal["auto", "no", "bf16"] = "auto"
     workers: int = Field(0, ge=0)
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
@@ -205,6 +206,10 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
 def _check_together(recipe: Recipe) -> None:
     """What no part can know alone: a key that another makes useless or impossible."""
     is_generator = recipe.task == "generator"
+    if recipe.model is not None:
+        name = MODELS.check(recipe.model)[0]
+        if ("vocab_size" in inspect.signature(MODELS.get(name)).parameters) != is_generator:
+            raise RecipeError(f"model: {name} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
     objective = recipe.build_objective(vocab_size=2)  # its values do not depend on how many tokens there are
     if is_generator and recipe.train.flip:
         raise RecipeError("train.flip: true mirrors images, a generator trains on stored tokens; leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,16 +50,18 @@ def run(
     path = check_writable(output, (".json",)) if output else None
     place = pick_device(device)
     checkpoint = read_checkpoint(source)
+    if checkpoint.recipe.task != "generator" and choices:
+        raise UserError(f"{source} is a {checkpoint.recipe.task}: it has no sampler to give {', '.join(choices)} to")
     if checkpoint.recipe.task == "classifier":
-        report: Report | None = None
-        lines = [f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"]
-    else:
-        report = _report(checkpoint, source, num, seed, _extractor(extractor, checkpoint, place), place, choices)
-        lines = [format_table(report)]
-    if path is not None and report is not None:
+        if path is not None:
+            raise UserError("--output: a classifier has one number and no report; leave it out")
+        return f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"
+    report = _report(checkpoint, source, num, seed, _extractor(extractor, checkpoint, place), place, choices)
+    table = format_table(report)
+    if path is not None:
         write_report(path, report)
-        lines.append(f"report: {path}")
-    return "\n".join(lines)
+        table += f"\nreport: {path}"
+    return table
 
 
 def _report(
@@ -73,6 +75,9 @@ def _report(
 ) -> Report:
     if num < 2:
         raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
+    if checkpoint.recipe.task == "generator":
+        pipeline = Pipeline(checkpoint, device)
+        generator = pipeline.with_sampler(**choices)  # a wrong choice is known before anything is scored
     data = checkpoint.recipe.build_data()
     test, train = data.split("test"), data.split("train")
     reference = _score(extractor, len(data.classes), _split(test, "test images"))
@@ -90,14 +95,11 @@ def _report(
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(device)
         restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
         return Report(distance(restored, "reconstructions"), floor, others=others)
-    pipeline = Pipeline(checkpoint, device)
     restored, others = _reconstruct(pipeline.generator.tokenizer, test, extractor, len(data.classes), device)
-    began = time.perf_counter()
-    generator = pipeline.with_sampler(**choices)
+    clock = _Stopwatch()
     labels = pipeline.labels(None, num)
-    batches = _samples(pipeline, generator, num, labels, seed)
+    batches = clock.timed(_samples(pipeline, generator, num, labels, seed))
     samples = _score(extractor, len(data.classes), tqdm(batches, "samples", -(-num // BATCH), disable=None))
-    seconds = time.perf_counter() - began
     settings = {"checkpoint": source, "step": checkpoint.step, **_settings(generator)}
     made: dict[str, Any] = {"seed": seed, "sampler": settings}
     if samples.accuracy is not None:
@@ -105,13 +107,29 @@ def _report(
         others.insert(
             1, Entry(f"class_accuracy[{extractor.name}]", "test images", reference.accuracy or 0.0, reference.n)
         )
-    others.append(Entry("seconds_per_sample", "samples", seconds / num, num, **made))
+    others.append(Entry("seconds_per_sample", "samples", clock.seconds / num, num, **made))
     return Report(
         distance(samples, "samples", **made),
         floor,
         distance(restored, "tokenizer reconstructions of test images"),
         others,
     )
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds spent in making batches, not in looking at them."""
+
+    seconds: float = 0.0
+
+    def timed(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
 
 def _settings(generator: Any) -> dict[str, Any]:
@@ -172,7 +190,7 @@ def _extractor(name: str, checkpoint: Checkpoint, device: torch.device) -> Featu
     judge = read_checkpoint(name)
     if judge.recipe.task != "classifier":
         raise UserError(f"--extractor {name} is a {judge.recipe.task}; it must be a classifier's checkpoint")
-    if judge.image_shape != checkpoint.image_shape or judge.classes != checkpoint.classes:
+    if judge.image_shape != checkpoint.image_shape or (checkpoint.classes and judge.classes != checkpoint.classes):
         raise UserError(
             f"--extractor {name} judges {judge.image_shape} images of {len(judge.classes)} classes, the checkpoint "
             f"makes {checkpoint.image_shape} of {len(checkpoint.classes)}: train a classifier recipe on the same data"

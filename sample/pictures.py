@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.errors import UserError
-from maskgen.files import atomic
+from maskgen.files import atomic, require_writable
 
 MIN_TILE = 56
 """Tiles of a grid are enlarged by a whole factor to at least this many pixels."""
@@ -69,11 +68,7 @@ def check_writable(name: str, endings: tuple[str, ...]) -> Path:
         raise UserError(f"cannot write {name!r}: the ending must be one of: {shown}")
     if path.suffix and path.is_dir():
         raise UserError(f"cannot write {name!r}: it is a directory")
-    folder = path.parent if path.suffix else path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {name!r}: {error.strerror or error}") from None
+    require_writable(path.parent if path.suffix else path, name)
+    if not path.suffix and any(path.glob("*.png")):
+        raise UserError(f"cannot write {name!r}: it holds pictures already; choose an empty folder")
     return path

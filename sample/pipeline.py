@@ -60,7 +60,7 @@ class Pipeline:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the checkpoint without training state; `from_pretrained` and `maskgen.load` read it."""
-        copy_for_use(self.checkpoint, Path(directory))
+        copy_for_use(self.checkpoint, Path(directory).expanduser())
 
     def to(self, device: torch.device | str) -> Pipeline:
         """Move it; returns itself."""

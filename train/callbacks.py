@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
+from maskgen.files import atomic
 from maskgen.generate import Generator
 from maskgen.tokenizers import ImageTokenizer
 
@@ -29,7 +31,7 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self.board = SummaryWriter(str(directory / "logs"), purge_step=first)
+                self.board = SummaryWriter(str(directory / "logs"), purge_step=first + 1)
             except ImportError:
                 self.say("TensorBoard is not installed (pip install maskgen[tensorboard]): metrics.jsonl only")
 
@@ -63,10 +65,15 @@ class Log:
 
 def drop_after(file: Path, step: int) -> None:
     """Cut lines of a later step from metrics.jsonl: a resumed run writes them again."""
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # a line that a kill cut short
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with atomic(file) as out:
+        out.write("".join(kept).encode())
 
 
 def describe(values: Mapping[str, float], baseline: float | None) -> str:

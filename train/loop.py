@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskgen.errors import UserError
 from maskgen.objectives import Objective
-from maskgen.predictions import Batch, Loss
+from maskgen.predictions import Batch
 from maskgen.recipe import TrainSettings
 from maskgen.rng import Rng, fold
 
@@ -54,17 +54,18 @@ class Loop:
     seed: int
     step: int = 0
 
-    def run(self, on_step: Callable[[int, Loss], None]) -> None:
-        """Train up to `settings.steps`; `on_step` is called with the number of steps done."""
+    def run(self, on_step: Callable[[int, Mapping[str, Tensor]], None]) -> None:
+        """Train up to `settings.steps`; `on_step` is called with the number of steps done and their logs."""
         self.model.train()
         while self.step < self.settings.steps:
-            loss = self._train_step()
+            logs = self._train_step()
             self.step += 1
             self.ema.update(self.step)
-            on_step(self.step, loss)
+            on_step(self.step, logs)
 
-    def _train_step(self) -> Loss:
-        """One optimizer step; the loss of its last micro-batch."""
+    def _train_step(self) -> Mapping[str, Tensor]:
+        """One optimizer step; the logs of its micro-batches together."""
+        logs = Means()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         n_micro = self.settings.accumulate
@@ -74,13 +75,15 @@ class Loop:
             rng = Rng.stream(*key)
             batch = self.to_batch(*next(self.data), rng)
             is_last = micro == n_micro - 1
-            with self.accelerator.autocast(), _sync(self.accelerator, self.model, is_last):
-                loss = self.objective(self.model, batch, rng, keep_ratio=self.settings.keep_ratio)
+            with _sync(self.accelerator, self.model, is_last):
+                with self.accelerator.autocast():
+                    loss = self.objective(self.model, batch, rng, keep_ratio=self.settings.keep_ratio)
                 self.accelerator.backward(loss.value / n_micro)
+            logs.add(loss.logs)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss
+        return logs.sums
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Any:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from maskgen import __version__
-from maskgen.checkpoint import copy_tokenizer, load_tokenizer, newest_in, read_checkpoint
+from maskgen.checkpoint import RECIPE, Checkpoint, copy_tokenizer, load_tokenizer, newest_in, read_checkpoint
 from maskgen.data.cache import token_data
 from maskgen.data.images import ImageSource
 from maskgen.data.loader import Rows, batches, flip, in_order
 from maskgen.devices import pick_device, pick_precision
 from maskgen.errors import UserError
 from maskgen.eval.features import to_float
+from maskgen.files import require_writable
 from maskgen.generate import Generator
 from maskgen.objectives import Objective
-from maskgen.predictions import Batch, Condition, Loss
+from maskgen.predictions import Batch, Condition
 from maskgen.recipe import Recipe, load_recipe
 from maskgen.rng import Rng, fold
 from maskgen.tokenizers import ImageTokenizer
@@ -65,12 +68,17 @@ def run(
     """
     recipe = load_recipe(recipe_source, overrides)
     directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
-    start = _claim(directory, recipe, resume)
+    start = _find_start(directory, recipe, resume)
     place = pick_device(device)
-    accelerator = Accelerator(cpu=place.type == "cpu", mixed_precision=pick_precision(recipe.train.precision, place))
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while one encodes the data set
+    accelerator = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision=pick_precision(recipe.train.precision, place),
+        kwargs_handlers=[patience],
+    )
     torch.manual_seed(fold(recipe.seed, "weights"))
-    if start is None and accelerator.is_main_process:
-        copy_tokenizer(recipe, directory)  # what its name stands for may change while the run goes on
+    if accelerator.is_main_process:
+        _prepare(directory, recipe, start)
     accelerator.wait_for_everyone()
     parts = build(recipe, accelerator, directory)
     ema = Ema(parts.module, recipe.train.ema)
@@ -112,37 +120,41 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         tokenizer = load_tokenizer(recipe, shape, directory).to(device)
         module = recipe.build_model(n_classes, shape, tokenizer)
         objective = recipe.build_objective(tokenizer.vocab_size)
-        with accelerator.main_process_first():
+        if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
+            raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
+        with accelerator.local_main_process_first():
             train = token_data(source.split("train"), tokenizer, device=device, progress=accelerator.is_main_process)
             test = token_data(source.split("test"), tokenizer, device=device, progress=accelerator.is_main_process)
     to_batch = _to_batch(device, bool(n_classes), is_images=tokenizer is None, is_flipped=recipe.train.flip)
     return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch)
 
 
-def _claim(directory: Path, recipe: Recipe, resume: bool) -> Any:
-    """Make the run directory; the checkpoint to resume from, or None for a fresh start."""
+def _find_start(directory: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
+    """The checkpoint to resume from, or None for a fresh start in a directory that can be written."""
     newest = newest_in(directory) if directory.is_dir() else None
     if newest is not None and not resume:
         raise UserError(f"{directory} holds {newest.name}; continue it with --resume, or choose another --output")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to --output {directory}: {error.strerror}") from None
+    if newest is None and resume:
+        raise UserError(f"nothing to resume: {directory} has no checkpoint; leave --resume out")
+    require_writable(directory, str(directory))
     if newest is None:
-        if resume:
-            raise UserError(f"nothing to resume: {directory} has no checkpoint; leave --resume out")
-        (directory / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
         return None
     checkpoint = read_checkpoint(newest)
     changed = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
     changed = [key for key in changed if getattr(recipe, key) != getattr(checkpoint.recipe, key)]
     if changed:
         raise UserError(f"{newest} was trained with another {', '.join(changed)}; resume with the same, or start anew")
-    drop_after(directory / "metrics.jsonl", checkpoint.step)
     return checkpoint
+
+
+def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
+    """What lies in a run directory beside checkpoints: recipe, metrics so far, the run's own copy of its tokenizer."""
+    drop_after(directory / "metrics.jsonl", 0 if start is None else start.step)
+    if start is None:
+        if (directory / RECIPE).is_file():  # a run that ended before its first checkpoint
+            shutil.rmtree(directory / "tokenizer", ignore_errors=True)
+        (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
+        copy_tokenizer(recipe, directory)  # what its name stands for may change while the run goes on
 
 
 def _batches(data: Rows, recipe: Recipe, accelerator: Accelerator, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -172,6 +184,8 @@ def _to_batch(device: torch.device, has_labels: bool, *, is_images: bool, is_fli
 
 def _commit() -> str:
     """The commit of the source tree this runs from, "" for an installed package."""
+    if not (Path(__file__).parents[1] / ".git").exists():
+        return ""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
@@ -206,21 +220,24 @@ def _train(
             prune(directory, settings.keep_checkpoints)
         accelerator.wait_for_everyone()
 
-    def on_step(step: int, loss: Loss) -> None:
-        means.add(loss.logs)
+    def on_step(step: int, logs: Mapping[str, Tensor]) -> None:
+        means.add(logs)
         speed.add(settings.batch_size)
         log.advance()
-        if step % settings.log_every == 0 or step == settings.steps:
+        is_due = step % settings.checkpoint_every == 0 or step == settings.steps
+        if is_due or step % settings.log_every == 0:  # no checkpoint of weights that were not looked at
             values = {**means.take(accelerator), "images/s": speed.take()}
             check_finite(values["loss"], step)
             log.metrics(step, values, "train")
-        if step % settings.checkpoint_every == 0 or step == settings.steps:
+        if is_due:
             checkpoint(step)
+            speed.take()
 
     try:
         loop.run(on_step)
     finally:
         log.close()
+    accelerator.end_training()
     return directory / f"checkpoint-{loop.step}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskgen.checkpoint import MODEL, TRAINING, Checkpoint, write_checkpoint
+from maskgen.checkpoint import MODEL, TRAINING, Checkpoint, checkpoints_in, write_checkpoint
 from maskgen.recipe import Recipe
 
 from .ema import Ema
@@ -50,6 +50,5 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
 
 def prune(directory: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
-    found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found[:-keep]:
+    for path in checkpoints_in(directory)[:-keep]:
         shutil.rmtree(path)

@@ -19,6 +19,9 @@ from maskgen.rng import fold
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
+TEST_NAMES = ("test", "val", "validation")
+
+
 class FolderSplit(ImageSplit):
     """Image files read when they are asked for: `files` are relative to `root`."""
 
@@ -45,8 +48,8 @@ class Folder(ImageSource):
     """Image files below a folder; a subfolder is a class, images beside no subfolder are unlabelled.
 
     Args:
-        path: with both `train/` and `test/` inside, these are the splits; else each file's relative path decides,
-            so an image never changes sides when others are added.
+        path: with `train/` and one of `test/`, `val/`, `validation/` inside, these are the splits; else each file's
+            relative path decides, so an image never changes sides when others are added.
         size: height and width images are brought to.
         channels: 3 for colour, 1 for grey.
         crop: see `to_square`.
@@ -65,7 +68,8 @@ class Folder(ImageSource):
             raise DataError(f"{path} is no folder; give the folder that holds the images (or train/ and test/)")
         self.name = self.root.resolve().name
         self.size, self.channels, self.crop, self.test_fraction = size, channels, crop, test_fraction
-        self.is_split = (self.root / "train").is_dir() and (self.root / "test").is_dir()
+        self.test_name = next((name for name in TEST_NAMES if (self.root / name).is_dir()), "")
+        self.is_split = (self.root / "train").is_dir() and bool(self.test_name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,7 +81,7 @@ class Folder(ImageSource):
 
     @cached_property
     def _files(self) -> list[Path]:
-        parts = ("train", "test") if self.is_split else ("",)
+        parts = ("train", self.test_name) if self.is_split else ("",)
         files = [Path(part, file) for part in parts for file in list_images(self.root / part)]
         if not files:
             raise DataError(f"{self.root} holds no image; known are {', '.join(sorted(SUFFIXES))}")
@@ -92,7 +96,7 @@ class Folder(ImageSource):
 
     def _split_of(self, file: Path) -> str:
         if self.is_split:
-            return file.parts[0]
+            return "train" if file.parts[0] == "train" else "test"
         return "test" if fold("test split", file.as_posix()) < self.test_fraction * 2**63 else "train"
 
     def _load(self, split: SplitName) -> ImageSplit:

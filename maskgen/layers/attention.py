@@ -60,8 +60,8 @@ class SelfAttention(nn.Module):
         backend: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width must be a multiple of heads, got width {width} and heads {heads}")
+        if width < 1 or heads < 1 or width % heads:
+            raise ValueError(f"width must be a multiple of heads, both positive, got width {width} and heads {heads}")
         self.heads = heads
         self.dropout = dropout
         self.backend = resolve_backend(backend)

@@ -38,8 +38,6 @@ class MaskGIT(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    predicts_dropped = False
-
     def __init__(
         self,
         vocab_size: int,
@@ -59,6 +57,11 @@ class MaskGIT(nn.Module):
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
+        if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1:
+            raise ValueError(
+                "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
+                f"{width}, {depth}, {heads}, {mlp_ratio} and {dropout}"
+            )
         if norm == "post" and (condition == "adaln" or qk_norm):
             raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
         if condition == "adaln" and not has_null_label:

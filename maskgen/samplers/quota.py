@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -62,6 +63,12 @@ class Quota(ABC):
 QUOTAS: Registry[Quota] = Registry("quota", Quota)
 
 
+@lru_cache(maxsize=32)
+def _masked_counts(schedule: Schedule, n_start: tuple[int, ...], n_steps: int, rounding: Rounding) -> Tensor:
+    """`Schedule.masked_counts`, made once for all steps of a decoding."""
+    return schedule.masked_counts(torch.tensor(n_start), n_steps, rounding)
+
+
 @QUOTAS.register("schedule")
 @dataclass(frozen=True)
 class Scheduled(Quota):
@@ -71,8 +78,8 @@ class Scheduled(Quota):
     rounding: Rounding = "masked"
 
     def count(self, clock: Clock, s: Tensor, sigma: Tensor, n_remasked: Tensor, rng: Rng) -> Tensor:  # noqa: ARG002
-        after = self.schedule.masked_counts(clock.n_start, clock.n_steps, self.rounding)[clock.step]
-        return clock.n_left + n_remasked - after
+        after = _masked_counts(self.schedule, tuple(clock.n_start.tolist()), clock.n_steps, self.rounding)
+        return clock.n_left + n_remasked - after[clock.step]
 
 
 @QUOTAS.register("bernoulli")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from maskgen.errors import UserError
 from maskgen.hub import hub_or_folder
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
 
@@ -23,7 +24,11 @@ class _DiffusersTokenizer(ImageTokenizer):
         import diffusers
 
         where: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
-        self.net = getattr(diffusers, model_class).from_pretrained(hub_or_folder(source), **where)
+        folder = hub_or_folder(source)
+        try:
+            self.net = getattr(diffusers, model_class).from_pretrained(folder, use_safetensors=True, **where)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{source} gave no {model_class}: {str(error).splitlines()[0]}") from None
         self.net.requires_grad_(False)
         self.pixel_range = pixel_range
         factor = 2 ** (len(self.net.config.block_out_channels) - 1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.devices import sum_over_ranks
+from maskgen.devices import from_first_rank, sum_over_ranks
 
 
 class FSQ(nn.Module):
@@ -32,6 +32,7 @@ class FSQ(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, L, D) -> quantised (B, L, D) in [-1, 1] with straight-through gradient, codes (B, L), penalty 0."""
+        z = z.float()
         half = (self.sizes - 1) * (1 + 1e-3) / 2
         offset = (self.sizes % 2 == 0) * 0.5  # an even number of levels has no zero in the middle
         bounded = (z + torch.atanh(offset / half)).tanh() * half - offset
@@ -74,12 +75,13 @@ class VQ(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, L, D) -> quantised (B, L, D), codes (B, L), commitment penalty; training moves the codebook."""
-        flat = z.detach().float().flatten(0, 1)
+        z = z.float()
+        flat = z.detach().flatten(0, 1)
         if self.training and not self.counts.any():
             self._start(flat)
         codes = self._nearest(flat)
         quantised = self.codebook[codes].view_as(z)
-        penalty = self.commitment * F.mse_loss(z, quantised.to(z.dtype))
+        penalty = self.commitment * F.mse_loss(z, quantised)
         if self.training:
             self._move(flat, codes)
         return z + (quantised - z).detach(), codes.view(z.shape[:2]), penalty
@@ -89,13 +91,14 @@ class VQ(nn.Module):
         return self.codebook[codes]
 
     def _nearest(self, flat: Tensor) -> Tensor:
-        distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T  # less |z|^2, which is the same for all
+        with torch.autocast(flat.device.type, enabled=False):  # in bf16 a tenth of the codes would be others
+            distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T  # less |z|^2, the same for all
         return distance.argmin(1)
 
     def _start(self, flat: Tensor) -> None:
         index = torch.linspace(0, len(flat) - 1, self.n_codes, device=flat.device).long()
         noise = torch.linspace(-1e-3, 1e-3, self.n_codes, device=flat.device)[:, None]  # equal latents must part
-        self.codebook.copy_(sum_over_ranks(flat[index] + noise, mean=True))
+        self.codebook.copy_(from_first_rank(flat[index] + noise))
         self.counts.fill_(1.0)
         self.sums.copy_(self.codebook)
 
@@ -116,6 +119,6 @@ class VQ(nn.Module):
         stride = max(n_pool // self.n_codes, 1)
         place = (is_dead.cumsum(0) - 1).clamp(min=0) * stride % n_pool
         average = self.counts.sum() / self.n_codes
-        fresh = sum_over_ranks(worst[place], mean=True)
+        fresh = from_first_rank(worst[place])
         self.sums.copy_(torch.where(is_dead[:, None], fresh * average, self.sums))
         self.counts.copy_(torch.where(is_dead, average, self.counts))
