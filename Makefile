@@ -28,7 +28,7 @@ data:
 quickstart: $(VENV)/.installed data
 	$(BIN)/maskgen train image/fashion-maskgit-quick --output $(QUICK) $(if $(wildcard $(QUICK)/checkpoint-*),--resume)
 	$(BIN)/maskgen sample $(QUICK) --class all --num 80 --output $(QUICK)/samples.png
-	$(BIN)/maskgen evaluate $(QUICK) --num 2000 --output $(QUICK)/report.json
+	$(BIN)/maskgen evaluate $(QUICK) --num 1000 --output $(QUICK)/report.json
 	@echo "picture: $(QUICK)/samples.png   scores: above, and in $(QUICK)/report.json"
 
 test: $(VENV)/.installed-test data lint

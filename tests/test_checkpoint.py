@@ -157,10 +157,18 @@ def fail_after(write: Any) -> Any:
 
 def test_a_checkpoint_is_replaced_as_a_whole(tmp_path: Path) -> None:
     generator_checkpoint(tmp_path / "c")
-    (tmp_path / "c" / "stray").touch()
+    (tmp_path / "c" / "training.safetensors").touch()
     _, network = generator_checkpoint(tmp_path / "c")
     assert names_in(tmp_path / "c") == ["checkpoint.json", "model.safetensors", "recipe.yaml"]
     assert same(load_model(read_checkpoint(tmp_path / "c"))[0].state_dict(), network.state_dict())
+
+
+def test_a_directory_with_other_files_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="other files"):
+        generator_checkpoint(tmp_path / "c")
+    assert names_in(tmp_path / "c") == ["thesis.txt"]
 
 
 def test_a_run_directory_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 import torch
 
-from maskgen.devices import pick_device, pick_precision, sum_over_ranks
+from maskgen.devices import from_first_rank, pick_device, pick_precision, sum_over_ranks
 
 
 def test_the_processor_is_always_there() -> None:
@@ -50,7 +51,7 @@ def test_a_gpu_takes_bf16_by_itself_only_where_it_has_it(monkeypatch: pytest.Mon
     assert pick_precision("no", gpu) == "no"
 
 
-@pytest.mark.parametrize("is_mean", [True, False])
-def test_one_process_sums_to_itself(is_mean: bool) -> None:
+@pytest.mark.parametrize("exchange", [sum_over_ranks, from_first_rank])
+def test_one_process_exchanges_nothing(exchange: Callable[[torch.Tensor], torch.Tensor]) -> None:
     x = torch.arange(3.0)
-    assert sum_over_ranks(x, mean=is_mean) is x
+    assert exchange(x) is x

@@ -31,7 +31,7 @@ def write(path: Path, content: dict[str, Any] | str) -> str:
         ({"train": 5}, ["train", "got 5"]),
         ({"data": 5}, ["data", "got 5"]),
         ({"train": {"keep_ratio": 0}}, ["train.keep_ratio", "greater than 0", "got 0"]),
-        ({"train": {"precision": "int4"}}, ["train.precision", "'auto', 'no', 'fp16' or 'bf16'", "'int4'"]),
+        ({"train": {"precision": "int4"}}, ["train.precision", "'auto', 'no' or 'bf16'", "'int4'"]),
         ({"train": {"batch_size": 6, "accumulate": 4}}, ["train.batch_size", "multiple", "6", "4"]),
         ({"guidance": {"scale": -1}}, ["guidance", "at least 0", "-1"]),
         ({"sampler": {"type": "maskgit", "steps": 0}}, ["sampler", "steps must be at least 1", "0"]),

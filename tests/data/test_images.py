@@ -325,3 +325,12 @@ def test_a_column_that_is_not_there_or_holds_no_images_is_named(monkeypatch: pyt
         hub(rows, monkeypatch, image_column="img").split("train")
     with pytest.raises(DataError, match=r"owner/some, row 0: no readable image in 'image'"):
         hub(rows, monkeypatch).split("train")[0]
+
+
+def test_val_is_a_name_of_the_test_split(tmp_path: Path) -> None:
+    for name in ("train/b/1.png", "train/a/1.png", "val/b/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    source = DATASETS.build({"type": "folder", "path": str(tmp_path), "size": 8})
+    assert source.classes == ("a", "b")
+    assert (len(source.split("train")), len(source.split("test"))) == (2, 1)

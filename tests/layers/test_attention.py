@@ -61,7 +61,7 @@ def test_dropout_is_for_training() -> None:
 
 
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="multiple of heads, got width 10 and heads 4"):
+    with pytest.raises(ValueError, match="multiple of heads, both positive, got width 10 and heads 4"):
         SelfAttention(10, 4)
 
 

@@ -98,7 +98,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_unasked(whole: Path, tmp_path:
 
 def test_a_directory_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write to --output .*file"):
+    with pytest.raises(UserError, match=r"cannot write .*file"):
         digits(tmp_path / "file" / "run")
 
 
@@ -139,3 +139,11 @@ def test_a_tokenizer_without_weights_is_not_trained(tmp_path: Path) -> None:
     source = small(tmp_path / "r.yaml", **(TOKENIZER | {"tokenizer": "pixels"}))
     with pytest.raises(UserError, match="nothing to train; choose vq or fsq"):
         run(source, output=str(tmp_path / "run"), device="cpu")
+
+
+def test_a_metrics_line_that_a_kill_cut_short_is_dropped_on_resume(tmp_path: Path) -> None:
+    digits(tmp_path, "train.steps=3")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "train/lo')
+    digits(tmp_path, "train.steps=4", resume=True)
+    assert lines(tmp_path)[-1]["step"] == 4

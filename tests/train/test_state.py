@@ -102,3 +102,10 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None
     prune(tmp_path, keep)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f"checkpoint-{step}" for step in sorted(steps)[-keep:]} | {"samples"}
+
+
+def test_what_a_user_named_like_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    for name in ("checkpoint-1", "checkpoint-2", "checkpoint-2-backup"):
+        (tmp_path / name).mkdir()
+    prune(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-2-backup"]
