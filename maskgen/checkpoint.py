@@ -4,7 +4,8 @@ checkpoint-500/
     model.safetensors        weights for use (EMA where the recipe has one)
     recipe.yaml              the resolved recipe
     checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
-    tokenizer/               a copy of a generator's trained tokenizer, unless the zoo has it
+    tokenizer/               a copy of an image generator's trained tokenizer, unless the zoo has it
+    tokenizer.json           a text generator's tokenizer, as the library `tokenizers` stores it
     training.safetensors     raw weights and optimizer state, for --resume
 """
 
@@ -31,9 +32,10 @@ from maskgen.hub import download, is_hub_id
 from maskgen.recipe import Recipe, parse_recipe
 from maskgen.shipped import INFO, zoo_names, zoo_path
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
 
-MODEL, TRAINING, RECIPE = "model.safetensors", "training.safetensors", "recipe.yaml"
-_OURS = {MODEL, TRAINING, RECIPE, INFO, "tokenizer", "README.md"}
+MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
+_OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -56,6 +58,11 @@ class Checkpoint:
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.info["classes"])
+
+    @property
+    def length(self) -> int:
+        """Tokens in a training row of a text generator."""
+        return int(self.info["length"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -91,7 +98,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         info = json.loads((path / INFO).read_text(encoding="utf-8"))
         recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
         checkpoint = Checkpoint(path, recipe, info)
-        _ = checkpoint.step, checkpoint.classes, checkpoint.image_shape, info["files"]
+        _ = checkpoint.step, checkpoint.classes, info["files"]
+        _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
@@ -110,27 +118,49 @@ def newest_in(directory: Path) -> Path | None:
 
 
 def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
-    """The checkpoint's network in evaluation mode, float32 on the CPU, and a generator's tokenizer.
+    """The checkpoint's network in evaluation mode, float32 on the CPU, and an image generator's tokenizer.
 
     A tokenizer checkpoint gives its tokenizer as the network.
 
     Raises:
-        CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
+        CheckpointError: see `Checkpoint.tensors`; also a text generator, or weights that do not fit the recipe.
     """
-    recipe, shape = checkpoint.recipe, checkpoint.image_shape
-    tokenizer = None
+    recipe = checkpoint.recipe
+    if recipe.is_text:
+        raise CheckpointError(f"{checkpoint.path} is a text generator; this needs one of images")
+    shape = checkpoint.image_shape
     if recipe.task == "tokenizer":
-        network: nn.Module = recipe.build_tokenizer(shape)
-    else:
-        tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
-        network = _anywhere(recipe).build_model(len(checkpoint.classes), shape, tokenizer)
+        return _filled(recipe.build_tokenizer(shape), checkpoint), None
+    derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": shape}
+    tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
+    if tokenizer is not None:
+        derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid}
+    return _filled(_anywhere(recipe).build_model(**derived), checkpoint), tokenizer
+
+
+def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
+    """A text generator's network in evaluation mode, float32 on the CPU, and its tokenizer.
+
+    Raises:
+        CheckpointError: see `load_model`; also a checkpoint of another kind.
+    """
+    if not checkpoint.recipe.is_text:
+        raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
+    file = checkpoint.path / TOKENIZER
+    _verify(file, checkpoint.info["files"].get(TOKENIZER))
+    tokenizer = TextTokenizer.load(file)
+    return _filled(_anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
+
+
+def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """The network with the checkpoint's weights, for use."""
     try:
         network.load_state_dict(_cast(checkpoint.tensors(), torch.float32))
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
-    return network.eval().requires_grad_(False), tokenizer
+    return network.eval().requires_grad_(False)
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
@@ -172,9 +202,10 @@ def write_checkpoint(
     Args:
         path: the directory to be.
         recipe: stored resolved; the tokenizer checkpoint it names is copied in unless the zoo has it.
-        home: a directory whose `tokenizer/` is copied in instead: what the recipe names may have changed since.
+        home: a directory whose `tokenizer/` is copied in instead: what the recipe names may have changed since; for
+            text the one with its tokenizer.json.
         tensors: file name -> its tensors.
-        info: `step`, `classes`, `image_shape` and whatever else is to be remembered.
+        info: `step`, `classes`, `image_shape` (text: `length`) and whatever else is to be remembered.
 
     Raises:
         CheckpointError: `path` holds something that is not a checkpoint's; it would be lost.
@@ -191,7 +222,8 @@ def write_checkpoint(
             (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
-        files = {name: _stamp(temporary / name) for name in tensors}
+        names = [*tensors, *([TOKENIZER] if recipe.is_text else [])]
+        files = {name: _stamp(temporary / name) for name in names}
         (temporary / INFO).write_text(json.dumps({**info, "files": files}, indent=1), encoding="utf-8")
         _flush(temporary)
         if path.exists():
@@ -219,9 +251,12 @@ def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
 
 
 def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
-    """Put the tokenizer a generator's recipe names, or the one in `home`, into `target` unless the zoo has it."""
+    """Put a generator's tokenizer into `target`, unless the zoo has it: the one in `home`, or that the recipe names."""
     source = recipe.tokenizer_source
-    if recipe.task == "generator" and source is not None and source not in zoo_names():
+    if recipe.is_text:
+        if home is not None:
+            shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
+    elif recipe.task == "generator" and source is not None and source not in zoo_names():
         copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
 
 

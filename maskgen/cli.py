@@ -85,69 +85,54 @@ def train(
 
 @cli.command()
 @click.argument("checkpoint")
-@click.option("--num", type=click.IntRange(1), default=40, show_default=True, help="Samples.")
+@click.option("--num", type=click.IntRange(1), help="Samples; default 40 images, 4 texts.")
 @click.option("--class", "classes", multiple=True, metavar="NAME|ID|all", help="Taken in turn; default all.")
+@click.option("--length", type=click.IntRange(1), help="Tokens of a text; default as in training.")
+@click.option("--prompt", metavar="TEXT", help="What a text begins with.")
+@click.option("--infill", metavar="TEXT", help='A text with gaps, every _ a token: "In the ____ God created".')
+@click.option("--show-steps", is_flag=True, help="Show the first text resolving.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i alone.")
-@click.option("--output", default="samples.png", show_default=True, help=".png grid, .npz, or a folder for PNGs.")
-@click.option("--animate", metavar="FILE", help="Also a .gif or .png film of the unmasking.")
-@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
+@click.option("--output", metavar="PATH", help="Images: .png grid, .npz, or a folder for PNGs; text: .txt or .jsonl.")
+@click.option("--animate", metavar="FILE", help="Also a .gif or .png film of the unmasking of images.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples computed together.")
 @DEVICE
 @_sampling
-def sample(
-    checkpoint: str,
-    num: int,
-    seed: int,
-    output: str,
-    animate: str | None,
-    batch_size: int,
-    device: str,
-    arguments: tuple[str, ...],
-    classes: tuple[str, ...],
-    **options: Any,
-) -> None:
+def sample(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
     """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a hub id.
 
-    Further arguments of the sampler follow as key=value: choice_temperature=2.
+    Images go to samples.png, text to the terminal, unless --output says otherwise. Further arguments of the sampler
+    follow as key=value: choice_temperature=2.
     """
-    choices = _choices(arguments, **options)
-    _program("sample.images").run(
-        checkpoint,
-        num=num,
-        classes=classes,
-        seed=seed,
-        output=output,
-        animate=animate,
-        batch_size=batch_size,
-        device=device,
-        **choices,
-    )
-    click.echo("\n".join(filter(None, (output, animate))))
+    written = _program("sample.program").sample(checkpoint, **_choices(arguments, **options))
+    if written:
+        click.echo(written)
 
 
 @cli.command()
 @click.argument("checkpoint")
-@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples to score.")
+@click.option(
+    "--metric",
+    type=click.Choice(["fidelity", "likelihood", "generative-perplexity"]),
+    help="Default: fidelity of images, likelihood of text.",
+)
+@click.option("--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--output", metavar="FILE.json", help="Also write the report there.")
-@click.option("--extractor", default="fashion-classifier", show_default=True, help="The judging classifier.")
+@click.option("--extractor", metavar="CHECKPOINT", help="The classifier that judges images; fashion-classifier.")
+@click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Likelihood of; default test.")
+@click.option("--strata", type=click.IntRange(1), help="Masks drawn a row for a likelihood bound; default 8.")
+@click.option("--scorer", metavar="CHECKPOINT|HUB_ID", help="Who reads the samples: a text checkpoint or causal model.")
+@click.option("--length", type=click.IntRange(1), help="Tokens of the texts that are read; default as in training.")
 @DEVICE
 @_sampling
-def evaluate(
-    checkpoint: str,
-    num: int,
-    seed: int,
-    output: str | None,
-    extractor: str,
-    device: str,
-    arguments: tuple[str, ...],
-    **options: Any,
-) -> None:
-    """Score CHECKPOINT: Frechet distance on a classifier's features beside its floors, class accuracy, PSNR."""
-    choices = _choices(arguments, **options)
-    report = _program("sample.evaluate").run(
-        checkpoint, num=num, seed=seed, output=output, extractor=extractor, device=device, **choices
-    )
-    click.echo(report)
+def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
+    """Score CHECKPOINT.
+
+    fidelity: Frechet distance on a classifier's features beside its floors, class accuracy, PSNR. likelihood: bits per
+    token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples, beside
+    their entropy and diversity.
+    """
+    click.echo(_program("sample.program").evaluate(checkpoint, **_choices(arguments, **options)))
 
 
 @cli.command()

@@ -1,31 +1,47 @@
-"""From labels and seeds to images: one place for previews, evaluation and the sampling program."""
+"""From seeds to tokens, images and texts: one place for previews, evaluation and the sampling programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskgen.errors import UserError
 from maskgen.eval.features import to_uint8
 from maskgen.guidance import Guidance
-from maskgen.predictions import Condition, Denoiser
+from maskgen.predictions import Condition
 from maskgen.rng import Rng
-from maskgen.samplers import MaskedSampler
+from maskgen.samplers import MaskedSampler, with_exponents
+from maskgen.samplers.layout import Blocks
 from maskgen.samplers.masked import OnStep
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A network with all that sampling from it needs."""
+    """A network with all that sampling from it needs.
 
-    denoiser: Denoiser
-    tokenizer: ImageTokenizer
+    A network that writes block by block (`block_length`) decodes in its blocks, with the keys and values of finished
+    ones kept; one with learned rates gives them to the samplers that use them.
+
+    Attributes:
+        denoiser: a `Denoiser`.
+        tokenizer: of images or text.
+        sampler, guidance: how it is decoded.
+        device: where.
+        length: tokens of a text; images have their tokenizer's grid.
+    """
+
+    denoiser: Any
+    tokenizer: ImageTokenizer | TextTokenizer
     sampler: MaskedSampler
     guidance: Guidance
     device: torch.device
+    length: int = 0
 
     @torch.no_grad()
     def tokens(
@@ -42,21 +58,54 @@ class Generator:
             labels: (B,) int64, None for a network without classes.
             known: (B, L) int64 with given tokens, -1 where one is wanted.
             on_step: watches the sampler.
+
+        Raises:
+            UserError: known text that the network cannot take account of.
         """
-        mask_id, grid = self.tokenizer.vocab_size, self.tokenizer.grid
-        x_1 = torch.full((len(seeds), grid[0] * grid[1]), mask_id, device=self.device)
+        mask_id = self.tokenizer.vocab_size
+        grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
+        x_1 = torch.full((len(seeds), torch.Size(grid).numel()), mask_id, device=self.device)
         if known is not None:
             known = known.to(self.device)
+            self._check_known(known)
             x_1 = torch.where(known >= 0, known, x_1)
         cond = None if labels is None else Condition(labels.to(self.device))
-        denoise = self.guidance.bind(self.denoiser, cond)
-        return self.sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
+        denoise = self.guidance.bind(denoiser, cond)
+        return self._sampler()(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+
+    def _sampler(self) -> MaskedSampler:
+        """The sampler as this network can run it."""
+        sampler, exponents = self.sampler, getattr(self.denoiser, "exponents", None)
+        if exponents is not None:
+            sampler = with_exponents(sampler, exponents.detach().cpu())
+        block_length = getattr(self.denoiser, "block_length", None)
+        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length))
+
+    def _check_known(self, known: Tensor) -> None:
+        block_length = getattr(self.denoiser, "block_length", None)
+        if block_length is None:
+            return
+        place = torch.arange(known.shape[1], device=known.device)
+        first_gap = torch.where(known < 0, place, known.shape[1]).amin(1)
+        last_known = torch.where(known >= 0, place, -1).amax(1)
+        if bool((last_known // block_length > first_gap // block_length).any()):
+            raise UserError(
+                "this checkpoint writes from left to right and cannot see text after a gap; give a prompt only, or "
+                "take a bidirectional checkpoint (mdlm)"
+            )
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L) -> images (B, C, H, W) uint8 on the CPU."""
+        assert isinstance(self.tokenizer, ImageTokenizer)
         return to_uint8(self.tokenizer.decode(tokens)).cpu()
 
     def images(self, seeds: Sequence[int], labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """(B, C, H, W) uint8 on the CPU, one a seed."""
         return self.decode(self.tokens(seeds, labels, known))
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """Tokens (B, L) -> a text each, `_` where one is still masked."""
+        assert isinstance(self.tokenizer, TextTokenizer)
+        return [self.tokenizer.decode(row) for row in tokens.cpu()]

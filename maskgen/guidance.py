@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -54,6 +54,9 @@ class Guidance:
     def bind(self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None) -> Denoise:
         """The closure a sampler sees.
 
+        Rows in which no position is asked for are left out of the network's batch. A denoiser with the attribute
+        `keeps_rows` is always given all rows: it carries something from call to call.
+
         Args:
             denoiser: the network.
             cond: condition of the batch's rows, None for an unconditional model.
@@ -61,14 +64,37 @@ class Guidance:
         """
 
         def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
-            scale = self.at(t)  # t lives on the CPU: choosing the number of passes waits for no GPU
-            time = t.to(x_t.device, torch.float32)
-            if cond is None or bool((scale == 1).all()):
-                return denoiser(x_t, time, cond, where=where)
-            both = cond.join(null if null is not None else cond.null())
-            twice = None if where is None else where.repeat(2, 1)
-            joined = denoiser(x_t.repeat(2, 1), time.repeat(2), both, where=twice)
-            conditional, unconditional = joined.halves()
-            return conditional.guide(unconditional, scale.to(x_t.device))
+            if where is None or getattr(denoiser, "keeps_rows", False):
+                return self._predict(denoiser, cond, null, x_t, t, where)
+            rows = where.any(1)
+            if int(rows.sum()) in (0, len(rows)):
+                return self._predict(denoiser, cond, null, x_t, t, where)
+            some = self._predict(
+                denoiser, _rows(cond, rows), _rows(null, rows), x_t[rows], t[rows.to(t.device)], where[rows]
+            )
+            return replace(some, where=where)  # packed in row order, so the rest changes nothing
 
         return denoise
+
+    def _predict(
+        self,
+        denoiser: Denoiser,
+        cond: Condition | None,
+        null: Condition | None,
+        x_t: Tensor,
+        t: Tensor,
+        where: Tensor | None,
+    ) -> Categorical:
+        scale = self.at(t)  # t lives on the CPU: choosing the number of passes waits for no GPU
+        time = t.to(x_t.device, torch.float32)
+        if cond is None or bool((scale == 1).all()):
+            return denoiser(x_t, time, cond, where=where)
+        both = cond.join(null if null is not None else cond.null())
+        twice = None if where is None else where.repeat(2, 1)
+        joined = denoiser(x_t.repeat(2, 1), time.repeat(2), both, where=twice)
+        conditional, unconditional = joined.halves()
+        return conditional.guide(unconditional, scale.to(x_t.device))
+
+
+def _rows(cond: Condition | None, rows: Tensor) -> Condition | None:
+    return None if cond is None else Condition(cond.labels[rows])

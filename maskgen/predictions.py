@@ -43,10 +43,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Batch:
-    """`x_0`: tokens (B, L) int64, or images (B, C, H, W) float in [0, 1]; `cond`: their condition."""
+    """`x_0`: tokens (B, L) int64, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
+
+    `documents` (B, L) int64: which document of a packed row each token is of; None where tokens may see all others.
+    """
 
     x_0: Tensor
     cond: Condition | None = None
+    documents: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,20 @@ class Categorical:
         cumulative = torch.softmax(self.logits.double() / temperature, -1).cumsum(-1)
         target = uniform[..., None] * cumulative[..., -1:]
         return torch.searchsorted(cumulative, target, right=True)[..., 0].clamp(max=self.logits.shape[-1] - 1)
+
+    def nucleus(self, top_p: float, temperature: float = 1.0) -> Categorical:
+        """Only the likeliest tokens that together hold `top_p` at this temperature, the one that crosses it included.
+
+        The others have logit -inf; what is kept keeps its logit (arXiv 1904.09751).
+        """
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], 1 = off, got {top_p}")
+        if top_p == 1 or temperature == 0:
+            return self
+        p, order = torch.softmax(self.logits.double() / temperature, -1).sort(stable=True, dim=-1, descending=True)
+        is_late = p.cumsum(-1) - p >= top_p
+        is_outside = torch.empty_like(is_late).scatter(-1, order, is_late)
+        return Categorical(self.logits.masked_fill(is_outside, -torch.inf), self.where)
 
     def log_probs(self) -> Tensor:
         """Log-probabilities in float32 or wider, shape of `logits`."""

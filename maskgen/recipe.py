@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from maskgen.data.images import DATASETS, ImageSource
-from maskgen.errors import UserError
+from maskgen.data.text import TextSource
 from maskgen.guidance import Guidance
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
-from maskgen.processes import PROCESSES
+from maskgen.processes import PROCESSES, Process
+from maskgen.recipe_tree import RecipeError, override, read_tree
 from maskgen.registry import Registry, Spec, SpecError, explain
 from maskgen.samplers import SAMPLERS, MaskedSampler
-from maskgen.shipped import recipe_names, recipe_text
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
 
 T = TypeVar("T")
 Task = Literal["generator", "tokenizer", "classifier"]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class RecipeError(UserError):
-    """A recipe that cannot be read or built."""
 
 
 class TrainSettings(BaseModel):
@@ -41,6 +36,7 @@ class TrainSettings(BaseModel):
     steps: int = Field(10_000, ge=1)
     batch_size: int = Field(128, ge=1, description="of all processes and accumulation steps together")
     accumulate: int = Field(1, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     warmup: int = Field(100, ge=0)
@@ -50,13 +46,14 @@ class TrainSettings(BaseModel):
     ema: Share = Field(0.999, description="0 is off")
     keep_ratio: float = Field(1.0, gt=0, le=1)
     flip: bool = False
+    document_attention: bool = Field(False, description="documents packed into a row do not see each other")
     precision: Literal["auto", "no", "bf16"] = "auto"
     workers: int = Field(0, ge=0)
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=0, description="0 is off")
-    validation_images: int = Field(1000, ge=0, description="of the test split, at every checkpoint; 0 is off")
+    validation_rows: int = Field(1000, ge=0, description="held-out rows looked at with every checkpoint; 0 is off")
     tensorboard: bool = True
 
 
@@ -98,6 +95,12 @@ class Recipe(BaseModel):
         return "classifier" if self.tokenizer is None else "generator"
 
     @property
+    def is_text(self) -> bool:
+        """Whether the data are text, not images."""
+        entry = DATASETS.get(DATASETS.check(self.data, "data")[0])
+        return inspect.isclass(entry) and issubclass(entry, TextSource)
+
+    @property
     def tokenizer_source(self) -> str | None:
         """The checkpoint a trained tokenizer comes from."""
         if isinstance(self.tokenizer, dict) and set(self.tokenizer) == {"from"}:
@@ -105,35 +108,47 @@ class Recipe(BaseModel):
         return None
 
     def build_data(self) -> ImageSource:
-        return _build(DATASETS, self.data, "data")
+        return cast(ImageSource, _build(DATASETS, self.data, "data"))
+
+    def build_text(self) -> TextSource:
+        return cast(TextSource, _build(DATASETS, self.data, "data"))
 
     def build_tokenizer(self, image_shape: tuple[int, int, int]) -> ImageTokenizer:
+        return cast(ImageTokenizer, self._tokenizer(image_shape=image_shape))
+
+    def build_text_tokenizer(self, corpus: Callable[[], Iterator[str]]) -> TextTokenizer:
+        """A text tokenizer, made from the training documents."""
+        return cast(TextTokenizer, self._tokenizer(corpus=corpus))
+
+    def _tokenizer(self, **derived: Any) -> Any:
         if self.tokenizer is None:
             raise RecipeError("this recipe has no tokenizer")
-        return _build(TOKENIZERS, self.tokenizer, "tokenizer", image_shape=image_shape)
+        return _build(TOKENIZERS, self.tokenizer, "tokenizer", **derived)
 
-    def build_model(
-        self, n_classes: int, image_shape: tuple[int, int, int], tokenizer: ImageTokenizer | None = None
-    ) -> nn.Module:
+    def build_model(self, **derived: Any) -> nn.Module:
+        """The network; `derived` are those of vocab_size, grid, n_classes and image_shape that it takes."""
         if self.model is None:
             raise RecipeError("this recipe has no model")
-        derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": image_shape}
-        if tokenizer is not None:
-            derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid}
         return _build(MODELS, self.model, "model", **derived)
 
+    def build_process(self, vocab_size: int) -> Process:
+        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
+
     def build_objective(self, vocab_size: int = 0) -> Objective:
-        derived = {}
         name, _ = OBJECTIVES.check(self.objective, "objective")
-        takes_tokens = "process" in inspect.signature(OBJECTIVES.get(name)).parameters
+        wanted = inspect.signature(OBJECTIVES.get(name)).parameters
+        takes_tokens = bool({"process", "vocab_size"} & set(wanted))
         if takes_tokens != (self.task == "generator"):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
-        if takes_tokens:
-            if not vocab_size:
-                raise RecipeError("process: absorbing needs a tokenizer with a vocabulary; this one's are continuous")
-            derived["process"] = _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
+        derived: dict[str, Any] = {"vocab_size": vocab_size}
+        if takes_tokens and not vocab_size:
+            raise RecipeError(f"objective: {name} needs a tokenizer with a vocabulary; this one's are continuous")
+        if "process" in wanted:
+            derived["process"] = self.build_process(vocab_size)
+        elif takes_tokens and self.process != "absorbing":
+            raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)
 
     def build_sampler(self, **overrides: Any) -> MaskedSampler:
@@ -162,9 +177,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, unreadable YAML, unknown key, wrong type or impossible value.
     """
-    tree = _read(str(source))
-    for override in overrides:
-        _override(tree, override)
+    tree = read_tree(str(source))
+    for change in overrides:
+        override(tree, change)
     return parse_recipe(tree)
 
 
@@ -206,15 +221,22 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
 def _check_together(recipe: Recipe) -> None:
     """What no part can know alone: a key that another makes useless or impossible."""
     is_generator = recipe.task == "generator"
-    if recipe.model is not None:
-        name = MODELS.check(recipe.model)[0]
-        if ("vocab_size" in inspect.signature(MODELS.get(name)).parameters) != is_generator:
-            raise RecipeError(f"model: {name} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
+    _check_kinds(recipe)
     objective = recipe.build_objective(vocab_size=2)  # its values do not depend on how many tokens there are
     if is_generator and recipe.train.flip:
         raise RecipeError("train.flip: true mirrors images, a generator trains on stored tokens; leave it out")
     if not is_generator and recipe.train.keep_ratio < 1:
         raise RecipeError(f"train.keep_ratio: {recipe.train.keep_ratio} drops tokens, a {recipe.task} has none; use 1")
+    if is_generator:
+        _check_objective(recipe)
+    elif recipe.train.document_attention:
+        raise RecipeError("train.document_attention: only a text has documents; leave it out")
+    if recipe.is_text:
+        if recipe.guidance.scale != 1:
+            raise RecipeError(
+                f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
+            )
+        return
     has_null = not isinstance(recipe.model, dict) or recipe.model.get("has_null_label", True)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if not has_null and (dropout or scale != 1):
@@ -224,83 +246,51 @@ def _check_together(recipe: Recipe) -> None:
         )
 
 
-def _read(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The tree of a named recipe or a file, its `base:` merged in; `above` are those it is a base of."""
-    if source in above:
-        raise RecipeError(f"base: {' -> '.join([*above, source])} goes round in a circle")
-    tree = _parse_yaml(*_find(source))
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    beside = Path(source).expanduser().parent / str(base)  # a file's base may be a file beside it
-    return _merge(_read(str(beside if beside.is_file() else base), (*above, source)), tree)
+def _check_kinds(recipe: Recipe) -> None:
+    """Whether data, tokenizer, model and objective are made for each other."""
+    is_generator = recipe.task == "generator"
+    if recipe.is_text and not is_generator:
+        raise RecipeError("text needs a model and a tokenizer: tokenizer: characters, say")
+    if recipe.tokenizer is not None and recipe.tokenizer_source is None:
+        name = TOKENIZERS.check(recipe.tokenizer)[0]
+        entry = TOKENIZERS.get(name)
+        if recipe.is_text == (inspect.isclass(entry) and issubclass(entry, ImageTokenizer)):
+            raise RecipeError(f"tokenizer: {name} is not for {'text' if recipe.is_text else 'images'}; choose another")
+    elif recipe.is_text:
+        raise RecipeError(
+            "tokenizer: a text tokenizer is made from the data or read from a file, not `from` a checkpoint"
+        )
+    if recipe.model is None:
+        return
+    model, objective = MODELS.check(recipe.model)[0], OBJECTIVES.check(recipe.objective)[0]
+    wanted = inspect.signature(MODELS.get(model)).parameters
+    if ("vocab_size" in wanted) != is_generator:
+        raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
+    if recipe.is_text and "grid" in wanted:
+        raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
+    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
+    if objective not in trained_by:
+        raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
 
 
-def _find(source: str) -> tuple[str, str]:
-    """(where, text) of a recipe."""
-    path = Path(source).expanduser()
-    if source.endswith((".yaml", ".yml")) or path.is_file():
-        try:
-            return source, path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read recipe {source}: {getattr(error, 'strerror', None) or error}") from None
-    names = recipe_names()
-    found = [name for name in names if name == source] or [name for name in names if name.split("/")[-1] == source]
-    if len(found) == 1:
-        return found[0], recipe_text(found[0])
-    if found:
-        raise RecipeError(f"recipe {source!r} is ambiguous: {', '.join(found)}")
-    close = difflib.get_close_matches(source, [*names, *(name.split("/")[-1] for name in names)], 3, 0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise RecipeError(f"no recipe or YAML file {source!r}; {hint}`maskgen recipes` lists them")
-
-
-def _parse_yaml(where: str, text: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{where}: a recipe is a mapping of keys")
-    return tree
-
-
-def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` over `base`, recursively; a part of another type replaces the whole part."""
-    merged = copy.deepcopy(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping) and _is_same_part(old, value):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def _is_same_part(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    is_trained = "from" in old or "from" in new
-    return not is_trained and new.get("type", old.get("type")) == old.get("type")
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Apply one `a.b.c=value`; the value is read as YAML."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"an override is key=value, got {override!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"{key}: the value {text!r} is not YAML") from None
-    *parents, last = key.replace("-", "_").split(".")
-    place = tree
-    for parent in parents:
-        inner = place.get(parent)
-        if inner is None or isinstance(inner, str):
-            inner = place[parent] = {} if inner is None else {"type": inner}
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{key}: {parent} is a value ({inner!r}), it has no keys")
-        place = inner
-    place[last] = value
+def _check_objective(recipe: Recipe) -> None:
+    """Keys that only some objectives of a generator heed."""
+    model, arguments = MODELS.check(recipe.model or "")
+    objective, train = OBJECTIVES.check(recipe.objective)[0], recipe.train
+    if train.keep_ratio < 1 and objective != "masked_tokens":
+        raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {train.keep_ratio}")
+    if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
+        raise RecipeError(
+            "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
+        )
+    if train.document_attention and train.keep_ratio < 1:
+        raise RecipeError(
+            f"train.keep_ratio: dropped tokens do not go with train.document_attention; use 1, got {train.keep_ratio}"
+        )
+    if arguments.get("has_exponents", False) != (objective == "state_dependent"):
+        raise RecipeError(
+            "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
+        )
 
 
 def _explain(error: ValidationError) -> str:

@@ -18,6 +18,12 @@ def elbo(schedule: Schedule, t: Tensor) -> Tensor:
     return schedule.elbo_weight(t)
 
 
+def elbo_of_steps(schedule: Schedule, t: Tensor, steps: int) -> Tensor:
+    """T (alpha_s - alpha_t) / (1 - alpha_t), s = t - 1/T: the same of T discrete steps; t (B,) in 1/T ... 1."""
+    alpha_t = schedule.alpha(t)
+    return steps * (schedule.alpha((t - 1 / steps).clamp(min=0)) - alpha_t) / (1 - alpha_t)
+
+
 def uniform(schedule: Schedule, t: Tensor) -> Tensor:  # noqa: ARG001 - one signature for the table
     """1: MaskGIT, MAGE, eMIGM."""
     return torch.ones_like(t)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,9 @@ from maskgen.eval.report import Entry, Report, format_table, write_report
 from maskgen.predictions import NULL
 from maskgen.tokenizers import ImageTokenizer
 
+from .image_pipeline import ImagePipeline
 from .pictures import check_writable
-from .pipeline import Pipeline
+from .pipeline import settings_of
 
 BATCH = 250
 Images = Iterable[tuple[Tensor, Tensor]]
@@ -76,7 +77,7 @@ def _report(
     if num < 2:
         raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
     if checkpoint.recipe.task == "generator":
-        pipeline = Pipeline(checkpoint, device)
+        pipeline = ImagePipeline(checkpoint, device)
         generator = pipeline.with_sampler(**choices)  # a wrong choice is known before anything is scored
     data = checkpoint.recipe.build_data()
     test, train = data.split("test"), data.split("train")
@@ -95,12 +96,14 @@ def _report(
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(device)
         restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
         return Report(distance(restored, "reconstructions"), floor, others=others)
-    restored, others = _reconstruct(pipeline.generator.tokenizer, test, extractor, len(data.classes), device)
+    restored, others = _reconstruct(
+        cast(ImageTokenizer, pipeline.generator.tokenizer), test, extractor, len(data.classes), device
+    )
     clock = _Stopwatch()
     labels = pipeline.labels(None, num)
     batches = clock.timed(_samples(pipeline, generator, num, labels, seed))
     samples = _score(extractor, len(data.classes), tqdm(batches, "samples", -(-num // BATCH), disable=None))
-    settings = {"checkpoint": source, "step": checkpoint.step, **_settings(generator)}
+    settings = {"checkpoint": source, "step": checkpoint.step, **settings_of(generator)}
     made: dict[str, Any] = {"seed": seed, "sampler": settings}
     if samples.accuracy is not None:
         others.insert(0, Entry(f"class_accuracy[{extractor.name}]", "samples", samples.accuracy, num, **made))
@@ -132,15 +135,8 @@ class _Stopwatch:
             yield batch
 
 
-def _settings(generator: Any) -> dict[str, Any]:
-    """Sampler and guidance as plain values."""
-    sampler = generator.sampler
-    parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
-    return {**parts, "steps": sampler.steps, "temperature": sampler.temperature, "guidance": asdict(generator.guidance)}
-
-
 def _samples(
-    pipeline: Pipeline, generator: Any, num: int, labels: Tensor | None, seed: int
+    pipeline: ImagePipeline, generator: Any, num: int, labels: Tensor | None, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     start = 0
     for _, images in pipeline.draw(generator, num, labels, seed, BATCH):

@@ -1,4 +1,4 @@
-"""`maskgen sample`: from a checkpoint to pictures on disk."""
+"""`maskgen sample` of an image checkpoint: pictures on disk."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from maskgen.tokenizers import ImageTokenizer
+
 from .animate import Recorder, write_animation
+from .image_pipeline import ImagePipeline, SampleOutput
 from .pictures import check_writable, write_images
-from .pipeline import SampleOutput, load
 
 
 def run(
-    source: str,
+    pipeline: ImagePipeline,
     *,
-    num: int = 16,
+    num: int = 40,
     classes: Sequence[str] = (),
     seed: int = 0,
     output: str = "samples.png",
     animate: str | None = None,
     batch_size: int = 250,
-    device: str = "auto",
     **choices: Any,
 ) -> SampleOutput:
     """Sample and write; `choices` are those of `Pipeline.with_sampler`.
 
     Raises:
-        UserError: a checkpoint, sampler, class or output that cannot be used; known before anything is sampled.
+        UserError: a sampler, class or output that cannot be used; known before anything is sampled.
     """
     path = check_writable(output, (".png", ".npz", ""))
     film = check_writable(animate, (".gif", ".png")) if animate else None
-    pipeline = load(source, device=device)
-    recorder = Recorder(pipeline.generator.tokenizer)
+    tokenizer = pipeline.generator.tokenizer
+    assert isinstance(tokenizer, ImageTokenizer)
+    recorder = Recorder(tokenizer)
     with tqdm(unit="step", desc="sampling", dynamic_ncols=True, disable=None) as bar:
 
         def on_step(done: int, total: int, x_t: Tensor) -> None:

@@ -14,7 +14,7 @@ from maskgen.cli import main
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TINY = ["model.width=32", "model.depth=1", "model.heads=2", "train.batch_size=16", "train.tensorboard=false"]
-BRIEF = ["train.steps=4", "train.checkpoint_every=2", "train.validation_images=20", "train.preview_every=4"]
+BRIEF = ["train.steps=4", "train.checkpoint_every=2", "train.validation_rows=20", "train.preview_every=4"]
 
 
 @pytest.fixture(scope="session", autouse=True)

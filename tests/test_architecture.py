@@ -28,7 +28,7 @@ LAYERS = [
         "maskgen.shipped",
         "maskgen.zoo",
     ],
-    ["maskgen.schedules", "maskgen.subset", "maskgen.layers"],
+    ["maskgen.schedules", "maskgen.subset", "maskgen.layers", "maskgen.recipe_tree"],
     ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.weights"],
     ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
     ["maskgen.eval"],

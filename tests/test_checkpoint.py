@@ -240,7 +240,8 @@ def over_fsq(tmp_path: Path) -> dict[str, Any]:
 
 def write_over_fsq(tmp_path: Path) -> Path:
     recipe = parse_recipe(tree(**over_fsq(tmp_path)))
-    network = recipe.build_model(10, SHAPE, load_tokenizer(recipe, SHAPE))
+    tokenizer = load_tokenizer(recipe, SHAPE)
+    network = recipe.build_model(vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, n_classes=10, image_shape=SHAPE)
     write_checkpoint(tmp_path / "c", recipe, {MODEL: network.state_dict()}, INFO)
     return tmp_path / "c"
 

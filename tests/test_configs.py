@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
@@ -26,10 +27,13 @@ def sizes(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
     return len(source.classes), source.image_shape
 
 
-def trained_by(name: str) -> Recipe:
+def trained_by(recipe: Recipe) -> Recipe:
     """The recipe that makes the tokenizer of another: itself, or the VQ of its data."""
-    recipe = load_recipe(name)
-    return recipe if recipe.tokenizer_source is None else load_recipe(name.split("/")[1].split("-")[0] + "-vq")
+    if recipe.tokenizer_source is None:
+        return recipe
+    kind = DATASETS.check(recipe.data)[0]
+    names = {"fashion_mnist": "fashion-vq", "folder": "folder-vq"}
+    return load_recipe("imagenet-vq" if "imagenet" in recipe.tokenizer_source else names[kind])
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -42,24 +46,50 @@ def test_a_shipped_recipe_is_valid_short_and_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
-    recipe = load_recipe(name)
-    n_classes, shape = sizes(recipe)
     with torch.device("meta"):
-        tokenizer = None if recipe.task == "classifier" else trained_by(name).build_tokenizer(shape)
-        network = tokenizer if recipe.task == "tokenizer" else recipe.build_model(n_classes, shape, tokenizer)
-        recipe.build_objective(0 if tokenizer is None else tokenizer.vocab_size)
-    assert network is not None
+        network = built(load_recipe(name))
     assert any(parameter.requires_grad for parameter in network.parameters())
 
 
+def built(recipe: Recipe) -> nn.Module:
+    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
+    if recipe.is_text:
+        recipe.build_objective(50_257)
+        return recipe.build_model(vocab_size=50_257)
+    n_classes, shape = sizes(recipe)
+    derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
+    if recipe.task == "classifier":
+        recipe.build_objective()
+        return recipe.build_model(**derived)
+    tokenizer = trained_by(recipe).build_tokenizer(shape)
+    if recipe.task == "tokenizer":
+        recipe.build_objective()
+        return tokenizer
+    recipe.build_objective(tokenizer.vocab_size)
+    return recipe.build_model(vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, **derived)
+
+
 def test_the_published_maskgit_has_exactly_its_parameters() -> None:
-    name = "image/imagenet-maskgit"
-    recipe = load_recipe(name)
+    recipe = load_recipe("image/imagenet-maskgit")
     with torch.device("meta"):
-        tokenizer = trained_by(name).build_tokenizer(IMAGENET[1])
-        network = recipe.build_model(*IMAGENET, tokenizer)
+        tokenizer = trained_by(recipe).build_tokenizer(IMAGENET[1])
+        network = built(recipe)
     assert (tokenizer.vocab_size, tokenizer.grid) == (1024, (16, 16))
     assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
+
+
+def test_the_published_small_mdlm_has_exactly_its_parameters() -> None:
+    with torch.device("meta"):
+        network = built(load_recipe("text/owt-mdlm"))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 169_627_218
+
+
+def test_the_arms_on_the_bible_have_equal_parameters() -> None:
+    counts = []
+    for name in ("md4", "genmd4", "bd3", "ar"):
+        network = load_recipe(f"text/kjv-{name}").build_model(vocab_size=63)
+        counts.append(sum(p.numel() for name, p in network.named_parameters() if name != "raw_exponents"))
+    assert len(set(counts)) == 1
 
 
 def test_the_published_maskgit_at_512_pixels_differs_in_its_positions_alone() -> None:

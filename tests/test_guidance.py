@@ -20,6 +20,8 @@ X_T = torch.tensor([[0, 5, 5, 1], [5, 5, 5, 5], [2, 2, 5, 5]])
 class Labelled:
     """A denoiser whose logits are label * column, which counts its calls and the rows it sees."""
 
+    keeps_rows = False
+
     def __init__(self) -> None:
         self.calls: list[int] = []
 
@@ -75,6 +77,44 @@ def test_what_stands_for_no_condition_can_be_given() -> None:
     t = torch.full((3,), 0.5, dtype=torch.float64)
     logits = Guidance(2.0).bind(Labelled(), COND, Condition(torch.full((3,), 7)))(X_T, t).logits
     assert logits[:, 0, 1].tolist() == pytest.approx([2 - 7, 4 - 7, 6 - 7])
+
+
+WANTED = torch.tensor([[False] * 4, [False, True, True, False], [False] * 4])
+T = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("scale", "n_rows"), [(1.0, 1), (4.0, 2)])
+def test_rows_that_need_nothing_cost_nothing(scale: float, n_rows: int) -> None:
+    denoiser = Labelled()
+    prediction = Guidance(scale, "linear").bind(denoiser, COND, Condition(torch.tensor([7, 8, 9])))(
+        X_T, T, where=WANTED
+    )
+    assert denoiser.calls == [n_rows]
+    assert torch.equal(prediction.where, WANTED)
+
+
+@pytest.mark.parametrize("null", [None, Condition(torch.tensor([7, 8, 9]))])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_rows_left_out_change_no_answer(scale: float, null: Condition | None) -> None:
+    guidance = Guidance(scale, "linear")
+    whole = guidance.bind(Labelled(), COND, null)(X_T, T).logits
+    assert torch.equal(guidance.bind(Labelled(), COND, null)(X_T, T, where=WANTED).logits, whole[WANTED])
+    plain = Guidance().bind(Labelled(), None)(X_T, T)
+    assert torch.equal(Guidance().bind(Labelled(), None)(X_T, T, where=WANTED).logits, plain.logits[WANTED])
+
+
+def test_the_number_of_passes_is_decided_by_the_rows_that_are_asked_for() -> None:
+    denoiser = Labelled()
+    Guidance(4.0, interval=(0.6, 1.0)).bind(denoiser, COND)(X_T, T, where=WANTED)
+    assert denoiser.calls == [1]
+
+
+def test_a_denoiser_that_keeps_rows_is_given_all_of_them() -> None:
+    denoiser = Labelled()
+    denoiser.keeps_rows = True
+    prediction = Guidance(4.0).bind(denoiser, COND)(X_T, T, where=WANTED)
+    assert denoiser.calls == [6]
+    assert torch.equal(prediction.logits, Guidance(4.0).bind(Labelled(), COND)(X_T, T, where=WANTED).logits)
 
 
 @pytest.mark.parametrize(

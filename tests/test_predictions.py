@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +89,43 @@ def test_halves_undo_a_joined_pass(where: torch.Tensor | None) -> None:
     if where is not None:
         assert torch.equal(first.where, where)
         assert torch.equal(second.where, where)
+
+
+def test_the_nucleus_keeps_the_token_that_crosses() -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "text.json").read_text())["top_p"]
+    shuffled = torch.tensor([2, 0, 3, 1])
+    logits = torch.tensor(golden["p"], dtype=torch.float64).log()[shuffled]
+    kept = Categorical(logits).nucleus(golden["top_p"])
+    expected = torch.tensor(golden["inclusive"], dtype=torch.float64)[shuffled]
+    assert torch.allclose(kept.log_probs().exp(), expected)
+    assert torch.equal(kept.logits[shuffled < 3], logits[shuffled < 3])
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_the_nucleus_is_the_smallest_set_of_the_likeliest_that_holds_top_p(top_p: float, temperature: float) -> None:
+    p = torch.softmax(LOGITS.double() / temperature, -1)
+    is_kept = Categorical(LOGITS).nucleus(top_p, temperature).logits.isfinite()
+    least = p.where(is_kept, 2).amin(-1)
+    held = (p * is_kept).sum(-1)
+    assert (held >= top_p - 1e-12).all()
+    assert (held - least < top_p).all()
+    assert (p.where(~is_kept, 0).amax(-1) <= least).all()
+
+
+def test_a_nucleus_of_all_or_of_the_mode_is_off_and_packed_positions_stay_packed() -> None:
+    prediction = Categorical(LOGITS[WHERE], WHERE)
+    assert prediction.nucleus(1.0) is prediction
+    assert prediction.nucleus(0.5, 0) is prediction
+    nucleus = prediction.nucleus(0.5)
+    assert nucleus.where is WHERE
+    assert torch.equal(nucleus.logits, Categorical(LOGITS).nucleus(0.5).logits[WHERE])
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1.1, math.nan])
+def test_an_impossible_nucleus_is_refused(top_p: float) -> None:
+    with pytest.raises(ValueError, match=r"top_p must be in \(0, 1\], 1 = off, got"):
+        Categorical(LOGITS).nucleus(top_p)
 
 
 def test_log_probabilities_are_normalised_and_gathered() -> None:

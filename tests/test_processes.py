@@ -1,4 +1,4 @@
-"""Laws of the absorbing process."""
+"""Laws of the processes that mask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.processes import PROCESSES, Absorbing
+from maskgen.processes import PROCESSES, Absorbing, StateDependent
 from maskgen.rng import Rng
 from maskgen.schedules import SCHEDULES, Cosine, Linear
 
@@ -72,3 +72,57 @@ def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
     assert isinstance(process, Absorbing)
     assert process.mask_id == 9
     assert PROCESSES.arguments("absorbing") == ["schedule", "count"]
+
+
+def test_times_may_be_given_token_by_token() -> None:
+    process = Absorbing(7, Cosine(), "bernoulli")
+    noise, t = process.draw_noise(x_0, Rng.stream(0)), torch.linspace(0, 1, 64).view(4, 16)
+    one_by_one = [process.corrupt(x_0, t[:, place], noise)[:, place] for place in range(16)]
+    assert torch.equal(process.corrupt(x_0, t, noise), torch.stack(one_by_one, 1))
+    rows = torch.tensor([0.2, 0.4, 0.6, 0.8])
+    assert torch.equal(process.corrupt(x_0, rows, noise), process.corrupt(x_0, rows[:, None].expand(4, 16), noise))
+
+
+# Rates of the tokens' own
+
+
+def test_a_token_is_masked_with_its_own_power_of_the_time() -> None:
+    process, w = StateDependent(3), torch.tensor([0.5, 1.0, 4.0])
+    many = torch.arange(3).repeat_interleave(40_000).expand(4, -1)
+    t = torch.tensor([0.0, 0.25, 0.7, 1.0])
+    x_t = process.corrupt(many, t, process.draw_noise(many, Rng.stream(0)), w)
+    share = (x_t == 3).double().view(4, 3, -1).mean(2)
+    torch.testing.assert_close(share, t.double()[:, None] ** w.double(), atol=0.01, rtol=0)
+    assert torch.equal(x_t[x_t < 3], many[x_t < 3])
+    assert not share[0].any()
+    assert bool((share[3] == 1).all())
+
+
+@pytest.mark.parametrize("exponents", [None, torch.ones(7)])
+def test_rates_of_one_are_the_linear_schedule(exponents: torch.Tensor | None) -> None:
+    t, linear = torch.tensor([0.1, 0.4, 0.7, 1.0]), Absorbing(7, Linear(), "bernoulli")
+    noise = linear.draw_noise(x_0, Rng.stream(0))
+    assert torch.equal(StateDependent(7).corrupt(x_0, t, noise, exponents), linear.corrupt(x_0, t, noise))
+
+
+def test_masked_tokens_of_any_rates_stay_masked_as_time_goes_on() -> None:
+    process, w = StateDependent(7), torch.linspace(0.1, 5, 7)
+    noise = process.draw_noise(x_0, Rng.stream(0))
+    masked = [process.corrupt(x_0, torch.full((4,), t), noise, w) == 7 for t in (0.1, 0.3, 0.6, 0.9)]
+    for earlier, later in pairwise(masked):
+        assert (later | ~earlier).all()
+        assert (later & ~earlier).any()
+
+
+@pytest.mark.parametrize("t_min", [0.0, 1.0, -0.1])
+def test_a_least_time_that_is_none_is_refused(t_min: float) -> None:
+    with pytest.raises(ValueError, match=rf"t_min must be in \(0, 1\), got {t_min}"):
+        StateDependent(7, t_min)
+
+
+def test_learned_rates_are_no_keys() -> None:
+    process = PROCESSES.build({"type": "state_dependent", "t_min": 0.01}, vocab_size=9)
+    assert isinstance(process, StateDependent)
+    assert (process.mask_id, process.t_min) == (9, 0.01)
+    assert PROCESSES.arguments("state_dependent") == ["t_min"]
+    assert (process.prior((2, 5), Rng.stream(0)) == 9).all()

@@ -14,7 +14,7 @@ from maskgen.data.fashion import FASHION_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BRIEF = ["train.steps=1", "train.batch_size=4", "train.validation_images=4", "train.preview_every=0"]
+BRIEF = ["train.steps=1", "train.batch_size=4", "train.validation_rows=4", "train.preview_every=0"]
 
 
 def commands() -> list[list[str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from torch import nn
 
-from maskgen import recipe as module
+from maskgen import recipe_tree as module
 from maskgen.recipe import RecipeError, load_recipe, parse_recipe
 from tests.tiny import TOKENIZER, tree
 
@@ -41,7 +43,7 @@ def write(path: Path, content: dict[str, Any] | str) -> str:
         ({"data": "mnits"}, ["data: unknown data set 'mnits'", "digits"]),
         ({"tokenizer": {"levels": 4}}, ["tokenizer", "needs `type:`", "pixels"]),
         ({"process": {"type": "absorbing", "schedule": "sine"}}, ["process.schedule", "'sine'", "cosine"]),
-        ({"objective": "reconstruction"}, ["objective: reconstruction does not train a generator"]),
+        ({"objective": "reconstruction"}, ["objective: maskgit is trained by masked_tokens, not by reconstruction"]),
         ({"model": None, "tokenizer": None}, ["nothing to train"]),
         ({"model": None, "tokenizer": {"from": "x"}}, ["nothing to train"]),
         ({"train": {"flip": True}}, ["train.flip", "tokens"]),
@@ -52,6 +54,111 @@ def test_a_fault_names_its_key_its_value_and_the_choices(changes: dict[str, Any]
         parse_recipe(tree(**changes))
     for word in words:
         assert word in str(error.value)
+
+
+TEXT: dict[str, Any] = {
+    "data": {"type": "text_file", "path": "a-text.txt"},
+    "tokenizer": "characters",
+    "process": {"type": "absorbing", "schedule": "linear", "count": "bernoulli"},
+    "model": {"type": "mdlm", "width": 8, "depth": 1, "heads": 2},
+    "objective": {"type": "masked_tokens", "weight": "elbo"},
+    "sampler": "ancestral",
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "mdlm": {},
+    "discrete mdlm": {"objective": {"type": "masked_tokens", "weight": "elbo", "steps": 10}},
+    "genmd4": {"process": "state_dependent", "model": {"type": "mdlm", "has_exponents": True}, "sampler": "genmd4"}
+    | {"objective": "state_dependent"},
+    "bd3": {"model": {"type": "bd3", "block_length": 4}, "objective": "block_tokens", "sampler": "first_hitting"},
+    "ar": {"process": "absorbing", "model": "ar", "objective": "next_token", "sampler": "autoregressive"},
+    "meap": {"process": "absorbing", "model": "ar", "objective": {"type": "next_token", "input_mask_ratio": 0.15}},
+    "bytes": {"tokenizer": {"type": "bytes", "eos": True}, "train": {"document_attention": True}},
+    "dropped": {"train": {"keep_ratio": 0.5, "optimizer": "muon"}},
+}
+"""Recipes of text that are whole, as changes of TEXT."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_of_text_says_so_and_comes_back_from_its_dump(kind: str) -> None:
+    recipe = parse_recipe(tree(TEXT, **KINDS[kind]))
+    assert recipe.is_text
+    assert recipe.task == "generator"
+    assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
+    assert recipe.build_objective(vocab_size=7).baseline == pytest.approx(math.log(7))
+    assert isinstance(recipe.build_model(vocab_size=7), nn.Module)
+
+
+def test_images_are_no_text() -> None:
+    assert not parse_recipe(tree()).is_text
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("mdlm", {"tokenizer": None}, ["text needs a model and a tokenizer", "tokenizer: characters"]),
+        ("mdlm", {"model": None}, ["text needs a model and a tokenizer"]),
+        ("mdlm", {"tokenizer": {"from": "x"}}, ["tokenizer:", "made from the data or read from a file", "`from`"]),
+        ("mdlm", {"tokenizer": "pixels"}, ["tokenizer: pixels is not for text; choose another"]),
+        ("mdlm", {"model": "maskgit"}, ["model: maskgit lives on a grid", "for text choose mdlm, bd3 or ar"]),
+        ("mdlm", {"model": "classifier"}, ["model: classifier takes no tokenizer; change either"]),
+        ("mdlm", {"model": "bd3"}, ["objective: bd3 is trained by block_tokens, not by masked_tokens"]),
+        ("mdlm", {"model": "ar"}, ["objective: ar is trained by next_token, not by masked_tokens"]),
+        ("bd3", {"model": "mdlm"}, ["mdlm is trained by masked_tokens or state_dependent, not by block_tokens"]),
+        ("mdlm", {"guidance": {"scale": 2.0}}, ["guidance.scale", "no classes", "use 1, got 2.0"]),
+        ("mdlm", {"train": {"flip": True}}, ["train.flip", "mirrors images", "leave it out"]),
+        ("mdlm", {"process": "absorbing"}, ["objective: weight elbo needs a process with count bernoulli, got exact"]),
+        ("bd3", {"process": "absorbing"}, ["objective: block_tokens needs process absorbing with count bernoulli"]),
+        (
+            "mdlm",
+            {"process": "state_dependent"},
+            ["objective: masked_tokens needs process absorbing", "state_dependent"],
+        ),
+        ("genmd4", {"process": "absorbing"}, ["objective: objective state_dependent needs process state_dependent"]),
+        ("genmd4", {"model": "mdlm"}, ["model.has_exponents: true goes with objective state_dependent"]),
+        ("mdlm", {"model": {"type": "mdlm", "has_exponents": True}}, ["model.has_exponents", "change either"]),
+        ("ar", {"process": {"type": "absorbing", "count": "exact"}}, ["process: objective next_token", "leave it out"]),
+        ("ar", {"objective": {"type": "next_token", "input_mask_ratio": 1.0}}, ["objective: input_mask_ratio", "1.0"]),
+        ("bd3", {"objective": {"type": "block_tokens", "interval": [0.9, 0.1]}}, ["objective: interval", "low first"]),
+        ("mdlm", {"objective": {"type": "masked_tokens", "steps": 5}}, ["objective: steps", "weight elbo", "got 5"]),
+        ("genmd4", {"process": {"type": "state_dependent", "t_min": 0}}, ["process: t_min must be in (0, 1), got 0"]),
+        ("bd3", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective block_tokens", "use 1, got 0.5"]),
+        ("ar", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective next_token", "use 1, got 0.5"]),
+        ("genmd4", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective state_dependent", "use 1, got 0.5"]),
+        ("bytes", {"train": {"document_attention": True, "keep_ratio": 0.5}}, ["train.keep_ratio", "use 1, got 0.5"]),
+        ("bd3", {"train": {"document_attention": True}}, ["train.document_attention", "type mdlm", "leave it out"]),
+        ("genmd4", {"train": {"document_attention": True}}, ["train.document_attention", "objective masked_tokens"]),
+        ("mdlm", {"train": {"optimizer": "sgd"}}, ["train.optimizer", "'adamw' or 'muon'", "'sgd'"]),
+        ("mdlm", {"data": {"type": "text_file"}}, ["data.path: missing"]),
+        ("mdlm", {"data": {"type": "text_file", "path": "x", "lenght": 3}}, ["data.lenght: unknown key", "length"]),
+        ("bd3", {"model": {"type": "bd3", "has_time": True}}, ["model.has_time: unknown key", "block_length"]),
+    ],
+)
+def test_parts_of_text_that_do_not_go_together_are_refused(
+    kind: str, changes: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(tree(TEXT, **(KINDS[kind] | changes)))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokenizer": "characters"}, ["tokenizer: characters is not for images; choose another"]),
+        ({"train": {"document_attention": True}}, ["train.document_attention", "text", "leave it out"]),
+    ],
+)
+def test_parts_of_text_are_refused_for_images(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(tree(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_tokenizer_that_learns_has_no_documents() -> None:
+    with pytest.raises(RecipeError, match=r"train.document_attention: .* leave it out"):
+        parse_recipe(tree(TOKENIZER, train={"document_attention": True}))
 
 
 def test_each_of_several_unknown_keys_comes_with_the_keys_of_its_own_place() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from maskgen.objectives import MaskedTokens
-from maskgen.schedules import SCHEDULES, Cosine, Linear
-from maskgen.weights import WEIGHTS
+from maskgen.schedules import SCHEDULES, Cosine, Linear, Schedule
+from maskgen.weights import WEIGHTS, elbo_of_steps
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
@@ -29,6 +29,39 @@ def test_uniform_is_one() -> None:
 def test_the_bound_of_the_linear_schedule_weighs_with_one_over_t() -> None:
     t = torch.linspace(0.1, 1, 7)
     assert torch.allclose(WEIGHTS["elbo"](Linear(), t), 1 / t)
+
+
+every_schedule = pytest.mark.parametrize("schedule", [SCHEDULES.build(name) for name in SCHEDULES.names()], ids=str)
+
+
+def test_a_linear_schedule_has_the_same_weight_in_steps_as_without() -> None:
+    t = torch.tensor([0.6], dtype=torch.float64)
+    assert elbo_of_steps(Linear(), t, 10).item() == pytest.approx(1.666667, abs=1e-6)
+    for steps in (1, 4, 10):
+        grid = torch.arange(1, steps + 1).double() / steps
+        assert torch.allclose(elbo_of_steps(Linear(), grid, steps), 1 / grid)
+
+
+def test_the_weight_of_steps_is_the_chance_to_be_revealed_in_one_of_them() -> None:
+    grid = torch.arange(1, 5).double() / 4
+    ratio = Cosine().mask_ratio(grid)
+    before = torch.cat([Cosine().mask_ratio(torch.zeros(1).double()), ratio[:-1]])
+    assert torch.allclose(elbo_of_steps(Cosine(), grid, 4), 4 * (ratio - before) / ratio)
+
+
+@every_schedule
+def test_many_steps_are_continuous_time(schedule: Schedule) -> None:
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    assert torch.allclose(elbo_of_steps(schedule, t, 1_000_000), schedule.elbo_weight(t), rtol=1e-4)
+
+
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 5])
+def test_in_all_steps_together_a_token_is_revealed_once(schedule: Schedule, steps: int) -> None:
+    grid = torch.arange(1, steps + 1).double() / steps
+    chance = (elbo_of_steps(schedule, grid, steps) * schedule.mask_ratio(grid)).mean()
+    ends = schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert chance.item() == pytest.approx((ends[0] - ends[1]).item(), rel=1e-9)
 
 
 def test_an_objective_offers_exactly_the_weights_of_the_table() -> None:

@@ -43,6 +43,9 @@ def tokenizer_checkpoint(path: Path, **changes: Any) -> nn.Module:
 def generator_checkpoint(path: Path, **changes: Any) -> tuple[Recipe, nn.Module]:
     """Write a checkpoint of an untrained generator over pixels."""
     recipe = parse_recipe(tree(**changes))
-    network = recipe.build_model(len(CLASSES), SHAPE, recipe.build_tokenizer(SHAPE))
+    tokenizer = recipe.build_tokenizer(SHAPE)
+    network = recipe.build_model(
+        vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, n_classes=len(CLASSES), image_shape=SHAPE
+    )
     write_checkpoint(path, recipe, {MODEL: network.state_dict()}, INFO)
     return recipe, network

@@ -39,8 +39,8 @@ class Log:
         self.bar.update()
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str) -> None:
-        """Record means; the bar shows loss and images a second."""
-        shown = {key: f"{values[key]:.4g}" for key in ("loss", "images/s") if key in values}
+        """Record means; the bar shows loss and samples a second."""
+        shown = {key: f"{values[key]:.4g}" for key in ("loss", "samples/s") if key in values}
         if prefix == "train":
             self.bar.set_postfix(shown)
         if self.file is None:
@@ -81,13 +81,21 @@ def describe(values: Mapping[str, float], baseline: float | None) -> str:
     if "cross_entropy" in values and baseline is not None:
         buckets = [key.split("/")[1] for key in values if key.startswith("cross_entropy/")]
         parts = [f"{name} {values[f'cross_entropy/{name}']:.2f} ({values[f'accuracy/{name}']:.0%})" for name in buckets]
+        by_share = f"; by share masked: {', '.join(parts)}" if parts else ""
         return (
-            f"cross-entropy {values['cross_entropy']:.3f} (knowing nothing: ln V = {baseline:.3f}), "
-            f"accuracy {values['accuracy']:.1%}; by share masked: {', '.join(parts)}"
+            f"loss {values['loss']:.4f}, cross-entropy {values['cross_entropy']:.3f} (knowing nothing: ln V = "
+            f"{baseline:.3f}), accuracy {values['accuracy']:.1%}{by_share}"
         )
     if "squared_error" in values:
         return f"PSNR {-10 * math.log10(max(values['squared_error'], 1e-12)):.2f} dB, loss {values['loss']:.5f}"
     return ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+
+
+def preview_texts(path: Path, generator: Generator) -> None:
+    """Four texts, the same seeds at every preview."""
+    texts = generator.texts(generator.tokens(range(4)))
+    with atomic(path) as file:
+        file.write("\n\n----\n\n".join(texts).encode())
 
 
 def preview_samples(path: Path, generator: Generator, n_classes: int) -> None:

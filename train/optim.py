@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskgen.recipe import TrainSettings
 
@@ -22,15 +24,79 @@ def decayed(module: nn.Module) -> set[str]:
     return names
 
 
+class Muon(torch.optim.AdamW):
+    """AdamW, but matrices of groups with `n_parts` > 0 take orthogonalised momentum steps (Muon, arXiv 2502.16982).
+
+    A step is 0.2 sqrt(max(rows, columns)) times the orthogonal factor of the Nesterov momentum: its size is AdamW's,
+    and learning rate and weight decay mean the same for both. A fused matrix is orthogonalised in its `n_parts` parts
+    of rows. In float32: `torch.optim.Muon` works in bfloat16, which processors without it emulate.
+    """
+
+    momentum = 0.95
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        for group in (group for group in groups if group["n_parts"]):
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                self._turn(parameter, parameter.grad, group)
+        self.param_groups = [group for group in groups if not group["n_parts"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        return loss
+
+    def _turn(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average = state["momentum"].lerp_(grad, 1 - self.momentum)
+        direction = grad.lerp(average, self.momentum)
+        parts = [orthogonal_factor(part) for part in direction.chunk(group["n_parts"])]
+        scale = 0.2 * math.sqrt(max(parts[0].shape))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(torch.cat(parts), alpha=-group["lr"] * scale)
+
+
+def orthogonal_factor(matrix: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T of the singular value decomposition U S V^T: singular values between 0.7 and 1.2.
+
+    By a Newton-Schulz iteration of fifth order whose coefficients are steep at zero (Muon; Jordan et al. 2024).
+    """
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
+    is_tall = x.shape[0] > x.shape[1]
+    x = x.mT if is_tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
 def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with two groups: decayed and not."""
+    """AdamW or Muon; weight decay for matrices only, Muon's steps for those of the transformer's blocks."""
     matrices = decayed(module)
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if name in matrices], "weight_decay": settings.weight_decay},
-        {"params": [p for name, p in named if name not in matrices], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas)
+    named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    parts = {name: _n_parts(name, p) if settings.optimizer == "muon" else 0 for name, p in named.items()}
+    groups = []
+    for n_parts, is_decayed in ((1, True), (3, True), (0, True), (0, False)):
+        params = [p for name, p in named.items() if parts[name] == n_parts and (name in matrices) == is_decayed]
+        if params:
+            decay = settings.weight_decay if is_decayed else 0.0
+            groups.append({"params": params, "weight_decay": decay, "n_parts": n_parts})
+    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+    return kind(groups, lr=settings.lr, betas=settings.betas)
+
+
+def _n_parts(name: str, parameter: Tensor) -> int:
+    """How many matrices a parameter of a transformer's block holds, 0 if it is none or modulates."""
+    if "blocks." not in name or parameter.ndim != 2 or "modulation" in name:
+        return 0
+    return 3 if name.endswith("qkv.weight") else 1
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

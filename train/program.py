@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,41 +17,24 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from maskgen import __version__
-from maskgen.checkpoint import RECIPE, Checkpoint, copy_tokenizer, load_tokenizer, newest_in, read_checkpoint
-from maskgen.data.cache import token_data
+from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer, newest_in, read_checkpoint
 from maskgen.data.images import ImageSource
-from maskgen.data.loader import Rows, batches, flip, in_order
+from maskgen.data.loader import Rows, batches, in_order
 from maskgen.devices import pick_device, pick_precision
 from maskgen.errors import UserError
 from maskgen.eval.features import to_float
 from maskgen.files import require_writable
 from maskgen.generate import Generator
-from maskgen.objectives import Objective
-from maskgen.predictions import Batch, Condition
 from maskgen.recipe import Recipe, load_recipe
-from maskgen.rng import Rng, fold
+from maskgen.rng import fold
 from maskgen.tokenizers import ImageTokenizer
 
-from .callbacks import Log, describe, drop_after, preview_reconstructions, preview_samples
+from .callbacks import Log, describe, drop_after, preview_reconstructions, preview_samples, preview_texts
 from .ema import Ema
 from .loop import Loop, Means, Speed, check_finite, validate
 from .optim import build_optimizer
+from .parts import Parts, SomeRows, build
 from .state import prune, restore, save
-
-ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a recipe is built into."""
-
-    source: ImageSource
-    tokenizer: ImageTokenizer | None
-    module: nn.Module
-    objective: Objective
-    train: Rows
-    test: Rows
-    to_batch: ToBatch
 
 
 def run(
@@ -99,34 +82,7 @@ def run(
         step=0 if start is None else start.step,
     )
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
-    return _train(recipe, parts, loop, directory, 0.0 if start is None else float(start.info["seconds"]), about)
-
-
-def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
-    """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
-    source = recipe.build_data()
-    shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
-    train: Rows = source.split("train")
-    test: Rows = source.split("test")
-    tokenizer = None
-    if recipe.task == "tokenizer":
-        module: nn.Module = recipe.build_tokenizer(shape)
-        if not any(p.requires_grad for p in module.parameters()):
-            raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose vq or fsq")
-        objective = recipe.build_objective()
-    elif recipe.task == "classifier":
-        module, objective = recipe.build_model(n_classes, shape), recipe.build_objective()
-    else:
-        tokenizer = load_tokenizer(recipe, shape, directory).to(device)
-        module = recipe.build_model(n_classes, shape, tokenizer)
-        objective = recipe.build_objective(tokenizer.vocab_size)
-        if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
-            raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
-        with accelerator.local_main_process_first():
-            train = token_data(source.split("train"), tokenizer, device=device, progress=accelerator.is_main_process)
-            test = token_data(source.split("test"), tokenizer, device=device, progress=accelerator.is_main_process)
-    to_batch = _to_batch(device, bool(n_classes), is_images=tokenizer is None, is_flipped=recipe.train.flip)
-    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch)
+    return _train(recipe, parts, loop, directory, Spent.before(start), about)
 
 
 def _find_start(directory: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
@@ -153,6 +109,7 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
     if start is None:
         if (directory / RECIPE).is_file():  # a run that ended before its first checkpoint
             shutil.rmtree(directory / "tokenizer", ignore_errors=True)
+            (directory / TOKENIZER).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # what its name stands for may change while the run goes on
 
@@ -170,18 +127,6 @@ def _batches(data: Rows, recipe: Recipe, accelerator: Accelerator, step: int) ->
     )
 
 
-def _to_batch(device: torch.device, has_labels: bool, *, is_images: bool, is_flipped: bool) -> ToBatch:
-    """From rows of a data set, images (B, C, H, W) uint8 or tokens (B, L), to a Batch on the device."""
-
-    def convert(x_0: Tensor, labels: Tensor, rng: Rng) -> Batch:
-        x_0 = to_float(x_0.to(device)) if is_images else x_0.to(device)
-        if is_images and is_flipped:
-            x_0 = flip(x_0, rng.fork("flip"))
-        return Batch(x_0, Condition(labels.to(device)) if has_labels else None)
-
-    return convert
-
-
 def _commit() -> str:
     """The commit of the source tree this runs from, "" for an installed package."""
     if not (Path(__file__).parents[1] / ".git").exists():
@@ -193,27 +138,47 @@ def _commit() -> str:
         return ""
 
 
-def _train(
-    recipe: Recipe, parts: Parts, loop: Loop, directory: Path, seconds_before: float, about: dict[str, str]
-) -> Path:
+@dataclass(frozen=True)
+class Spent:
+    """Wall-clock and processor seconds of a run; the latter compare runs that shared their machine with others."""
+
+    seconds: float
+    cpu_seconds: float
+
+    @classmethod
+    def before(cls, start: Checkpoint | None) -> Spent:
+        """Offsets from which `so_far` counts: what the run had spent when it stopped."""
+        info: Mapping[str, Any] = {} if start is None else start.info
+        seconds, cpu_seconds = float(info.get("seconds", 0)), float(info.get("cpu_seconds", 0))
+        return cls(time.perf_counter() - seconds, time.process_time() - cpu_seconds)
+
+    def so_far(self) -> dict[str, float]:
+        return {
+            "seconds": round(time.perf_counter() - self.seconds, 1),
+            "cpu_seconds": round(time.process_time() - self.cpu_seconds, 1),
+        }
+
+
+def _train(recipe: Recipe, parts: Parts, loop: Loop, directory: Path, spent: Spent, about: dict[str, str]) -> Path:
     """The loop with logs, previews and checkpoints around it."""
     settings, accelerator = recipe.train, loop.accelerator
     log = Log(
         directory, loop.step, settings.steps, is_main=accelerator.is_main_process, tensorboard=settings.tensorboard
     )
     n_parameters = sum(p.numel() for p in parts.module.parameters())
-    log.say(f"{recipe.task}: {n_parameters:,} parameters, {len(parts.train):,} training images, {directory}")
-    means, speed, started = Means(), Speed(), time.perf_counter()
+    kind = "rows of text" if recipe.is_text else "images"
+    log.say(f"{recipe.task}: {n_parameters:,} parameters, {len(parts.train):,} training {kind}, {directory}")
+    means, speed = Means(), Speed()
 
     def checkpoint(step: int) -> None:
-        facts = about | _facts(parts, seconds_before + time.perf_counter() - started, accelerator)
+        facts = about | _facts(accelerator) | parts.facts() | spent.so_far()
         with loop.ema.applied() as module:
-            scores = _validate(module, parts, settings.validation_images, accelerator)
+            scores = _validate(module, parts, settings.validation_rows, accelerator)
             is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
             if is_due and accelerator.is_main_process:
-                _preview(directory / "samples" / f"step-{step:08d}.png", recipe, parts, module, accelerator.device)
+                _preview(directory / "samples" / f"step-{step:08d}", recipe, parts, module, accelerator.device)
         if scores:
-            log.metrics(step, scores, "validation")
+            log.metrics(step, {**scores, **spent.so_far()}, "validation")
             log.say(f"step {step}: {describe(scores, parts.objective.baseline)}")
         if accelerator.is_main_process:
             save(directory, step, recipe, parts.module, loop.ema, loop.optimizer, {**facts, "validation": scores})
@@ -226,7 +191,7 @@ def _train(
         log.advance()
         is_due = step % settings.checkpoint_every == 0 or step == settings.steps
         if is_due or step % settings.log_every == 0:  # no checkpoint of weights that were not looked at
-            values = {**means.take(accelerator), "images/s": speed.take()}
+            values = {**means.take(accelerator), "samples/s": speed.take()}
             check_finite(values["loss"], step)
             log.metrics(step, values, "train")
         if is_due:
@@ -241,48 +206,38 @@ def _train(
     return directory / f"checkpoint-{loop.step}"
 
 
-def _facts(parts: Parts, seconds: float, accelerator: Accelerator) -> dict[str, Any]:
-    """What a checkpoint remembers beside weights and recipe."""
+def _facts(accelerator: Accelerator) -> dict[str, Any]:
+    """What made a checkpoint."""
     return {
         "maskgen": __version__,
         "torch": torch.__version__,
-        "classes": list(parts.source.classes),
-        "image_shape": list(parts.source.image_shape),
-        "seconds": round(seconds, 1),
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
     }
 
 
-def _validate(module: nn.Module, parts: Parts, n_images: int, accelerator: Accelerator) -> dict[str, float]:
-    if not n_images:
-        return {}
-    # Each process takes every world-th row of the first n_images, so that the means are over each row once.
+def _validate(module: nn.Module, parts: Parts, n_rows: int, accelerator: Accelerator) -> dict[str, float]:
     world = accelerator.num_processes  # every process needs a row, or the means would wait for it
-    rows = range(accelerator.process_index, min(max(n_images, world), len(parts.test)), world)
-    subset = _Rows(parts.test, rows)
-    return validate(module, parts.objective, in_order(subset, 250), parts.to_batch, accelerator)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Some rows of a data set."""
-
-    data: Rows
-    index: range
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self.data.__getitems__([self.index[i] for i in indices])
+    if not n_rows or len(parts.held_out) < world:
+        return {}
+    # Each process takes every world-th row of the first n_rows, so that the means are over each row once.
+    rows = range(accelerator.process_index, min(max(n_rows, world), len(parts.held_out)), world)
+    subset = SomeRows(parts.held_out, rows)
+    batch_size = 250 if isinstance(parts.source, ImageSource) else 32
+    return validate(module, parts.objective, in_order(subset, batch_size), parts.to_batch, accelerator)
 
 
 def _preview(path: Path, recipe: Recipe, parts: Parts, module: nn.Module, device: torch.device) -> None:
+    """Pictures or texts; `path` is without ending."""
     if recipe.task == "generator":
         assert parts.tokenizer is not None
-        generator = Generator(module, parts.tokenizer, recipe.build_sampler(), recipe.build_guidance(), device)
-        preview_samples(path, generator, len(parts.source.classes))
+        length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
+        sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
+        generator = Generator(module, parts.tokenizer, sampler, guidance, device, length)
+        if recipe.is_text:
+            preview_texts(path.with_suffix(".txt"), generator)
+        else:
+            preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes))
     elif isinstance(module, ImageTokenizer):
-        images = parts.test.__getitems__(range(min(40, len(parts.test))))[0]
-        preview_reconstructions(path, module, to_float(images.to(device)))
+        images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
+        preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -78,16 +78,57 @@ def token_data(
         "format": FORMAT,
         "data": split.fingerprint(),
         "tokenizer": tokenizer.fingerprint(),
-        "dtype": "uint16" if tokenizer.vocab_size <= 2**16 else "uint32",
+        "dtype": token_dtype(tokenizer.vocab_size),
         "rows": len(split),
     }
+    file, found = cached(
+        header, cache_dir, lambda file: _encode(file, split, tokenizer, torch.device(device), header["dtype"], progress)
+    )
+    return TokenData(file, split.labels, found["length"], found["dtype"])
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The narrowest of the two types that tokens are stored as."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def cached(
+    header: dict[str, Any], cache_dir: Path | None, make: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """The file of tokens that a header describes, and the header with what was found out in making it.
+
+    The header has `rows` and `dtype`; `make` writes the file and returns at least `length`, tokens in a row, and
+    `crc32` of the file. It is called if the cache has no such file or a damaged one.
+
+    Raises:
+        DataError: the cache directory can't be written.
+    """
     key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:24]
     file = (cache_dir or default_cache_dir()) / f"tokens-{key}.bin"
     found = _found(file, header)
     if found is None:
-        found = header | _encode(file, split, tokenizer, torch.device(device), header["dtype"], progress)
+        found = header | make(file)
         _write(file.with_suffix(".json"), lambda out: out.write(json.dumps(found, indent=1).encode()))
-    return TokenData(file, split.labels, found["length"], found["dtype"])
+    return file, found
+
+
+def write_tokens(file: Path, batches: Iterable[Tensor], dtype: str) -> int:
+    """Write tokens one after the other, the whole file or none; its crc32.
+
+    Raises:
+        DataError: it can't be written.
+    """
+    crc32 = 0
+
+    def fill(out: IO[bytes]) -> None:
+        nonlocal crc32
+        for tokens in batches:
+            raw = tokens.numpy().astype(dtype).tobytes()
+            out.write(raw)
+            crc32 = zlib.crc32(raw, crc32)
+
+    _write(file, fill)
+    return crc32
 
 
 def _found(file: Path, header: dict[str, Any]) -> dict[str, Any] | None:
@@ -116,18 +157,18 @@ def _encode(
     """Write the tokens; the sequence length and checksum."""
     log.info("encoding %d images into %s", len(split), file)
     tokenizer.to(device).eval()
-    facts = {"length": 0, "crc32": 0}
+    length = 0
 
-    def fill(out: IO[bytes]) -> None:
+    def batches() -> Iterator[Tensor]:
+        nonlocal length
         with tqdm(total=len(split), desc="tokens", unit="image", disable=not progress) as bar:
             for tokens in _tokens(split, tokenizer, device):
-                raw = tokens.numpy().astype(dtype).tobytes()
-                out.write(raw)
-                facts.update(length=tokens.shape[1], crc32=zlib.crc32(raw, facts["crc32"]))
+                length = tokens.shape[1]
+                yield tokens
                 bar.update(len(tokens))
 
-    _write(file, fill)
-    return facts
+    crc32 = write_tokens(file, batches(), dtype)
+    return {"length": length, "crc32": crc32}
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch.utils.data import Dataset
 from maskgen.errors import UserError
 from maskgen.registry import Registry
 from maskgen.rng import Rng
+
+if TYPE_CHECKING:
+    from maskgen.data.text import TextSource
 
 SplitName = Literal["train", "test"]
 
@@ -81,7 +84,7 @@ class ImageSource(ABC):
         return self._splits[name]
 
 
-DATASETS: Registry[ImageSource] = Registry("data set", base=ImageSource)
+DATASETS: Registry[ImageSource | TextSource] = Registry("data set", base=ImageSource)
 
 
 class TensorSplit(ImageSplit):

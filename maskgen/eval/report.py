@@ -34,9 +34,10 @@ class Entry:
         seed: of the samples.
         sampler: settings of the sampler that made them.
         versions: of the packages that computed it.
+        standard_error: of `value`, where it was estimated.
 
     Raises:
-        ValueError: a value that is NaN, or a count below 1.
+        ValueError: a value that is NaN, a count below 1, or a standard error that is negative or NaN.
     """
 
     name: str
@@ -49,12 +50,17 @@ class Entry:
     seed: int | None = None
     sampler: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
+    standard_error: float | None = None
 
     def __post_init__(self) -> None:
         if math.isnan(self.value):
             raise ValueError(f"{self.name} of {self.of} is NaN; it can't be reported")
         if self.n_samples < 1 or (self.n_reference is not None and self.n_reference < 1):
             raise ValueError(f"{self.name} needs images, got {self.n_samples} against {self.n_reference}")
+        if self.standard_error is not None and not self.standard_error >= 0:
+            raise ValueError(
+                f"{self.name} of {self.of} has standard error {self.standard_error}; it must be at least 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ def format_table(report: Report) -> str:
 
 def _row(entry: Entry, of: str) -> tuple[str, ...]:
     against = f"{entry.reference} (n = {entry.n_reference})" if entry.reference is not None else "-"
-    return entry.name, of, _number(entry.value), str(entry.n_samples), against
+    error = "" if entry.standard_error is None else f" ± {_number(entry.standard_error)}"
+    return entry.name, of, _number(entry.value) + error, str(entry.n_samples), against
 
 
 def _notes(report: Report) -> Iterable[str]:

@@ -30,14 +30,31 @@ def resolve_backend(wanted: AttentionBackend) -> Literal["sdpa", "xformers"]:
     return "xformers"
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, backend: Literal["sdpa", "xformers"], dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v. All (B, H, L, d)."""
-    if backend == "xformers":
+KeyValues = tuple[Tensor, Tensor]
+"""Keys and values, (B, H, n, d) each, turned to their positions."""
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    backend: Literal["sdpa", "xformers"],
+    dropout: float = 0.0,
+    mask: Tensor | Literal["causal"] | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v; q (B, H, L, d), k and v (B, H, n, d).
+
+    `mask` is `causal`, or bool and True where a query may look, broadcast to (B, H, L, n). A masked call always runs
+    on SDPA.
+    """
+    if backend == "xformers" and mask is None:
         from xformers.ops import memory_efficient_attention
 
         out: Tensor = memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), p=dropout)
         return out.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if isinstance(mask, Tensor) or mask is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
 
 class SelfAttention(nn.Module):
@@ -49,6 +66,7 @@ class SelfAttention(nn.Module):
         dropout: of the attention weights and of the output.
         qk_norm: RMS normalisation of queries and keys in each head.
         backend: see `resolve_backend`.
+        bias: of both projections.
     """
 
     def __init__(
@@ -58,6 +76,7 @@ class SelfAttention(nn.Module):
         dropout: float = 0.0,
         qk_norm: bool = False,
         backend: AttentionBackend = "auto",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if width < 1 or heads < 1 or width % heads:
@@ -65,19 +84,32 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.backend = resolve_backend(backend)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
         self.q_norm = nn.RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D); `rotation` as `embeddings.rotation_2d` makes it, (L, d/2) or (B, L, d/2) complex."""
+        return self.extend(x, rotation)[0]
+
+    def extend(
+        self,
+        x: Tensor,
+        rotation: Tensor | None = None,
+        mask: Tensor | Literal["causal"] | None = None,
+        past: KeyValues | None = None,
+    ) -> tuple[Tensor, KeyValues]:
+        """Attention of x (B, L, D) to `past` and itself under `mask`, and the keys and values of `x` alone."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, d)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        x = attend(q, k, v, self.backend, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)
-        return F.dropout(self.out(x), self.dropout, self.training)
+        new = (k, v)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        x = attend(q, k, v, self.backend, self.dropout if self.training else 0.0, mask).transpose(1, 2).flatten(2)
+        return F.dropout(self.out(x), self.dropout, self.training), new
 
 
 def init_transformer(module: nn.Module, std: float = 0.02) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, SelfAttention, modulate
+from maskgen.layers.attention import AttentionBackend, KeyValues, SelfAttention, modulate, zero
 
 
 class Mlp(nn.Module):
@@ -84,3 +84,45 @@ class PreNormBlock(nn.Module):
         x = x + gate_a * self.attention(modulate(self.attention_norm(x), shift_a, scale_a), rotation)
         x = x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
         return x
+
+
+class TextBlock(nn.Module):
+    """Pre-norm block of the text networks: no bias in attention and norms, tanh GELU (MDLM, arXiv 2406.07524).
+
+    With `cond_width` > 0 shift, scale and gate come from a condition of that width, by a layer that starts at zero.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        backend: AttentionBackend = "auto",
+        cond_width: int = 0,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, bias=False)
+        self.attention = SelfAttention(width, heads, dropout, qk_norm, backend, bias=False)
+        self.mlp_norm = nn.LayerNorm(width, bias=False)
+        self.mlp = Mlp(width, int(width * mlp_ratio), dropout, gelu="tanh")
+        self.modulation = zero(nn.Linear(cond_width, 6 * width)) if cond_width else None
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        mask: Tensor | Literal["causal"] | None = None,
+        cond: Tensor | None = None,
+        past: KeyValues | None = None,
+    ) -> tuple[Tensor, KeyValues]:
+        """x (B, L, D), cond (B, C) -> (B, L, D), and the keys and values of `x`."""
+        if self.modulation is None or cond is None:
+            attended, new = self.attention.extend(self.attention_norm(x), rotation, mask, past)
+            x = x + attended
+            return x + self.mlp(self.mlp_norm(x)), new
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(cond)[:, None].chunk(6, -1)
+        attended, new = self.attention.extend(modulate(self.attention_norm(x), shift_a, scale_a), rotation, mask, past)
+        x = x + gate_a * attended
+        return x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m)), new

@@ -1,4 +1,4 @@
-"""Positions and labels as vectors."""
+"""Positions, times and labels as vectors."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
+def rotation_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
+    """(L, dim / 2) complex64: rotary angles of the places `positions` (L,) in a text (arXiv 2104.09864).
+
+    Raises:
+        ValueError: dim is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"rotary positions need an even head width, got {dim}")
+    frequencies = base ** (-torch.arange(0, dim, 2, device=positions.device) / dim)
+    angles = positions[:, None] * frequencies
+    return torch.polar(torch.ones_like(angles), angles)
+
+
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotary embedding (arXiv 2104.09864): x (B, H, L, d), rotation (L, d/2) or (B, L, d/2) complex."""
     turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
@@ -35,3 +48,20 @@ class LabelEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         return super().forward(torch.where(labels < 0, self.num_embeddings - 1, labels))
+
+
+class TimeEmbedding(nn.Module):
+    """t (B,) in [0, 1] -> (B, D): cosines and sines of 1000 t, then Linear - SiLU - Linear (DiT, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, n_frequencies: int = 256) -> None:
+        super().__init__()
+        self.n_frequencies = n_frequencies
+        self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.n_frequencies // 2
+        frequencies = 10_000.0 ** (-torch.arange(half, device=t.device) / half)
+        angles = 1000 * t.float()[:, None] * frequencies
+        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        return embedded

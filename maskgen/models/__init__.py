@@ -8,4 +8,4 @@ from maskgen.registry import Registry
 
 MODELS: Registry[nn.Module] = Registry("model", derived=("vocab_size", "grid", "n_classes", "image_shape"))
 
-from maskgen.models import classifier, maskgit  # noqa: E402, F401 - they register themselves in MODELS
+from maskgen.models import blockwise, classifier, maskgit, mdlm  # noqa: E402, F401 - they register themselves in MODELS

@@ -47,6 +47,8 @@ class ImageClassifier(nn.Module):
         ValueError: a size that cannot be built.
     """
 
+    objectives = ("classification",)
+
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int, width: int = 64, n_blocks: int = 1) -> None:
         super().__init__()
         channels, height, image_width = image_shape

@@ -38,6 +38,8 @@ class MaskGIT(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
+    objectives = ("masked_tokens",)
+
     def __init__(
         self,
         vocab_size: int,

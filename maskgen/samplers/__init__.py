@@ -1,6 +1,6 @@
 """Masked decoding."""
 
-from maskgen.samplers.masked import MaskedSampler
+from maskgen.samplers.masked import MaskedSampler, with_exponents
 from maskgen.samplers.presets import SAMPLERS
 
-__all__ = ["SAMPLERS", "MaskedSampler"]
+__all__ = ["SAMPLERS", "MaskedSampler", "with_exponents"]

@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Denoise
+from maskgen.predictions import Categorical, Denoise
 from maskgen.rng import Rng
+from maskgen.samplers.joint import Joint, PerToken
 from maskgen.samplers.layout import Full, Layout
 from maskgen.samplers.order import Confidence, Order, Proposal
-from maskgen.samplers.quota import Clock, Quota, Scheduled
+from maskgen.samplers.quota import Clock, Move, Quota, Scheduled
 from maskgen.samplers.remask import NoRemask, Remask
 
 OnStep = Callable[[int, int, Tensor], None]
-"""Called after each step with (steps done, steps in all, x_s (B, L))."""
+"""Called after each step with (steps done, steps in all at most, x_s (B, L)); a decoding that is done early stops."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Positions that are decoded together: what stays the same from step to step.
+
+    Attributes:
+        denoise, rng, mask_id, grid: as `MaskedSampler` was given.
+        is_open: (B, L) bool, the positions.
+    """
+
+    denoise: Denoise
+    rng: Rng
+    mask_id: int
+    grid: tuple[int, ...]
+    is_open: Tensor
+
+
+@dataclass(frozen=True)
+class _State:
+    """x_t (B, L); confidence (B, L) float64, each token's probability when it was revealed; the clock."""
+
+    x_t: Tensor
+    confidence: Tensor
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class _Reveal:
+    """What a step reveals.
+
+    Attributes:
+        where: (B, L) bool, the positions.
+        n: (B,) int64, how many, on the CPU.
+        asked: (B, L) bool, the M positions the network was asked about: all of `where` and perhaps more.
+        prediction, tokens: its answer, packed, and the token (M,) drawn for each.
+    """
+
+    where: Tensor
+    n: Tensor
+    asked: Tensor
+    prediction: Categorical
+    tokens: Tensor
 
 
 @dataclass(frozen=True)
 class MaskedSampler:
     """Fills the [MASK]s of a batch step by step; everything else is known and never changes.
+
+    The network is asked only about rows in which the step can reveal something.
 
     Args:
         order: which tokens first.
@@ -30,6 +76,7 @@ class MaskedSampler:
         layout: which positions together.
         steps: T; some quotas have their own number.
         temperature: of the token draws; 0 takes the mode.
+        top_p: share of the probability, after temperature, that tokens are drawn from; orders see the whole.
     """
 
     order: Order = field(default_factory=Confidence)
@@ -38,12 +85,17 @@ class MaskedSampler:
     layout: Layout = field(default_factory=Full)
     steps: int = 8
     temperature: float = 1.0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], 1 = off, got {self.top_p}")
+        if isinstance(self.quota, Joint) and not self.remask.is_off:
+            raise ValueError("the joint quota masks nothing again; use remask none, or quota bernoulli")
 
     @torch.no_grad()
     def __call__(
@@ -64,68 +116,111 @@ class MaskedSampler:
             rng: `Rng.per_sample`, for samples that depend on their own seed only.
             mask_id: the id of [MASK].
             grid: shape of the token grid for orders that live on one; (L,) if not given.
-            on_step: watches.
+            on_step: watches; the number of steps it is told is the most there can be.
         """
         x_t, length = x_1.clone(), x_1.shape[1]
         spans = self.layout.spans(length)
         shares = [max((self.steps + index) // len(spans), 1) for index in reversed(range(len(spans)))]
         n_steps = [self.quota.n_steps(share, end - start) for share, (start, end) in zip(shares, spans, strict=True)]
         done = 0
-        for (start, end), n_span in zip(spans, n_steps, strict=True):
+        for index, ((start, end), n_span) in enumerate(zip(spans, n_steps, strict=True)):
             is_open = torch.zeros_like(x_1, dtype=torch.bool)
             is_open[:, start:end] = x_1[:, start:end] == mask_id
-            n_start = is_open.sum(1).cpu()
-            clock = Clock(0, n_span, torch.ones(len(x_1), dtype=torch.float64), n_start, n_start, length)
-            for step in range(n_span):
-                clock = Clock(step, n_span, clock.t, n_start, clock.n_left, length)
-                x_t, clock = self._step(denoise, x_t, is_open, clock, rng, mask_id, grid or (length,))
-                done += 1
+            # A span may end sooner in another batch: the next one must not begin where this one's stream stopped.
+            stream = rng if len(spans) == 1 else rng.fork("span", index)
+            for x_s in self._decode(_Span(denoise, stream, mask_id, grid or (length,), is_open), x_t, n_span):
+                x_t, done = x_s, done + 1
                 if on_step is not None:
                     on_step(done, sum(n_steps), x_t)
         return x_t
 
-    def _step(
-        self,
-        denoise: Denoise,
-        x_t: Tensor,
-        is_open: Tensor,
-        clock: Clock,
-        rng: Rng,
-        mask_id: int,
-        grid: tuple[int, ...],
-    ) -> tuple[Tensor, Clock]:
-        """One step t -> s of the positions `is_open` (B, L)."""
-        is_masked = is_open & (x_t == mask_id)
-        s = self.quota.next_time(clock, rng)
-        is_remasked, sigma = self._draw_remask(is_open & ~is_masked, clock, s, rng)
-        n_remasked = torch.zeros_like(clock.n_left) if is_remasked is None else is_remasked.sum(1).cpu()
-        if clock.step == clock.n_steps - 1:
-            n_reveal = clock.n_left
-        else:
-            n_reveal = self.quota.count(clock, s, sigma, n_remasked, rng).clamp(min=0).minimum(clock.n_left)
-        place = Proposal(is_masked, (clock.step + 1) / clock.n_steps, grid)
-        x_s = x_t.clone()
-        if self.order.needs_prediction:
-            prediction = denoise(x_t, clock.t, where=is_masked)
-            tokens = prediction.sample(rng, self.temperature)
-            score = self.order.score(Proposal(is_masked, place.progress, grid, prediction, tokens), rng)
-            is_revealed = _first(score, n_reveal)
-            x_s[is_revealed] = tokens[is_revealed[is_masked]]
-        else:
-            is_revealed = _first(self.order.score(place, rng), n_reveal)
-            x_s[is_revealed] = denoise(x_t, clock.t, where=is_revealed).sample(rng, self.temperature)
-        if is_remasked is not None:
-            x_s = x_s.masked_fill(is_remasked, mask_id)
-        left = clock.n_left - n_reveal + n_remasked
-        return x_s, Clock(clock.step, clock.n_steps, s, clock.n_start, left, clock.length)
+    def _decode(self, span: _Span, x_t: Tensor, n_steps: int) -> Iterator[Tensor]:
+        """x_s (B, L) after each step, at most `n_steps`, until nothing is left and nothing comes back."""
+        n_start = span.is_open.sum(1).cpu()
+        t = torch.ones(len(x_t), dtype=torch.float64)
+        clock = Clock(0, n_steps, t, n_start, n_start, x_t.shape[1])
+        state = _State(x_t, torch.zeros_like(x_t, dtype=torch.float64), clock)
+        for step in range(n_steps):
+            if self.remask.is_off and not state.clock.n_left.any():
+                return
+            clock = replace(state.clock, step=step, t=self.quota.time(state.clock))
+            state = self._step(span, replace(state, clock=clock))
+            yield state.x_t
 
-    def _draw_remask(self, is_revealed: Tensor, clock: Clock, s: Tensor, rng: Rng) -> tuple[Tensor | None, Tensor]:
-        """The revealed tokens that are masked again (None where the policy is off), and their chance (B,)."""
-        if self.remask.is_off or clock.step == clock.n_steps - 1:
+    def _step(self, span: _Span, state: _State) -> _State:
+        """One step t -> s."""
+        clock, is_masked = state.clock, span.is_open & (state.x_t == span.mask_id)
+        s = self.quota.next_time(clock, span.rng)
+        is_remasked, sigma = self._draw_remask(span, state, s, span.is_open & ~is_masked)
+        n_remasked = torch.zeros_like(clock.n_left) if is_remasked is None else is_remasked.sum(1).cpu()
+        reveal = self._reveal(span, state.x_t, is_masked, Move(clock, s, sigma, n_remasked))
+        is_drawn = reveal.where[reveal.asked]
+        x_s, confidence = state.x_t.clone(), state.confidence
+        x_s[reveal.where] = reveal.tokens[is_drawn]
+        if self.remask.needs_confidence:
+            confidence = confidence.clone()
+            confidence[reveal.where] = reveal.prediction.log_prob(reveal.tokens)[is_drawn].double().exp()
+        if is_remasked is not None:
+            x_s = x_s.masked_fill(is_remasked, span.mask_id)
+        return _State(x_s, confidence, replace(clock, t=s, n_left=clock.n_left - reveal.n + n_remasked))
+
+    def _reveal(self, span: _Span, x_t: Tensor, is_masked: Tensor, move: Move) -> _Reveal:
+        """Ask the network and choose; an order and a quota that need no prediction choose first and ask then."""
+        if isinstance(self.quota, Joint):
+            return self._reveal_jointly(self.quota, span, x_t, is_masked, move)
+        place = Proposal(is_masked, (move.clock.step + 1) / move.clock.n_steps, span.grid)
+        if not (self.order.needs_prediction or self.quota.needs_prediction):
+            n = self._count(move, span.rng)
+            where = _first(self.order.score(place, span.rng), n)
+            return _Reveal(where, n, where, *self._ask(span, x_t, move.clock.t, where, n))
+        n = move.clock.n_left if self.quota.needs_prediction else self._count(move, span.rng)
+        asked = is_masked & (n > 0).to(is_masked.device)[:, None]
+        prediction, tokens = self._ask(span, x_t, move.clock.t, asked, n)
+        proposal = replace(place, where=asked, prediction=prediction, tokens=tokens)
+        if self.quota.needs_prediction:
+            n = self._count(replace(move, proposal=proposal), span.rng)
+        return _Reveal(_first(self.order.score(proposal, span.rng), n), n, asked, prediction, tokens)
+
+    def _reveal_jointly(self, quota: Joint, span: _Span, x_t: Tensor, is_masked: Tensor, move: Move) -> _Reveal:
+        """One draw a position says whether it is revealed and what it is."""
+        prediction = span.denoise(x_t, move.clock.t, where=is_masked)
+        kept = prediction.nucleus(self.top_p, self.temperature)
+        tokens = quota.draw(kept, move.clock, move.s, self.temperature, span.rng)
+        where = is_masked.clone()
+        where[is_masked] = tokens < prediction.logits.shape[-1]
+        return _Reveal(where, where.sum(1).cpu(), is_masked, prediction, tokens)
+
+    def _ask(self, span: _Span, x_t: Tensor, t: Tensor, where: Tensor, n: Tensor) -> tuple[Categorical, Tensor]:
+        """The prediction at `where` and a token drawn for each (M,).
+
+        Where n (B,), which is on the CPU, wants nothing of any row, no network runs; the same numbers are drawn.
+        """
+        if bool(n.any()):
+            prediction = span.denoise(x_t, t, where=where)
+        else:
+            prediction = Categorical(torch.zeros(0, 2, dtype=torch.float64, device=x_t.device), where)
+        return prediction, prediction.nucleus(self.top_p, self.temperature).sample(span.rng, self.temperature)
+
+    def _count(self, move: Move, rng: Rng) -> Tensor:
+        """(B,) int64 tokens to reveal: in the last step all that is left."""
+        left = move.clock.n_left
+        return left if move.clock.is_last else self.quota.count(move, rng).clamp(min=0).minimum(left)
+
+    def _draw_remask(self, span: _Span, state: _State, s: Tensor, is_revealed: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The revealed tokens that are masked again (None where the policy is off), and the quota's sigma (B,)."""
+        if self.remask.is_off or state.clock.is_last:
             return None, torch.zeros_like(s)
-        sigma = self.remask.sigma(self.quota.schedule.alpha(clock.t), self.quota.schedule.alpha(s))
-        uniform = rng.uniform(is_revealed.shape, device=is_revealed.device)
-        return is_revealed & (uniform < sigma.to(uniform)[:, None]), sigma
+        alphas = self.quota.schedule.alpha(state.clock.t), self.quota.schedule.alpha(s)
+        uniform = span.rng.uniform(is_revealed.shape, device=is_revealed.device)
+        chances = self.remask.chances(*alphas, is_revealed, state.confidence)
+        return is_revealed & (uniform < chances), self.remask.sigma(*alphas)
+
+
+def with_exponents(sampler: MaskedSampler, exponents: Tensor) -> MaskedSampler:
+    """The sampler with learned rates, 1 - t^exponents (V,), if it draws jointly; any other as it is."""
+    if not isinstance(sampler.quota, Joint):
+        return sampler
+    return replace(sampler, quota=Joint(PerToken(exponents)))
 
 
 def _first(score: Tensor, n: Tensor) -> Tensor:

@@ -65,11 +65,15 @@ class Random(Order):
 
 @dataclass(frozen=True)
 class _ByCertainty(Order):
-    """A measure of certainty plus Gumbel noise that fades: + choice_temperature * (1 - progress) * Gumbel."""
+    """A measure of certainty plus Gumbel noise: + choice_temperature * Gumbel, times (1 - progress) if it is fading.
+
+    Constant noise is a draw without replacement from softmax(certainty / choice_temperature) (Dream's `alg_temp`).
+    """
 
     needs_prediction: ClassVar[bool] = True
 
     choice_temperature: float = 0.0
+    is_fading: bool = True
 
     def __post_init__(self) -> None:
         if not self.choice_temperature >= 0:
@@ -84,17 +88,24 @@ class _ByCertainty(Order):
         assert proposal.tokens is not None
         score = proposal.spread(self.certainty(proposal.prediction, proposal.tokens))
         if self.choice_temperature:
-            score += self.choice_temperature * (1 - proposal.progress) * rng.gumbel(score.shape, device=score.device)
+            share = 1 - proposal.progress if self.is_fading else 1
+            score += self.choice_temperature * share * rng.gumbel(score.shape, device=score.device)
         return score
 
 
 @ORDERS.register("confidence")
 @dataclass(frozen=True)
 class Confidence(_ByCertainty):
-    """Log-probability of the drawn token (MaskGIT, section 3.2; MAGE)."""
+    """Log-probability of the drawn token (MaskGIT, section 3.2; MAGE), or its probability (Dream).
+
+    Which of the two matters only where there is choice noise.
+    """
+
+    is_log: bool = True
 
     def certainty(self, prediction: Categorical, tokens: Tensor) -> Tensor:
-        return prediction.log_prob(tokens)
+        log_prob = prediction.log_prob(tokens)
+        return log_prob if self.is_log else log_prob.exp()
 
 
 @ORDERS.register("margin")

@@ -1,15 +1,19 @@
-"""What every image tokenizer offers."""
+"""What every image tokenizer offers, and the registry of all tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.registry import Registry
+
+if TYPE_CHECKING:
+    from maskgen.tokenizers.text import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -54,4 +58,5 @@ class ImageTokenizer(nn.Module):
         return digest.hexdigest()
 
 
-TOKENIZERS: Registry[ImageTokenizer] = Registry("tokenizer", derived=("image_shape",))
+TOKENIZERS: Registry[ImageTokenizer | TextTokenizer] = Registry("tokenizer", derived=("image_shape", "corpus"))
+"""Image tokenizers are classes; an entry for text is a function that makes a `TextTokenizer`."""

@@ -102,3 +102,21 @@ def test_a_number_that_means_nothing_is_refused() -> None:
         entry("samples", math.nan)
     with pytest.raises(ValueError, match="needs images, got 0"):
         entry("samples", 1.0, n=0)
+
+
+def test_a_standard_error_stands_beside_its_value_and_in_the_file(tmp_path: Path) -> None:
+    score = Entry("bits_per_char[bound]", "test text", 1.37, 5000, standard_error=0.0123)
+    report = Report(score, others=(Entry("perplexity[bound]", "test text", 2.5847, 5000),))
+    lines = format_table(report).splitlines()
+    assert lines[1].split()[3:7] == ["1.3700", "±", "0.0123", "5000"]
+    assert "±" not in lines[2]
+    write_report(tmp_path / "report.json", report)
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["score"]["standard_error"] == 0.0123
+    assert stored["others"][0]["standard_error"] is None
+
+
+@pytest.mark.parametrize("error", [-0.1, math.nan])
+def test_a_standard_error_that_cannot_be_is_refused(error: float) -> None:
+    with pytest.raises(ValueError, match="it must be at least 0"):
+        Entry("perplexity[bound]", "test text", 2.0, 10, standard_error=error)

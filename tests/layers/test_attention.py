@@ -11,13 +11,26 @@ from torch import nn
 
 from maskgen.layers import attention as module
 from maskgen.layers.attention import SelfAttention, attend, init_transformer, modulate, resolve_backend, zero
-from maskgen.layers.embeddings import rotation_2d
+from maskgen.layers.embeddings import rotation_1d, rotation_2d
 
 
 def test_attention_is_a_softmax_average_of_values() -> None:
     q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     naive = torch.softmax(q @ k.mT / math.sqrt(8), -1) @ v
     torch.testing.assert_close(attend(q, k, v, "sdpa"), naive)
+
+
+def test_a_masked_query_averages_over_what_it_may_see() -> None:
+    q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = (torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(1)) < 0.5) | torch.eye(7, dtype=torch.bool)
+    naive = torch.softmax((q @ k.mT / math.sqrt(8)).masked_fill(~mask, -torch.inf), -1) @ v
+    torch.testing.assert_close(attend(q, k, v, "sdpa", mask=mask), naive)
+
+
+def test_causal_is_the_lower_triangle() -> None:
+    q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    triangle = torch.ones(7, 7, dtype=torch.bool).tril()
+    torch.testing.assert_close(attend(q, k, v, "sdpa", mask="causal"), attend(q, k, v, "sdpa", mask=triangle))
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -51,6 +64,34 @@ def test_a_rotation_for_every_row_is_taken_row_by_row() -> None:
     together = layer(x, both)
     for row in range(2):
         torch.testing.assert_close(together[row : row + 1], layer(x[row : row + 1], both[row]))
+
+
+@pytest.mark.parametrize("n_past", [1, 4, 6])
+def test_attention_that_goes_on_from_a_past_is_attention_to_the_whole(n_past: int) -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(8, 2, qk_norm=True, bias=False).double(), torch.randn(2, 7, 8, dtype=torch.float64)
+    rotation, mask = rotation_1d(torch.arange(7), 4), torch.ones(7, 7, dtype=torch.bool).tril()
+    whole, (keys, values) = layer.extend(x, rotation, "causal")
+    past = layer.extend(x[:, :n_past], rotation[:n_past], "causal")[1]
+    rest, new = layer.extend(x[:, n_past:], rotation[n_past:], mask[n_past:], past)
+    torch.testing.assert_close(rest, whole[:, n_past:])
+    torch.testing.assert_close(new, (keys[:, :, n_past:], values[:, :, n_past:]))
+    torch.testing.assert_close(past, (keys[:, :, :n_past], values[:, :, :n_past]))
+
+
+def test_in_a_text_only_the_distance_counts() -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(8, 2), torch.randn(2, 6, 8)
+    here, there, wide = (
+        layer(x, rotation_1d(places, 4)) for places in (torch.arange(6), torch.arange(6) + 9, torch.arange(6) * 2)
+    )
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(here, wide, atol=1e-5)
+
+
+def test_projections_have_a_bias_only_if_asked_for() -> None:
+    assert [name for name, _ in SelfAttention(8, 2, bias=False).named_parameters()] == ["qkv.weight", "out.weight"]
+    assert sum(name.endswith("bias") for name, _ in SelfAttention(8, 2).named_parameters()) == 2
 
 
 def test_dropout_is_for_training() -> None:

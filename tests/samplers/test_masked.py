@@ -15,14 +15,16 @@ from maskgen.guidance import Guidance
 from maskgen.predictions import Categorical, Condition
 from maskgen.rng import Rng
 from maskgen.samplers import MaskedSampler
+from maskgen.samplers.joint import Joint
 from maskgen.samplers.layout import Blocks
 from maskgen.samplers.order import ORDERS, Confidence, Halton, Random
 from maskgen.samplers.quota import QUOTAS, Bernoulli, One, Scheduled
-from maskgen.samplers.remask import Cap, Remask, Rescale
+from maskgen.samplers.remask import REMASKS, Cap, Remask, Rescale
 from maskgen.schedules import SCHEDULES, Arccos, Cosine, Linear
-from tests.toys import MASK, constant, frequencies, posterior, waves
+from tests.toys import MASK, constant, frequencies, pick, posterior, waves
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_discrete.json").read_text())
+TEXT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 N = 20_000
 PAIR = torch.tensor([[0.40, 0.05, 0.05], [0.02, 0.08, 0.20], [0.10, 0.05, 0.05]], dtype=torch.float64)
 TRIPLE = torch.tensor([[[0.30, 0.02], [0.03, 0.15]], [[0.05, 0.20], [0.20, 0.05]]], dtype=torch.float64)
@@ -182,11 +184,12 @@ def test_the_network_is_asked_only_about_masked_tokens_at_falling_times(order: s
 
     decode(MaskedSampler(ORDERS.build(order), QUOTAS.build(quota), steps=6), torch.full((3, 12), MASK), denoise)
     assert all((x_t[where] == MASK).all() for x_t, _, where in asked)
-    assert all(where.any() for _, _, where in asked[-1:])
-    times = torch.stack([t for _, t, _ in asked])
-    assert times.dtype == torch.float64
-    assert (times[0] == 1).all()
-    assert (times.diff(dim=0) < 0).all()
+    assert all(where.any() for _, _, where in asked)
+    assert asked[0][1].dtype == torch.float64
+    for row in range(3):
+        times = torch.stack([t[row] for _, t, where in asked if where[row].any()])
+        assert (times <= 1).all()
+        assert (times.diff() < 0).all()
 
 
 def test_an_order_that_needs_no_prediction_asks_only_about_what_is_revealed() -> None:
@@ -210,9 +213,100 @@ def test_guidance_may_be_bound_and_a_step_is_one_pass(order: str, scale: float) 
         return waves(x_t, t.double(), where=where)
 
     denoise = Guidance(scale).bind(denoiser, Condition(torch.tensor([1, 2])))
-    x_0, _ = decode(MaskedSampler(ORDERS.build(order), Bernoulli(), steps=6), torch.full((2, 12), MASK), denoise)
+    x_0, _ = decode(MaskedSampler(ORDERS.build(order), Scheduled(), steps=6), torch.full((2, 12), MASK), denoise)
     assert (x_0 != MASK).all()
     assert rows == [2 if scale == 1 else 4] * 6
+
+
+@pytest.mark.parametrize("order", ORDERS.names())
+def test_the_network_is_never_asked_about_nothing_and_the_stream_goes_on(order: str) -> None:
+    sampler = MaskedSampler(ORDERS.build(order), Bernoulli(), steps=40)
+    x_1 = torch.full((2, 12), MASK)
+    x_1[0, 3:] = 0
+    calls: list[Tensor] = []
+
+    def denoise(x_t: Tensor, t: Tensor, *, where: Tensor) -> Categorical:
+        calls.append(where.any(1))
+        return waves(x_t, t, where=where)
+
+    alone, _ = decode(sampler, x_1[:1], denoise)
+    assert all(bool(rows.all()) for rows in calls)
+    assert len(calls) <= 3
+    together, _ = decode(sampler, x_1, denoise)
+    assert torch.equal(together[:1], alone)
+
+
+def test_a_decoding_stops_when_nothing_is_left() -> None:
+    x_1 = torch.zeros(2, 12, dtype=torch.long)
+    x_1[0, :3], x_1[1, 5] = MASK, MASK
+    _, counts = decode(MaskedSampler(Random(), One()), x_1)
+    assert counts.tolist() == [[2, 0], [1, 0], [0, 0]]
+    assert len(decode(MaskedSampler(Random(), One(), layout=Blocks(4)), x_1)[1]) == 4
+
+
+def test_a_decoding_that_may_mask_again_goes_on() -> None:
+    x_1 = torch.zeros(1, 12, dtype=torch.long)
+    x_1[0, 0] = MASK
+    _, counts = decode(MaskedSampler(Random(), Bernoulli(), Rescale(0.9), steps=30), x_1)
+    assert len(counts) == 30
+    assert (counts.diff(dim=0) > 0).any()
+
+
+def test_a_block_does_not_depend_on_how_long_the_one_before_took() -> None:
+    x_1 = torch.full((1, 12), MASK)
+    other = x_1.clone()
+    other[0, :6] = 0
+    sampler = MaskedSampler(Random(), layout=Blocks(6))
+
+    def denoise(x_t: Tensor, t: Tensor, *, where: Tensor) -> Categorical:
+        return waves(torch.zeros_like(x_t), t, where=where)  # the blocks are independent
+
+    assert torch.equal(decode(sampler, x_1, denoise)[0][:, 6:], decode(sampler, other, denoise)[0][:, 6:])
+
+
+def test_a_single_block_has_the_stream_of_the_whole() -> None:
+    x_1 = torch.full((3, 12), MASK)
+    assert torch.equal(decode(MaskedSampler(layout=Blocks(12)), x_1)[0], decode(MaskedSampler(), x_1)[0])
+
+
+def test_top_p_cuts_the_tail_after_temperature_and_only_from_the_draw() -> None:
+    logits = torch.tensor(TEXT["top_p"]["p"], dtype=torch.float64).log().expand(1, 4000, 4)
+    x_1 = torch.full((1, 4000), 4)
+
+    def shares(**settings: Any) -> Tensor:
+        sampler = MaskedSampler(Random(), steps=2, **settings)
+        x_0 = sampler(lambda x_t, t, *, where=None: pick(logits, where), x_1, Rng.stream(0), mask_id=4)
+        return torch.bincount(x_0[0], minlength=4).double() / 4000
+
+    expected = torch.tensor(TEXT["top_p"]["inclusive"], dtype=torch.float64)
+    for settings in ({"quota": Scheduled()}, {"quota": Joint()}):
+        assert torch.allclose(shares(top_p=0.9, **settings), expected, atol=0.03)
+        assert (shares(top_p=0.9, temperature=3.0, **settings) > 0.1).all()
+        assert shares(top_p=0.9, temperature=0.0, **settings).tolist() == [1, 0, 0, 0]
+
+
+def test_orders_see_what_top_p_cuts() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(Confidence):
+        def certainty(self, prediction: Categorical, tokens: Tensor) -> Tensor:
+            seen.append(prediction.logits)
+            return super().certainty(prediction, tokens)
+
+    decode(MaskedSampler(Watching(), top_p=0.5), torch.full((1, 12), MASK))
+    assert all(logits.isfinite().all() for logits in seen)
+
+
+@pytest.mark.parametrize("remask", sorted(set(REMASKS.names()) - {"none"}))
+def test_joint_draws_and_remasking_are_refused_together(remask: str) -> None:
+    with pytest.raises(ValueError, match="joint quota masks nothing again; use"):
+        MaskedSampler(quota=Joint(), remask=REMASKS.build(remask))
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1.1, float("nan")])
+def test_an_impossible_top_p_is_refused(top_p: float) -> None:
+    with pytest.raises(ValueError, match=r"top_p must be in \(0, 1\]"):
+        MaskedSampler(top_p=top_p)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"steps": 0}, "steps"), ({"temperature": -1.0}, "temperature")])

@@ -72,6 +72,25 @@ def test_choice_noise_fades_as_published(choice_temperature: float, steps: int, 
         assert torch.allclose(noise, expected[step] * Rng.stream(0).gumbel((1, 3)), atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [Confidence, Margin, Entropy])
+def test_noise_that_does_not_fade_is_the_same_in_every_step(make: Any) -> None:
+    for progress in (0.1, 0.5, 1.0):
+        noise = make(0.7, is_fading=False).score(proposal(progress=progress), Rng.stream(0)) - make().score(
+            proposal(), Rng.stream(0)
+        )
+        assert torch.allclose(noise, 0.7 * Rng.stream(0).gumbel((1, 3)))
+
+
+def test_constant_noise_on_probabilities_draws_in_the_way_of_dream() -> None:
+    n, alg_temp = 20_000, 0.3
+    order = Confidence(alg_temp, is_fading=False, is_log=False)
+    given = proposal(P.expand(n, 3, 3))
+    first = order.score(given, Rng.stream(0)).argmax(1)
+    expected = torch.softmax(P[0].max(1).values.exp() / alg_temp, 0)
+    error = (expected * (1 - expected) / n).sqrt()
+    assert ((torch.bincount(first, minlength=3) / n - expected).abs() < 3 * error).all()
+
+
 def test_random_order_is_uniform() -> None:
     where = torch.tensor([True, False, True, True]).expand(9000, 4)
     first = Random().score(Proposal(where, 0.5, (4,)), Rng.stream(0)).argmax(1)

@@ -14,7 +14,7 @@ from maskgen.checkpoint import read_checkpoint
 
 COMMON = [
     *("train.steps=3", "train.batch_size=8", "train.checkpoint_every=3", "train.log_every=1", "train.preview_every=0"),
-    *("train.tensorboard=false", "train.validation_images=8", "--device", "cpu"),
+    *("train.tensorboard=false", "train.validation_rows=8", "--device", "cpu"),
 ]
 
 

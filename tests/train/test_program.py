@@ -19,7 +19,7 @@ from tests.tiny import TOKENIZER, tokenizer_checkpoint, tree
 TINY = [
     *("model.width=8", "model.depth=1", "model.heads=2", "model.dropout=0.1", "sampler.steps=2"),
     *("train.steps=6", "train.batch_size=4", "train.accumulate=2", "train.warmup=2", "train.ema=0.9"),
-    *("train.checkpoint_every=3", "train.log_every=1", "train.preview_every=0", "train.validation_images=8"),
+    *("train.checkpoint_every=3", "train.log_every=1", "train.preview_every=0", "train.validation_rows=8"),
     *("train.tensorboard=false", "train.keep_ratio=0.5"),
 ]
 
@@ -38,7 +38,7 @@ def digits(output: Path, *overrides: str, resume: bool = False) -> Path:
 def lines(directory: Path) -> list[dict[str, float]]:
     """The metrics without speeds."""
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.endswith("images/s")} for line in found]
+    return [{key: value for key, value in line.items() if not key.endswith("samples/s")} for line in found]
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +103,12 @@ def test_a_directory_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -
 
 
 def test_a_preview_is_drawn_for_the_last_step(tmp_path: Path) -> None:
-    digits(tmp_path, "train.preview_every=100", "train.steps=1", "train.validation_images=0")
+    digits(tmp_path, "train.preview_every=100", "train.steps=1", "train.validation_rows=0")
     assert (tmp_path / "samples" / "step-00000001.png").is_file()
 
 
 def small(path: Path, **content: Any) -> str:
-    settings = {"steps": 2, "batch_size": 4, "preview_every": 2, "validation_images": 8, "tensorboard": False}
+    settings = {"steps": 2, "batch_size": 4, "preview_every": 2, "validation_rows": 8, "tensorboard": False}
     path.write_text(yaml.safe_dump(content | {"train": settings}))
     return str(path)
 

@@ -30,7 +30,8 @@ def build(kind: str, seed: int = 0) -> tuple[Any, nn.Module, Ema, torch.optim.Op
     recipe = parse_recipe(RECIPES[kind])
     module = recipe.build_tokenizer(SHAPE)
     if kind == "generator":
-        module = recipe.build_model(10, SHAPE, module)
+        vocab_size, grid = module.vocab_size, module.grid
+        module = recipe.build_model(vocab_size=vocab_size, grid=grid, n_classes=10, image_shape=SHAPE)
     return recipe, module, Ema(module, 0.5), build_optimizer(module, SETTINGS)
 
 

@@ -1,0 +1,230 @@
+"""Transformers over text: masked diffusion (MDLM, MD4), and what block diffusion and autoregression build on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend, KeyValues, modulate, zero
+from maskgen.layers.blocks import TextBlock
+from maskgen.layers.embeddings import TimeEmbedding, rotation_1d
+from maskgen.models import MODELS
+from maskgen.predictions import Categorical, Condition
+from maskgen.subset import TokenSubset
+
+Past = Sequence[KeyValues]
+"""Keys and values of finished tokens, one pair a block of the network."""
+
+
+class TextTransformer(nn.Module):
+    """Token ids, V + 1 of them -> hidden vectors -> logits of V tokens; rotary positions, any length.
+
+    Args:
+        vocab_size: V; the input has one id more, [MASK] = V.
+        width, depth, heads, mlp_ratio, dropout: the usual sizes.
+        cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
+        has_time: the vector is an embedding of t; else of t = 0, a constant.
+        qk_norm: RMS-normalised queries and keys.
+        has_mask_row: the head has a row for [MASK] that is never read, as in the public checkpoints.
+        rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
+        attention: `auto`, `sdpa` or `xformers`.
+    """
+
+    has_null_label = False
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float,
+        cond_width: int,
+        has_time: bool,
+        qk_norm: bool,
+        has_mask_row: bool,
+        rotary_base: float,
+        attention: AttentionBackend,
+    ) -> None:
+        super().__init__()
+        if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
+            raise ValueError(
+                "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
+                f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
+            )
+        if not rotary_base > 1:
+            raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
+        if has_time and not cond_width:
+            raise ValueError("has_time needs a vector to carry the time: give cond_width, 128 say, or has_time false")
+        self.vocab_size, self.has_time = vocab_size, has_time
+        self.head_width, self.rotary_base = width // heads, rotary_base
+        self.embedding = nn.Embedding(vocab_size + 1, width)
+        self.time = TimeEmbedding(cond_width) if cond_width else None
+        self.dropout = dropout
+        self.blocks = nn.ModuleList(
+            TextBlock(width, heads, mlp_ratio, dropout, attention, cond_width, qk_norm) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
+        # The head starts at zero: the first loss is ln V.
+        self.head = zero(nn.Linear(width, vocab_size + int(has_mask_row)))
+        self._init()
+
+    def _init(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for name, part in self.blocks.named_modules():
+            if isinstance(part, nn.Linear) and not name.endswith("modulation"):
+                nn.init.normal_(part.weight, std=0.02)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+
+    def hidden(
+        self,
+        ids: Tensor,
+        t: Tensor,
+        mask: Tensor | Literal["causal"] | None = None,
+        positions: Tensor | None = None,
+        past: Past | None = None,
+    ) -> tuple[Tensor, list[KeyValues]]:
+        """ids (B, L) at `positions` (L,) -> (B, L, D), and the keys and values of these tokens, block by block."""
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        rotation = rotation_1d(positions, self.head_width, self.rotary_base)
+        x, cond, new = F.dropout(self.embedding(ids), self.dropout, self.training), self._condition(t), []
+        for index, block in enumerate(self.blocks):
+            x, keys_values = block(x, rotation, mask, cond, None if past is None else past[index])
+            new.append(keys_values)
+        return x, new
+
+    def logits(self, x: Tensor, t: Tensor, where: Tensor | None) -> Categorical:
+        """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
+        x, cond = self.norm(x), self._condition(t)
+        if self.modulation is not None and cond is not None:
+            shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
+            x = modulate(x, shift, scale)
+        if where is not None:
+            x = x[where]
+        if self.head.out_features == self.vocab_size:
+            return Categorical(self.head(x), where)
+        return Categorical(F.linear(x, self.head.weight[: self.vocab_size], self.head.bias[: self.vocab_size]), where)
+
+    def _condition(self, t: Tensor) -> Tensor | None:
+        """(B, C)"""
+        if self.time is None:
+            return None
+        return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))
+
+
+@MODELS.register("mdlm")
+class MDLM(TextTransformer):
+    """Bidirectional denoiser of text (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329).
+
+    The published small network is `width: 768, depth: 12, heads: 12, cond_width: 128, has_mask_row: true`:
+    169,627,218 parameters with GPT-2's 50,257 tokens and [MASK].
+
+    Args:
+        has_exponents: one learned exponent a token, for the objective `state_dependent` (GenMD4).
+
+    The other arguments are those of `TextTransformer`.
+    """
+
+    objectives = ("masked_tokens", "state_dependent")
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int = 256,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        cond_width: int = 0,
+        has_time: bool = False,
+        qk_norm: bool = False,
+        has_mask_row: bool = False,
+        has_exponents: bool = False,
+        rotary_base: float = 10_000.0,
+        attention: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__(
+            vocab_size,
+            width,
+            depth,
+            heads,
+            mlp_ratio,
+            dropout,
+            cond_width,
+            has_time,
+            qk_norm,
+            has_mask_row,
+            rotary_base,
+            attention,
+        )
+        if has_exponents:
+            self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
+
+    @property
+    def exponents(self) -> Tensor | None:
+        """(V,) w of the schedule alpha = 1 - t^w, 1 at the start; None without them."""
+        return F.softplus(self.raw_exponents) if hasattr(self, "raw_exponents") else None
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,  # noqa: ARG002 - text has no classes
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,
+        valid: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Categorical:
+        """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at the positions `where` (B, L).
+
+        Args:
+            x_t: tokens, [MASK] where masked.
+            t: (B,) times, read with `has_time` only.
+            cond: not used.
+            subset: only these tokens are computed; logits elsewhere mean nothing.
+            where: positions to predict.
+            valid: (B, L) bool, False for padding: nothing looks there, and logits there mean nothing.
+            documents: (B, L) int64; a token sees its own document only.
+        """
+        mask = visibility(valid, documents)
+        if subset is None:
+            return self.logits(self.hidden(x_t, t, mask)[0], t, where)
+        if mask is not None:
+            raise ValueError("dropped tokens do not go with valid or documents; use keep_ratio 1")
+        x = self._hidden_of(x_t, t, subset)
+        return self.logits(subset.scatter(x), t, where)
+
+    def _hidden_of(self, x_t: Tensor, t: Tensor, subset: TokenSubset) -> Tensor:
+        """(B, K, D), each kept token at its own position."""
+        places = torch.arange(subset.length, device=x_t.device)
+        rotation = rotation_1d(places, self.head_width, self.rotary_base)[subset.keep]
+        x = F.dropout(self.embedding(subset.gather(x_t)), self.dropout, self.training)
+        cond = self._condition(t)
+        for block in self.blocks:
+            x = block(x, rotation, None, cond)[0]
+        return x
+
+
+def visibility(valid: Tensor | None, documents: Tensor | None) -> Tensor | None:
+    """(B, 1, L, L) bool, True where a token may look: at `valid` tokens (B, L) of its own document (B, L)."""
+    if valid is None and documents is None:
+        return None
+    some = valid if valid is not None else documents
+    assert some is not None
+    mask = torch.ones(some.shape[0], some.shape[1], some.shape[1], dtype=torch.bool, device=some.device)
+    if documents is not None:
+        mask = documents[:, :, None] == documents[:, None, :]
+    if valid is not None:
+        mask = mask & valid[:, None, :]
+    # Padding sees itself: a row without any key would be NaN.
+    return (mask | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device))[:, None]

@@ -1,0 +1,20 @@
+"""Training objectives: a model, a batch and an Rng -> a loss."""
+
+from maskgen.objectives.base import OBJECTIVES, Objective, draw_times
+from maskgen.objectives.blockwise import BlockTokens, NextToken
+from maskgen.objectives.images import Classification, Reconstruction, shift_images
+from maskgen.objectives.masked import MaskedTokens
+from maskgen.objectives.state_dependent import StateDependentTokens
+
+__all__ = [
+    "OBJECTIVES",
+    "BlockTokens",
+    "Classification",
+    "MaskedTokens",
+    "NextToken",
+    "Objective",
+    "Reconstruction",
+    "StateDependentTokens",
+    "draw_times",
+    "shift_images",
+]

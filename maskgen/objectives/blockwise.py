@@ -1,0 +1,89 @@
+"""Text from left to right: masked tokens in blocks (BD3-LM), and the next token."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.masked import logs_of
+from maskgen.predictions import Batch, Loss
+from maskgen.processes import Absorbing, Process
+from maskgen.rng import Rng
+
+
+@OBJECTIVES.register("block_tokens")
+class BlockTokens:
+    """Bound on nats a token of a block-diffusion model, every block at a time of its own (BD3-LM, eq. 8).
+
+    Args:
+        process: absorbing, count bernoulli.
+        interval: (low, high) of the times that are trained; a narrow one lowers the variance (section 5.3), (0, 1)
+            is the bound itself. Blocks of one token are always at t = 1.
+    """
+
+    def __init__(self, process: Process, interval: tuple[float, float] = (0.0, 1.0)) -> None:
+        if not isinstance(process, Absorbing) or process.count != "bernoulli":
+            raise ValueError("block_tokens needs process absorbing with count bernoulli")
+        if not 0 <= interval[0] < interval[1] <= 1:
+            raise ValueError(f"interval must lie in [0, 1], low first, got {interval}")
+        self.process = process
+        self.interval = interval
+        self.baseline = math.log(process.mask_id)
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+        """batch.x_0 (B, L) -> Loss."""
+        refuse_dropping(keep_ratio)
+        x_0, size = batch.x_0, getattr(model, "module", model).block_length
+        n_rows, length = x_0.shape
+        low, high = self.interval
+        t = draw_times(n_rows * -(-length // size), rng, x_0.device).view(n_rows, -1)
+        t = torch.ones_like(t) if size == 1 else low + (high - low) * t
+        t = t.repeat_interleave(size, 1)[:, :length]  # (B, L)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
+        where = x_t == self.process.mask_id
+        logits = model(x_t, t[:, 0].float(), where=where, clean=x_0).logits.float()  # (M, V)
+        target = x_0[where]
+        loss = F.cross_entropy(logits, target, reduction="none")
+        weight = torch.ones_like(t) if size == 1 else self.process.schedule.elbo_weight(t)
+        value = (weight[where].float() * loss).sum() / x_0.numel()
+        ratio = self.process.schedule.mask_ratio(t)[where].float()
+        return Loss(value, {"loss": mean_of(value)} | logs_of(loss.detach(), logits.detach(), target, ratio))
+
+
+@OBJECTIVES.register("next_token")
+class NextToken:
+    """Cross-entropy of each token given those before it: nats a token, exactly.
+
+    Args:
+        vocab_size: V; [MASK] = V.
+        input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
+            0.15 there). A row has exactly round(L ratio) of them.
+    """
+
+    def __init__(self, vocab_size: int, input_mask_ratio: float = 0.0) -> None:
+        if not 0 <= input_mask_ratio < 1:
+            raise ValueError(f"input_mask_ratio must be in [0, 1), got {input_mask_ratio}")
+        self.mask_id = vocab_size
+        self.input_mask_ratio = input_mask_ratio
+        self.baseline = math.log(vocab_size)
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+        """batch.x_0 (B, L) -> Loss."""
+        refuse_dropping(keep_ratio)
+        x_0 = batch.x_0
+        x_in = self._mask(x_0, rng) if self.input_mask_ratio and getattr(model, "training", True) else x_0
+        logits = model(x_in, torch.zeros(len(x_0), device=x_0.device)).logits.float()  # (B, L, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
+        value = loss.mean()
+        is_right = (logits.detach().argmax(-1) == x_0).float()
+        return Loss(value, {"loss": mean_of(value), "cross_entropy": sum_of(loss), "accuracy": sum_of(is_right)})
+
+    def _mask(self, x_0: Tensor, rng: Rng) -> Tensor:
+        n_masked = round(x_0.shape[1] * self.input_mask_ratio)
+        place = rng.permutation(*x_0.shape, device=x_0.device)[:, :n_masked]
+        return x_0.scatter(1, place, self.mask_id)

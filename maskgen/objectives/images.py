@@ -1,0 +1,81 @@
+"""Objectives of what sees images themselves: autoencoders and classifiers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskgen.objectives.base import OBJECTIVES
+from maskgen.predictions import Batch, Loss
+from maskgen.rng import Rng
+
+
+@OBJECTIVES.register("reconstruction")
+class Reconstruction:
+    """Squared error of an autoencoder's pixels plus what its quantiser adds (VQ-VAE, arXiv 1711.00937).
+
+    Args:
+        edge_weight: weight of the squared error of horizontal and vertical pixel differences, which keeps edges.
+    """
+
+    baseline = None
+
+    def __init__(self, edge_weight: float = 0.0) -> None:
+        if edge_weight < 0:
+            raise ValueError(f"edge_weight must be at least 0, got {edge_weight}")
+        self.edge_weight = edge_weight
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:  # noqa: ARG002
+        """batch.x_0 (B, C, H, W) in [0, 1]; `model(images)` answers with `images` and `penalty`."""
+        answer = model(batch.x_0)
+        error = answer.images - batch.x_0
+        squared = error.square().mean()
+        value = squared + answer.penalty
+        if self.edge_weight:
+            value = value + self.edge_weight * sum(error.diff(dim=axis).square().mean() for axis in (2, 3))
+        one = torch.ones_like(squared)
+        logs = {"loss": value, "squared_error": squared, "penalty": answer.penalty}
+        return Loss(value, {key: torch.stack([log.detach(), one]) for key, log in logs.items()})
+
+
+@OBJECTIVES.register("classification")
+class Classification:
+    """Cross-entropy of class labels.
+
+    Args:
+        label_smoothing: of the targets.
+        shift: images are moved by up to this many pixels, zeros moving in.
+    """
+
+    baseline = None
+
+    def __init__(self, label_smoothing: float = 0.0, shift: int = 0) -> None:
+        if shift < 0:
+            raise ValueError(f"shift must be at least 0, got {shift}")
+        self.label_smoothing = label_smoothing
+        self.shift = shift
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:  # noqa: ARG002
+        """batch.x_0 (B, C, H, W) in [0, 1] with labels in `batch.cond`; `model(images)` gives (B, n_classes)."""
+        if batch.cond is None:
+            raise ValueError("classification needs labels, and this data set has none")
+        images = shift_images(batch.x_0, self.shift, rng) if self.shift and model.training else batch.x_0
+        logits, labels = model(images), batch.cond.labels
+        value = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        one = torch.ones_like(value)
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        return Loss(value, {"loss": torch.stack([value.detach(), one]), "accuracy": torch.stack([accuracy, one])})
+
+
+def shift_images(images: Tensor, by: int, rng: Rng) -> Tensor:
+    """Each image (C, H, W) of the batch moved by up to `by` pixels along both axes, zeros moving in."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, (by, by, by, by))
+    offsets = (rng.uniform((n, 2), device=images.device) * (2 * by + 1)).long()
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)  # (B, H)
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
+    index = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,111 @@
+"""`maskgen evaluate --metric likelihood`: what held-out text or images cost under a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from maskgen.checkpoint import Checkpoint, CheckpointError, load_model, load_text_model, read_checkpoint
+from maskgen.data.cache import token_data
+from maskgen.data.loader import Rows, in_order
+from maskgen.data.text import text_data
+from maskgen.devices import pick_device
+from maskgen.errors import UserError
+from maskgen.eval.likelihood import Likelihood, corpus_likelihood
+from maskgen.eval.report import Report, format_table, write_report
+from maskgen.predictions import Condition
+from maskgen.rng import Rng
+from maskgen.schedules import Linear
+
+from .pictures import check_writable
+
+BATCH_TOKENS = 8192
+"""Tokens computed together."""
+
+
+def run(
+    source: str, *, split: str = "test", strata: int = 8, seed: int = 0, output: str | None = None, device: str = "auto"
+) -> str:
+    """Score a split; the table it prints.
+
+    Raises:
+        UserError: a checkpoint, split, number of strata or output that cannot be used.
+    """
+    path = check_writable(output, (".json",)) if output else None
+    if strata != 1 and strata % 2:
+        raise UserError(f"--strata must be 1 or even, got {strata}: the error comes from two independent halves")
+    checkpoint = read_checkpoint(source)
+    if checkpoint.recipe.task != "generator":
+        raise UserError(f"{source} is a {checkpoint.recipe.task}: it has no likelihood")
+    place = pick_device(device)
+    score = _score_text if checkpoint.recipe.is_text else _score_images
+    found, of = score(checkpoint, split, strata, Rng.stream(seed), place)
+    entries = [replace(entry, seed=seed) for entry in found.entries(of)]
+    report = Report(entries[0], others=entries[1:])
+    table = format_table(report)
+    if path is not None:
+        write_report(path, report)
+        table += f"\nreport: {path}"
+    return table
+
+
+def _score_text(
+    checkpoint: Checkpoint, split: str, strata: int, rng: Rng, device: torch.device
+) -> tuple[Likelihood, str]:
+    network, tokenizer = load_text_model(checkpoint)
+    source = checkpoint.recipe.build_text()
+    data = text_data(source, split, tokenizer)
+
+    def batches() -> Iterator[Tensor]:
+        yield from (x_0 for x_0, _ in _shown(data, data.length))
+        if len(data.tail):
+            yield data.tail[None]
+
+    found = corpus_likelihood(
+        network.to(device), batches(), rng, mask_id=tokenizer.vocab_size, strata=strata, schedule=_schedule(checkpoint)
+    )
+    return replace(found, n_characters=data.characters, n_bytes=data.n_bytes), f"{source.name} {split}"
+
+
+def _score_images(
+    checkpoint: Checkpoint, split: str, strata: int, rng: Rng, device: torch.device
+) -> tuple[Likelihood, str]:
+    """Bits per dimension where tokens are pixels; given the class where the model knows classes."""
+    if split not in ("train", "test"):
+        raise UserError(f"--split {split}: images have the splits train and test")
+    network, tokenizer = load_model(checkpoint)
+    if tokenizer is None or not tokenizer.vocab_size:
+        raise CheckpointError(f"{checkpoint.path} has continuous tokens; likelihood needs a vocabulary")
+    source = checkpoint.recipe.build_data()
+    images = source.split("train" if split == "train" else "test")
+    data = token_data(images, tokenizer, device=device)
+    has_labels = bool(checkpoint.classes) and getattr(network, "condition", "none") != "none"
+
+    def batches() -> Iterator[Tensor | tuple[Tensor, Condition]]:
+        for x_0, labels in _shown(data, data.length):
+            yield (x_0, Condition(labels)) if has_labels else x_0
+
+    found = corpus_likelihood(
+        network.to(device), batches(), rng, mask_id=tokenizer.vocab_size, strata=strata, schedule=_schedule(checkpoint)
+    )
+    channels, height, width = checkpoint.image_shape
+    if data.length == channels * height * width:
+        found = replace(found, n_dims=found.n_tokens)
+    return found, f"{source.name} {split}{' given the class' if has_labels else ''}"
+
+
+def _shown(data: Rows, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of about `BATCH_TOKENS`, with a progress bar."""
+    size = max(BATCH_TOKENS // length, 1)
+    return iter(tqdm(in_order(data, size), "likelihood", -(-len(data) // size), unit="batch", disable=None))
+
+
+def _schedule(checkpoint: Checkpoint) -> Any:
+    """The schedule of training, for networks that are told the time."""
+    process = checkpoint.recipe.build_process(vocab_size=2)
+    return getattr(process, "schedule", Linear())

@@ -1,0 +1,113 @@
+"""`maskgen evaluate --metric generative-perplexity`: what another model thinks of a checkpoint's samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from maskgen.checkpoint import load_text_model, read_checkpoint
+from maskgen.devices import pick_device
+from maskgen.errors import UserError
+from maskgen.eval.report import Entry, Report, format_table, write_report
+from maskgen.eval.text import CausalLMScorer, CheckpointScorer, Scorer, distinct_n, generative_perplexity, token_entropy
+from maskgen.rng import Rng
+from maskgen.shipped import INFO, zoo_names
+
+from .pictures import check_writable
+from .pipeline import settings_of
+from .text_pipeline import TextPipeline
+
+BATCH = 32
+
+
+def run(
+    source: str,
+    *,
+    scorer: str | None = None,
+    num: int = 64,
+    length: int | None = None,
+    seed: int = 0,
+    output: str | None = None,
+    device: str = "auto",
+    **choices: Any,
+) -> str:
+    """Sample, let the scorer read; the table it prints: perplexity beside entropy and diversity, never alone.
+
+    Raises:
+        UserError: a checkpoint, scorer, sampler or output that cannot be used.
+    """
+    if scorer is None:
+        raise UserError(
+            "--metric generative-perplexity needs --scorer: a text checkpoint, or a causal model of the hub"
+        )
+    path = check_writable(output, (".json",)) if output else None
+    place = pick_device(device)
+    reader = _scorer(scorer, seed, place)
+    pipeline = TextPipeline(read_checkpoint(source), place)
+    generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
+    counted = Evaluations(generator.denoiser)
+    began = time.perf_counter()
+    with tqdm(total=num, desc="samples", unit="text", disable=None) as bar:
+        parts = []
+        for part in pipeline.draw(replace(generator, denoiser=counted), num, seed=seed, batch_size=BATCH):
+            parts.append(part)
+            bar.update(len(part))
+    seconds = time.perf_counter() - began
+    tokens = torch.cat(parts)
+    nats, counts = reader(generator.texts(tokens))
+    settings = {"checkpoint": source, **settings_of(generator)}
+    made: dict[str, Any] = {"seed": seed, "sampler": settings}
+    kind = ", bound" if reader.is_bound else ""
+    name = f"generative_perplexity[{reader.name}{kind}, corpus]"
+    score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
+    entropy = token_entropy(tokens)
+    spread = float(entropy.std() / num**0.5)
+    others = [
+        Entry("token_entropy[nats]", "samples", float(entropy.mean()), num, standard_error=spread, **made),
+        *(Entry(f"distinct_{n}", "samples", distinct_n(tokens, n), num, **made) for n in (1, 2, 3, 4)),
+        Entry("evaluations_per_sample", "samples", counted.n_rows / num, num, **made),
+        Entry("seconds_per_sample", "samples", seconds / num, num, **made),
+    ]
+    report = Report(score, others=others)
+    table = format_table(report)
+    if reader.n_cut:
+        table += f"\n{reader.n_cut} of {num} texts were cut at the scorer's context"
+    if path is not None:
+        write_report(path, report)
+        table += f"\nreport: {path}"
+    return table
+
+
+class Evaluations:
+    """A denoiser that counts the rows it is asked about; in all else the one it stands for."""
+
+    def __init__(self, denoiser: Any, count: list[int] | None = None) -> None:
+        self._denoiser = denoiser
+        self._count = [0] if count is None else count
+        if hasattr(denoiser, "cached"):
+            self.cached = lambda: Evaluations(denoiser.cached(), self._count)
+
+    @property
+    def n_rows(self) -> int:
+        return self._count[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def __call__(self, x_t: torch.Tensor, *arguments: Any, where: torch.Tensor | None = None, **more: Any) -> Any:
+        self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
+        return self._denoiser(x_t, *arguments, where=where, **more)
+
+
+def _scorer(name: str, seed: int, device: torch.device) -> Scorer:
+    """A checkpoint of this package if there is one of that name, else a causal model of Hugging Face."""
+    path = Path(name).expanduser()
+    if name in zoo_names() or (path / INFO).is_file() or any(path.glob("checkpoint-*")):
+        network, tokenizer = load_text_model(read_checkpoint(name))
+        return CheckpointScorer(network.to(device), tokenizer, Rng.stream(seed, "scorer"), name)
+    return CausalLMScorer(name, device)

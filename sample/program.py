@@ -1,0 +1,86 @@
+"""`maskgen sample` and `maskgen evaluate`: from a checkpoint of either kind to what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from maskgen.checkpoint import read_checkpoint
+from maskgen.errors import UserError
+
+from . import evaluate as fidelity
+from . import images, likelihood, perplexity, texts
+from .image_pipeline import ImagePipeline
+from .pipeline import load
+from .text_pipeline import TextPipeline
+
+TEXT_ONLY = ("length", "prompt", "infill", "show_steps")
+IMAGE_ONLY = ("classes", "animate", "guidance")
+
+
+def sample(source: str, *, device: str = "auto", **options: Any) -> str:
+    """Sample and write; what to tell the user.
+
+    Raises:
+        UserError: a checkpoint or option that cannot be used.
+    """
+    pipeline = load(source, device=device)
+    if isinstance(pipeline, TextPipeline):
+        texts.run(pipeline, **_without(options, IMAGE_ONLY, f"{source} writes text"))
+        return options.get("output") or ""
+    assert isinstance(pipeline, ImagePipeline)
+    chosen = _without(options, TEXT_ONLY, f"{source} makes images")
+    chosen["output"] = chosen.get("output") or "samples.png"
+    images.run(pipeline, **chosen)
+    return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
+
+
+def evaluate(source: str, *, metric: str | None = None, **options: Any) -> str:
+    """Score a checkpoint; the table it prints. Without `metric` images are judged by fidelity, text by likelihood.
+
+    Raises:
+        UserError: a checkpoint, metric or option that cannot be used.
+    """
+    is_text = read_checkpoint(source).recipe.is_text
+    chosen = METRICS[metric or ("likelihood" if is_text else "fidelity")]
+    if chosen.is_for_text not in (None, is_text):
+        kind, others = (
+            ("text", "likelihood or generative-perplexity") if is_text else ("images", "fidelity or likelihood")
+        )
+        raise UserError(f"--metric {metric}: {source} makes {kind}; choose {others}")
+    own = {option for one in METRICS.values() for option in one.options}
+    for key in options:
+        if key in own - chosen.options or not (
+            chosen.is_sampled or key in {*chosen.options, "seed", "output", "device"}
+        ):
+            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
+    report: str = chosen.run(source, **options)
+    return report
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """A program, the options that are its own, the kind of checkpoint it is for, whether it takes sampling options."""
+
+    run: Callable[..., str]
+    options: frozenset[str]
+    is_for_text: bool | None
+    is_sampled: bool
+
+
+METRICS = {
+    "fidelity": _Metric(fidelity.run, frozenset({"num", "extractor"}), False, True),
+    "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
+    "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
+}
+
+
+def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:
+    """The options that were given, none of `others` among them."""
+    given = {key: value for key, value in options.items() if not (value is None or value is False or value == ())}
+    wrong = [key for key in others if key in given]
+    if wrong:
+        name = "class" if wrong[0] == "classes" else wrong[0].replace("_", "-")
+        raise UserError(f"--{name} does not go with this checkpoint: {what}")
+    return given

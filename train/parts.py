@@ -1,0 +1,140 @@
+"""What a recipe is built into: data, networks and objective of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from maskgen.checkpoint import TOKENIZER, load_tokenizer
+from maskgen.data.cache import token_data
+from maskgen.data.images import ImageSource
+from maskgen.data.loader import Rows, flip
+from maskgen.data.text import TextSource, document_ids, text_data
+from maskgen.errors import UserError
+from maskgen.eval.features import to_float
+from maskgen.objectives import Objective
+from maskgen.predictions import Batch, Condition
+from maskgen.recipe import Recipe
+from maskgen.rng import Rng
+from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
+
+ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of; `held_out` is what it is validated on."""
+
+    source: ImageSource | TextSource
+    tokenizer: ImageTokenizer | TextTokenizer | None
+    module: nn.Module
+    objective: Objective
+    train: Rows
+    held_out: Rows
+    to_batch: ToBatch
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must know of the data."""
+        if isinstance(self.source, ImageSource):
+            return {"classes": list(self.source.classes), "image_shape": list(self.source.image_shape)}
+        return {"classes": [], "length": self.source.length}
+
+
+def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
+    """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
+    if recipe.is_text:
+        return _build_text(recipe, accelerator, directory)
+    source = recipe.build_data()
+    shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
+    train: Rows = source.split("train")
+    test: Rows = source.split("test")
+    tokenizer = None
+    if recipe.task == "tokenizer":
+        module: nn.Module = recipe.build_tokenizer(shape)
+        if not any(p.requires_grad for p in module.parameters()):
+            raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose vq or fsq")
+        objective = recipe.build_objective()
+    elif recipe.task == "classifier":
+        module, objective = recipe.build_model(n_classes=n_classes, image_shape=shape), recipe.build_objective()
+    else:
+        tokenizer = load_tokenizer(recipe, shape, directory).to(device)
+        module = recipe.build_model(
+            vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, n_classes=n_classes, image_shape=shape
+        )
+        objective = recipe.build_objective(tokenizer.vocab_size)
+        if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
+            raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
+        with accelerator.local_main_process_first():
+            train = token_data(source.split("train"), tokenizer, device=device, progress=accelerator.is_main_process)
+            test = token_data(source.split("test"), tokenizer, device=device, progress=accelerator.is_main_process)
+    to_batch = _to_batch(device, bool(n_classes), is_images=tokenizer is None, is_flipped=recipe.train.flip)
+    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch)
+
+
+def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None) -> Parts:
+    source, is_main = recipe.build_text(), accelerator.is_main_process
+    with accelerator.local_main_process_first():
+        tokenizer = _text_tokenizer(recipe, source, directory, is_kept=is_main)
+        train = text_data(source, "train", tokenizer, progress=is_main)
+        held_out = text_data(source, "validation", tokenizer, progress=is_main)
+    eos = tokenizer.eos if recipe.train.document_attention else None
+    if recipe.train.document_attention and eos is None:
+        raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")
+    module = recipe.build_model(vocab_size=tokenizer.vocab_size)
+    objective = recipe.build_objective(tokenizer.vocab_size)
+    to_batch = _text_to_batch(accelerator.device, eos)
+    return Parts(source, tokenizer, module.to(accelerator.device), objective, train, held_out, to_batch)
+
+
+def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, *, is_kept: bool) -> TextTokenizer:
+    """The run's own tokenizer, or one made from the training documents and kept in the run directory."""
+    file = None if directory is None else directory / TOKENIZER
+    if file is not None and file.is_file():
+        return TextTokenizer.load(file)
+    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    if file is not None and is_kept:
+        tokenizer.save(file)
+    return tokenizer
+
+
+def _to_batch(device: torch.device, has_labels: bool, *, is_images: bool, is_flipped: bool) -> ToBatch:
+    """From rows of a data set, images (B, C, H, W) uint8 or tokens (B, L), to a Batch on the device."""
+
+    def convert(x_0: Tensor, labels: Tensor, rng: Rng) -> Batch:
+        x_0 = to_float(x_0.to(device)) if is_images else x_0.to(device)
+        if is_images and is_flipped:
+            x_0 = flip(x_0, rng.fork("flip"))
+        return Batch(x_0, Condition(labels.to(device)) if has_labels else None)
+
+    return convert
+
+
+def _text_to_batch(device: torch.device, eos: int | None) -> ToBatch:
+    """From tokens (B, L) to a Batch on the device; with `eos` it says which document each token is of."""
+
+    def convert(x_0: Tensor, labels: Tensor, rng: Rng) -> Batch:  # noqa: ARG001
+        x_0 = x_0.to(device)
+        return Batch(x_0, documents=None if eos is None else document_ids(x_0, eos))
+
+    return convert
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows of a data set."""
+
+    data: Rows
+    index: range
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.data.__getitems__([self.index[i] for i in indices])
