@@ -21,9 +21,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 data:
-	@test -d $(FASHION) || { export DEBIAN_FRONTEND=noninteractive; \
-		(apt-get update -q && apt-get install -y -q dataset-fashion-mnist) >/dev/null 2>&1 \
-		&& echo "installed Debian's package dataset-fashion-mnist"; } || echo "Fashion-MNIST will come from the Hugging Face hub"
+	@test -d $(FASHION) -a -x /usr/bin/bible || { export DEBIAN_FRONTEND=noninteractive; \
+		(apt-get update -q && apt-get install -y -q dataset-fashion-mnist bible-kjv) >/dev/null 2>&1 \
+		&& echo "installed Debian's packages dataset-fashion-mnist and bible-kjv"; } \
+		|| echo "Fashion-MNIST will come from the Hugging Face hub; the King James Bible needs Debian's package bible-kjv"
 
 quickstart: $(VENV)/.installed data
 	$(BIN)/maskgen train image/fashion-maskgit-quick --output $(QUICK) $(if $(wildcard $(QUICK)/checkpoint-*),--resume)

@@ -83,6 +83,11 @@ class Checkpoint:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         return loaded
 
+    def text_tokenizer(self) -> TextTokenizer:
+        """A text generator's tokenizer, checked as `tensors` are."""
+        _verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
+        return TextTokenizer.load(self.path / TOKENIZER)
+
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
     """A checkpoint by zoo name, directory, run directory (its newest one) or hub id.
@@ -146,9 +151,7 @@ def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
     """
     if not checkpoint.recipe.is_text:
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
-    file = checkpoint.path / TOKENIZER
-    _verify(file, checkpoint.info["files"].get(TOKENIZER))
-    tokenizer = TextTokenizer.load(file)
+    tokenizer = checkpoint.text_tokenizer()
     return _filled(_anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
 
 
@@ -237,6 +240,8 @@ def write_checkpoint(
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     tensors = checkpoint.tensors()
+    if checkpoint.recipe.is_text:
+        _verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
     if dtype is not None:
         tensors = _cast(tensors, dtype)
     info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
@@ -271,7 +276,7 @@ def _locate(source: str) -> Path:
         raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
     if is_hub_id(source):
         try:
-            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO)])
+            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER)])
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
     raise CheckpointError(

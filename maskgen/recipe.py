@@ -237,13 +237,20 @@ def _check_together(recipe: Recipe) -> None:
                 f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
             )
         return
-    has_null = not isinstance(recipe.model, dict) or recipe.model.get("has_null_label", True)
+    has_null = _has_null_label(recipe)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if not has_null and (dropout or scale != 1):
         raise RecipeError(
             "model.has_null_label: false leaves nothing to drop a label for: objective.label_dropout must be 0 and "
             f"guidance.scale 1, got {dropout} and {scale}"
         )
+
+
+def _has_null_label(recipe: Recipe) -> bool:
+    """Whether the model knows "no class": by its key, or for good where it has none."""
+    if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
+        return bool(recipe.model["has_null_label"])
+    return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
 
 
 def _check_kinds(recipe: Recipe) -> None:

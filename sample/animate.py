@@ -24,15 +24,19 @@ class Recorder:
     def __init__(self, tokenizer: ImageTokenizer) -> None:
         self.tokenizer = tokenizer
         self.steps: list[Tensor] = []
+        self.is_over = False
 
     def add(self, x_t: Tensor, done: int) -> None:
-        """x_t (B, L) after `done` steps; later batches start again at 1 and are not kept."""
-        if done == len(self.steps) + 1:
+        """x_t (B, L) after `done` steps; a later batch starts again at 1, and from there on nothing is kept."""
+        self.is_over |= done <= len(self.steps)  # the first may have been done early, and a later one go on longer
+        if not self.is_over:
             self.steps.append(x_t[:MAX_SAMPLES].clone())
 
     @torch.no_grad()
     def frames(self) -> list[Tensor]:
-        """(N, C, H, W) uint8 a step, from all masked to none; [MASK] is a grey patch."""
+        """(N, C, H, W) uint8 a step, from all masked to none; [MASK] is a grey patch. None if there was no step."""
+        if not self.steps:
+            return []
         tokenizer, (rows, columns) = self.tokenizer, self.tokenizer.grid
         start = torch.full_like(self.steps[0], tokenizer.vocab_size)
         frames = []
@@ -46,9 +50,15 @@ class Recorder:
         return frames
 
 
-def write_animation(path: Path, recorder: Recorder, n_columns: int = 0, milliseconds: int = 150) -> None:
-    """A looping GIF, or an animated PNG where the name ends so; the last frame stays two seconds."""
-    frames: list[Image.Image] = [grid(frame, n_columns) for frame in recorder.frames()]
+def write_animation(
+    path: Path, recorder: Recorder, pixels: Tensor, n_columns: int = 0, milliseconds: int = 150
+) -> None:
+    """A looping GIF, or an animated PNG where the name ends so; the last frame stays two seconds.
+
+    The finished samples `pixels` (N, C, H, W) uint8 are all there is to see where no step was needed.
+    """
+    shown = recorder.frames() or [pixels[:MAX_SAMPLES]]
+    frames: list[Image.Image] = [grid(frame, n_columns) for frame in shown]
     durations = [milliseconds] * (len(frames) - 1) + [2000]
     kind = "PNG" if path.suffix == ".png" else "GIF"
     with atomic(path) as file:

@@ -35,6 +35,7 @@ Images = Iterable[tuple[Tensor, Tensor]]
 
 def run(
     source: str,
+    /,
     *,
     num: int = 10_000,
     seed: int = 0,

@@ -60,16 +60,22 @@ tags: [maskgen, {recipe.task}]
 
 {info.get("summary", recipe.summary)}
 
-* task: {recipe.task}; images {checkpoint.image_shape}; classes: {", ".join(checkpoint.classes) or "none"}
+* task: {recipe.task}; {_kind(checkpoint)}
 * made by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
-* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} images in {info["seconds"] / 60:.0f} minutes \
-on {info["device"]} (maskgen {info["maskgen"]}, torch {info["torch"]})
+* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {"rows" if recipe.is_text else "images"} in \
+{info["seconds"] / 60:.0f} minutes on {info["device"]} (maskgen {info["maskgen"]}, torch {info["torch"]})
 
 {_table(info)}
 ```yaml
 {recipe.dump(is_brief=True).strip()}
 ```
 """
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    if checkpoint.recipe.is_text:
+        return f"text, trained on rows of {checkpoint.length} tokens"
+    return f"images {checkpoint.image_shape}; classes: {', '.join(checkpoint.classes) or 'none'}"
 
 
 def _table(info: Mapping[str, Any]) -> str:
@@ -81,7 +87,7 @@ def _table(info: Mapping[str, Any]) -> str:
         ]
         return "\n".join(["| score | of | value | n |", "|---|---|---|---|", *rows, ""])
     rows = [f"| {key} | {_number(value)} |" for key, value in dict(info.get("validation", {})).items()]
-    return "\n".join(["| validation on test images | value |", "|---|---|", *rows, ""]) if rows else ""
+    return "\n".join(["| validation on held-out data | value |", "|---|---|", *rows, ""]) if rows else ""
 
 
 def _number(value: float | str) -> str:

@@ -34,6 +34,7 @@ def run(
     """
     path = check_writable(output, (".png", ".npz", ""))
     film = check_writable(animate, (".gif", ".png")) if animate else None
+    pipeline.with_sampler(**choices)  # refuses what is no choice
     tokenizer = pipeline.generator.tokenizer
     assert isinstance(tokenizer, ImageTokenizer)
     recorder = Recorder(tokenizer)
@@ -50,5 +51,5 @@ def run(
     n_columns = len(pipeline.classes) if is_every_class and len(pipeline.classes) <= min(num, 20) else 0
     write_images(path, result.pixels, result.labels, n_columns)
     if film is not None:
-        write_animation(film, recorder, n_columns)
+        write_animation(film, recorder, result.pixels, n_columns)
     return result

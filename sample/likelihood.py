@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +12,14 @@ from tqdm import tqdm
 from maskgen.checkpoint import Checkpoint, CheckpointError, load_model, load_text_model, read_checkpoint
 from maskgen.data.cache import token_data
 from maskgen.data.loader import Rows, in_order
-from maskgen.data.text import text_data
+from maskgen.data.text import TextData, text_data
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.eval.likelihood import Likelihood, corpus_likelihood
 from maskgen.eval.report import Report, format_table, write_report
 from maskgen.predictions import Condition
 from maskgen.rng import Rng
-from maskgen.schedules import Linear
+from maskgen.schedules import Linear, Schedule
 
 from .pictures import check_writable
 
@@ -37,7 +36,7 @@ def run(
         UserError: a checkpoint, split, number of strata or output that cannot be used.
     """
     path = check_writable(output, (".json",)) if output else None
-    if strata != 1 and strata % 2:
+    if strata != 1 and (strata < 2 or strata % 2):
         raise UserError(f"--strata must be 1 or even, got {strata}: the error comes from two independent halves")
     checkpoint = read_checkpoint(source)
     if checkpoint.recipe.task != "generator":
@@ -59,16 +58,16 @@ def _score_text(
 ) -> tuple[Likelihood, str]:
     network, tokenizer = load_text_model(checkpoint)
     source = checkpoint.recipe.build_text()
-    data = text_data(source, split, tokenizer)
+    packed = text_data(source, split, tokenizer).packed
+    data = TextData(packed, source.length, source.length)  # training rows may overlap; here each token counts once
 
     def batches() -> Iterator[Tensor]:
         yield from (x_0 for x_0, _ in _shown(data, data.length))
         if len(data.tail):
             yield data.tail[None]
 
-    found = corpus_likelihood(
-        network.to(device), batches(), rng, mask_id=tokenizer.vocab_size, strata=strata, schedule=_schedule(checkpoint)
-    )
+    mask_id, schedule = tokenizer.vocab_size, schedule_of(checkpoint)
+    found = corpus_likelihood(network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule)
     return replace(found, n_characters=data.characters, n_bytes=data.n_bytes), f"{source.name} {split}"
 
 
@@ -90,9 +89,8 @@ def _score_images(
         for x_0, labels in _shown(data, data.length):
             yield (x_0, Condition(labels)) if has_labels else x_0
 
-    found = corpus_likelihood(
-        network.to(device), batches(), rng, mask_id=tokenizer.vocab_size, strata=strata, schedule=_schedule(checkpoint)
-    )
+    mask_id, schedule = tokenizer.vocab_size, schedule_of(checkpoint)
+    found = corpus_likelihood(network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule)
     channels, height, width = checkpoint.image_shape
     if data.length == channels * height * width:
         found = replace(found, n_dims=found.n_tokens)
@@ -105,7 +103,8 @@ def _shown(data: Rows, length: int) -> Iterator[tuple[Tensor, Tensor]]:
     return iter(tqdm(in_order(data, size), "likelihood", -(-len(data) // size), unit="batch", disable=None))
 
 
-def _schedule(checkpoint: Checkpoint) -> Any:
+def schedule_of(checkpoint: Checkpoint) -> Schedule:
     """The schedule of training, for networks that are told the time."""
     process = checkpoint.recipe.build_process(vocab_size=2)
-    return getattr(process, "schedule", Linear())
+    schedule: Schedule = getattr(process, "schedule", Linear())
+    return schedule

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from maskgen.checkpoint import load_text_model, read_checkpoint
@@ -15,9 +16,11 @@ from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.eval.report import Entry, Report, format_table, write_report
 from maskgen.eval.text import CausalLMScorer, CheckpointScorer, Scorer, distinct_n, generative_perplexity, token_entropy
+from maskgen.generate import Generator
 from maskgen.rng import Rng
 from maskgen.shipped import INFO, zoo_names
 
+from .likelihood import schedule_of
 from .pictures import check_writable
 from .pipeline import settings_of
 from .text_pipeline import TextPipeline
@@ -27,6 +30,7 @@ BATCH = 32
 
 def run(
     source: str,
+    /,
     *,
     scorer: str | None = None,
     num: int = 64,
@@ -45,32 +49,29 @@ def run(
         raise UserError(
             "--metric generative-perplexity needs --scorer: a text checkpoint, or a causal model of the hub"
         )
+    if num < 2 or (length is not None and length < 1):
+        raise UserError(f"--num must be at least 2 and --length at least 1, got {num} and {length}")
     path = check_writable(output, (".json",)) if output else None
     place = pick_device(device)
     reader = _scorer(scorer, seed, place)
     pipeline = TextPipeline(read_checkpoint(source), place)
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
-    counted = Evaluations(generator.denoiser)
-    began = time.perf_counter()
-    with tqdm(total=num, desc="samples", unit="text", disable=None) as bar:
-        parts = []
-        for part in pipeline.draw(replace(generator, denoiser=counted), num, seed=seed, batch_size=BATCH):
-            parts.append(part)
-            bar.update(len(part))
-    seconds = time.perf_counter() - began
-    tokens = torch.cat(parts)
+    tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
     nats, counts = reader(generator.texts(tokens))
+    if not counts.any():
+        raise UserError(f"the scorer {reader.name} finds no token to score in the samples; raise --length")
     settings = {"checkpoint": source, **settings_of(generator)}
     made: dict[str, Any] = {"seed": seed, "sampler": settings}
     kind = ", bound" if reader.is_bound else ""
     name = f"generative_perplexity[{reader.name}{kind}, corpus]"
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
     entropy = token_entropy(tokens)
+    grams = range(1, min(tokens.shape[1], 4) + 1)
     spread = float(entropy.std() / num**0.5)
     others = [
         Entry("token_entropy[nats]", "samples", float(entropy.mean()), num, standard_error=spread, **made),
-        *(Entry(f"distinct_{n}", "samples", distinct_n(tokens, n), num, **made) for n in (1, 2, 3, 4)),
-        Entry("evaluations_per_sample", "samples", counted.n_rows / num, num, **made),
+        *(Entry(f"distinct_{n}", "samples", distinct_n(tokens, n), num, **made) for n in grams),
+        Entry("evaluations_per_sample", "samples", n_evaluations / num, num, **made),
         Entry("seconds_per_sample", "samples", seconds / num, num, **made),
     ]
     report = Report(score, others=others)
@@ -81,6 +82,17 @@ def run(
         write_report(path, report)
         table += f"\nreport: {path}"
     return table
+
+
+def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:
+    """Tokens (N, L), the seconds they took, and how many rows the network was asked about."""
+    counted = Evaluations(generator.denoiser)
+    began, parts = time.perf_counter(), []
+    with tqdm(total=num, desc="samples", unit="text", disable=None) as bar:
+        for part in pipeline.draw(replace(generator, denoiser=counted), num, seed=seed, batch_size=BATCH):
+            parts.append(part)
+            bar.update(len(part))
+    return torch.cat(parts), time.perf_counter() - began, counted.n_rows
 
 
 class Evaluations:
@@ -99,7 +111,7 @@ class Evaluations:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._denoiser, name)
 
-    def __call__(self, x_t: torch.Tensor, *arguments: Any, where: torch.Tensor | None = None, **more: Any) -> Any:
+    def __call__(self, x_t: Tensor, *arguments: Any, where: Tensor | None = None, **more: Any) -> Any:
         self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
         return self._denoiser(x_t, *arguments, where=where, **more)
 
@@ -108,6 +120,8 @@ def _scorer(name: str, seed: int, device: torch.device) -> Scorer:
     """A checkpoint of this package if there is one of that name, else a causal model of Hugging Face."""
     path = Path(name).expanduser()
     if name in zoo_names() or (path / INFO).is_file() or any(path.glob("checkpoint-*")):
-        network, tokenizer = load_text_model(read_checkpoint(name))
-        return CheckpointScorer(network.to(device), tokenizer, Rng.stream(seed, "scorer"), name)
+        checkpoint = read_checkpoint(name)
+        network, tokenizer = load_text_model(checkpoint)
+        rng, schedule = Rng.stream(seed, "scorer"), schedule_of(checkpoint)
+        return CheckpointScorer(network.to(device), tokenizer, rng, name, schedule=schedule)
     return CausalLMScorer(name, device)

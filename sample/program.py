@@ -19,7 +19,7 @@ TEXT_ONLY = ("length", "prompt", "infill", "show_steps")
 IMAGE_ONLY = ("classes", "animate", "guidance")
 
 
-def sample(source: str, *, device: str = "auto", **options: Any) -> str:
+def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     """Sample and write; what to tell the user.
 
     Raises:
@@ -36,7 +36,7 @@ def sample(source: str, *, device: str = "auto", **options: Any) -> str:
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
 
 
-def evaluate(source: str, *, metric: str | None = None, **options: Any) -> str:
+def evaluate(source: str, /, *, metric: str | None = None, **options: Any) -> str:
     """Score a checkpoint; the table it prints. Without `metric` images are judged by fidelity, text by likelihood.
 
     Raises:
@@ -77,8 +77,9 @@ METRICS = {
 
 
 def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:
-    """The options that were given, none of `others` among them."""
-    given = {key: value for key, value in options.items() if not (value is None or value is False or value == ())}
+    """The options that were given, none of `others` among them; a sampler's argument may be null or false."""
+    own = {*TEXT_ONLY, *IMAGE_ONLY}
+    given = {k: v for k, v in options.items() if not (k in own and (v is None or v is False or v == ()))}
     wrong = [key for key in others if key in given]
     if wrong:
         name = "class" if wrong[0] == "classes" else wrong[0].replace("_", "-")

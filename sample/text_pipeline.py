@@ -98,7 +98,8 @@ class TextPipeline(Pipeline):
             length: tokens, as in training by default, or as long as an infill is.
             prompt: text at the beginning.
             infill: a text in which every `_` is a token that is wanted.
-            known: (num, L) or (1, L) int64 of given tokens, -1 where one is wanted: a different gap for each row.
+            known: (num, L) or (1, L) int64 of given tokens, -1 where one is wanted: a different gap for each row. It
+                says the length, and goes with neither prompt nor infill.
             sampler: a preset (`maskgen samplers`), the checkpoint's own by default.
             seed: of text 0.
             batch_size: texts computed together.
@@ -106,6 +107,9 @@ class TextPipeline(Pipeline):
             **arguments: of the sampler: `steps`, `temperature`, `top_p`, ...
         """
         generator = self.with_sampler(sampler, **arguments)
+        _check_length(length)
+        if known is not None and not (prompt is None and infill is None and length in (None, known.shape[-1])):
+            raise UserError("known says all: which tokens are given, and the length; give no prompt, infill or length")
         if known is None:
             known = self.known(length or (0 if infill else generator.length), prompt, infill)
         tokens = torch.cat(list(self.draw(generator, num, known, length, seed, batch_size, on_step)))
@@ -123,12 +127,25 @@ class TextPipeline(Pipeline):
     ) -> Iterator[Tensor]:
         """Tokens (B, L) of `num` texts on the CPU, batch by batch."""
         if known is not None:
+            self._check_known(known, num)
             length = known.shape[1]
             known = known.expand(num, -1)
+        _check_length(length)
         if length is not None:
-            if length < 1:
-                raise UserError(f"length must be at least 1, got {length}")
             generator = replace(generator, length=length)
         for rows in slices(num, batch_size):
             seeds = range(seed + rows.start, seed + rows.stop)
             yield generator.tokens(seeds, known=None if known is None else known[rows], on_step=on_step).cpu()
+
+    def _check_known(self, known: Tensor, num: int) -> None:
+        size = self.tokenizer.vocab_size
+        if known.ndim != 2 or len(known) not in (1, num) or not known.numel() or int(known.max()) >= size:
+            raise UserError(
+                f"known must be ({num}, L) or (1, L) tokens, 0 to {size - 1} and -1 where one is wanted, got "
+                f"{tuple(known.shape)} up to {int(known.max()) if known.numel() else 'none'}"
+            )
+
+
+def _check_length(length: int | None) -> None:
+    if length is not None and length < 1:
+        raise UserError(f"length must be at least 1, got {length}")

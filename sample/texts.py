@@ -41,6 +41,7 @@ def run(
         UserError: a text, sampler or output that cannot be used; known before anything is sampled.
     """
     path = check_writable(output, (".txt", ".jsonl")) if output else None
+    pipeline.with_sampler(**choices)  # refuses what is no choice
     screen = Screen(pipeline) if show_steps else None
     with tqdm(unit="step", desc="sampling", dynamic_ncols=True, disable=True if show_steps else None) as bar:
 
@@ -78,14 +79,14 @@ class Screen:
     def __init__(self, pipeline: TextPipeline, stream: TextIO | None = None) -> None:
         self.decode = pipeline.tokenizer.decode
         self.stream = stream or sys.stdout
-        self.width = shutil.get_terminal_size().columns
+        self.width, self.height = shutil.get_terminal_size()
         self.n_drawn = 0
 
     def show(self, done: int, total: int, x_t: Tensor) -> None:
         """x_t (B, L) after `done` of `total` steps."""
         title, text = f"step {done} of {total}", self.decode(x_t[0].cpu())
         if self.stream.isatty():
-            rows = [title, *wrapped(text, self.width)]
+            rows = [title, *wrapped(text, self.width)][: self.height - 1]  # what scrolled away cannot be drawn over
             above = f"\x1b[{self.n_drawn}F\x1b[J" if self.n_drawn and done > 1 else ""
             self.stream.write(above + "\n".join(rows) + "\n")
             self.n_drawn = len(rows)

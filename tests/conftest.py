@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from maskgen.cli import main
+from tests.tiny import KINDS, text_checkpoint, text_tree
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -41,6 +43,29 @@ def digits_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     importlib.import_module("maskgen.train.program").run(str(recipe), [], str(directory))
     return directory
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a tiny MDLM trained for four steps on the characters of a poem."""
+    directory = tmp_path_factory.mktemp("text")
+    train = {
+        "steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, "validation_rows": 4, "log_every": 1,
+        "tensorboard": False,
+    }  # fmt: skip
+    recipe = directory / "poem.yaml"
+    recipe.write_text(yaml.safe_dump(text_tree(directory / "poem.txt", train=train)))
+    importlib.import_module("maskgen.train.program").run(str(recipe), [], str(directory / "run"), device="cpu")
+    return directory / "run"
+
+
+@pytest.fixture(scope="session")
+def text_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint with random weights of each kind of text generator: mdlm, genmd4, bd3, ar."""
+    directory = tmp_path_factory.mktemp("kinds")
+    for kind in KINDS:
+        text_checkpoint(directory / kind, kind)
+    return {kind: directory / kind for kind in KINDS}
 
 
 @pytest.fixture

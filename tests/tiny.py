@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from maskgen.checkpoint import MODEL, write_checkpoint
+from maskgen.checkpoint import TOKENIZER as TOKENIZER_FILE
 from maskgen.recipe import Recipe, parse_recipe
+from maskgen.rng import Rng
 
 SHAPE = (1, 8, 8)
 CLASSES = list("0123456789")
@@ -25,6 +27,33 @@ TOKENIZER: dict[str, Any] = {
     "objective": "reconstruction",
 }
 INFO = {"step": 7, "classes": CLASSES, "image_shape": list(SHAPE)}
+
+POEM = "".join(f"line {i} of a poem, naïve and short\n" for i in range(40))
+LENGTH = 12
+_SMALL = {"width": 16, "depth": 1, "heads": 2}
+_BERNOULLI = {"type": "absorbing", "count": "bernoulli"}
+KINDS: dict[str, dict[str, Any]] = {
+    "mdlm": {
+        "process": _BERNOULLI,
+        "model": {"type": "mdlm", **_SMALL},
+        "objective": {"type": "masked_tokens", "weight": "elbo"},
+        "sampler": {"type": "ancestral", "steps": 4},
+    },
+    "genmd4": {
+        "process": "state_dependent",
+        "model": {"type": "mdlm", "has_exponents": True, **_SMALL},
+        "objective": "state_dependent",
+        "sampler": {"type": "genmd4", "steps": 4},
+    },
+    "bd3": {
+        "process": _BERNOULLI,
+        "model": {"type": "bd3", "block_length": 4, **_SMALL},
+        "objective": "block_tokens",
+        "sampler": {"type": "ancestral", "steps": 6},
+    },
+    "ar": {"model": {"type": "ar", **_SMALL}, "objective": "next_token", "sampler": "autoregressive"},
+}
+"""Recipes of text generators, a kind of network each, without their data."""
 
 
 def tree(base: dict[str, Any] = GENERATOR, **changes: Any) -> dict[str, Any]:
@@ -48,4 +77,32 @@ def generator_checkpoint(path: Path, **changes: Any) -> tuple[Recipe, nn.Module]
         vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, n_classes=len(CLASSES), image_shape=SHAPE
     )
     write_checkpoint(path, recipe, {MODEL: network.state_dict()}, INFO)
+    return recipe, network
+
+
+def text_tree(file: Path, kind: str = "mdlm", **changes: Any) -> dict[str, Any]:
+    """The tree of a recipe over the characters of a text file, the poem if there is none yet."""
+    if not file.exists():
+        file.write_bytes(POEM.encode())
+    data = {"type": "text_file", "path": str(file), "length": LENGTH}
+    return tree(KINDS[kind], data=data, tokenizer="characters") | changes
+
+
+def text_checkpoint(
+    path: Path, kind: str = "mdlm", is_uniform: bool = False, **changes: Any
+) -> tuple[Recipe, nn.Module]:
+    """Write a checkpoint of a text generator with random weights, or one as it is before training: it knows nothing."""
+    recipe = parse_recipe(text_tree(path.parent / "poem.txt", kind, **changes))
+    source = recipe.build_text()
+    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    network = recipe.build_model(vocab_size=tokenizer.vocab_size)
+    if not is_uniform:
+        rng = Rng.stream("weights")
+        for parameter in network.parameters():
+            parameter.data += 0.5 * rng.normal(parameter.shape)
+    home = path.parent / f"{path.name}-home"
+    home.mkdir()
+    tokenizer.save(home / TOKENIZER_FILE)
+    info = {"step": 7, "classes": [], "length": source.length}
+    write_checkpoint(path, recipe, {MODEL: network.state_dict()}, info, home)
     return recipe, network

@@ -83,7 +83,9 @@ def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None
     with accelerator.local_main_process_first():
         tokenizer = _text_tokenizer(recipe, source, directory, is_kept=is_main)
         train = text_data(source, "train", tokenizer, progress=is_main)
-        held_out = text_data(source, "validation", tokenizer, progress=is_main)
+        held_out: Rows = SomeRows(train, range(0))
+        if recipe.train.validation_rows:
+            held_out = text_data(source, "validation", tokenizer, progress=is_main)
     eos = tokenizer.eos if recipe.train.document_attention else None
     if recipe.train.document_attention and eos is None:
         raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")

@@ -112,6 +112,8 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
             (directory / TOKENIZER).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # what its name stands for may change while the run goes on
+    elif recipe.is_text:  # only the checkpoint may have been brought here
+        start.text_tokenizer().save(directory / TOKENIZER)
 
 
 def _batches(data: Rows, recipe: Recipe, accelerator: Accelerator, step: int) -> Iterator[tuple[Tensor, Tensor]]:
