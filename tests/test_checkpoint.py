@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,24 @@ from maskgen.checkpoint import (
     CheckpointError,
     copy_for_use,
     load_model,
+    load_text_model,
     load_tokenizer,
     newest_in,
     read_checkpoint,
     write_checkpoint,
 )
 from maskgen.recipe import parse_recipe
-from tests.tiny import CLASSES, INFO, SHAPE, generator_checkpoint, tokenizer_checkpoint, tree
+from tests.tiny import (
+    CLASSES,
+    INFO,
+    KINDS,
+    LENGTH,
+    SHAPE,
+    generator_checkpoint,
+    text_checkpoint,
+    tokenizer_checkpoint,
+    tree,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -293,3 +305,81 @@ def test_a_checkpoint_made_with_xformers_loads_without(tmp_path: Path) -> None:
     elsewhere = parse_recipe(tree(model=tree()["model"] | {"attention": "xformers"}))
     write_checkpoint(tmp_path / "d", elsewhere, {MODEL: network.state_dict()}, INFO)
     assert same(load_model(read_checkpoint(tmp_path / "d"))[0].state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_generator_is_read_with_its_tokenizer(tmp_path: Path, kind: str) -> None:
+    recipe, network = text_checkpoint(tmp_path / "c", kind)
+    (tmp_path / "poem.txt").unlink()
+    checkpoint = read_checkpoint(tmp_path / "c")
+    assert checkpoint.recipe == recipe
+    assert (checkpoint.length, checkpoint.classes) == (LENGTH, ())
+    loaded, tokenizer = load_text_model(checkpoint)
+    assert same(loaded.state_dict(), network.state_dict())
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert tokenizer.decode(tokenizer.encode("a poem, naïve\n")) == "a poem, naïve\n"
+    assert set(checkpoint.info["files"]) == {MODEL, "tokenizer.json"}
+
+
+def test_each_kind_of_checkpoint_is_named_where_the_other_is_needed(tmp_path: Path) -> None:
+    text_checkpoint(tmp_path / "text")
+    generator_checkpoint(tmp_path / "images")
+    with pytest.raises(CheckpointError, match="text is a text generator; this needs one of images"):
+        load_model(read_checkpoint(tmp_path / "text"))
+    with pytest.raises(CheckpointError, match="images is made for images; this needs a text generator"):
+        load_text_model(read_checkpoint(tmp_path / "images"))
+
+
+def test_a_tokenizer_that_was_altered_is_refused_and_not_handed_on(tmp_path: Path) -> None:
+    text_checkpoint(tmp_path / "c")
+    file = tmp_path / "c" / "tokenizer.json"
+    whole = file.read_text()
+    assert '"a":' in whole
+    for content, message in [(whole.replace('"a":', '"z":'), "is altered"), (whole[:-5], "is truncated or altered")]:
+        file.write_text(content)
+        with pytest.raises(CheckpointError, match=rf"tokenizer\.json {message}"):
+            load_text_model(read_checkpoint(tmp_path / "c"))
+        with pytest.raises(CheckpointError, match=rf"tokenizer\.json {message}"):
+            copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "copy")
+        assert not (tmp_path / "copy").exists()
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
+        load_text_model(read_checkpoint(tmp_path / "c"))
+
+
+def test_a_copy_of_a_text_generator_has_its_tokenizer(tmp_path: Path) -> None:
+    _, network = text_checkpoint(tmp_path / "c")
+    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "copy", summary="a poem")
+    (tmp_path / "c").rename(tmp_path / "gone")
+    loaded, tokenizer = load_text_model(read_checkpoint(tmp_path / "copy"))
+    assert same(loaded.state_dict(), network.state_dict())
+    assert tokenizer.fingerprint() == load_text_model(read_checkpoint(tmp_path / "gone"))[1].fingerprint()
+    assert read_checkpoint(tmp_path / "copy").info["summary"] == "a poem"
+
+
+def test_a_text_generator_without_a_tokenizer_is_not_written(tmp_path: Path) -> None:
+    recipe, network = text_checkpoint(tmp_path / "c")
+    with pytest.raises(OSError, match=r"tokenizer\.json"):
+        write_checkpoint(tmp_path / "d", recipe, {MODEL: network.state_dict()}, {"step": 1, "classes": [], "length": 2})
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_text_checkpoint_without_its_length_is_damaged(tmp_path: Path) -> None:
+    text_checkpoint(tmp_path / "c")
+    file = tmp_path / "c" / "checkpoint.json"
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in info.items() if key != "length"}))
+    with pytest.raises(CheckpointError, match="is damaged or of another version"):
+        read_checkpoint(tmp_path / "c")
+
+
+def test_all_files_of_a_checkpoint_are_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text_checkpoint(tmp_path / "text")
+    path = write_over_fsq(tmp_path)
+    for folder in (tmp_path / "text", path):
+        asked: list[str] = []
+        monkeypatch.setattr(module, "download", lambda source, allow, to=folder, seen=asked: seen.extend(allow) or to)
+        assert read_checkpoint("nobody/nothing").path == folder
+        files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+        assert all(any(fnmatch(file, pattern) for pattern in asked) for file in files), (files, asked)

@@ -134,8 +134,12 @@ def test_export_leaves_training_state_behind_and_adds_a_card(
 def test_lists_have_a_line_for_each(command: Command, name: str) -> None:
     code, out, _ = command(name)
     assert code == 0
-    expected = {"recipes": "image/digits-maskgit", "samplers": "first_hitting", "zoo": "fashion-vq"}
-    assert expected[name] in out
+    expected = {
+        "recipes": ("image/digits-maskgit", "text/kjv-md4", "text/kjv-bd3"),
+        "samplers": ("first_hitting", "remdm_cap", "fast_dllm"),
+        "zoo": ("fashion-vq",),
+    }
+    assert all(any(line.startswith(f"{one} ") for line in out.splitlines()) for one in expected[name])
 
 
 def bad_inputs(run: Path, folder: Path) -> dict[str, tuple[tuple[object, ...], tuple[str, ...]]]:
@@ -205,3 +209,37 @@ def test_a_mistake_is_answered_in_a_line_or_two(
     assert len(answer.strip().splitlines()) <= 2, error
     for text in named:
         assert text in error, error
+
+
+def test_text_is_written_to_the_terminal_and_nothing_else_is(command: Command, text_run: Path, tmp_path: Path) -> None:
+    code, out, error = command("sample", text_run, "--num", 1, "--prompt", "line ")
+    assert code == 0, error
+    assert out.startswith("line ")
+    code, out, error = command("sample", text_run, "--num", 2, "--show-steps", "--steps", 3)
+    assert code == 0, error
+    assert out.startswith("step 1 of 3\n")
+    assert "--- 2 of 2, seed 1\n" in out
+    file = tmp_path / "t.txt"
+    assert command("sample", text_run, "--num", 2, "--output", file)[:2] == (0, f"{file}\n")
+    assert file.read_bytes().decode().count("\n\n----\n\n") == 1
+
+
+def test_a_text_checkpoint_is_scored_by_likelihood_unless_told_otherwise(
+    command: Command, text_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.json"
+    code, out, error = command("evaluate", text_run, "--strata", 2, "--split", "validation", "--output", file)
+    assert code == 0, error
+    assert {"bits_per_token[bound]", "bits_per_char[bound]", "bits_per_byte[bound]"} <= set(out.split())
+    assert "poem.txt validation" in out
+    assert str(file) in out
+    published = tmp_path / "published"
+    assert command("export", text_run, published, "--report", file)[0] == 0
+    assert "bits_per_char[bound]" in (published / "README.md").read_text()
+
+
+def test_the_way_a_metric_is_spelled_does_not_matter(command: Command, text_run: Path) -> None:
+    for name in ("generative-perplexity", "generative_perplexity"):
+        code, out, error = command("evaluate", text_run, "--metric", name, "--scorer", text_run, "--num", 2)
+        assert code == 0, error
+        assert "token_entropy[nats]" in out

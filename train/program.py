@@ -66,9 +66,9 @@ def run(
     parts = build(recipe, accelerator, directory)
     ema = Ema(parts.module, recipe.train.ema)
     optimizer = build_optimizer(parts.module, recipe.train)
-    if start is not None:
-        restore(start, parts.module, ema, optimizer)
     model, prepared = accelerator.prepare(parts.module, optimizer)
+    if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
+        restore(start, parts.module, ema, optimizer)
     loop = Loop(
         model=model,
         objective=parts.objective,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend, init_transformer, zero
 from maskgen.layers.blocks import PostNormBlock, PreNormBlock
-from maskgen.layers.embeddings import LabelEmbedding, rotation_2d
+from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, rotation_2d
 from maskgen.models import MODELS
 from maskgen.predictions import NULL, Categorical, Condition
 from maskgen.subset import TokenSubset
@@ -35,6 +35,8 @@ class MaskGIT(nn.Module):
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
         qk_norm: RMS-normalised queries and keys (with `norm: pre`).
+        has_time: t is a condition too (with `condition: adaln`): discrete interpolants with explicit time; without, what
+            is masked says what time it is.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -56,6 +58,7 @@ class MaskGIT(nn.Module):
         tied: bool = True,
         has_null_label: bool = True,
         qk_norm: bool = False,
+        has_time: bool = False,
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
@@ -68,8 +71,11 @@ class MaskGIT(nn.Module):
             raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
         if condition == "adaln" and not has_null_label:
             raise ValueError("has_null_label false goes with condition token; adaln always has the row")
+        if has_time and condition != "adaln":
+            raise ValueError("has_time goes with condition adaln; use that, or has_time false")
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.condition = condition if n_classes else "none"
+        is_modulated = self.condition == "adaln" or has_time
         self.has_null_label = has_null_label
         n_prefix = int(self.condition == "token")
         n_labels = (n_classes + has_null_label) * n_prefix
@@ -89,24 +95,24 @@ class MaskGIT(nn.Module):
         if norm == "post":
             self.blocks = nn.ModuleList(PostNormBlock(*sizes) for _ in range(depth))
         else:
-            is_modulated = self.condition == "adaln"
             self.blocks = nn.ModuleList(PreNormBlock(*sizes, is_modulated, qk_norm) for _ in range(depth))
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
         if self.condition == "adaln":
             self.labels = LabelEmbedding(n_classes, width)
-        self._init(width, depth)
+        self.time = TimeEmbedding(width) if has_time else None
+        self._init(width, depth, is_modulated)
 
-    def _init(self, width: int, depth: int) -> None:
+    def _init(self, width: int, depth: int, is_modulated: bool) -> None:
         init_transformer(self)
         if self.positions is not None:
             nn.init.trunc_normal_(self.positions, std=0.02, a=-0.04, b=0.04)
-        if self.condition == "adaln":
+        if is_modulated:
             self.modulations = nn.ModuleList(zero(nn.Linear(width, 6 * width)) for _ in range(depth))
 
     def forward(
         self,
         x_t: Tensor,
-        t: Tensor,  # noqa: ARG002 - what is masked says what time it is
+        t: Tensor,
         cond: Condition | None = None,
         *,
         subset: TokenSubset | None = None,
@@ -119,13 +125,20 @@ class MaskGIT(nn.Module):
         x, rotation = self._embed(x_t, cond)
         if subset is not None:
             x, rotation = self._drop(x, rotation, subset)
-        hidden = F.silu(self.labels(self._labels(x_t, cond))) if self.condition == "adaln" else None
+        hidden = self._hidden(x_t, t, cond)
         for index, block in enumerate(self.blocks):
             x = block(x, None if hidden is None else self.modulations[index](hidden), rotation)
         x = x[:, int(self.condition == "token") :]
         if subset is not None:
             x = subset.scatter(x)
         return Categorical(self.head(x if where is None else x[where]), where)
+
+    def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
+        """(B, D), what modulates the blocks: class, time or both."""
+        parts = [self.labels(self._labels(x_t, cond))] if self.condition == "adaln" else []
+        if self.time is not None:
+            parts.append(self.time(t))
+        return F.silu(torch.stack(parts).sum(0)) if parts else None
 
     def _labels(self, x_t: Tensor, cond: Condition | None) -> Tensor:
         return torch.full_like(x_t[:, 0], NULL) if cond is None else cond.labels

@@ -10,6 +10,7 @@ import torch
 from maskgen.models import MODELS
 from maskgen.models.maskgit import MaskGIT
 from maskgen.predictions import NULL, Condition
+from maskgen.registry import SpecError
 from maskgen.rng import Rng
 from maskgen.subset import TokenSubset
 
@@ -156,3 +157,23 @@ def test_the_published_network_has_its_parameters() -> None:
     with torch.device("meta"):
         network = MODELS.build(spec | {"has_null_label": False}, vocab_size=1024, grid=(16, 16), n_classes=1000)
     assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
+
+
+def test_time_is_a_condition_only_where_it_is_asked_for() -> None:
+    x_t, early, late = torch.full((2, 4), 5), torch.full((2,), 0.9), torch.full((2,), 0.1)
+    for has_time in (True, False):
+        network = MODELS.build(
+            {"type": "maskgit", "width": 8, "depth": 1, "heads": 2, "has_time": has_time},
+            vocab_size=5, grid=(2, 2), n_classes=0,
+        ).eval()  # fmt: skip
+        for modulation in getattr(network, "modulations", []):
+            torch.nn.init.normal_(modulation.weight)
+        assert torch.equal(network(x_t, early).logits, network(x_t, late).logits) != has_time
+
+
+def test_time_needs_adaln() -> None:
+    with pytest.raises(SpecError, match="has_time goes with condition adaln"):
+        MODELS.build(
+            {"type": "maskgit", "width": 8, "heads": 2, "condition": "token", "has_time": True},
+            vocab_size=5, grid=(2, 2), n_classes=3,
+        )  # fmt: skip

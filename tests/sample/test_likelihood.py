@@ -57,7 +57,7 @@ def test_the_command_gives_what_the_library_gives(
     wanted = corpus_likelihood(network, rows_of(path, test), Rng.stream(3), mask_id=tokenizer.vocab_size, strata=4)
     found, is_exact = scores(file), kind == "ar"
     name = f"bits_per_token[{'exact' if is_exact else 'bound'}]"
-    assert list(found)[0] == name
+    assert next(iter(found)) == name
     assert f"{found[name]['value']:.4f}" in out
     assert found[name]["value"] == pytest.approx(wanted.bits_per_token(), rel=1e-6)
     assert found[name]["standard_error"] == pytest.approx((wanted.standard_error or 0) / math.log(2), rel=1e-5)
@@ -108,7 +108,7 @@ def test_a_split_shorter_than_a_row_is_scored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
 def test_bits_are_shared_out_over_characters_and_bytes_of_the_text(tmp_path: Path, tokenizer: str) -> None:
-    text = "naïve ξένος – 林\n" * 40
+    text = "naïve ξένος 林\n" * 40
     (tmp_path / "poem.txt").write_bytes(text.encode())
     text_checkpoint(tmp_path / "c", "ar", is_uniform=True, tokenizer=tokenizer)
     found = scored(tmp_path / "c", tmp_path / "r.json")

@@ -36,9 +36,10 @@ def digits(output: Path, *overrides: str, resume: bool = False) -> Path:
 
 
 def lines(directory: Path) -> list[dict[str, float]]:
-    """The metrics without speeds."""
+    """The metrics without speeds and times."""
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.endswith("samples/s")} for line in found]
+    clocks = ("samples/s", "seconds")
+    return [{key: value for key, value in line.items() if not key.endswith(clocks)} for line in found]
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,23 @@ def test_a_tokenizer_without_weights_is_not_trained(tmp_path: Path) -> None:
     source = small(tmp_path / "r.yaml", **(TOKENIZER | {"tokenizer": "pixels"}))
     with pytest.raises(UserError, match="nothing to train; choose vq or fsq"):
         run(source, output=str(tmp_path / "run"), device="cpu")
+
+
+def test_seconds_are_counted_on_by_a_resumed_run(tmp_path: Path) -> None:
+    digits(tmp_path, "train.steps=3")
+    first = read_checkpoint(tmp_path)
+    (tmp_path / "checkpoint-3" / "checkpoint.json").write_text(
+        json.dumps({**first.info, "seconds": 5000.0, "cpu_seconds": 7000.0})
+    )
+    digits(tmp_path, "train.steps=4", resume=True)
+    second = read_checkpoint(tmp_path)
+    assert 0 <= first.info["cpu_seconds"] < 60
+    assert 5000 <= second.info["seconds"] < 5060
+    assert 7000 <= second.info["cpu_seconds"] < 7060
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    spent = [line["validation/cpu_seconds"] for line in found if "validation/loss" in line]
+    assert spent[0] < 60
+    assert 7000 <= spent[1] < 7060
 
 
 def test_a_metrics_line_that_a_kill_cut_short_is_dropped_on_resume(tmp_path: Path) -> None:

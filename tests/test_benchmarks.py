@@ -1,0 +1,109 @@
+"""The benchmark scripts run, and say what is so."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskgen.errors import UserError
+from tests.tiny import text_checkpoint, text_tree
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str | Path) -> None:
+    monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+    script(name).main()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_says_how_it_is_called(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, name, "--help")
+    assert stop.value.code == 0
+    assert f"usage: {name}" in capsys.readouterr().out
+    assert f"python benchmarks/{name}.py" in (script(name).__doc__ or "")
+
+
+def test_bounds_of_the_oracle_are_exact_and_its_samplers_near(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run(monkeypatch, "oracle", "--num", "400", "--steps", "8", "--output", tmp_path / "oracle.json")
+    found = json.loads((tmp_path / "oracle.json").read_text())
+    for name, value, exact, _ in found["toy"]:
+        assert value == pytest.approx(exact, abs=1e-9), name
+    for name, value, exact, _ in found["genmd4"]:
+        assert value == pytest.approx(exact, abs=1e-4), name
+    drift = found["tree"][0]
+    assert abs(drift[1]) < 4 * drift[3]
+    distances = {name: value for name, value, _, _ in found["samplers"]}
+    for name, _, _, floor in found["samplers"][:2]:
+        assert distances[name] < 4 * floor, name
+    assert distances["ancestral, steps 8"] > distances["first_hitting"]  # 0.62 / 8 of it is the law's own
+
+
+def test_a_compressor_that_stores_needs_eight_bits_a_byte() -> None:
+    bits_per_char = script("compressors").bits_per_char
+    assert bits_per_char(bytes, "of the rest", "abcd") == 8
+    assert bits_per_char(bytes, "of the rest", "äöüß") == 16
+    assert bits_per_char(len_once, "ab" * 50, "ab" * 50) == 0
+    assert bits_per_char(len_once, "ab" * 50, "cd" * 50) > 0
+
+
+def len_once(raw: bytes) -> bytes:
+    """Keeps each value once."""
+    return bytes(sorted(set(raw)))
+
+
+def test_compressors_see_all_of_a_text_but_the_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = "".join(f"{number} is written here.\n" for number in range(400))
+    (tmp_path / "text.txt").write_text(text)
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "found.json"
+    recipe.write_text(json.dumps(text_tree(tmp_path / "text.txt")))
+    for split in ("validation", "test"):
+        rest, part = script("compressors").texts(str(recipe), split)
+        assert len(rest) + len(part) == len(text)
+        assert part in text
+    run(monkeypatch, "compressors", recipe, "--output", output)
+    found = json.loads(output.read_text())
+    assert found["characters"] == len(part)
+    assert all(0 < bits < 8 for bits in found["bits_per_char"].values())
+
+
+def test_compressors_refuse_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="is not of one text"):
+        run(monkeypatch, "compressors", "image/digits-maskgit")
+
+
+@pytest.mark.slow
+def test_sampler_rows_are_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text_checkpoint(tmp_path / "model")
+    text_checkpoint(tmp_path / "judge", "ar")
+    output, plot = tmp_path / "rows.json", tmp_path / "rows.png"
+    models: list[str | Path] = [tmp_path / "model", "--scorer", tmp_path / "judge"]
+    call = [*models, "--length", "6", "--output", output, "--plot", plot]
+    run(monkeypatch, "samplers", *call, "--num", "2", "--steps", "2")
+    first = json.loads(output.read_text())["rows"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    run(monkeypatch, "samplers", *call, "--num", "2", "--steps", "2", "3")
+    second = json.loads(output.read_text())["rows"]
+    assert len(second) > len(first)
+    assert {name: second[name] for name in first} == first  # seconds included
+    assert {row["evaluations"] for name, row in second.items() if name in ("first-hitting", "left to right")} == {6.0}
+    assert second["ancestral, steps 2"]["evaluations"] <= 2
+    with pytest.raises(UserError, match="choose another --output"):
+        run(monkeypatch, "samplers", *call, "--num", "3", "--steps", "2")
