@@ -72,10 +72,12 @@ class Generator:
         cond = None if labels is None else Condition(labels.to(self.device))
         denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
         denoise = self.guidance.bind(denoiser, cond)
-        return self._sampler()(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        return self.effective_sampler()(
+            denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step
+        )
 
-    def _sampler(self) -> MaskedSampler:
-        """The sampler as this network can run it."""
+    def effective_sampler(self) -> MaskedSampler:
+        """The sampler as this network runs it: in its blocks, with its rates."""
         sampler, exponents = self.sampler, getattr(self.denoiser, "exponents", None)
         if exponents is not None:
             sampler = with_exponents(sampler, exponents.detach().cpu())

@@ -15,6 +15,7 @@ from maskgen.data.loader import Rows, in_order
 from maskgen.data.text import TextData, text_data
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
+from maskgen.eval.features import to_uint8
 from maskgen.eval.likelihood import Likelihood, corpus_likelihood
 from maskgen.eval.report import Report, format_table, write_report
 from maskgen.predictions import Condition
@@ -67,14 +68,17 @@ def _score_text(
             yield data.tail[None]
 
     mask_id, schedule = tokenizer.vocab_size, schedule_of(checkpoint)
-    found = corpus_likelihood(network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule)
+    eos = tokenizer.eos if checkpoint.recipe.train.document_attention else None
+    found = corpus_likelihood(
+        network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule, eos=eos
+    )
     return replace(found, n_characters=data.characters, n_bytes=data.n_bytes), f"{source.name} {split}"
 
 
 def _score_images(
     checkpoint: Checkpoint, split: str, strata: int, rng: Rng, device: torch.device
 ) -> tuple[Likelihood, str]:
-    """Bits per dimension where tokens are pixels; given the class where the model knows classes."""
+    """Bits per dimension where tokens lose nothing of the pixels; given the class where the model knows classes."""
     if split not in ("train", "test"):
         raise UserError(f"--split {split}: images have the splits train and test")
     network, tokenizer = load_model(checkpoint)
@@ -91,9 +95,9 @@ def _score_images(
 
     mask_id, schedule = tokenizer.vocab_size, schedule_of(checkpoint)
     found = corpus_likelihood(network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule)
-    channels, height, width = checkpoint.image_shape
-    if data.length == channels * height * width:
-        found = replace(found, n_dims=found.n_tokens)
+    few, tokens = images.__getitems__(range(min(len(images), 100)))[0], data.__getitems__(range(min(len(data), 100)))[0]
+    if torch.equal(to_uint8(tokenizer.decode(tokens.to(device))).cpu(), few):  # else they are bits of something else
+        found = replace(found, n_dims=len(images) * few[0].numel())
     return found, f"{source.name} {split}{' given the class' if has_labels else ''}"
 
 

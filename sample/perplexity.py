@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import load_text_model, read_checkpoint
+from maskgen.checkpoint import CheckpointError, load_text_model, read_checkpoint
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.eval.report import Entry, Report, format_table, write_report
@@ -57,7 +57,10 @@ def run(
     pipeline = TextPipeline(read_checkpoint(source), place)
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
     tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
-    nats, counts = reader(generator.texts(tokens))
+    if isinstance(reader, CheckpointScorer) and reader.tokenizer.fingerprint() == pipeline.tokenizer.fingerprint():
+        nats, counts = reader.of_tokens(list(tokens))  # what ends a document has no text of its own
+    else:
+        nats, counts = reader(generator.texts(tokens))
     if not counts.any():
         raise UserError(f"the scorer {reader.name} finds no token to score in the samples; raise --length")
     settings = {"checkpoint": source, **settings_of(generator)}
@@ -119,9 +122,13 @@ class Evaluations:
 def _scorer(name: str, seed: int, device: torch.device) -> Scorer:
     """A checkpoint of this package if there is one of that name, else a causal model of Hugging Face."""
     path = Path(name).expanduser()
-    if name in zoo_names() or (path / INFO).is_file() or any(path.glob("checkpoint-*")):
+    is_ours = name in zoo_names() or (path / INFO).is_file() or any(path.glob("checkpoint-*"))
+    try:
         checkpoint = read_checkpoint(name)
-        network, tokenizer = load_text_model(checkpoint)
-        rng, schedule = Rng.stream(seed, "scorer"), schedule_of(checkpoint)
-        return CheckpointScorer(network.to(device), tokenizer, rng, name, schedule=schedule)
-    return CausalLMScorer(name, device)
+    except CheckpointError:  # a folder or hub id may be a causal model's
+        if is_ours:
+            raise
+        return CausalLMScorer(name, device)
+    network, tokenizer = load_text_model(checkpoint)
+    rng, schedule = Rng.stream(seed, "scorer"), schedule_of(checkpoint)
+    return CheckpointScorer(network.to(device), tokenizer, rng, name, schedule=schedule)

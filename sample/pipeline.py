@@ -85,7 +85,7 @@ class Pipeline(ABC):
 
 def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
-    sampler = generator.sampler
+    sampler = generator.effective_sampler()
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}

@@ -58,7 +58,8 @@ def run(
         write_texts(path, result.texts, seed)
     else:
         for index, text in enumerate(result.texts):
-            click.echo(f"--- {index + 1} of {num}, seed {seed + index}\n{text}" if num > 1 else text)
+            shown = printable(text)
+            click.echo(f"--- {index + 1} of {num}, seed {seed + index}\n{shown}" if num > 1 else shown)
     return result
 
 
@@ -84,7 +85,7 @@ class Screen:
 
     def show(self, done: int, total: int, x_t: Tensor) -> None:
         """x_t (B, L) after `done` of `total` steps."""
-        title, text = f"step {done} of {total}", self.decode(x_t[0].cpu())
+        title, text = f"step {done} of {total}", printable(self.decode(x_t[0].cpu()))
         if self.stream.isatty():
             rows = [title, *wrapped(text, self.width)][: self.height - 1]  # what scrolled away cannot be drawn over
             above = f"\x1b[{self.n_drawn}F\x1b[J" if self.n_drawn and done > 1 else ""
@@ -93,6 +94,11 @@ class Screen:
         elif done == 1 or done == total or done % math.ceil(total / SNAPSHOTS) == 0:
             self.stream.write(f"{title}\n{text}\n\n")
         self.stream.flush()
+
+
+def printable(text: str) -> str:
+    """The text with a box for every control character but newline and tab: they would command the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\u25a1" for char in text)
 
 
 def wrapped(text: str, width: int) -> list[str]:

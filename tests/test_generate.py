@@ -77,6 +77,7 @@ def test_the_watcher_sees_every_step(generator: Generator) -> None:
 
 def writer(model: dict[str, Any], sampler: Any = "first_hitting", length: int = 10) -> Generator:
     """A generator of texts of six letters, far from uniform."""
+    torch.manual_seed(0)
     tokenizer = TOKENIZERS.build("characters", corpus=lambda: iter([LETTERS]))
     network = MODELS.build({"width": 8, "depth": 1, "heads": 2} | model, vocab_size=len(LETTERS)).eval()
     rng = Rng.stream("writer")

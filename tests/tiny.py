@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from maskgen.checkpoint import MODEL, write_checkpoint
@@ -95,7 +96,9 @@ def text_checkpoint(
     recipe = parse_recipe(text_tree(path.parent / "poem.txt", kind, **changes))
     source = recipe.build_text()
     tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
-    network = recipe.build_model(vocab_size=tokenizer.vocab_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = recipe.build_model(vocab_size=tokenizer.vocab_size)
     if not is_uniform:
         rng = Rng.stream("weights")
         for parameter in network.parameters():

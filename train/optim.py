@@ -53,8 +53,9 @@ class Muon(torch.optim.AdamW):
 
     def _turn(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
+        if not state:  # with AdamW's counter: its `load_state_dict` looks for one
+            state["momentum"], state["step"] = torch.zeros_like(parameter), torch.tensor(0.0)
+        state["step"] += 1
         average = state["momentum"].lerp_(grad, 1 - self.momentum)
         direction = grad.lerp(average, self.momentum)
         parts = [orthogonal_factor(part) for part in direction.chunk(group["n_parts"])]

@@ -231,7 +231,9 @@ def _encode(
                 yield tokens
                 bar.update(len(text))
         if not facts["characters"]:
-            raise DataError(f"the {split} split of {source.name} has no text; choose a larger share or more text")
+            raise DataError(
+                f"the {split} split of {source.name} has no text; choose a larger data.{split}_fraction, or more text"
+            )
 
     crc32 = write_tokens(file, batches(), dtype)
     return {**facts, "crc32": crc32}

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.data.text import document_ids
 from maskgen.objectives.state_dependent import integrand, reconstruction
 from maskgen.predictions import Condition
 from maskgen.rng import Rng
@@ -35,6 +36,7 @@ def count_bound(
     cond: Condition | None = None,
     *,
     mask_id: int,
+    eos: int | None = None,
 ) -> Tensor:
     """L/k times the cross-entropy of k masked tokens, k uniform over 1..L: (B, strata) float64 nats.
 
@@ -49,16 +51,19 @@ def count_bound(
 
     A model with `block_length` is given a k for each block, and all blocks in one pass beside `clean` = x_0 (BD3-LM,
     arXiv 2503.09573, eq. 8). Such a network reads no time; it is told the first block's, as in training. Blocks of one
-    token leave nothing to draw: one column.
+    token leave nothing to draw: one column. With `eos` the documents of a row do not see each other, as in training
+    with document attention.
     """
     block_length = getattr(model, "block_length", None)
     size = min(block_length or x_0.shape[1], x_0.shape[1])
     strata = 1 if block_length == 1 else strata
+    more = {} if block_length is None else {"clean": x_0}
+    if eos is not None:
+        more["documents"] = document_ids(x_0, eos)
     columns = []
     for stratum in range(strata):
         is_masked, weight, ratio = _draw_counted(x_0, size, rng, stratum, strata)
         t = schedule.inverse(1 - ratio[:, 0]).clamp(0, 1)
-        more = {} if block_length is None else {"clean": x_0}
         x_t = torch.where(is_masked, mask_id, x_0)
         log_probs = model(x_t, t.float(), cond, where=is_masked, **more).log_prob(x_0[is_masked])
         columns.append((weight * _spread(-log_probs, is_masked)).sum(1))

@@ -119,6 +119,7 @@ def corpus_likelihood(
     mask_id: int,
     strata: int = 8,
     schedule: Schedule = Linear(),
+    eos: int | None = None,
 ) -> Likelihood:
     """Every row of every batch scored by `row_nll`, each with a stream of its own: batching does not matter.
 
@@ -130,6 +131,7 @@ def corpus_likelihood(
         mask_id: V.
         strata: forward passes a row, 1 or even; autoregressive models need one whatever it says.
         schedule: of the times a time-conditioned model is told.
+        eos: the token that ends a document, for a model trained with document attention.
 
     Raises:
         ValueError: no tokens, a model in training mode, or strata neither 1 nor even.
@@ -139,7 +141,7 @@ def corpus_likelihood(
         x_0, cond = (batch, None) if isinstance(batch, Tensor) else batch
         if x_0.numel():
             rows = Rng.per_sample([int(seed * 2**53) for seed in rng.uniform((len(x_0),)).tolist()])
-            total.update(row_nll(model, x_0, rows, strata, schedule, cond, mask_id=mask_id), x_0.shape[1])
+            total.update(row_nll(model, x_0, rows, strata, schedule, cond, mask_id=mask_id, eos=eos), x_0.shape[1])
     return total.likelihood()
 
 
@@ -153,6 +155,7 @@ def row_nll(
     cond: Condition | None = None,
     *,
     mask_id: int,
+    eos: int | None = None,
 ) -> RowNll:
     """Rows x_0 (B, L) scored by what suits the model, on its device, in float32 with sums in float64.
 
@@ -171,7 +174,7 @@ def row_nll(
         raise ValueError(f"strata must be 1 or even, got {strata}: the error comes from two independent halves")
     device = _device(model, x_0)
     x_0, cond = x_0.to(device), None if cond is None else Condition(cond.labels.to(device))
-    columns = partial(_columns, model, x_0, rng, schedule, cond, mask_id)
+    columns = partial(_columns, model, x_0, rng, schedule, cond, mask_id, eos)
     with torch.autocast(device.type, enabled=False):
         if is_exact(model):
             is_causal = getattr(model, "is_autoregressive", False)
@@ -183,12 +186,19 @@ def row_nll(
 
 
 def _columns(
-    model: Any, x_0: Tensor, rng: Rng, schedule: Schedule, cond: Condition | None, mask_id: int, strata: int
+    model: Any,
+    x_0: Tensor,
+    rng: Rng,
+    schedule: Schedule,
+    cond: Condition | None,
+    mask_id: int,
+    eos: int | None,
+    strata: int,
 ) -> Tensor:
     """(B, strata) of the bound that suits the model."""
     exponents = getattr(model, "exponents", None)
     if exponents is None:
-        return count_bound(model, x_0, rng, strata, schedule, cond, mask_id=mask_id)
+        return count_bound(model, x_0, rng, strata, schedule, cond, mask_id=mask_id, eos=eos)
     return state_dependent_bound(model, exponents, x_0, rng, strata, cond=cond, mask_id=mask_id)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskgen.errors import UserError
 from maskgen.eval.likelihood import is_exact, row_nll
-from maskgen.hub import hub_or_folder
+from maskgen.hub import download, hub_or_folder, is_hub_id
 from maskgen.rng import Rng
 from maskgen.schedules import Linear, Schedule
 
@@ -108,6 +108,9 @@ class Encoder(Protocol):
     def encode(self, text: str) -> Tensor:
         """(L,) int64."""
 
+    def fingerprint(self) -> str:
+        """The same for tokenizers that do the same."""
+
 
 class CheckpointScorer:
     """A model of this package as a scorer: exact if autoregressive, else a bound. Every token is scored.
@@ -142,10 +145,13 @@ class CheckpointScorer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Nats (N,) and scored tokens (N,); masks of a text depend on its place in the list, not on the other texts."""
-        tokens = [self.tokenizer.encode(text) for text in texts]
-        seeds = [int(seed * 2**53) for seed in self.rng.fork("texts").uniform((len(texts),)).tolist()]
+        return self.of_tokens([self.tokenizer.encode(text) for text in texts])
+
+    def of_tokens(self, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same of texts that are tokens of the scorer's own tokenizer already, (L,) each."""
+        seeds = [int(seed * 2**53) for seed in self.rng.fork("texts").uniform((len(tokens),)).tolist()]
         counts = torch.tensor([len(row) for row in tokens], dtype=torch.long)
-        nats = torch.zeros(len(texts), dtype=torch.float64)
+        nats = torch.zeros(len(tokens), dtype=torch.float64)
         for length in counts[counts > 0].unique():
             for index in (counts == length).nonzero()[:, 0].split(self.batch_size):
                 x_0 = torch.stack([tokens[i] for i in index.tolist()])
@@ -181,6 +187,8 @@ class CausalLMScorer:
             ) from error
         try:
             place = hub_or_folder(source)
+            if is_hub_id(source):  # one try: transformers asks for every file again and again where there is no network
+                place = str(download(source, ["*.json", "*.safetensors", "*.txt", "*.model"]))
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(place)
             model = transformers.AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
         except Exception as error:  # OSError, ValueError and those of the hub: all mean that there is no scorer

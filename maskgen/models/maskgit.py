@@ -35,8 +35,8 @@ class MaskGIT(nn.Module):
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
         qk_norm: RMS-normalised queries and keys (with `norm: pre`).
-        has_time: t is a condition too (with `condition: adaln`): discrete interpolants with explicit time; without, what
-            is masked says what time it is.
+        has_time: t is a condition too (with `condition: adaln`), the explicit time of discrete interpolants; without,
+            what is masked says what time it is.
         attention: `auto`, `sdpa` or `xformers`.
     """
 

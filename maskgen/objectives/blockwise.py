@@ -22,8 +22,8 @@ class BlockTokens:
 
     Args:
         process: absorbing, count bernoulli.
-        interval: (low, high) of the times that are trained; a narrow one lowers the variance (section 5.3), (0, 1)
-            is the bound itself. Blocks of one token are always at t = 1.
+        interval: (low, high) of the times that are trained; a narrow one lowers the variance (section 5.3). (0, 1) is
+            the bound itself, and what a model in evaluation mode is always given. Blocks of one token are at t = 1.
     """
 
     def __init__(self, process: Process, interval: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -40,7 +40,7 @@ class BlockTokens:
         refuse_dropping(keep_ratio)
         x_0, size = batch.x_0, getattr(model, "module", model).block_length
         n_rows, length = x_0.shape
-        low, high = self.interval
+        low, high = self.interval if getattr(model, "training", True) else (0.0, 1.0)
         t = draw_times(n_rows * -(-length // size), rng, x_0.device).view(n_rows, -1)
         t = torch.ones_like(t) if size == 1 else low + (high - low) * t
         t = t.repeat_interleave(size, 1)[:, :length]  # (B, L)
@@ -62,7 +62,7 @@ class NextToken:
     Args:
         vocab_size: V; [MASK] = V.
         input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
-            0.15 there). A row has exactly round(L ratio) of them.
+            0.15 there). A row has exactly round((L - 1) ratio) of them.
     """
 
     def __init__(self, vocab_size: int, input_mask_ratio: float = 0.0) -> None:
@@ -84,6 +84,7 @@ class NextToken:
         return Loss(value, {"loss": mean_of(value), "cross_entropy": sum_of(loss), "accuracy": sum_of(is_right)})
 
     def _mask(self, x_0: Tensor, rng: Rng) -> Tensor:
-        n_masked = round(x_0.shape[1] * self.input_mask_ratio)
-        place = rng.permutation(*x_0.shape, device=x_0.device)[:, :n_masked]
+        n_inputs = x_0.shape[1] - 1  # the last token is a target only
+        n_masked = round(n_inputs * self.input_mask_ratio)
+        place = rng.permutation(len(x_0), n_inputs, device=x_0.device)[:, :n_masked]
         return x_0.scatter(1, place, self.mask_id)

@@ -65,7 +65,8 @@ def integrand(logits: Tensor, target: Tensor, exponents: Tensor, t: Tensor) -> T
     """
     log_mu = F.log_softmax(logits, -1)
     own = log_mu.gather(-1, target[:, None])[:, 0]
-    return (log_mu.exp() @ exponents - exponents[target] * (1 + own)) / t
+    # A sum and not a product of matrices, which autocast would make in half precision: it is divided by t.
+    return ((log_mu.exp() * exponents).sum(-1) - exponents[target] * (1 + own)) / t
 
 
 def log_mask_probability(is_masked: Tensor, own: Tensor, t: Tensor) -> Tensor:

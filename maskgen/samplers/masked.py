@@ -172,10 +172,10 @@ class MaskedSampler:
         if not (self.order.needs_prediction or self.quota.needs_prediction):
             n = self._count(move, span.rng)
             where = _first(self.order.score(place, span.rng), n)
-            return _Reveal(where, n, where, *self._ask(span, x_t, move.clock.t, where, n))
+            return _Reveal(where, n, where, *self._ask(span, x_t, self.quota.asked_at(move), where, n))
         n = move.clock.n_left if self.quota.needs_prediction else self._count(move, span.rng)
         asked = is_masked & (n > 0).to(is_masked.device)[:, None]
-        prediction, tokens = self._ask(span, x_t, move.clock.t, asked, n)
+        prediction, tokens = self._ask(span, x_t, self.quota.asked_at(move), asked, n)
         proposal = replace(place, where=asked, prediction=prediction, tokens=tokens)
         if self.quota.needs_prediction:
             n = self._count(replace(move, proposal=proposal), span.rng)

@@ -81,6 +81,10 @@ class Quota(ABC):
         """(B,) float64, the time s after the step: evenly spaced unless a quota knows better."""
         return torch.full_like(clock.t, 1 - (clock.step + 1) / clock.n_steps)
 
+    def asked_at(self, move: Move) -> Tensor:
+        """(B,) float64, the time the network is told: the one before the step unless a quota knows better."""
+        return move.clock.t
+
     @abstractmethod
     def count(self, move: Move, rng: Rng) -> Tensor:
         """(B,) int64 tokens to reveal, on the CPU; the loop cuts it to what is left."""
@@ -199,6 +203,10 @@ class One(Quota):
         uniform = 1 - rng.uniform((len(clock.t), 1))[:, 0]
         ratio = self.schedule.mask_ratio(clock.t) * uniform ** (1 / clock.n_left.clamp(min=1))
         return self.schedule.inverse(1 - ratio).clamp(0, 1)
+
+    def asked_at(self, move: Move) -> Tensor:
+        """The time of the hit itself."""
+        return move.s
 
     def count(self, move: Move, rng: Rng) -> Tensor:  # noqa: ARG002
         return move.clock.n_left.clamp(max=1)

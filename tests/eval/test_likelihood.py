@@ -412,3 +412,20 @@ def test_what_cannot_be_scored_is_refused() -> None:
         corpus_likelihood(constant(2), [corpus()], Rng.stream(0), mask_id=2, strata=3)
     with pytest.raises(ValueError, match="n_characters of the corpus is not known"):
         Likelihood(1.0, 1, 1, True).bits_per_char()
+
+
+def test_packed_documents_are_scored_apart_where_they_were_trained_apart() -> None:
+    torch.manual_seed(0)
+    network, eos = MDLM(5, width=16, depth=2, heads=2).eval(), 4
+    torch.nn.init.normal_(network.head.weight)
+    first, second = torch.tensor([[0, 1, 2, 4]]), torch.tensor([[3, 3, 1, 4]])
+    other = torch.tensor([[2, 2, 0, 4]])
+    where = torch.tensor([[True] * 4 + [False] * 4])
+
+    def score(x_0: Tensor, eos: int | None) -> Tensor:
+        masked = Given(torch.where(where, 0.0, 1.0) + torch.arange(8) / 100)  # the first document is masked, whole
+        return count_bound(network, x_0, Given(torch.tensor(0.49), *masked.values), 1, mask_id=5, eos=eos)
+
+    rows = [torch.cat([first, tail], 1) for tail in (second, other)]
+    assert torch.equal(score(rows[0], eos), score(rows[1], eos))
+    assert not torch.equal(score(rows[0], None), score(rows[1], None))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskgen.guidance import Guidance
-from maskgen.predictions import Condition
+from maskgen.predictions import Categorical, Condition
 from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS, MaskedSampler
 from maskgen.samplers.joint import Joint
@@ -246,3 +246,16 @@ def test_float32_gumbel_noise_would_lose_the_tail(name: str, chance: float) -> N
     k = torch.arange(1, 4000, dtype=torch.float64)
     wins = 2.0**-24 * torch.exp(-k * r).sum().item()  # each k has chance 2^-24; the others are later than k r
     assert wins / chance == pytest.approx(GOLDEN["gumbel_fp32"]["suppression"][name], rel=1e-3)
+
+
+def test_first_hitting_tells_the_network_the_time_of_the_hit() -> None:
+    told: list[Tensor] = []
+
+    def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
+        told.append(t)
+        return pick(torch.zeros(*x_t.shape, 3), where)
+
+    n = 4000
+    SAMPLERS.build("first_hitting")(denoise, torch.full((n, 4), 3), Rng.stream("hits"), mask_id=3)
+    mean, error = torch.stack(told).mean(1), torch.stack(told).std(1) / n**0.5
+    assert ((mean - torch.tensor(GOLDEN["first_hitting_L4"])).abs() < 4 * error).all()
