@@ -86,7 +86,8 @@ def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None
         held_out: Rows = SomeRows(train, range(0))
         if recipe.train.validation_rows:
             held_out = text_data(source, "validation", tokenizer, progress=is_main)
-        text_data(source, "test", tokenizer, progress=is_main)  # a character it does not know is found before training
+        if any(source.documents("test")):  # a character the tokenizer does not know is found before training
+            text_data(source, "test", tokenizer, progress=is_main)
     eos = tokenizer.eos if recipe.train.document_attention else None
     if recipe.train.document_attention and eos is None:
         raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")

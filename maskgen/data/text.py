@@ -232,7 +232,8 @@ def _encode(
                 bar.update(len(text))
         if not facts["characters"]:
             raise DataError(
-                f"the {split} split of {source.name} has no text; choose a larger data.{split}_fraction, or more text"
+                f"the {split} split of {source.name} has no text; give it more, or change data.validation_fraction or "
+                "data.test_fraction"
             )
 
     crc32 = write_tokens(file, batches(), dtype)

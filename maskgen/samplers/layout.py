@@ -31,7 +31,11 @@ class Full(Layout):
 @LAYOUTS.register("blocks")
 @dataclass(frozen=True)
 class Blocks(Layout):
-    """Left to right in blocks of `block_length` (semi-autoregressive: LLaDA, section 2.4); steps are shared out."""
+    """Left to right in blocks of `block_length` (semi-autoregressive: LLaDA, section 2.4); steps are shared out.
+
+    Each block has an equal share, also one whose tokens are known, and its own time from 1 to 0: a network that reads
+    the time of the whole text is told something else.
+    """
 
     block_length: int = 32
 

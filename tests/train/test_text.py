@@ -251,3 +251,14 @@ def test_a_text_that_repeats_is_learned_and_written(tmp_path: Path, kind: str) -
     texts = pipeline(12, sampler="first_hitting").texts
     assert sum(text in "abcde" * 4 for text in texts) >= 9
     assert len(set(texts)) > 2
+
+
+def test_a_character_that_only_the_test_split_has_is_found_before_training(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 100 + "caf\u00e9")
+    code, _, error = command(
+        "train", "text/shakespeare-md4", f"data.path={tmp_path / 'text.txt'}", "--output", tmp_path / "run"
+    )
+    assert (code, "\u00e9" in error, "Traceback" in error) == (2, True, False)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
