@@ -13,6 +13,7 @@ from torch import Tensor
 import maskgen
 from maskgen.errors import UserError
 from maskgen.generate import Generator
+from maskgen.sample.pipeline import settings_of
 from maskgen.sample.text_pipeline import TextPipeline
 from maskgen.samplers import SAMPLERS
 from tests.tiny import KINDS, LENGTH
@@ -180,3 +181,10 @@ def test_what_is_saved_writes_the_same(pipeline: TextPipeline, tmp_path: Path) -
     again = maskgen.load(str(tmp_path / "copy"), device="cpu")
     assert isinstance(again, TextPipeline)
     assert again(3).texts == pipeline(3).texts
+
+
+def test_a_report_names_the_blocks_that_a_checkpoint_wrote_in(text_kinds: dict[str, Path]) -> None:
+    for kind, asked in (("bd3", "llada"), ("ar", "maskgit")):
+        pipeline = maskgen.load(str(text_kinds[kind]))
+        used = settings_of(pipeline.with_sampler(asked))["layout"]
+        assert used == f"Blocks(block_length={pipeline.model.block_length})"
