@@ -135,7 +135,10 @@ def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) 
     hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
     fields: dict[str, Any] = {}
     for key, parameter in inspect.signature(entry).parameters.items():
-        if key not in derived:
+        if parameter.kind is parameter.VAR_KEYWORD:  # **sizes: Unpack[Sizes], keys that several entries share
+            (shared,) = get_args(hints[key])
+            fields |= {name: (_nested(hint), None) for name, hint in typing.get_type_hints(shared).items()}
+        elif key not in derived:
             required = parameter.default is inspect.Parameter.empty
             fields[key] = (_nested(hints[key]), ... if required else parameter.default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())

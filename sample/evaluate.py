@@ -20,7 +20,7 @@ from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.eval.features import FeatureExtractor, to_float, to_uint8
 from maskgen.eval.fidelity import CodebookUse, ImageResult, ImageScore, compare
-from maskgen.eval.report import Entry, Report, format_table, write_report
+from maskgen.eval.report import Entry, Report, publish
 from maskgen.predictions import NULL
 from maskgen.tokenizers import ImageTokenizer
 
@@ -59,11 +59,7 @@ def run(
             raise UserError("--output: a classifier has one number and no report; leave it out")
         return f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"
     report = _report(checkpoint, source, num, seed, _extractor(extractor, checkpoint, place), place, choices)
-    table = format_table(report)
-    if path is not None:
-        write_report(path, report)
-        table += f"\nreport: {path}"
-    return table
+    return publish(report, path)
 
 
 def _report(

@@ -17,7 +17,7 @@ from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.eval.features import to_uint8
 from maskgen.eval.likelihood import Likelihood, corpus_likelihood
-from maskgen.eval.report import Report, format_table, write_report
+from maskgen.eval.report import Report, publish
 from maskgen.predictions import Condition
 from maskgen.rng import Rng
 from maskgen.schedules import Linear, Schedule
@@ -46,12 +46,7 @@ def run(
     score = _score_text if checkpoint.recipe.is_text else _score_images
     found, of = score(checkpoint, split, strata, Rng.stream(seed), place)
     entries = [replace(entry, seed=seed) for entry in found.entries(of)]
-    report = Report(entries[0], others=entries[1:])
-    table = format_table(report)
-    if path is not None:
-        write_report(path, report)
-        table += f"\nreport: {path}"
-    return table
+    return publish(Report(entries[0], others=entries[1:]), path)
 
 
 def _score_text(

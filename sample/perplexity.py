@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import CheckpointError, load_text_model, read_checkpoint
+from maskgen.checkpoint import CheckpointError, load_text_model, newest_in, read_checkpoint
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
-from maskgen.eval.report import Entry, Report, format_table, write_report
+from maskgen.eval.report import Entry, Report, publish
 from maskgen.eval.text import CausalLMScorer, CheckpointScorer, Scorer, distinct_n, generative_perplexity, token_entropy
 from maskgen.generate import Generator
 from maskgen.rng import Rng
@@ -77,14 +77,8 @@ def run(
         Entry("evaluations_per_sample", "samples", n_evaluations / num, num, **made),
         Entry("seconds_per_sample", "samples", seconds / num, num, **made),
     ]
-    report = Report(score, others=others)
-    table = format_table(report)
-    if reader.n_cut:
-        table += f"\n{reader.n_cut} of {num} texts were cut at the scorer's context"
-    if path is not None:
-        write_report(path, report)
-        table += f"\nreport: {path}"
-    return table
+    table = publish(Report(score, others=others), path)
+    return table + (f"\n{reader.n_cut} of {num} texts were cut at the scorer's context" if reader.n_cut else "")
 
 
 def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:
@@ -122,7 +116,7 @@ class Evaluations:
 def _scorer(name: str, seed: int, device: torch.device) -> Scorer:
     """A checkpoint of this package if there is one of that name, else a causal model of Hugging Face."""
     path = Path(name).expanduser()
-    is_ours = name in zoo_names() or (path / INFO).is_file() or any(path.glob("checkpoint-*"))
+    is_ours = name in zoo_names() or (path / INFO).is_file() or newest_in(path) is not None
     try:
         checkpoint = read_checkpoint(name)
     except CheckpointError:  # a folder or hub id may be a causal model's

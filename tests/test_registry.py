@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import pytest
 
@@ -116,3 +117,29 @@ def test_names_are_sorted_and_each_can_be_got() -> None:
     assert SCHEDULES.get("cosine") is Cosine
     with pytest.raises(SpecError, match="unknown schedule 'sine'"):
         SCHEDULES.get("sine")
+
+
+class Looks(TypedDict, total=False):
+    """Keys that several shapes share."""
+
+    colour: str
+    inside: Shape | None
+
+
+class Painted(Shape):
+    """A shape with looks."""
+
+    def __init__(self, area: int = 0, **looks: Unpack[Looks]) -> None:
+        self.area, self.looks = area, looks
+
+
+def test_shared_keys_are_checked_like_own_ones_and_given_only_where_they_were() -> None:
+    shapes: Registry[Shape] = Registry("painted shape", derived=("area",))
+    shapes.register("painted")(Painted)
+    assert shapes.arguments("painted") == ["colour", "inside"]
+    built = shapes.build({"type": "painted", "inside": {"type": "box", "width": 3}}, area=7)
+    assert isinstance(built, Painted)
+    assert (built.area, built.looks) == (7, {"inside": Box(3)})
+    for wrong, words in (({"colour": 3}, "colour: "), ({"size": 3}, "accepted here: colour, inside")):
+        with pytest.raises(SpecError, match=words):
+            shapes.build({"type": "painted", **wrong})

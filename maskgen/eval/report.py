@@ -109,6 +109,14 @@ def write_report(path: Path, report: Report) -> None:
         file.write(text.encode() + b"\n")
 
 
+def publish(report: Report, path: Path | None) -> str:
+    """The table, and where the report was written if it was to be."""
+    if path is None:
+        return format_table(report)
+    write_report(path, report)
+    return f"{format_table(report)}\nreport: {path}"
+
+
 def format_table(report: Report) -> str:
     """The report for a terminal: the score, its floors under it, the ratio, the other numbers, how they were made."""
     floors = [_row(floor, f"{floor.of} (floor)") for floor in report.floors]

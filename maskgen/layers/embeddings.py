@@ -21,7 +21,7 @@ def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0) -> Tensor:
 
 
 def rotation_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
-    """(L, dim / 2) complex64: rotary angles of the places `positions` (L,) in a text (arXiv 2104.09864).
+    """(..., dim / 2) complex64: rotary angles of the places `positions` (...) in a text (arXiv 2104.09864).
 
     Raises:
         ValueError: dim is odd.
@@ -29,7 +29,7 @@ def rotation_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     if dim % 2:
         raise ValueError(f"rotary positions need an even head width, got {dim}")
     frequencies = base ** (-torch.arange(0, dim, 2, device=positions.device) / dim)
-    angles = positions[:, None] * frequencies
+    angles = positions[..., None] * frequencies
     return torch.polar(torch.ones_like(angles), angles)
 
 

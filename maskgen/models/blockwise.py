@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from maskgen.layers.attention import AttentionBackend
 from maskgen.models import MODELS
-from maskgen.models.mdlm import Past, TextTransformer
+from maskgen.models.mdlm import Past, TextSizes, TextTransformer
 from maskgen.predictions import Categorical, Condition
 from maskgen.subset import TokenSubset
 
@@ -38,44 +37,16 @@ class BlockDiffusion(Blockwise):
 
     Args:
         block_length: L'; 1 is an autoregressive model, the length of the text is MDLM.
-
-    The other arguments are those of `mdlm`.
+        **sizes: see `TextTransformer`.
     """
 
     objectives = ("block_tokens",)
     is_autoregressive = False
 
-    def __init__(
-        self,
-        vocab_size: int,
-        block_length: int = 16,
-        width: int = 256,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        cond_width: int = 0,
-        qk_norm: bool = False,
-        has_mask_row: bool = False,
-        rotary_base: float = 10_000.0,
-        attention: AttentionBackend = "auto",
-    ) -> None:
+    def __init__(self, vocab_size: int, block_length: int = 16, **sizes: Unpack[TextSizes]) -> None:
         if block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {block_length}")
-        super().__init__(
-            vocab_size,
-            width,
-            depth,
-            heads,
-            mlp_ratio,
-            dropout,
-            cond_width,
-            False,
-            qk_norm,
-            has_mask_row,
-            rotary_base,
-            attention,
-        )
+        super().__init__(vocab_size, **sizes)
         self.block_length = block_length
 
     def forward(
@@ -108,28 +79,15 @@ class BlockDiffusion(Blockwise):
 class Autoregressive(Blockwise):
     """Causal transformer of the same blocks: token i from the tokens before it. [MASK] stands for the beginning.
 
-    The arguments are those of `mdlm`.
+    Its sizes are those of `TextTransformer`.
     """
 
     objectives = ("next_token",)
     block_length = 1
     is_autoregressive = True
 
-    def __init__(
-        self,
-        vocab_size: int,
-        width: int = 256,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        qk_norm: bool = False,
-        rotary_base: float = 10_000.0,
-        attention: AttentionBackend = "auto",
-    ) -> None:
-        super().__init__(
-            vocab_size, width, depth, heads, mlp_ratio, dropout, 0, False, qk_norm, False, rotary_base, attention
-        )
+    def __init__(self, vocab_size: int, **sizes: Unpack[TextSizes]) -> None:
+        super().__init__(vocab_size, **sizes)
 
     def inputs(self, x_t: Tensor) -> Tensor:
         return torch.cat([torch.full_like(x_t[:, :1], self.vocab_size), x_t[:, :-1]], 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,21 @@ from maskgen.subset import TokenSubset
 
 Past = Sequence[KeyValues]
 """Keys and values of finished tokens, one pair a block of the network."""
+
+
+class TextSizes(TypedDict, total=False):
+    """What all text networks have in common: keys of their recipes, see `TextTransformer`."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    dropout: float
+    cond_width: int
+    qk_norm: bool
+    has_mask_row: bool
+    rotary_base: float
+    attention: AttentionBackend
 
 
 class TextTransformer(nn.Module):
@@ -40,17 +55,18 @@ class TextTransformer(nn.Module):
     def __init__(
         self,
         vocab_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        dropout: float,
-        cond_width: int,
-        has_time: bool,
-        qk_norm: bool,
-        has_mask_row: bool,
-        rotary_base: float,
-        attention: AttentionBackend,
+        has_time: bool = False,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        cond_width: int = 0,
+        qk_norm: bool = False,
+        has_mask_row: bool = False,
+        rotary_base: float = 10_000.0,
+        attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
         if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
@@ -92,7 +108,10 @@ class TextTransformer(nn.Module):
         positions: Tensor | None = None,
         past: Past | None = None,
     ) -> tuple[Tensor, list[KeyValues]]:
-        """ids (B, L) at `positions` (L,) -> (B, L, D), and the keys and values of these tokens, block by block."""
+        """ids (B, L) -> (B, L, D), and the keys and values of these tokens, block by block.
+
+        `positions` are (L,), or (B, L) where each row has its own.
+        """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         rotation = rotation_1d(positions, self.head_width, self.rotary_base)
@@ -129,43 +148,17 @@ class MDLM(TextTransformer):
     169,627,218 parameters with GPT-2's 50,257 tokens and [MASK].
 
     Args:
+        has_time: see `TextTransformer`.
         has_exponents: one learned exponent a token, for the objective `state_dependent` (GenMD4).
-
-    The other arguments are those of `TextTransformer`.
+        **sizes: see `TextTransformer`.
     """
 
     objectives = ("masked_tokens", "state_dependent")
 
     def __init__(
-        self,
-        vocab_size: int,
-        width: int = 256,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        cond_width: int = 0,
-        has_time: bool = False,
-        qk_norm: bool = False,
-        has_mask_row: bool = False,
-        has_exponents: bool = False,
-        rotary_base: float = 10_000.0,
-        attention: AttentionBackend = "auto",
+        self, vocab_size: int, has_time: bool = False, has_exponents: bool = False, **sizes: Unpack[TextSizes]
     ) -> None:
-        super().__init__(
-            vocab_size,
-            width,
-            depth,
-            heads,
-            mlp_ratio,
-            dropout,
-            cond_width,
-            has_time,
-            qk_norm,
-            has_mask_row,
-            rotary_base,
-            attention,
-        )
+        super().__init__(vocab_size, has_time, **sizes)
         if has_exponents:
             self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
 
@@ -201,18 +194,8 @@ class MDLM(TextTransformer):
             return self.logits(self.hidden(x_t, t, mask)[0], t, where)
         if mask is not None:
             raise ValueError("dropped tokens do not go with valid or documents; use keep_ratio 1")
-        x = self._hidden_of(x_t, t, subset)
+        x = self.hidden(subset.gather(x_t), t, positions=subset.keep)[0]
         return self.logits(subset.scatter(x), t, where)
-
-    def _hidden_of(self, x_t: Tensor, t: Tensor, subset: TokenSubset) -> Tensor:
-        """(B, K, D), each kept token at its own position."""
-        places = torch.arange(subset.length, device=x_t.device)
-        rotation = rotation_1d(places, self.head_width, self.rotary_base)[subset.keep]
-        x = F.dropout(self.embedding(subset.gather(x_t)), self.dropout, self.training)
-        cond = self._condition(t)
-        for block in self.blocks:
-            x = block(x, rotation, None, cond)[0]
-        return x
 
 
 def visibility(valid: Tensor | None, documents: Tensor | None) -> Tensor | None:
