@@ -102,7 +102,7 @@ def logs_of(cross_entropy: Tensor, logits: Tensor, target: Tensor, ratio: Tensor
     bucket = (ratio * BUCKETS).ceil().long().clamp(1, BUCKETS) - 1
     for name, value in values.items():
         sums = torch.zeros(BUCKETS, device=value.device).index_add_(0, bucket, value)
-        counts = torch.bincount(bucket, minlength=BUCKETS).to(sums)
+        counts = torch.zeros_like(sums).index_add_(0, bucket, torch.ones_like(value))
         for index in range(BUCKETS):
             key = f"{name}/masked {100 * index // BUCKETS}-{100 * (index + 1) // BUCKETS}%"
             logs[key] = torch.stack([sums[index], counts[index]])
