@@ -70,7 +70,7 @@ def brief(cost: Cost) -> str:
     for (resolution, ratio), macs in cost.macs.items():
         whole = cost.macs[resolution, 1.0].total
         share = f" ({macs.total / whole:.2f} of unmasked)" if ratio < 1 else ""
-        parts.append(f"{_amount(macs.total)}MACs at keep ratio {ratio:g}{share}")
+        parts.append(f"{_amount(macs.total)} MACs at keep ratio {ratio:g}{share}")
     return f"a sample's forward pass: {', '.join(parts)}; the whole training {cost.flops:.3g} FLOPs"
 
 
@@ -188,4 +188,4 @@ def _amount(value: float) -> str:
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3f} {name}"
-    return f"{value:g} "
+    return f"{value:g}"
