@@ -174,7 +174,7 @@ def bench() -> None:
 @click.option("--arms", metavar="a,b", help="Only these; a group of the file stands for its arms.")
 @click.option("--num", type=click.IntRange(2), help="Samples the last checkpoint is scored with.")
 @click.option("--output", metavar="DIR", default="runs/bench-budget", show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side.")
+@click.option("--jobs", type=click.IntRange(1), help="Trainings side by side, one core each; alone one has all cores.")
 @click.option("--file", metavar="YAML", help="Arms of your own; default the shipped bench/budget.")
 def budget(**options: Any) -> None:
     """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped."""
