@@ -30,6 +30,7 @@ LAYERS = [
     ],
     ["maskgen.schedules", "maskgen.subset", "maskgen.layers", "maskgen.recipe_tree"],
     ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.weights"],
+    ["maskgen.fields"],
     ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
     ["maskgen.eval"],
     ["maskgen.generate"],

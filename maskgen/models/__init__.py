@@ -6,6 +6,8 @@ from torch import nn
 
 from maskgen.registry import Registry
 
-MODELS: Registry[nn.Module] = Registry("model", derived=("vocab_size", "grid", "n_classes", "image_shape"))
+MODELS: Registry[nn.Module] = Registry(
+    "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape")
+)
 
-from maskgen.models import blockwise, classifier, maskgit, mdlm  # noqa: E402, F401 - they register themselves in MODELS
+from maskgen.models import blockwise, classifier, dit, maskgit, mdlm  # noqa: E402, F401 - they register themselves in MODELS
