@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
+from maskgen.budget import KIND_TAGS, KeepCurve, Phase, TrainSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
 from maskgen.guidance import Guidance
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES, Process
+from maskgen.recipe_checks import check_phases
 from maskgen.recipe_tree import RecipeError, override, read_tree
 from maskgen.registry import Registry, Spec, SpecError, explain
 from maskgen.samplers import SAMPLERS, MaskedSampler
@@ -25,36 +27,6 @@ from maskgen.tokenizers.text import TextTokenizer
 
 T = TypeVar("T")
 Task = Literal["generator", "tokenizer", "classifier"]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class TrainSettings(BaseModel):
-    """How a recipe is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    steps: int = Field(10_000, ge=1)
-    batch_size: int = Field(128, ge=1, description="of all processes and accumulation steps together")
-    accumulate: int = Field(1, ge=1)
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    warmup: int = Field(100, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    clip: float = Field(1.0, gt=0)
-    ema: Share = Field(0.999, description="0 is off")
-    keep_ratio: float = Field(1.0, gt=0, le=1)
-    flip: bool = False
-    document_attention: bool = Field(False, description="documents packed into a row do not see each other")
-    precision: Literal["auto", "no", "bf16"] = "auto"
-    workers: int = Field(0, ge=0)
-    checkpoint_every: int = Field(1000, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    log_every: int = Field(50, ge=1)
-    preview_every: int = Field(1000, ge=0, description="0 is off")
-    validation_rows: int = Field(1000, ge=0, description="held-out rows looked at with every checkpoint; 0 is off")
-    tensorboard: bool = True
 
 
 class GuidanceSettings(BaseModel):
@@ -106,6 +78,25 @@ class Recipe(BaseModel):
         if isinstance(self.tokenizer, dict) and set(self.tokenizer) == {"from"}:
             return str(self.tokenizer["from"])
         return None
+
+    def at(self, resolution: int | None) -> Recipe:
+        """The recipe with its images brought to another size; itself for None."""
+        if resolution is None:
+            return self
+        name, _ = DATASETS.check(self.data, "data")
+        spec = {"type": name} if isinstance(self.data, str) else self.data
+        return self.model_copy(update={"data": {**spec, "size": resolution}})
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images, without looking for them."""
+        name, arguments = DATASETS.check(self.data, "data")
+        return cast(type[ImageSource], DATASETS.get(name)).shape_of(arguments)
+
+    def row_length(self) -> int:
+        """Tokens in a training row of text, without looking for the text."""
+        name, arguments = DATASETS.check(self.data, "data")
+        default = inspect.signature(DATASETS.get(name)).parameters["length"].default
+        return int(arguments.get("length", default))
 
     def build_data(self) -> ImageSource:
         return cast(ImageSource, _build(DATASETS, self.data, "data"))
@@ -207,14 +198,10 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
             raise RecipeError(str(error)) from None
     if recipe.model is None and (recipe.tokenizer is None or recipe.tokenizer_source is not None):
         raise RecipeError("nothing to train: give a model, or a tokenizer of a type that learns")
-    if recipe.train.batch_size % recipe.train.accumulate:
-        raise RecipeError(
-            f"train.batch_size must be a multiple of train.accumulate, got {recipe.train.batch_size} and "
-            f"{recipe.train.accumulate}"
-        )
     recipe.build_guidance()
     recipe.build_sampler()
     _check_together(recipe)
+    check_phases(recipe)
     return recipe
 
 
@@ -225,8 +212,9 @@ def _check_together(recipe: Recipe) -> None:
     objective = recipe.build_objective(vocab_size=2)  # its values do not depend on how many tokens there are
     if is_generator and recipe.train.flip:
         raise RecipeError("train.flip: true mirrors images, a generator trains on stored tokens; leave it out")
-    if not is_generator and recipe.train.keep_ratio < 1:
-        raise RecipeError(f"train.keep_ratio: {recipe.train.keep_ratio} drops tokens, a {recipe.task} has none; use 1")
+    kept = recipe.train.lowest_keep_ratio
+    if not is_generator and kept < 1:
+        raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
     if is_generator:
         _check_objective(recipe)
     elif recipe.train.document_attention:
@@ -284,15 +272,16 @@ def _check_objective(recipe: Recipe) -> None:
     """Keys that only some objectives of a generator heed."""
     model, arguments = MODELS.check(recipe.model or "")
     objective, train = OBJECTIVES.check(recipe.objective)[0], recipe.train
-    if train.keep_ratio < 1 and objective != "masked_tokens":
-        raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {train.keep_ratio}")
+    kept = train.lowest_keep_ratio
+    if kept < 1 and objective != "masked_tokens":
+        raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
         )
-    if train.document_attention and train.keep_ratio < 1:
+    if train.document_attention and kept < 1:
         raise RecipeError(
-            f"train.keep_ratio: dropped tokens do not go with train.document_attention; use 1, got {train.keep_ratio}"
+            f"train.keep_ratio: dropped tokens do not go with train.document_attention; use 1, got {kept}"
         )
     if arguments.get("has_exponents", False) != (objective == "state_dependent"):
         raise RecipeError(
@@ -302,12 +291,22 @@ def _check_objective(recipe: Recipe) -> None:
 
 def _explain(error: ValidationError) -> str:
     """Faults of a recipe, each with the keys accepted where it stands."""
-    accepted: dict[str, type[BaseModel]] = {"train": TrainSettings, "guidance": GuidanceSettings}
     lines = []
     for fault in error.errors():
-        schema = accepted.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe
-        lines.append(explain([fault], "", list(schema.model_fields)))
+        schema = _accepted(fault["loc"])
+        loc = tuple(part for part in fault["loc"] if part not in KIND_TAGS)
+        lines.append(explain([{**fault, "loc": loc}], "", list(schema.model_fields)))
     return "\n".join(lines)
+
+
+def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """What the keys beside a faulty one belong to."""
+    if "curve" in loc:
+        return KeepCurve
+    if "phases" in loc[:-1]:
+        return Phase
+    sections: dict[str, type[BaseModel]] = {"train": TrainSettings, "guidance": GuidanceSettings}
+    return sections.get(str(loc[0]), Recipe) if len(loc) > 1 else Recipe
 
 
 def _build(registry: Registry[T], spec: Spec, path: str, **derived: Any) -> T:

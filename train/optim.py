@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskgen.recipe import TrainSettings
+from maskgen.budget import TrainSettings
 
 _PLAIN = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm2d)
 
@@ -98,15 +98,3 @@ def _n_parts(name: str, parameter: Tensor) -> int:
     if "blocks." not in name or parameter.ndim != 2 or "modulation" in name:
         return 0
     return 3 if name.endswith("qkv.weight") else 1
-
-
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The rate of step 0, 1, ...: linear warm-up, then constant or half a cosine to zero at `settings.steps`.
-
-    A function of the step alone, so a resumed run needs no state for it.
-    """
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.lr_schedule == "constant":
-        return settings.lr * warm
-    share = max(step - settings.warmup, 0) / max(settings.steps - settings.warmup, 1)
-    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 
-def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0) -> Tensor:
+def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0, extent: tuple[int, int] | None = None) -> Tensor:
     """(h w, dim / 2) complex64: rotary angles of a grid, rows in the first half, columns in the second.
+
+    With `extent`, the places of a grid of that size are spread over this one (positional interpolation).
 
     Raises:
         ValueError: dim is not a multiple of 4.
@@ -15,7 +17,8 @@ def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0) -> Tensor:
     if dim % 4:
         raise ValueError(f"2-D rotary positions need a head width that is a multiple of 4, got {dim}")
     frequencies = base ** (-torch.arange(0, dim // 4) / (dim // 4))
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = [torch.arange(n) * (wide / n) for n, wide in zip(grid, extent or grid, strict=True)]
+    rows, columns = torch.meshgrid(*places, indexing="ij")
     angles = torch.cat([place.reshape(-1, 1) * frequencies for place in (rows, columns)], 1)
     return torch.polar(torch.ones_like(angles), angles)
 
