@@ -37,6 +37,7 @@ LAYERS = [
         "maskgen.manifest",
     ],
     ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.weights"],
+    ["maskgen.fields"],
     ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
     ["maskgen.eval"],
     ["maskgen.generate"],

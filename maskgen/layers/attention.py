@@ -44,8 +44,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v; q (B, H, L, d), k and v (B, H, n, d).
 
-    `mask` is `causal`, or bool and True where a query may look, broadcast to (B, H, L, n). A masked call always runs
-    on SDPA.
+    `mask` is `causal`; or broadcast to (B, H, L, n) bool, True where a query may look, or float, added to the scores. A
+    masked call always runs on SDPA.
     """
     if backend == "xformers" and mask is None:
         from xformers.ops import memory_efficient_attention

@@ -23,6 +23,23 @@ def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0, extent: tu
     return torch.polar(torch.ones_like(angles), angles)
 
 
+def sincos_2d(grid: tuple[int, int], width: int, spacing: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """(h w, D): sines and cosines of the column in the first half, of the row in the second (MAE, DiT).
+
+    `spacing` of rows and columns: 0.5 on a grid of twice the side puts every second token where it was.
+
+    Raises:
+        ValueError: width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4, got {width}")
+    frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    places = [torch.arange(n, dtype=torch.float64) * by for n, by in zip(grid, spacing, strict=True)]
+    rows, columns = torch.meshgrid(*places, indexing="ij")
+    angles = [place.reshape(-1, 1) * frequencies for place in (columns, rows)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).float()
+
+
 def rotation_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     """(..., dim / 2) complex64: rotary angles of the places `positions` (...) in a text (arXiv 2104.09864).
 
@@ -54,17 +71,21 @@ class LabelEmbedding(nn.Embedding):
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) in [0, 1] -> (B, D): cosines and sines of 1000 t, then Linear - SiLU - Linear (DiT, arXiv 2212.09748)."""
+    """t (B,) -> (B, D): cosines and sines of scale * t, then Linear - SiLU - Linear (DiT, arXiv 2212.09748).
 
-    def __init__(self, width: int, n_frequencies: int = 256) -> None:
+    The default scale is for t in [0, 1]; networks of a Gaussian process are told its c_noise and take 1.
+    """
+
+    def __init__(self, width: int, n_frequencies: int = 256, scale: float = 1000.0) -> None:
         super().__init__()
         self.n_frequencies = n_frequencies
+        self.scale = scale
         self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         half = self.n_frequencies // 2
         frequencies = 10_000.0 ** (-torch.arange(half, device=t.device) / half)
-        angles = 1000 * t.float()[:, None] * frequencies
+        angles = self.scale * t.float()[:, None] * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], 1)
         embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return embedded
