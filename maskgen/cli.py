@@ -92,10 +92,12 @@ def train(
 @click.option("--no-measure", is_flag=True, help="Do not time some steps on this machine.")
 @click.option("--classes", type=click.IntRange(0), help="Of images that are not here; default 1000.")
 @click.option("--vocab", type=click.IntRange(1), help="Tokens of a vocabulary whose text is not here.")
+@click.option("--latents", type=click.IntRange(1), default=4, show_default=True, help="Channels of latents, same.")
 def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """What training RECIPE takes: MACs by keep ratio and stage, FLOPs, hours, price. Needs no data."""
     options |= {"is_measured": not options.pop("no_measure")}
-    options |= {"n_classes": options.pop("classes"), "vocab_size": options.pop("vocab")}
+    names = {"classes": "n_classes", "vocab": "vocab_size", "latents": "latent_channels"}
+    options |= {name: options.pop(option) for option, name in names.items()}
     click.echo(_program("train.cost").run(recipe, overrides, **options))
 
 

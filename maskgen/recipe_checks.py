@@ -76,7 +76,9 @@ def _check_kinds(recipe: Recipe) -> None:
         raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
     if is_generator and ("token_width" in wanted) != recipe.is_continuous:
         other = "absorbing" if recipe.is_continuous else "gaussian"
-        raise RecipeError(f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either")
+        raise RecipeError(
+            f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either"
+        )
     if recipe.is_text and "grid" in wanted:
         raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
     trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives

@@ -13,8 +13,10 @@ from maskgen.cost import GPUS, Macs, Subject, cost_of, count, gpu_hours, measure
 from maskgen.errors import UserError
 from maskgen.recipe import load_recipe, parse_recipe
 from maskgen.tokenizers import TOKENIZERS
+from maskgen.train.cost import Unseen
 from tests.tiny import tree
 
+Command = Callable[..., tuple[int, str, str]]
 WIDTH, DEPTH, LENGTH, VOCABULARY = 16, 3, 64, 5
 
 
@@ -52,6 +54,36 @@ def test_the_published_maskgit_costs_what_its_sizes_say() -> None:
         what = subject(load_recipe("imagenet-maskgit"), tokenizer, n_classes=1000)
     n, d = 257, 768
     assert count(what).stages["blocks"] == 24 * (12 * n * d**2 + 2 * n**2 * d)
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "published"),
+    [(384, 12, 6, 6.056e9), (768, 12, 12, 23.005e9), (1152, 28, 16, 118.621e9)],
+)
+def test_dits_cost_what_is_published(width: int, depth: int, heads: int, published: float) -> None:
+    eps = "process={type: gaussian, target: eps, steps: 1000}"
+    sizes = [f"model.width={width}", f"model.depth={depth}", f"model.heads={heads}", "model.has_variance=true", eps]
+    recipe = load_recipe("fashion-dit", sizes)
+    with torch.device("meta"):
+        what = subject(recipe, Unseen(0, (16, 16), 16), n_classes=1000)
+    assert count(what).total == pytest.approx(published, rel=0.001)
+
+
+def test_deferred_masking_costs_its_mixer_whole_and_the_rest_by_kept_tokens() -> None:
+    with torch.device("meta"):
+        what = subject(load_recipe("fashion-dit", ["model.masking=deferred"]), Unseen(0, (16, 16), 4), n_classes=10)
+    whole, quarter = count(what), count(what, 0.25)
+    assert whole.stages["trunk.mixer_blocks"] == quarter.stages["trunk.mixer_blocks"]
+    assert 0.2 < quarter.stages["trunk.backbone"] / whole.stages["trunk.backbone"] < 0.26
+    assert quarter.total / whole.total > 0.35
+
+
+def test_an_autoencoder_that_is_not_here_is_taken_for_stable_diffusions(command: Command) -> None:
+    spec = "tokenizer={type: autoencoder_kl, source: someone/something, patch: 2}"
+    data = "data={type: folder, path: nowhere, size: 256}"
+    code, out, error = command("cost", "fashion-dit", spec, data, "--no-measure", "--classes", "10")
+    assert code == 0, error
+    assert f"{256 * 16 * 192 / 1000} k" in out  # the embedding: 16 x 16 tokens of 4 channels and 2 x 2 latents
 
 
 def test_a_text_network_and_a_classifier_are_counted_too() -> None:
@@ -131,9 +163,6 @@ def test_speed_is_measured_on_real_weights() -> None:
     recipe = parse_recipe(tree())
     what = subject(recipe, recipe.build_tokenizer((1, 8, 8)), n_classes=10)
     assert measure(what, 2, 0.5, 1) > 0
-
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 def test_the_command_needs_no_data(command: Command) -> None:

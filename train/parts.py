@@ -162,9 +162,7 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     return tokenizer
 
 
-def _to_batch(
-    recipe: Recipe, tokenizer: ImageTokenizer | None, source: ImageSource, device: torch.device
-) -> ToBatch:
+def _to_batch(recipe: Recipe, tokenizer: ImageTokenizer | None, source: ImageSource, device: torch.device) -> ToBatch:
     """From rows of a data set, images (B, C, H, W) uint8, tokens (B, L) or moments of latents, to a Batch."""
     has_labels, is_flipped = bool(source.classes), recipe.train.flip
 
