@@ -11,6 +11,7 @@ checkpoint-500/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from maskgen.hub import download, is_hub_id
 from maskgen.manifest import CheckpointError as CheckpointError
-from maskgen.manifest import flush, stamp, verify
+from maskgen.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.models import change_grid
 from maskgen.recipe import Recipe, parse_recipe
 from maskgen.shipped import INFO, zoo_names, zoo_path
@@ -80,6 +81,15 @@ class Checkpoint:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         return loaded
 
+    def verify(self) -> None:
+        """Hold every file against the manifest.
+
+        Raises:
+            CheckpointError: one is missing, truncated or altered.
+        """
+        for name, expected in self.info["files"].items():
+            verify(self.path / name, expected)
+
     def text_tokenizer(self) -> TextTokenizer:
         """A text generator's tokenizer, checked as `tensors` are."""
         verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
@@ -98,10 +108,15 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
             raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
     try:
         info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        verify_seal(path / INFO, info)
+        if RECIPE in info["files"]:
+            verify(path / RECIPE, info["files"][RECIPE])
         recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
@@ -218,25 +233,30 @@ def write_checkpoint(
     """
     if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _OURS):
         raise CheckpointError(f"{path} holds other files than a checkpoint's; choose another directory")
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        free_space(temporary, sum(value.nbytes for values in tensors.values() for value in values.values()))
         for name, values in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
             (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
-        names = [*tensors, *([TOKENIZER] if recipe.is_text else [])]
-        files = {name: stamp(temporary / name) for name in names}
-        (temporary / INFO).write_text(json.dumps({**info, "files": files}, indent=1), encoding="utf-8")
+        if recipe.is_text and not (temporary / TOKENIZER).is_file():
+            raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", str(path / TOKENIZER))
+        whole = sealed({**info, "files": stamps(temporary, without=INFO)})
+        (temporary / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
         flush(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(old)
         temporary.rename(path)
-    except BaseException:
+        flush(path.parent, is_deep=False)
+        shutil.rmtree(old, ignore_errors=True)
+    except SafetensorError as error:
+        raise OSError(errno.EIO if "No space" not in str(error) else errno.ENOSPC, str(error), str(path)) from None
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:

@@ -11,7 +11,8 @@ import click
 import yaml
 
 from maskgen import __version__, shipped
-from maskgen.errors import UserError
+from maskgen.errors import DiskFull, UserError
+from maskgen.files import NO_SPACE
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 SETTINGS: dict[str, Any] = {
@@ -184,6 +185,13 @@ def budget(**options: Any) -> None:
 
 
 @cli.command()
+@click.argument("directory", default="runs")
+def runs(directory: str) -> None:
+    """List the runs in DIRECTORY and below: state, step, score, last error."""
+    click.echo(_program("train.runs").run(directory))
+
+
+@cli.command()
 def recipes() -> None:
     """List the shipped recipes."""
     _table([(name, shipped.recipe_summary(name)) for name in shipped.recipe_names()])
@@ -219,9 +227,12 @@ def main(*arguments: str) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; `maskgen train ... --resume` goes on from a run's last checkpoint", err=True)
         sys.exit(130)
-    except (UserError, OSError) as error:  # a full disk, say
+    except UserError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.code)
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(DiskFull.code if error.errno in NO_SPACE else 2)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,11 @@ def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes; the tensor itself in a single one."""
+    return sum_over_ranks(x) / torch.distributed.get_world_size() if _is_distributed() else x
+
+
 def from_first_rank(x: torch.Tensor) -> torch.Tensor:
     """The first process's tensor, in all of them."""
     if not _is_distributed():
