@@ -18,6 +18,9 @@ NAME = ".lock"
 SILENT = 300.0
 """Seconds after which a holder on another host that has not touched its lock is taken for dead."""
 
+ORPHANS = 15.0
+"""Seconds in which data workers end whose parent was killed; they share its lock until then."""
+
 
 class RunLock:
     """Context in which a run directory is this process's.
@@ -37,11 +40,9 @@ class RunLock:
     def __enter__(self) -> RunLock:
         file = self.path.open("a+", encoding="utf-8")
         holder = _read(self.path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(file, holder):
             file.close()
-            raise UserError(_refusal(self.path, holder)) from None
+            raise UserError(_refusal(self.path, holder))
         is_fresh = time.time() - self.path.stat().st_mtime < SILENT
         if holder and holder.get("host") != socket.gethostname() and is_fresh:
             file.close()
@@ -64,6 +65,33 @@ class RunLock:
         if self._file is not None:
             self._file.truncate(0)  # the file stays: removing it would let two processes lock two files of one name
             self._file.close()
+
+
+def _locked(file: IO[str], holder: dict[str, Any]) -> bool:
+    """Lock a file; the data workers of a dead holder are given time to see that it is dead."""
+    deadline = time.monotonic() + ORPHANS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if _lives(holder) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether the process is alive, as far as this host can know."""
+    if holder.get("host") != socket.gethostname() or "pid" not in holder:
+        return True
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def is_held(directory: Path) -> bool:

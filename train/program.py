@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,11 @@ def _recorded(status: Status) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        status.write("stopped", stop.step)
+        status.write("stopped", stop.step or None)
         raise
     except Exception as error:
-        status.write("failed", error=str(error) or type(error).__name__)
+        with suppress(OSError):  # of a full disk, which is what the error says
+            status.write("failed", error=str(error) or type(error).__name__)
         raise
     status.write("finished", status.steps)
 

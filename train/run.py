@@ -38,7 +38,7 @@ from .status import Status
 
 @dataclass(frozen=True)
 class Outside:
-    """What a run has to do with the world: who stops it, where it says how it is, what checkpoints say of its making."""
+    """What a run has to do with the world: who stops it, where it says how it is, what made it."""
 
     signals: Signals
     status: Status
@@ -71,16 +71,16 @@ class Run:
         try:
             if is_main:
                 self._introduce()
+            self.outside.signals.is_deferred = True
             for stretch in plan(settings):
                 if self.loop.step < stretch.last:
                     self._enter(stretch)
                     self.loop.run(self._on_step, until=stretch.last)
-        except Diverged as error:
-            raise self._farewell(error) from None
         except Exception as error:
-            if not should_reduce_batch_size(error):
+            explained = self._explained(error)
+            if explained is error:
                 raise
-            raise self._advice() from error
+            raise explained from error
         finally:
             self.log.close()
         accelerator.end_training()
@@ -95,22 +95,29 @@ class Run:
         self.log.say(brief(self.cost))
         self.outside.status.write("running", self.loop.step)
 
-    def _farewell(self, error: Diverged) -> Diverged:
-        """The message of a run that diverged; the rows of its last step are kept for inspection."""
+    def _explained(self, error: Exception) -> Exception:
+        """What to do about an error that ends a run; the error itself if it says so or nothing is known."""
+        if isinstance(error, Diverged):
+            return Diverged(f"{error}, then --resume goes on from {self._last()}; {self._kept_rows()}")
+        if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in NO_SPACE):
+            return DiskFull(f"{error}: make room in {self.directory}, then --resume goes on from {self._last()}")
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            return error
+        settings, stretch = self.recipe.train, stretch_at(self.recipe.train, self.loop.step)
+        return OutOfMemory(
+            f"step {self.loop.step + 1} did not fit into memory: raise train.accumulate (now {stretch.accumulate}), or "
+            f"lower train.batch_size (now {stretch.batch_size}) or train.keep_ratio (now "
+            f"{stretch.keep_ratio_at(self.loop.step):g}); on a GPU train.precision=bf16 (now {settings.precision}). "
+            f"--resume goes on from {self._last()}"
+        )
+
+    def _kept_rows(self) -> str:
+        """Keep the rows of the last step for inspection; where."""
         file = self.directory / f"bad-batch-{self.loop.step}-rank{self.loop.accelerator.process_index}.safetensors"
         pairs = enumerate(self.loop.rows)
         rows = {f"{name}.{micro}": x for micro, pair in pairs for name, x in zip(("x_0", "labels"), pair, strict=True)}
         save_file({key: value.cpu().contiguous() for key, value in rows.items()}, file)
-        return Diverged(f"{error}, and --resume from {self._last()}; the last batch is in {file.name}")
-
-    def _advice(self) -> OutOfMemory:
-        settings, stretch = self.recipe.train, stretch_at(self.recipe.train, self.loop.step)
-        return OutOfMemory(
-            f"step {self.loop.step + 1} did not fit into memory: raise train.accumulate (now {stretch.accumulate}; "
-            f"the result is the same), or lower train.batch_size (now {stretch.batch_size}) or train.keep_ratio (now "
-            f"{stretch.keep_ratio_at(self.loop.step):g}); on a GPU train.precision=bf16 (now {settings.precision}). "
-            f"--resume goes on from {self._last()}"
-        )
+        return f"the last batch is in {file.name}"
 
     def _last(self) -> str:
         newest = newest_in(self.directory)
@@ -163,12 +170,8 @@ class Run:
 
     def _asked(self) -> tuple[int, bool]:
         """The signal that asks for an end, and whether a checkpoint is asked for; all processes get the same answer."""
-        stop, is_saving, self.outside.signals.is_saving = (
-            self.outside.signals.stop,
-            self.outside.signals.is_saving,
-            False,
-        )
-        accelerator = self.loop.accelerator
+        signals, accelerator = self.outside.signals, self.loop.accelerator
+        stop, is_saving, signals.is_saving = signals.stop, signals.is_saving, False
         if accelerator.num_processes > 1:
             asked = torch.tensor([[float(stop), float(is_saving)]], device=accelerator.device)
             stop, is_saving = (accelerator.gather(asked).amax(0).long().tolist()[i] for i in (0, 1))
@@ -214,17 +217,10 @@ class Run:
         accelerator.wait_for_everyone()
 
     def _save(self, step: int, info: dict[str, Any]) -> None:
-        try:
-            save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
-            prune(self.directory, self.recipe.train)
-            spent = {**self.clock.so_far(), "phases": self.clock.phases()}
-            write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
-        except (OSError, DiskFull) as error:
-            if not isinstance(error, DiskFull) and error.errno not in NO_SPACE:
-                raise
-            raise DiskFull(
-                f"checkpoint-{step} was not written: {error}; make room there, then --resume goes on from {self._last()}"
-            ) from None
+        save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
+        prune(self.directory, self.recipe.train)
+        spent = {**self.clock.so_far(), "phases": self.clock.phases()}
+        write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
         self.outside.status.write("running", step, info["validation"])
 
     def _cost(self) -> Cost:

@@ -32,11 +32,13 @@ class Signals:
     Handlers can only stand in the main thread; elsewhere signals do what they did.
 
     Attributes:
+        is_deferred: an end waits for the step to be finished; before there are steps it does not.
         stop: the signal that asked for an end, 0 if none did.
         is_saving: a checkpoint was asked for.
     """
 
     def __init__(self) -> None:
+        self.is_deferred = False
         self.stop = 0
         self.is_saving = False
         self._is_interruptible = False
@@ -56,6 +58,8 @@ class Signals:
         if self.stop:
             os._exit(128 + number)  # at once: what is being written has another name and is left for the next run
         self.stop = number
+        if not self.is_deferred:
+            raise Stopped(number, 0)
         if self._is_interruptible:
             raise _Interrupted
 

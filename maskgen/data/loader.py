@@ -90,8 +90,11 @@ def batches(dataset: Rows, order: CounterSampler, workers: int = 0) -> Iterator[
     for batch in itertools.count(order.start):
         try:
             rows = next(loader)
-        except DataError as error:  # from a worker it comes with the worker's traceback
-            raise DataError(str(error).splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from None
+        except DataError as error:
+            _, _, traceback = str(error).partition("Original Traceback")  # of a worker; its last line is the error
+            if not traceback:
+                raise
+            raise DataError(traceback.splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
