@@ -185,6 +185,24 @@ def budget(**options: Any) -> None:
 
 
 @cli.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option(
+    "--parts", type=click.IntRange(1), default=1, show_default=True, help="Pieces that are encoded each for itself."
+)
+@click.option(
+    "--part", type=click.IntRange(0), help="Only this piece, on this machine say; default all that are missing."
+)
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True, help="Pieces side by side, a core each."
+)
+@DEVICE
+def precompute(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Put the tokens or latents RECIPE trains on into the cache, before it is trained. Goes on where it was stopped."""
+    click.echo(_program("train.precompute").run(recipe, overrides, **options))
+
+
+@cli.command()
 @click.argument("directory", default="runs")
 def runs(directory: str) -> None:
     """List the runs in DIRECTORY and below: state, step, score, last error."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -218,6 +219,5 @@ class Unreadable(Deadly):
 def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: str) -> None:
     loader = batches(data, CounterSampler(20, 4, 0), workers=1)
     with pytest.raises(DataError, match=message) as error:
-        for _ in range(5):
-            next(loader)
+        list(itertools.islice(loader, 5))
     assert "\n" not in str(error.value)
