@@ -121,6 +121,8 @@ def _tokens(
     """The tokenizer of an image generator, and what it is trained on: tokens, moments of latents, or images."""
     tokenizer = load_tokenizer(recipe, source.image_shape, directory).to(accelerator.device)
     options: dict[str, Any] = {"device": accelerator.device, "progress": accelerator.is_main_process}
+    train: Rows
+    test: Rows
     with accelerator.local_main_process_first():
         if isinstance(tokenizer, KLTokenizer):
             options["has_flips"] = recipe.train.flip
@@ -162,9 +164,7 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     return tokenizer
 
 
-def _to_batch(
-    recipe: Recipe, tokenizer: ImageTokenizer | None, source: ImageSource, device: torch.device
-) -> ToBatch:
+def _to_batch(recipe: Recipe, tokenizer: ImageTokenizer | None, source: ImageSource, device: torch.device) -> ToBatch:
     """From rows of a data set, images (B, C, H, W) uint8, tokens (B, L) or moments of latents, to a Batch."""
     has_labels, is_flipped = bool(source.classes), recipe.train.flip
 

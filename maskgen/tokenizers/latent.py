@@ -102,7 +102,9 @@ class KLTokenizer(_DiffusersTokenizer):
     def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1) -> None:
         super().__init__(image_shape, "AutoencoderKL", source, subfolder, "minus_one_one")
         if patch < 1 or self.grid[0] % patch or self.grid[1] % patch:
-            raise ValueError(f"patch must divide both sides of the {self.grid[0]} x {self.grid[1]} latents, got {patch}")
+            raise ValueError(
+                f"patch must divide both sides of the {self.grid[0]} x {self.grid[1]} latents, got {patch}"
+            )
         self.scale = float(self.net.config.scaling_factor)
         self.shift = float(self.net.config.shift_factor or 0.0)
         self.source, self.patch = source, patch
