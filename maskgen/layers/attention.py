@@ -101,7 +101,8 @@ class SelfAttention(nn.Module):
         past: KeyValues | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Attention of x (B, L, D) to `past` and itself under `mask`, and the keys and values of `x` alone."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, d)
+        # Cut along D, so that the backward pass joins the three gradients in one copy.
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
