@@ -43,6 +43,7 @@ class MicroDiT(nn.Module):
     """
 
     objectives = ("denoising",)
+    masking: Switch = DeferredMasking(depth=6, width=768)
     positions: Tensor
 
     def __init__(
@@ -54,7 +55,7 @@ class MicroDiT(nn.Module):
         width: int = 1024,
         depth: int = 28,
         heads: int = 16,
-        masking: Switch = DeferredMasking(depth=6, width=768),
+        masking: Switch = masking,
         qkv_ratio: tuple[float, float] = (0.5, 1.0),
         mlp_ratio: tuple[float, float] = (0.5, 4.0),
         mixer_ratio: float = 4.0,
