@@ -138,7 +138,7 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
     if tokenizer is not None:
         first = tokenizer if built_for == shape else load_tokenizer(recipe, built_for, checkpoint.path)
-        derived |= {"vocab_size": tokenizer.vocab_size, "grid": first.grid}
+        derived |= first.sizes()
     network = anywhere(recipe).build_model(**derived)
     if tokenizer is not None and built_for != shape:
         change_grid(network, tokenizer.grid)

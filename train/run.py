@@ -151,7 +151,8 @@ class Run:
             assert parts.tokenizer is not None
             length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
             sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length)
+            process = recipe.field_process()
+            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process)
             if recipe.is_text:
                 preview_texts(path.with_suffix(".txt"), generator)
             else:

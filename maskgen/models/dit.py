@@ -35,6 +35,7 @@ class DiT(nn.Module):
     """
 
     objectives = ("denoising",)
+    masking: Switch = NoMasking()
     positions: Tensor
 
     def __init__(

@@ -90,21 +90,25 @@ class FieldSampler:
             on_step: watches.
         """
         t, alpha = self.knots(process)
-        solver = SOLVERS[self.solver](alpha, self)
+        solver = SOLVERS[self._solver_for(process)](alpha, self)
         levels = torch.cat([alpha, alpha.new_ones(1)])
         hole = _Hole(known, rng.fork("known")) if known is not None else None
-        x = noise * solver.coordinates(levels[:1]).start.to(noise)
+        x = noise.double() * solver.coordinates(levels[:1]).start.to(noise.device)
         for done, call in enumerate(solver.calls):
             x_in, time = self._inside(x, solver.coordinates(levels[call.level, None]), t[call.level], process)
-            field = denoise(x_in, time)
-            x_0 = process.clean(field.value.float(), x_in, time)
+            field = denoise(x_in.to(noise.dtype), time)
+            x_0 = process.clean(field.value.to(x_in), x_in, time)
             x_0 = x_0.clamp(-self.clip, self.clip) if self.clip else x_0
             x = solver.step(x_0, field, x, rng)
             if hole is not None and call.reached is not None:
                 x = hole.blend(x, solver.coordinates(levels[call.reached, None]))
             if on_step is not None:
-                on_step(done + 1, len(solver.calls), x_0)
-        return x
+                on_step(done + 1, len(solver.calls), x_0.to(noise.dtype))
+        return x.to(noise.dtype)
+
+    def _solver_for(self, process: Gaussian) -> SolverName:
+        """Euler's steps are straight in a process of straight lines."""
+        return "flow_euler" if self.solver == "euler" and process.scale == "straight" else self.solver
 
     @staticmethod
     def _inside(x: Tensor, at: Coordinates, t: Tensor, process: Gaussian) -> tuple[Tensor, Tensor]:
@@ -116,7 +120,8 @@ class FieldSampler:
         """Times (N,) and signal powers alpha (N,), most noise first, float64."""
         n, spacing = torch.arange(self.steps, dtype=torch.float64), self.spacing
         if spacing == "auto":
-            spacing = "karras" if self.solver in ("heun", "euler") or process.target == "edm" else "trailing"
+            is_in_sigma = self._solver_for(process) in ("heun", "euler") or process.target == "edm"
+            spacing = "karras" if is_in_sigma else "trailing"
         if spacing == "karras":
             return self._karras(process, n)
         n_train = process.steps or 1000
@@ -145,7 +150,7 @@ class FieldSampler:
         least, most = process.schedule.inverse(1 / (1 + ends.square())).tolist()
         if process.target == "edm":
             return least, most
-        needs_signal = self.solver in ("dpm", "heun", "euler") or process.target == "eps"
+        needs_signal = self._solver_for(process) in ("dpm", "heun", "euler") or process.target == "eps"
         return low, min(most, 1.0) if needs_signal and float(process.snr(torch.tensor(1.0))) == 0 else 1.0
 
 
