@@ -10,4 +10,4 @@ MODELS: Registry[nn.Module] = Registry(
     "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape")
 )
 
-from maskgen.models import blockwise, classifier, dit, maskgit, mdlm  # noqa: E402, F401 - they register themselves in MODELS
+from maskgen.models import blockwise, classifier, dit, maskgit, mdlm, mdt  # noqa: E402, F401 - they register themselves in MODELS
