@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.devices import has_cuda
+from maskgen.layers.biased import BiasedAttention
 from maskgen.layers.embeddings import rotate
 
 AttentionBackend = Literal["auto", "sdpa", "xformers"]
@@ -52,6 +53,9 @@ def attend(
 
         out: Tensor = memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), p=dropout)
         return out.transpose(1, 2)
+    if isinstance(mask, Tensor) and mask.requires_grad and q.device.type == "cpu" and q.dtype == mask.dtype and not dropout:
+        learned: Tensor = BiasedAttention.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+        return learned
     if isinstance(mask, Tensor) or mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
