@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from maskgen.checkpoint import load_tokenizer
 from maskgen.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subject
 from maskgen.errors import UserError
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
+from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.latent import KLTokenizer
 
 COMPARED = (0.75, 0.5, 0.25)
 """Keep ratios in every table of a recipe that can drop tokens."""
@@ -74,14 +77,18 @@ def brief(cost: Cost) -> str:
     return f"a sample's forward pass: {', '.join(parts)}; the whole training {cost.flops:.3g} FLOPs"
 
 
-def cost_of_parts(recipe: Recipe, tokenizer: Any, n_classes: int, length: int) -> Cost:
+def cost_of_parts(
+    recipe: Recipe, tokenizer: Any, n_classes: int, length: int, caption_shape: tuple[int, int] | None = None
+) -> Cost:
     """The cost of a run whose tokenizer and data are at hand."""
     subjects = {}
     with torch.device("meta"):
         for resolution in dict.fromkeys((None, *(phase.resolution for phase in recipe.train.phases))):
             sized = recipe.at(resolution)
             at_size = tokenizer if resolution is None else load_tokenizer(sized, sized.image_shape())
-            subjects[resolution] = subject(sized, at_size, n_classes=n_classes, length=length)
+            subjects[resolution] = subject(
+                sized, at_size, n_classes=n_classes, length=length, caption_shape=caption_shape
+            )
     return cost_of(recipe.train, subjects)
 
 
@@ -95,7 +102,9 @@ def _subject(recipe: Recipe, n_classes: int | None, vocab_size: int | None) -> S
         tokenizer: Any = Vocabulary(vocab_size) if vocab_size else _text_tokenizer(recipe)
         return subject(recipe, tokenizer, length=recipe.row_length())
     tokenizer = _image_tokenizer(recipe) if recipe.task == "generator" else None
-    return subject(recipe, tokenizer, n_classes=_classes(recipe) if n_classes is None else n_classes)
+    n_classes = _classes(recipe) if n_classes is None else n_classes
+    caption_shape = None if recipe.captions is None else recipe.captions.shape()
+    return subject(recipe, tokenizer, n_classes=n_classes, caption_shape=caption_shape)
 
 
 def _text_tokenizer(recipe: Recipe) -> Any:
@@ -110,6 +119,9 @@ def _text_tokenizer(recipe: Recipe) -> Any:
 def _image_tokenizer(recipe: Recipe) -> Any:
     shape = recipe.image_shape()
     if recipe.tokenizer_source is None:
+        name, arguments = TOKENIZERS.check(recipe.tokenizer or "", "tokenizer")
+        if name == "autoencoder_kl":  # its weights may be on the hub
+            return SimpleNamespace(**KLTokenizer.sizes_of(shape, **arguments))
         return recipe.build_tokenizer(shape)
     try:
         with torch.device("cpu"):
