@@ -106,7 +106,9 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
 @click.option("--num", type=click.IntRange(1), help="Samples; default 40 images, 4 texts.")
 @click.option("--class", "classes", multiple=True, metavar="NAME|ID|all", help="Taken in turn; default all.")
 @click.option("--length", type=click.IntRange(1), help="Tokens of a text; default as in training.")
-@click.option("--prompt", metavar="TEXT", help="What a text begins with.")
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT", help="Captions, in turn; or what a text begins with."
+)
 @click.option("--infill", metavar="TEXT", help='A text with gaps, every _ a token: "In the ____ God created".')
 @click.option("--show-steps", is_flag=True, help="Show the first text resolving.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i alone.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from tqdm import tqdm
 
 from maskgen.checkpoint import Checkpoint, load_model, read_checkpoint
+from maskgen.data.captions import CaptionTable, embedded
 from maskgen.data.images import ImageSplit
 from maskgen.data.loader import in_order
 from maskgen.devices import pick_device
@@ -100,7 +101,11 @@ def _report(
         restored, others = _reconstruct(coder, test, extractor, len(data.classes), device)
     clock = _Stopwatch()
     labels = pipeline.labels(None, num)
-    batches = clock.timed(_samples(pipeline, generator, num, labels, seed))
+    captions = None
+    if checkpoint.recipe.captions is not None:
+        table, (of_test, _) = embedded([test, train], checkpoint.recipe.captions, device=device)
+        captions = replace(table, numbers=of_test)
+    batches = clock.timed(_samples(pipeline, generator, num, labels, seed, captions))
     samples = _score(extractor, len(data.classes), tqdm(batches, "samples", -(-num // BATCH), disable=None))
     settings = {"checkpoint": source, "step": checkpoint.step, **settings_of(generator)}
     made: dict[str, Any] = {"seed": seed, "sampler": settings}
@@ -135,10 +140,15 @@ class _Stopwatch:
 
 
 def _samples(
-    pipeline: ImagePipeline, generator: Any, num: int, labels: Tensor | None, seed: int
+    pipeline: ImagePipeline,
+    generator: Any,
+    num: int,
+    labels: Tensor | None,
+    seed: int,
+    captions: CaptionTable | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     start = 0
-    for _, images in pipeline.draw(generator, num, labels, seed, BATCH):
+    for _, images in pipeline.draw(generator, num, labels, seed, BATCH, captions=captions):
         rows = slice(start, start + len(images))
         yield images, labels[rows] if labels is not None else torch.full((len(images),), NULL)
         start = rows.stop
