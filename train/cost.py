@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
-from pathlib import Path
-=======
-from types import SimpleNamespace
->>>>>>> micro
 from typing import Any
 
 import torch
@@ -19,17 +14,11 @@ from maskgen.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subje
 from maskgen.errors import UserError
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
 from maskgen.tokenizers import TOKENIZERS
-<<<<<<< HEAD
-=======
 from maskgen.tokenizers.latent import KLTokenizer
->>>>>>> micro
 
 COMPARED = (0.75, 0.5, 0.25)
 """Keep ratios in every table of a recipe that can drop tokens."""
 
-
-FACTOR = 8
-"""Image sides over latent sides of an autoencoder that is not here: Stable Diffusion's, as of most others."""
 
 TIMED = 300_000_000
 """Larger networks are not built for real: weights and gradients would take gigabytes."""
@@ -122,16 +111,10 @@ def _subject(recipe: Recipe, assumed: Assumed) -> Subject:
     if recipe.is_text:
         tokenizer: Any = Unseen(assumed.vocab_size) if assumed.vocab_size else _text_tokenizer(recipe)
         return subject(recipe, tokenizer, length=recipe.row_length())
-<<<<<<< HEAD
     tokenizer = _image_tokenizer(recipe, assumed) if recipe.task == "generator" else None
     n_classes = _classes(recipe) if assumed.n_classes is None else assumed.n_classes
-    return subject(recipe, tokenizer, n_classes=n_classes)
-=======
-    tokenizer = _image_tokenizer(recipe) if recipe.task == "generator" else None
-    n_classes = _classes(recipe) if n_classes is None else n_classes
     caption_shape = None if recipe.captions is None else recipe.captions.shape()
     return subject(recipe, tokenizer, n_classes=n_classes, caption_shape=caption_shape)
->>>>>>> micro
 
 
 def _text_tokenizer(recipe: Recipe) -> Any:
@@ -146,16 +129,9 @@ def _text_tokenizer(recipe: Recipe) -> Any:
 def _image_tokenizer(recipe: Recipe, assumed: Assumed) -> Any:
     shape = recipe.image_shape()
     if recipe.tokenizer_source is None:
-<<<<<<< HEAD
         name, arguments = TOKENIZERS.check(recipe.tokenizer or "")
-        if name == "autoencoder_kl" and not Path(arguments["source"]).expanduser().is_dir():
-            patch, side = arguments.get("patch", 1), (shape[1] // FACTOR, shape[2] // FACTOR)
-            return Unseen(0, (side[0] // patch, side[1] // patch), assumed.latent_channels * patch**2)
-=======
-        name, arguments = TOKENIZERS.check(recipe.tokenizer or "", "tokenizer")
         if name == "autoencoder_kl":  # its weights may be on the hub
-            return SimpleNamespace(**KLTokenizer.sizes_of(shape, **arguments))
->>>>>>> micro
+            return Unseen(**KLTokenizer.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels))
         return recipe.build_tokenizer(shape)
     try:
         with torch.device("cpu"):

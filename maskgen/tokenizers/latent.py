@@ -115,13 +115,18 @@ class KLTokenizer(_DiffusersTokenizer):
 
     @classmethod
     def sizes_of(
-        cls, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1
+        cls,
+        image_shape: tuple[int, int, int],
+        source: str,
+        subfolder: str = "",
+        patch: int = 1,
+        latent_channels: int = 4,
     ) -> dict[str, Any]:
-        """`sizes` without the weights: of an autoencoder in a folder, else of Stable Diffusion's (4 channels, 1/8)."""
+        """`sizes` without the weights: of an autoencoder in a folder, else as Stable Diffusion's, 1/8 of the side."""
         file = Path(source).expanduser() / subfolder / "config.json"
         config = json.loads(file.read_bytes()) if file.is_file() else {}
         side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
-        channels = config.get("latent_channels", 4)
+        channels = config.get("latent_channels", latent_channels)
         grid = (image_shape[1] // side, image_shape[2] // side)
         return {"vocab_size": 0, "token_width": channels * patch**2, "grid": grid}
 
