@@ -200,9 +200,14 @@ def recipes() -> None:
 @cli.command()
 def samplers() -> None:
     """List the sampler presets and their arguments."""
-    registry = importlib.import_module("maskgen.samplers").SAMPLERS
-    rows = [(name, registry.summary(name), "  " + " ".join(registry.arguments(name))) for name in registry.names()]
-    _table([(name, f"{summary}\n{arguments}") for name, summary, arguments in rows])
+    module = importlib.import_module("maskgen.samplers")
+    kinds = (("tokens and text, by unmasking:", module.SAMPLERS), ("Gaussian processes:", module.FIELD_SAMPLERS))
+    for title, registry in kinds:
+        click.echo(title)
+        rows = [
+            (name, f"{registry.summary(name)}\n  {' '.join(registry.arguments(name))}") for name in registry.names()
+        ]
+        _table(rows)
 
 
 @cli.command()
