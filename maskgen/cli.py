@@ -84,6 +84,24 @@ def train(
 
 
 @cli.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option("--gpu", default="h100", show_default=True, help="Hours are projected for one; a100, 4090, l4, ...")
+@click.option("--price", type=click.FloatRange(0), metavar="USD", help="Of an hour of this GPU.")
+@click.option("--mfu", type=float, default=0.4, show_default=True, help="Share of its peak that is assumed.")
+@click.option("--no-measure", is_flag=True, help="Do not time some steps on this machine.")
+@click.option("--classes", type=click.IntRange(0), help="Of images that are not here; default 1000.")
+@click.option("--vocab", type=click.IntRange(1), help="Tokens of a vocabulary whose text is not here.")
+@click.option("--latents", type=click.IntRange(1), default=4, show_default=True, help="Channels of latents, same.")
+def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """What training RECIPE takes: MACs by keep ratio and stage, FLOPs, hours, price. Needs no data."""
+    options |= {"is_measured": not options.pop("no_measure")}
+    names = {"classes": "n_classes", "vocab": "vocab_size", "latents": "latent_channels"}
+    options |= {name: options.pop(option) for option, name in names.items()}
+    click.echo(_program("train.cost").run(recipe, overrides, **options))
+
+
+@cli.command()
 @click.argument("checkpoint")
 @click.option("--num", type=click.IntRange(1), help="Samples; default 40 images, 4 texts.")
 @click.option("--class", "classes", multiple=True, metavar="NAME|ID|all", help="Taken in turn; default all.")
@@ -145,6 +163,24 @@ def export(checkpoint: str, directory: str, dtype: str, summary: str | None, rep
     """Copy CHECKPOINT to DIRECTORY without its training state, with a model card."""
     _program("sample.export").run(checkpoint, directory, dtype, summary, report)
     click.echo(directory)
+
+
+@cli.group()
+def bench() -> None:
+    """Experiments that compare recipes."""
+
+
+@bench.command()
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Processor minutes an arm and seed.")
+@click.option("--seeds", type=click.IntRange(1), help="Runs an arm.")
+@click.option("--arms", metavar="a,b", help="Only these; a group of the file stands for its arms.")
+@click.option("--num", type=click.IntRange(2), help="Samples the last checkpoint is scored with.")
+@click.option("--output", metavar="DIR", default="runs/bench-budget", show_default=True)
+@click.option("--jobs", type=click.IntRange(1), help="Trainings side by side, one core each; alone one has all cores.")
+@click.option("--file", metavar="YAML", help="Arms of your own; default the shipped bench/budget.")
+def budget(**options: Any) -> None:
+    """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped."""
+    click.echo(_program("train.bench").run(**options))
 
 
 @cli.command()

@@ -37,11 +37,12 @@ class ImagePipeline(Pipeline):
         network, tokenizer = load_model(checkpoint)
         assert tokenizer is not None
         self.classes = checkpoint.classes
-        sampler, guidance = checkpoint.recipe.build_sampler(), checkpoint.recipe.build_guidance()
-        return Generator(network, tokenizer, sampler, guidance, device)
+        recipe = checkpoint.recipe
+        sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
+        return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
 
     def _check_guidance(self) -> None:
-        if self.classes and not self.model.has_null_label:
+        if self.classes and not getattr(self.model, "has_null_label", True):
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")
 
     def labels(self, classes: Sequence[str | int] | str | None, num: int) -> Tensor | None:
@@ -62,7 +63,7 @@ class ImagePipeline(Pipeline):
         text = str(name).strip().lower()
         if text == "all":
             return list(range(len(self.classes)))
-        if text in ("none", "null") and self.model.has_null_label:
+        if text in ("none", "null") and getattr(self.model, "has_null_label", True):
             return [NULL]
         if text.isdecimal() and int(text) < len(self.classes):
             return [int(text)]

@@ -19,12 +19,9 @@ IMAGENET = (1000, (3, 256, 256))
 
 def sizes(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
     """(classes, image shape), for a folder without looking at it."""
-    name, arguments = DATASETS.check(recipe.data)
-    if name == "folder":
-        side = arguments["size"]
-        return 1000, (arguments.get("channels", 3), side, side)
+    name = DATASETS.check(recipe.data)[0]
     source: Any = DATASETS.get(name)
-    return len(source.classes), source.image_shape
+    return 1000 if name == "folder" else len(source.classes), recipe.image_shape()
 
 
 def trained_by(recipe: Recipe) -> Recipe:

@@ -62,7 +62,7 @@ def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, T
     """The logs of values (N,) by the quarter of (0, 1] that their share (N,) lies in."""
     bucket = (share * BUCKETS).ceil().long().clamp(1, BUCKETS) - 1
     sums = torch.zeros(BUCKETS, device=values.device).index_add_(0, bucket, values)
-    counts = torch.bincount(bucket, minlength=BUCKETS).to(sums)
+    counts = torch.zeros_like(sums).index_add_(0, bucket, torch.ones_like(values))
     ends = [100 * index // BUCKETS for index in range(BUCKETS + 1)]
     return {
         f"{name}/{of} {ends[index]}-{ends[index + 1]}%": torch.stack([sums[index], counts[index]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ class ImageTokenizer(nn.Module):
     def is_continuous(self) -> bool:
         """Whether tokens are vectors, not numbers of a vocabulary."""
         return self.vocab_size == 0
+
+    def sizes(self) -> dict[str, Any]:
+        """What a network of these tokens is built with."""
+        return {"vocab_size": self.vocab_size, "token_width": self.token_width, "grid": self.grid}
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
