@@ -92,10 +92,12 @@ def train(
 @click.option("--no-measure", is_flag=True, help="Do not time some steps on this machine.")
 @click.option("--classes", type=click.IntRange(0), help="Of images that are not here; default 1000.")
 @click.option("--vocab", type=click.IntRange(1), help="Tokens of a vocabulary whose text is not here.")
+@click.option("--latents", type=click.IntRange(1), default=4, show_default=True, help="Channels of latents, same.")
 def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """What training RECIPE takes: MACs by keep ratio and stage, FLOPs, hours, price. Needs no data."""
     options |= {"is_measured": not options.pop("no_measure")}
-    options |= {"n_classes": options.pop("classes"), "vocab_size": options.pop("vocab")}
+    names = {"classes": "n_classes", "vocab": "vocab_size", "latents": "latent_channels"}
+    options |= {name: options.pop(option) for option, name in names.items()}
     click.echo(_program("train.cost").run(recipe, overrides, **options))
 
 
@@ -176,7 +178,7 @@ def bench() -> None:
 @click.option("--arms", metavar="a,b", help="Only these; a group of the file stands for its arms.")
 @click.option("--num", type=click.IntRange(2), help="Samples the last checkpoint is scored with.")
 @click.option("--output", metavar="DIR", default="runs/bench-budget", show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side.")
+@click.option("--jobs", type=click.IntRange(1), help="Trainings side by side, one core each; alone one has all cores.")
 @click.option("--file", metavar="YAML", help="Arms of your own; default the shipped bench/budget.")
 def budget(**options: Any) -> None:
     """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped."""

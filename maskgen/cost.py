@@ -128,28 +128,40 @@ def count(what: Subject, keep_ratio: float = 1.0) -> Macs:
     everywhere = cast(Any, _config).patch(meta_nonzero_assume_all_nonzero=True)
     with everywhere, torch.no_grad(), FlopCounterMode(display=False) as counter:
         what.objective(network, batch, Rng.stream("cost"), keep_ratio=keep_ratio)
-    flops = {name: sum(operators.values()) for name, operators in counter.get_flop_counts().items()}
-    stages: dict[str, float] = {}
-    for name, value in flops.items():
-        stage = _stage(network, name.split(".")[1:])
-        if stage and value:
-            stages[stage] = stages.get(stage, 0) + value / 2 / n
+    counts = {name: sum(operators.values()) / 2 / n for name, operators in counter.get_flop_counts().items()}
+    stages = _stages(network, {tuple(name.split(".")[1:]): macs for name, macs in counts.items()})
     total = counter.get_total_flops() / 2 / n
     rest = total - sum(stages.values())
     return Macs(total, {**stages, "other": rest} if rest > 1e-3 * total else stages)
 
 
-def _stage(network: nn.Module, path: list[str]) -> str:
-    """The part of the network a module stands for, "" if it is inside one: `blocks` for blocks.0, not for blocks.0.mlp.
+def _stages(network: nn.Module, macs: Mapping[tuple[str, ...], float]) -> dict[str, float]:
+    """MACs of the network's parts, by paths of called modules; a part with nine tenths of all by its own parts.
 
     A list of modules is never called itself, so its members stand for it.
     """
-    module, depth = network, 0
-    for depth, name in enumerate(path, 1):  # noqa: B007
+    found: dict[str, float] = {}
+    for path, value in macs.items():
+        if path and value and _is_part(network, path):
+            found[path[0]] = found.get(path[0], 0.0) + value
+    for name, value in found.items():
+        inside = {path[1:]: macs for path, macs in macs.items() if path[:1] == (name,)}
+        module = getattr(network, name)
+        finer = {} if isinstance(module, nn.ModuleList | nn.ModuleDict) else _stages(module, inside)
+        if value > 0.9 * sum(found.values()) and len(finer) > 1:
+            rest = {key: macs for key, macs in found.items() if key != name}
+            return {**rest, **{f"{name}.{key}": macs for key, macs in finer.items()}}
+    return found
+
+
+def _is_part(network: nn.Module, path: tuple[str, ...]) -> bool:
+    """Whether a path is one part of the network: `blocks.0` is one of the list `blocks`, `blocks.0.mlp` is inside."""
+    module = network
+    for depth, name in enumerate(path, 1):
         module = getattr(module, name)
         if not isinstance(module, nn.ModuleList | nn.ModuleDict):
-            break
-    return path[0] if path and depth == len(path) else ""
+            return depth == len(path)
+    return False
 
 
 def total_flops(settings: TrainSettings, macs: Mapping[tuple[int | None, float], Macs]) -> float:

@@ -78,7 +78,9 @@ def _check_kinds(recipe: Recipe) -> None:
         raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
     if is_generator and ("token_width" in wanted) != recipe.is_continuous:
         other = "absorbing" if recipe.is_continuous else "gaussian"
-        raise RecipeError(f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either")
+        raise RecipeError(
+            f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either"
+        )
     if recipe.is_text and "grid" in wanted:
         raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
     trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
@@ -128,10 +130,10 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
     process, objective = cast(Gaussian, recipe.build_process(0)), recipe.build_objective(0)
     if masking.reconstructs and process.target == "eps" and getattr(objective, "reconstruction_weight", 0):
         raise RecipeError(
-            "process.target: eps says nothing of x_0 where noise is all there is, which maskdit's reconstruction needs; "
-            "use edm, v, flow or x_0, or objective.reconstruction_weight 0"
+            "process.target: eps says nothing of x_0 where all is noise, which maskdit's reconstruction needs; use "
+            "edm, v, flow or x_0, or objective.reconstruction_weight 0"
         )
-    if MODELS.check(recipe.model or "")[1].get("has_variance") and not process.steps:
+    if arguments.get("has_variance") and not process.steps:
         raise RecipeError("model.has_variance: true needs discrete times; set process.steps, or leave it out")
 
 

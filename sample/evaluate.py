@@ -24,6 +24,7 @@ from maskgen.eval.fidelity import CodebookUse, ImageResult, ImageScore, compare
 from maskgen.eval.report import Entry, Report, publish
 from maskgen.predictions import NULL
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.patches import PatchTokenizer
 
 from .image_pipeline import ImagePipeline
 from .pictures import check_writable
@@ -94,9 +95,10 @@ def _report(
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(device)
         restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
         return Report(distance(restored, "reconstructions"), floor, others=others)
-    restored, others = _reconstruct(
-        cast(ImageTokenizer, pipeline.generator.tokenizer), test, extractor, len(data.classes), device
-    )
+    coder, others = cast(ImageTokenizer, pipeline.generator.tokenizer), list[Entry]()
+    restored = None
+    if not isinstance(coder, PatchTokenizer):  # patches lose nothing
+        restored, others = _reconstruct(coder, test, extractor, len(data.classes), device)
     clock = _Stopwatch()
     labels = pipeline.labels(None, num)
     captions = None
@@ -116,7 +118,7 @@ def _report(
     return Report(
         distance(samples, "samples", **made),
         floor,
-        distance(restored, "tokenizer reconstructions of test images"),
+        None if restored is None else distance(restored, "tokenizer reconstructions of test images"),
         others,
     )
 
@@ -177,15 +179,14 @@ def _reconstruct(
     for images, labels in _split(test, "reconstructions"):
         tokens = tokenizer.encode(to_float(images).to(device))
         restored = to_uint8(tokenizer.decode(tokens)).cpu()
-        use.update(tokens)
+        if not tokenizer.is_continuous:
+            use.update(tokens)
         score.update(restored, labels)
         signal.update(to_float(restored).double(), to_float(images).double())
     n, of = len(test), "tokenizer reconstructions"
-    entries = [
-        Entry("psnr", of, float(signal.compute()), n),
-        Entry("codes_used", of, use.share_used, n),
-        Entry("code_perplexity", of, use.perplexity, n),
-    ]
+    entries = [Entry("psnr", of, float(signal.compute()), n)]
+    if not tokenizer.is_continuous:
+        entries += [Entry("codes_used", of, use.share_used, n), Entry("code_perplexity", of, use.perplexity, n)]
     return score.result(), entries
 
 

@@ -47,5 +47,8 @@ class Clock:
         }
 
     def phases(self) -> list[dict[str, float]]:
-        """The phases so far: `phase`, `steps`, `samples`, and `seconds` and `cpu_seconds` of their steps alone."""
-        return [dict(spent) for _, spent in sorted(self._phases.items())]
+        """The phases so far: `phase`, `steps`, `samples`, and seconds and speed of their steps alone."""
+        return [
+            {**spent, "samples_per_second": spent["samples"] / max(spent["seconds"], 1e-9)}
+            for _, spent in sorted(self._phases.items())
+        ]

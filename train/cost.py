@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,21 +15,34 @@ from maskgen.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subje
 from maskgen.errors import UserError
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
 from maskgen.tokenizers import TOKENIZERS
-from maskgen.tokenizers.latent import KLTokenizer
 
 COMPARED = (0.75, 0.5, 0.25)
 """Keep ratios in every table of a recipe that can drop tokens."""
 
+
+FACTOR = 8
+"""Image sides over latent sides of an autoencoder that is not here: Stable Diffusion's, as of most others."""
 
 TIMED = 300_000_000
 """Larger networks are not built for real: weights and gradients would take gigabytes."""
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """What stands for a text tokenizer that cannot be made here."""
+class Unseen:
+    """The sizes of a tokenizer that is not here."""
 
-    vocab_size: int
+    vocab_size: int = 0
+    grid: tuple[int, int] = (0, 0)
+    token_width: int = 0
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the user says of data and tokenizers that are not here; None for the usual."""
+
+    n_classes: int | None = None
+    vocab_size: int | None = None
+    latent_channels: int = 4
 
 
 def run(
@@ -40,30 +53,30 @@ def run(
     price: float | None = None,
     mfu: float = 0.4,
     is_measured: bool = True,
-    n_classes: int | None = None,
-    vocab_size: int | None = None,
+    **assumed: Any,
 ) -> str:
     """The cost of a recipe as a table.
 
     Args:
         gpu, mfu, price: hours are projected for one GPU at this share of its peak; USD an hour.
         is_measured: also time some steps on this machine.
-        n_classes, vocab_size: of data that are not here.
+        assumed: the fields of `Assumed`.
 
     Raises:
         UserError: a recipe, GPU or tokenizer that cannot be used.
     """
     recipe = load_recipe(source, overrides)
     gpu_hours(0.0, gpu, mfu)
+    unseen = Assumed(**assumed)
     with torch.device("meta"):
-        subjects = _subjects(recipe, n_classes, vocab_size)
+        subjects = _subjects(recipe, unseen)
     cost = cost_of(recipe.train, subjects, COMPARED if _can_drop(recipe) else ())
     lines = [f"{source}: {cost.n_parameters:,} parameters", *_phases(cost), "", *_table(cost), ""]
     lines += _totals(cost, gpu, price, mfu)
     if is_measured and cost.n_parameters > TIMED:
         lines.append(f"this machine: not timed, more than {TIMED:,} parameters")
     elif is_measured:
-        lines += _measured(recipe, n_classes, vocab_size, cost)
+        lines += _measured(recipe, unseen, cost)
     return "\n".join(lines)
 
 
@@ -73,7 +86,7 @@ def brief(cost: Cost) -> str:
     for (resolution, ratio), macs in cost.macs.items():
         whole = cost.macs[resolution, 1.0].total
         share = f" ({macs.total / whole:.2f} of unmasked)" if ratio < 1 else ""
-        parts.append(f"{_amount(macs.total)}MACs at keep ratio {ratio:g}{share}")
+        parts.append(f"{_amount(macs.total)} MACs at keep ratio {ratio:g}{share}")
     return f"a sample's forward pass: {', '.join(parts)}; the whole training {cost.flops:.3g} FLOPs"
 
 
@@ -92,17 +105,17 @@ def cost_of_parts(
     return cost_of(recipe.train, subjects)
 
 
-def _subjects(recipe: Recipe, n_classes: int | None, vocab_size: int | None) -> dict[int | None, Subject]:
+def _subjects(recipe: Recipe, assumed: Assumed) -> dict[int | None, Subject]:
     resolutions = dict.fromkeys((None, *(phase.resolution for phase in recipe.train.phases)))
-    return {resolution: _subject(recipe.at(resolution), n_classes, vocab_size) for resolution in resolutions}
+    return {resolution: _subject(recipe.at(resolution), assumed) for resolution in resolutions}
 
 
-def _subject(recipe: Recipe, n_classes: int | None, vocab_size: int | None) -> Subject:
+def _subject(recipe: Recipe, assumed: Assumed) -> Subject:
     if recipe.is_text:
-        tokenizer: Any = Vocabulary(vocab_size) if vocab_size else _text_tokenizer(recipe)
+        tokenizer: Any = Unseen(assumed.vocab_size) if assumed.vocab_size else _text_tokenizer(recipe)
         return subject(recipe, tokenizer, length=recipe.row_length())
-    tokenizer = _image_tokenizer(recipe) if recipe.task == "generator" else None
-    n_classes = _classes(recipe) if n_classes is None else n_classes
+    tokenizer = _image_tokenizer(recipe, assumed) if recipe.task == "generator" else None
+    n_classes = _classes(recipe) if assumed.n_classes is None else assumed.n_classes
     caption_shape = None if recipe.captions is None else recipe.captions.shape()
     return subject(recipe, tokenizer, n_classes=n_classes, caption_shape=caption_shape)
 
@@ -116,12 +129,13 @@ def _text_tokenizer(recipe: Recipe) -> Any:
         raise UserError(f"the vocabulary is made from the text, which is not here: give --vocab N ({error})") from None
 
 
-def _image_tokenizer(recipe: Recipe) -> Any:
+def _image_tokenizer(recipe: Recipe, assumed: Assumed) -> Any:
     shape = recipe.image_shape()
     if recipe.tokenizer_source is None:
-        name, arguments = TOKENIZERS.check(recipe.tokenizer or "", "tokenizer")
-        if name == "autoencoder_kl":  # its weights may be on the hub
-            return SimpleNamespace(**KLTokenizer.sizes_of(shape, **arguments))
+        name, arguments = TOKENIZERS.check(recipe.tokenizer or "")
+        if name == "autoencoder_kl" and not Path(arguments["source"]).expanduser().is_dir():
+            patch, side = arguments.get("patch", 1), (shape[1] // FACTOR, shape[2] // FACTOR)
+            return Unseen(0, (side[0] // patch, side[1] // patch), assumed.latent_channels * patch**2)
         return recipe.build_tokenizer(shape)
     try:
         with torch.device("cpu"):
@@ -186,9 +200,9 @@ def _phases(cost: Cost) -> Iterator[str]:
         yield f"phase {stretch.index + 1}: {len(stretch):,} steps of {stretch.batch_size}, keep ratio {kept}{size}"
 
 
-def _measured(recipe: Recipe, n_classes: int | None, vocab_size: int | None, cost: Cost) -> Iterator[str]:
+def _measured(recipe: Recipe, assumed: Assumed, cost: Cost) -> Iterator[str]:
     """Samples a second of forward and backward passes here, unmasked and at the run's lowest keep ratio."""
-    what = _subject(recipe, n_classes, vocab_size)
+    what = _subject(recipe, assumed)
     size = max(1, min(recipe.train.batch_size, 16, int(1e11 / cost.macs[None, 1.0].total)))
     for ratio in dict.fromkeys((1.0, recipe.train.lowest_keep_ratio)):
         speed = measure(what, size, ratio, 3)
@@ -200,4 +214,4 @@ def _amount(value: float) -> str:
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3f} {name}"
-    return f"{value:g} "
+    return f"{value:g}"

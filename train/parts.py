@@ -134,6 +134,8 @@ def _tokens(
     """The tokenizer of an image generator, and what it is trained on: tokens, moments of latents, or images."""
     tokenizer = load_tokenizer(recipe, source.image_shape, directory).to(accelerator.device)
     options: dict[str, Any] = {"device": accelerator.device, "progress": accelerator.is_main_process}
+    train: Rows
+    test: Rows
     with accelerator.local_main_process_first():
         if isinstance(tokenizer, KLTokenizer):
             options["has_flips"] = recipe.train.flip

@@ -132,7 +132,8 @@ class AdaHead(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """x (B, L, D), hidden (B, C) -> (B, L, n_out)."""
         shift, scale = self.modulation(hidden)[:, None].chunk(2, -1)
-        return self.out(modulate(self.norm(x), shift, scale))
+        answer: Tensor = self.out(modulate(self.norm(x), shift, scale))
+        return answer
 
 
 class TextBlock(nn.Module):

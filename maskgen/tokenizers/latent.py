@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -112,18 +110,6 @@ class KLTokenizer(_DiffusersTokenizer):
         self.source, self.patch = source, patch
         self.token_width = self.net.config.latent_channels * patch**2
         self.grid = (self.grid[0] // patch, self.grid[1] // patch)
-
-    @classmethod
-    def sizes_of(
-        cls, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1
-    ) -> dict[str, Any]:
-        """`sizes` without the weights: of an autoencoder in a folder, else of Stable Diffusion's (4 channels, 1/8)."""
-        file = Path(source).expanduser() / subfolder / "config.json"
-        config = json.loads(file.read_bytes()) if file.is_file() else {}
-        side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
-        channels = config.get("latent_channels", 4)
-        grid = (image_shape[1] // side, image_shape[2] // side)
-        return {"vocab_size": 0, "token_width": channels * patch**2, "grid": grid}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, patch={self.patch}, scale={self.scale}, shift={self.shift}"
