@@ -22,3 +22,18 @@ from maskgen.models import (  # noqa: E402 - they register themselves in MODELS
     mdt,  # noqa: F401
     microdit,  # noqa: F401
 )
+
+
+def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:
+    """Let a network work on another grid of tokens: positions are interpolated, parameters stay what they are.
+
+    Raises:
+        UserError: it cannot.
+    """
+    before = [id(parameter) for parameter in network.parameters()]
+    try:
+        cast(Any, network).set_grid(grid)
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{type(network).__name__} cannot work on a grid {grid}: {error}") from None
+    if [id(parameter) for parameter in network.parameters()] != before:
+        raise UserError(f"{type(network).__name__} has other parameters on a grid {grid}: give its positions a formula")
