@@ -14,6 +14,7 @@ from maskgen.models import MODELS
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
 from maskgen.shipped import recipe_names, recipe_summary, recipe_text
 from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.latent import KLTokenizer
 
 IMAGENET = (1000, (3, 256, 256))
 
@@ -66,8 +67,7 @@ def built(recipe: Recipe) -> nn.Module:
     name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")
     if name == "autoencoder_kl":  # its weights are on the hub
         recipe.build_objective(0)
-        side, patch = 8 * arguments["patch"], arguments["patch"]
-        return recipe.build_model(**derived, token_width=4 * patch**2, grid=(shape[1] // side, shape[2] // side))
+        return recipe.build_model(**derived, **KLTokenizer.sizes_of(shape, **arguments))
     tokenizer = trained_by(recipe).build_tokenizer(shape)
     if recipe.task == "tokenizer":
         recipe.build_objective()
@@ -114,3 +114,14 @@ def test_the_published_maskgit_at_512_pixels_differs_in_its_positions_alone() ->
         small, large = (MODELS.build(spec, vocab_size=1024, grid=(s, s), n_classes=1000) for s in (16, 32))
     difference = sum(p.numel() for p in large.parameters()) - sum(p.numel() for p in small.parameters())
     assert difference == (1024 - 256) * 768
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("dit", 675_129_632), ("mdtv2", 742_263_904), ("maskdit", 730_541_200 + 1152)],  # one row for "no class" more
+)
+def test_the_published_image_transformers_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}-xl"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
