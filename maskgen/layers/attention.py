@@ -53,7 +53,13 @@ def attend(
 
         out: Tensor = memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), p=dropout)
         return out.transpose(1, 2)
-    if isinstance(mask, Tensor) and mask.requires_grad and q.device.type == "cpu" and q.dtype == mask.dtype and not dropout:
+    if (
+        isinstance(mask, Tensor)
+        and mask.requires_grad
+        and q.device.type == "cpu"
+        and q.dtype == mask.dtype
+        and not dropout
+    ):
         learned: Tensor = BiasedAttention.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
         return learned
     if isinstance(mask, Tensor) or mask is None:
