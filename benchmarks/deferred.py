@@ -2,7 +2,7 @@
 
     python benchmarks/deferred.py [--keep 1 0.25] [--tokens 256] [--mixer 0.17] [--output FILE.json]
 
-A backbone of blocks of DiT-XL's shape (width 1152, 16 heads) under a patch mixer whose width makes it the wanted share of the
+Blocks of DiT-XL's shape (width 1152, 16 heads) follow a patch mixer whose width makes it the wanted share of the
 backbone's multiply-accumulates (MicroDiT-XL: 0.17). A step is forward, backward and AdamW. Masked and unmasked steps
 take turns, and every masked one is held against the unmasked one just before it, by wall and by CPU time. Beside
 it stands the ratio of MACs, which is what is to be had, and `plain`: the same backbone without mixer and without

@@ -3,9 +3,9 @@
     python benchmarks/mdt_step.py [--public DIR] [--threads 2] [--repeats 5] [--output FILE.json]
 
 DIR is a checkout of the public code (github.com/sail-sg/MDT; needs `timm`), which is imported from there and nowhere
-else. Both arms have the same sizes, batch, loss (eps with min-SNR 5, learned variance) and AdamW, each as its trainer makes
-it, and take turns in one process; so does a product of two matrices, which says what the machine can do. Beside a busy machine's
-wall time stands the process's CPU time, which with `--threads 1` others disturb least.
+else. Both arms have the same sizes, batch, loss (eps with min-SNR 5, learned variance) and AdamW, each as its trainer
+makes it, and take turns in one process; so does a product of two matrices, which says what the machine can do. Beside
+a busy machine's wall time stands the process's CPU time, which with `--threads 1` others disturb least.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{'public / maskgen':16}  {report['ratio'][0]:6.2f}  {report['ratio'][1]:6.2f}")
     lines.append(
         f"{report['gflop']:.0f} GFLOP a step, {report['gflops']:.0f} GFLOP/s on {report['threads']} threads: "
-        f"{report['share_of_peak']:.0%} of the best matrix product ({report['share_of_peak_by_cpu_time']:.0%} by CPU time)"
+        f"{report['share_of_peak']:.0%} of the best matrix product "
+        f"({report['share_of_peak_by_cpu_time']:.0%} by CPU time)"
     )
     return "\n".join(lines)
 

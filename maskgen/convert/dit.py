@@ -1,4 +1,4 @@
-"""The public layout of DiT's weights (facebookresearch/DiT) -> `maskgen.models.dit.DiT`, and what its descendants share."""
+"""The public layout of DiT's weights (facebookresearch/DiT) -> `maskgen.models.dit.DiT`; others build on it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def read_state(path: Path, weights: Weights | None = None) -> dict[str, Tensor]:
             with; None where the file has one set only.
 
     Raises:
-        UserError: no such file, one that holds more than tensors and settings, or a choice that is not there or missing.
+        UserError: no such file, one with more than tensors and settings, or a choice missing or impossible.
     """
     tree = _load(path)
     found = {name: key for name, keys in NAMES.items() for key in keys if isinstance(tree.get(key), Mapping)}

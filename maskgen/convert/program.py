@@ -68,7 +68,7 @@ def run(layout: Name, file: str, output: str, weights: Weights | None = None) ->
 
 def _side(state: Mapping[str, Tensor]) -> int:
     """Tokens on a side of the grid."""
-    return int(round(state["pos_embed"].shape[-2] ** 0.5))
+    return round(state["pos_embed"].shape[-2] ** 0.5)
 
 
 def _check(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], side: int, n_classes: int) -> None:
