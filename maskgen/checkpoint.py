@@ -66,6 +66,12 @@ class Checkpoint:
         channels, height, width = self.info["image_shape"]
         return channels, height, width
 
+    @property
+    def caption_shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption."""
+        length, width = self.info["caption_shape"]
+        return length, width
+
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
 
@@ -102,6 +108,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+        _ = recipe.captions and checkpoint.caption_shape
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
@@ -135,6 +142,8 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
     built_for = tuple(checkpoint.info.get("built_for", shape))
     derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if recipe.captions is not None:
+        derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
     if tokenizer is not None:
         first = tokenizer if built_for == shape else load_tokenizer(recipe, built_for, checkpoint.path)

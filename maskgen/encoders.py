@@ -89,6 +89,15 @@ class TextEncoder:
         return answer
 
 
+def width_of(source: str, subfolder: str = "", default: int = 1024) -> int:
+    """C of an encoder in a folder; `default` where it is not there, as the hub is not asked."""
+    home = Path(source).expanduser() / subfolder
+    if not (home / "config.json").is_file():
+        return default
+    config = _transformers().AutoConfig.from_pretrained(home, local_files_only=True)
+    return int(getattr(config, "text_config", config).hidden_size)
+
+
 def _transformers() -> Any:
     try:
         return importlib.import_module("transformers")

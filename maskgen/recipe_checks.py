@@ -21,6 +21,8 @@ def check_together(recipe: Recipe) -> None:
     """What no part can know alone: a key that another makes useless or impossible."""
     is_generator = recipe.task == "generator"
     _check_kinds(recipe)
+    if recipe.captions is not None:
+        _check_captions(recipe)
     # Its values do not depend on how many tokens there are.
     objective = recipe.build_objective(vocab_size=0 if recipe.is_continuous else 2)
     if is_generator and recipe.train.flip and not recipe.is_continuous:
@@ -84,6 +86,16 @@ def _check_kinds(recipe: Recipe) -> None:
     trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
     if objective not in trained_by:
         raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
+
+
+def _check_captions(recipe: Recipe) -> None:
+    """Whether there are captions to be embedded, and a network that takes them."""
+    data = DATASETS.check(recipe.data, "data")[0]
+    if not getattr(DATASETS.get(data), "has_captions", False):
+        raise RecipeError(f"captions: {data} has none; take data captioned_folder, or leave the key out")
+    model = "" if recipe.model is None else MODELS.check(recipe.model)[0]
+    if not model or "caption_width" not in inspect.signature(MODELS.get(model)).parameters:
+        raise RecipeError(f"captions: {model or 'a tokenizer'} takes none; take model microdit, or leave the key out")
 
 
 def _check_objective(recipe: Recipe) -> None:

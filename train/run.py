@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maskgen import __version__
 from maskgen.budget import Stretch, plan, stretch_at
 from maskgen.cost import Cost
+from maskgen.data.captions import CaptionedRows
 from maskgen.data.images import ImageSource
 from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.errors import UserError
@@ -71,7 +72,9 @@ class Run:
         source, length = self.parts.source, 0
         if not isinstance(source, ImageSource):
             length = source.length
-        return cost_of_parts(self.recipe, self.parts.tokenizer, len(source.classes), length)
+        captions = self.parts.captions
+        caption_shape = None if captions is None else (captions.length, captions.width)
+        return cost_of_parts(self.recipe, self.parts.tokenizer, len(source.classes), length, caption_shape)
 
     def _enter(self, stretch: Stretch) -> None:
         """Data of a phase, from the loop's step on; the network on its grid."""
@@ -156,7 +159,10 @@ class Run:
             if recipe.is_text:
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
-                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes))
+                captions = parts.captions
+                if captions is not None and isinstance(parts.held_out, CaptionedRows):
+                    captions = replace(captions, numbers=parts.held_out.numbers)
+                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes), captions)
         elif isinstance(module, ImageTokenizer):
             images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
             preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))

@@ -22,7 +22,7 @@ from maskgen.data.cache import FORMAT, cached, write_tokens
 from maskgen.data.folder import Folder, FolderSplit
 from maskgen.data.images import DATASETS, DataError, ImageSplit, SplitName
 from maskgen.data.loader import Rows
-from maskgen.encoders import BATCH, Padding, TextEncoder
+from maskgen.encoders import BATCH, Padding, TextEncoder, width_of
 
 DTYPE = "float16"
 LIST = "captions.jsonl"
@@ -48,6 +48,17 @@ class CaptionSettings(BaseModel):
             raise ValueError("give an encoder, embeddings or both")
         return self
 
+    def shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption, without the encoder; C is taken for 1,024 where only the hub could say it.
+
+        Raises:
+            DataError: embeddings that cannot be read.
+        """
+        if self.embeddings is None:
+            return self.length, width_of(self.encoder or "", self.subfolder)
+        _, length, width = read_embeddings(Path(self.embeddings).expanduser()).shape
+        return length, width
+
     def build_encoder(self, device: torch.device | str = "cpu") -> TextEncoder:
         """The encoder of texts.
 
@@ -66,8 +77,9 @@ class CaptionSettings(BaseModel):
 class CaptionedSplit(FolderSplit):
     """Image files with a caption each, "" for none; `rows` numbers them among all images of their folder."""
 
-    captions: tuple[str, ...]
-    rows: tuple[int, ...]
+    def __init__(self, images: FolderSplit, captions: tuple[str, ...], rows: tuple[int, ...]) -> None:
+        super().__init__(images.root, images.files, images.labels, images.size, images.channels, images.crop)
+        self.captions, self.rows = captions, rows
 
 
 @DATASETS.register("captioned_folder")
@@ -87,11 +99,9 @@ class CaptionedFolder(Folder):
     def _load(self, split: SplitName) -> ImageSplit:
         images = super()._load(split)
         assert isinstance(images, FolderSplit)
-        captioned = CaptionedSplit(self.root, images.files, images.labels, self.size, self.channels, self.crop)
         number = {file: row for row, file in enumerate(sorted(self._files))}
-        captioned.captions = tuple(self._caption(file) for file in images.files)
-        captioned.rows = tuple(number[file] for file in images.files)
-        return captioned
+        captions = tuple(self._caption(file) for file in images.files)
+        return CaptionedSplit(images, captions, tuple(number[file] for file in images.files))
 
     @cached_property
     def _listed(self) -> dict[Path, str]:
@@ -139,9 +149,17 @@ def _entry(file: Path, number: int, line: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """Embedded captions (N, S, C) in a memory-mapped file, or any array; row i is that of caption i."""
+    """Embedded captions (N, S, C), in a memory-mapped file or any array.
+
+    `numbers` (n,) int64 picks rows of it; `encoder` is the fingerprint of what embedded them, "" if that is not known.
+    """
 
     array: np.ndarray[Any, Any]
+    numbers: Tensor | None = None
+    encoder: str = ""
+
+    def __len__(self) -> int:
+        return len(self.array) if self.numbers is None else len(self.numbers)
 
     @property
     def length(self) -> int:
@@ -153,7 +171,8 @@ class CaptionTable:
 
     def rows(self, index: Tensor) -> Tensor:
         """(B, S, C) float32 of the captions `index` (B,) int64."""
-        return torch.from_numpy(np.asarray(self.array[index.cpu().numpy()], dtype=np.float32))
+        number = index.cpu() if self.numbers is None else self.numbers[index.cpu()]
+        return torch.from_numpy(np.asarray(self.array[number.numpy()], dtype=np.float32))
 
 
 class CaptionedRows(Dataset[tuple[Tensor, Tensor]]):
@@ -220,7 +239,8 @@ def _table(texts: Sequence[str], encoder: TextEncoder, cache_dir: Path | None, p
         return {"crc32": write_tokens(file, batches(), DTYPE), "length": shape[0] * shape[1]}
 
     file, _ = cached(header, cache_dir, make)
-    return CaptionTable(np.memmap(file, DTYPE, mode="r", shape=(len(texts), *shape)))
+    array = np.memmap(file, DTYPE, mode="r", shape=(len(texts), *shape))
+    return CaptionTable(array, encoder=header["encoder"])
 
 
 def read_embeddings(file: Path) -> np.ndarray[Any, Any]:
@@ -242,4 +262,5 @@ def read_embeddings(file: Path) -> np.ndarray[Any, Any]:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not floats (N, S, C)")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{file} gives no embedded captions: {error}") from None
-    return array if array.ndim == 3 else array[None]
+    captions: np.ndarray[Any, Any] = array if array.ndim == 3 else array[None]
+    return captions
