@@ -1,6 +1,6 @@
 """Training throughput with deferred patch masking against the unmasked pass, by keep ratio, tokens and mixer size.
 
-    python benchmarks/deferred.py [--keep 1 0.25] [--tokens 256] [--mixer 0.17] [--output FILE.json]
+    python benchmarks/deferred.py [--keep 0.5 0.25] [--tokens 256] [--mixer 0.17] [--output FILE.json]
 
 Blocks of DiT-XL's shape (width 1152, 16 heads) follow a patch mixer whose width makes it the wanted share of the
 backbone's multiply-accumulates (MicroDiT-XL: 0.17). A step is forward, backward and AdamW. Masked and unmasked steps

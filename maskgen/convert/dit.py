@@ -72,14 +72,14 @@ def renamed(
         found = [re.sub(theirs, name, key) for theirs, name in names.items() if re.fullmatch(theirs, key)]
         if not found:
             raise UserError(f"{key} is no tensor of a {kind}; is the file of another network?")
-        ours[found[0]] = _CHANGED.get(key, torch.clone)(value)
+        ours[found[0]] = _CHANGED[key](value) if key in _CHANGED else value
     return ours
 
 
 def _channels_first(value: Tensor) -> Tensor:
     """Rows of the head: theirs are a patch's pixels, all channels of each; ours its channels, all pixels of each.
 
-    Where a variance is answered, its channels follow those of the mean, so they become the second half.
+    Patches have 4. Where a variance is answered, its channels follow those of the mean, so they become the second half.
     """
     return value.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
 

@@ -6,11 +6,9 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,7 +41,9 @@ def read_state(path: Path, weights: Weights | None = None) -> dict[str, Tensor]:
         raise UserError(f"{path} holds one set of weights; leave out --weights {weights}")
     state = {_PREFIXES.sub("", str(name)): value for name, value in tree.items() if isinstance(value, Tensor)}
     if not state:
-        raise UserError(f"{path} holds no tensors at its top or under {', '.join(sum(NAMES.values(), ()))}")
+        raise UserError(
+            f"{path} holds no tensors at its top or under {', '.join(key for keys in NAMES.values() for key in keys)}"
+        )
     return state
 
 
@@ -55,7 +55,7 @@ def _load(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # the settings of a training run
             tree = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged or hostile file can raise anything
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"{path} cannot be read as tensors and plain settings, and nothing else is: {reason}") from None
     if not isinstance(tree, Mapping):
