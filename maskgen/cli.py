@@ -192,6 +192,19 @@ def budget(**options: Any) -> None:
 
 
 @cli.command()
+@click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit"]))
+@click.argument("file")
+@click.option("--output", required=True, metavar="DIR", help="The checkpoint to be.")
+@click.option("--weights", type=click.Choice(["ema", "model"]), help="Which of the two that a training file holds.")
+def convert(layout: str, file: str, output: str, weights: str | None) -> None:
+    """Turn FILE, a public checkpoint (.pt or .safetensors) of DiT, MDTv2 or MaskDiT, into one of ours.
+
+    Nothing in the file is ever run: it is read as tensors and plain settings, or refused.
+    """
+    click.echo(_program("convert.program").run(layout, file, output, weights))
+
+
+@cli.command()
 def recipes() -> None:
     """List the shipped recipes."""
     _table([(name, shipped.recipe_summary(name)) for name in shipped.recipe_names()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,6 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
 
 def _n_parts(name: str, parameter: Tensor) -> int:
     """How many matrices a parameter of a transformer's block holds, 0 if it is none or modulates."""
-    if "blocks." not in name or parameter.ndim != 2 or "modulation" in name:
+    if not re.search(r"blocks?\.", name) or parameter.ndim != 2 or "modulation" in name:
         return 0
     return 3 if name.endswith("qkv.weight") else 1

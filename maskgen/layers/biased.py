@@ -13,8 +13,8 @@ class BiasedAttention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d) + bias) v; q, k, v (B, H, n, d), bias (B or 1, H, n, n), with the gradients of all four.
 
     SDPA has no fast backward pass on a processor for a bias with a gradient. This one goes row by row of the batch, so
-    that the scores stay in the cache, and keeps the attention weights, which is one (B, H, n, n) tensor. A bias that the
-    batch shares is never spread over it, and its gradient is summed on the way.
+    that the scores stay in the cache, and keeps the attention weights, one (B, H, n, n) tensor. A bias that the batch
+    shares is never spread over it, and its gradient is summed on the way.
     """
 
     @staticmethod

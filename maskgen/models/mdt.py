@@ -108,7 +108,7 @@ class MDTMasking(Switch):
     A step's kept share is `train.keep_ratio` less up to `objective.keep_spread`: 0.7 and 0.2 in version 2.
 
     Args:
-        version: 2 has skips, in the encoder from its first half to its second, and from the input to all of the decoder.
+        version: 2 has skips: in the encoder from its first half to its second, and from the input to the decoder.
         depth: blocks of the decoder, out of the network's; published: 2 in version 1, 4 in version 2, 6 in its S and B.
     """
 

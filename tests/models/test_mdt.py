@@ -142,7 +142,7 @@ def test_the_share_of_kept_tokens_has_the_published_range() -> None:
 
 @pytest.mark.parametrize(("version", "depth"), [(2, 3), (2, 6), (1, 6)])
 def test_an_encoder_of_no_or_an_odd_number_of_blocks_is_refused(version: int, depth: int) -> None:
-    with pytest.raises(SpecError, match="6 blocks less . of the decoder leave"):
+    with pytest.raises(SpecError, match=r"6 blocks less . of the decoder leave"):
         network({"version": version, "depth": depth})
     with pytest.raises(SpecError, match="needs depth 1 or more, got 0"):
         network({"version": version, "depth": 0})
