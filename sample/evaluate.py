@@ -96,9 +96,9 @@ def _report(
         restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
         return Report(distance(restored, "reconstructions"), floor, others=others)
     coder, others = cast(ImageTokenizer, pipeline.generator.tokenizer), list[Entry]()
-    restored = None
+    rebuilt: ImageResult | None = None
     if not isinstance(coder, PatchTokenizer):  # patches lose nothing
-        restored, others = _reconstruct(coder, test, extractor, len(data.classes), device)
+        rebuilt, others = _reconstruct(coder, test, extractor, len(data.classes), device)
     clock = _Stopwatch()
     labels = pipeline.labels(None, num)
     captions = None
@@ -118,7 +118,7 @@ def _report(
     return Report(
         distance(samples, "samples", **made),
         floor,
-        None if restored is None else distance(restored, "tokenizer reconstructions of test images"),
+        None if rebuilt is None else distance(rebuilt, "tokenizer reconstructions of test images"),
         others,
     )
 

@@ -14,6 +14,7 @@ from maskgen.models import MODELS
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
 from maskgen.shipped import recipe_names, recipe_summary, recipe_text
 from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.latent import KLTokenizer
 
 IMAGENET = (1000, (3, 256, 256))
 
@@ -66,8 +67,7 @@ def built(recipe: Recipe) -> nn.Module:
     name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")
     if name == "autoencoder_kl":  # its weights are on the hub
         recipe.build_objective(0)
-        side, patch = 8 * arguments["patch"], arguments["patch"]
-        return recipe.build_model(**derived, token_width=4 * patch**2, grid=(shape[1] // side, shape[2] // side))
+        return recipe.build_model(**derived, **KLTokenizer.sizes_of(shape, **arguments))
     tokenizer = trained_by(recipe).build_tokenizer(shape)
     if recipe.task == "tokenizer":
         recipe.build_objective()
