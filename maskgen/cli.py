@@ -110,6 +110,12 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     "--prompt", "prompts", multiple=True, metavar="TEXT", help="Captions, in turn; or what a text begins with."
 )
 @click.option("--infill", metavar="TEXT", help='A text with gaps, every _ a token: "In the ____ God created".')
+@click.option("--picture", metavar="FILE", help="An image to complete: see --hole.")
+@click.option(
+    "--hole",
+    metavar="WHERE",
+    help="Of --picture: center (default), border, left, right, top, bottom, x0,y0,x1,y1, a mask.",
+)
 @click.option("--show-steps", is_flag=True, help="Show the first text resolving.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i alone.")
 @click.option("--output", metavar="PATH", help="Images: .png grid, .npz, or a folder for PNGs; text: .txt or .jsonl.")
@@ -194,9 +200,14 @@ def recipes() -> None:
 @cli.command()
 def samplers() -> None:
     """List the sampler presets and their arguments."""
-    registry = importlib.import_module("maskgen.samplers").SAMPLERS
-    rows = [(name, registry.summary(name), "  " + " ".join(registry.arguments(name))) for name in registry.names()]
-    _table([(name, f"{summary}\n{arguments}") for name, summary, arguments in rows])
+    module = importlib.import_module("maskgen.samplers")
+    kinds = (("tokens and text, by unmasking:", module.SAMPLERS), ("Gaussian processes:", module.FIELD_SAMPLERS))
+    for title, registry in kinds:
+        click.echo(title)
+        rows = [
+            (name, f"{registry.summary(name)}\n  {' '.join(registry.arguments(name))}") for name in registry.names()
+        ]
+        _table(rows)
 
 
 @cli.command()

@@ -26,7 +26,7 @@ from maskgen.predictions import NULL
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.patches import PatchTokenizer
 
-from .image_pipeline import ImagePipeline
+from .image_pipeline import Given, ImagePipeline
 from .pictures import check_writable
 from .pipeline import settings_of
 
@@ -148,7 +148,7 @@ def _samples(
     captions: CaptionTable | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     start = 0
-    for _, images in pipeline.draw(generator, num, labels, seed, BATCH, captions=captions):
+    for _, images in pipeline.draw(generator, num, labels, seed, BATCH, given=Given(captions)):
         rows = slice(start, start + len(images))
         yield images, labels[rows] if labels is not None else torch.full((len(images),), NULL)
         start = rows.stop

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from maskgen.errors import UserError
 from maskgen.generate import Generator
 from maskgen.predictions import NULL
 from maskgen.samplers.masked import OnStep
+from maskgen.tokenizers import ImageTokenizer
 
+from .edit import Edit, Picture
 from .pictures import to_pil
 from .pipeline import Pipeline, slices
 
@@ -36,6 +38,14 @@ class SampleOutput:
     tokens: Tensor
     pixels: Tensor
     prompts: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What samples are made from beside their class: captions, taken in turn, and a picture that is to be completed."""
+
+    captions: CaptionTable | None = None
+    edit: Edit | None = None
 
 
 class ImagePipeline(Pipeline):
@@ -90,6 +100,8 @@ class ImagePipeline(Pipeline):
         classes: Sequence[str | int] | str | None = None,
         *,
         prompts: Sequence[str] | str | None = None,
+        picture: Picture | None = None,
+        hole: str | Path | Tensor = "center",
         sampler: str | None = None,
         guidance: float | None = None,
         seed: int = 0,
@@ -103,6 +115,7 @@ class ImagePipeline(Pipeline):
             num: how many.
             classes: names or ids, taken in turn; None or `all` cycles over all.
             prompts: captions, taken in turn, or files of embedded ones (.npy, .safetensors); none is unconditional.
+            picture, hole: what is to be completed and where, see `Edit.of`; the rest of it stays as it is.
             sampler: a preset (`maskgen samplers`), the checkpoint's own by default.
             guidance: scale of classifier-free guidance, 1 is off.
             seed: of sample 0.
@@ -113,7 +126,8 @@ class ImagePipeline(Pipeline):
         generator = self.with_sampler(sampler, guidance, **arguments)
         labels = self.labels(classes, num)
         asked, captions = self.embed(prompts)
-        parts = list(self.draw(generator, num, labels, seed, batch_size, on_step, captions))
+        edit = None if picture is None else Edit.of(picture, hole, self.checkpoint.image_shape)
+        parts = list(self.draw(generator, num, labels, seed, batch_size, on_step, Given(captions, edit)))
         tokens, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
         each = [asked[index % len(asked)] for index in range(num)] if asked else None
         return SampleOutput(to_pil(pixels), None if labels is None else labels.tolist(), tokens, pixels, each)
@@ -172,20 +186,23 @@ class ImagePipeline(Pipeline):
         seed: int = 0,
         batch_size: int = 250,
         on_step: OnStep | None = None,
-        captions: CaptionTable | None = None,
+        given: Given = Given(),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens (B, L) and images (B, C, H, W) uint8 of `num` samples, batch by batch; captions are taken in turn.
+        """Tokens (B, L) and images (B, C, H, W) uint8 of `num` samples, batch by batch.
 
         Raises:
             UserError: num or batch_size below 1.
         """
         for rows in slices(num, batch_size):
             seeds = range(seed + rows.start, seed + rows.stop)
+            captions, edit = given.captions, given.edit
             index = torch.arange(rows.start, rows.stop)
             tokens = generator.tokens(
                 seeds,
                 None if labels is None else labels[rows],
+                None if edit is None else edit.known(cast(ImageTokenizer, generator.tokenizer), len(seeds)),
                 on_step=on_step,
                 captions=None if captions is None else captions.rows(index % len(captions)),
             )
-            yield tokens.cpu(), generator.decode(tokens)
+            images = generator.decode(tokens)
+            yield tokens.cpu(), images if edit is None else edit.paste(images)

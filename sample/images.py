@@ -22,6 +22,8 @@ def run(
     num: int = 40,
     classes: Sequence[str] = (),
     prompts: Sequence[str] = (),
+    picture: str | None = None,
+    hole: str = "center",
     seed: int = 0,
     output: str = "samples.png",
     animate: str | None = None,
@@ -47,8 +49,9 @@ def run(
             if film is not None:
                 recorder.add(x_t, done)
 
+        what: dict[str, Any] = {"prompts": prompts, "picture": picture, "hole": hole}
         result = pipeline(
-            num, list(classes) or None, prompts=prompts, seed=seed, batch_size=batch_size, on_step=on_step, **choices
+            num, list(classes) or None, **what, seed=seed, batch_size=batch_size, on_step=on_step, **choices
         )
     is_every_class = not classes or any(name.lower() == "all" for name in classes)
     n_kinds = len(pipeline.classes) if is_every_class else 0

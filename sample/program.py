@@ -16,7 +16,7 @@ from .pipeline import load
 from .text_pipeline import TextPipeline
 
 TEXT_ONLY = ("length", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "animate", "guidance")
+IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
@@ -34,6 +34,8 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     if chosen.get("prompts") and pipeline.checkpoint.recipe.captions is None:
         raise UserError(f"--prompt does not go with this checkpoint: {source} was trained without captions")
     chosen["output"] = chosen.get("output") or "samples.png"
+    if "hole" in chosen and "picture" not in chosen:
+        raise UserError(f"--hole {chosen['hole']} is of a picture: give --picture FILE")
     images.run(pipeline, **chosen)
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
 

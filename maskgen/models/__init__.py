@@ -13,15 +13,8 @@ MODELS: Registry[nn.Module] = Registry(
     "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width")
 )
 
-from maskgen.models import (  # noqa: E402 - they register themselves in MODELS
-    blockwise,  # noqa: F401
-    classifier,  # noqa: F401
-    dit,  # noqa: F401
-    maskgit,  # noqa: F401
-    mdlm,  # noqa: F401
-    mdt,  # noqa: F401
-    microdit,  # noqa: F401
-)
+# They register themselves in MODELS.
+from maskgen.models import blockwise, classifier, dit, maskgit, mdlm, mdt, microdit  # noqa: E402, F401
 
 
 def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
@@ -34,6 +35,11 @@ class PatchTokenizer(ImageTokenizer):
 
     def decode(self, tokens: Tensor) -> Tensor:
         return ((unpatchify(tokens, self.grid, self.size) + 1) / 2).clamp(0, 1)
+
+    def known(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """As `ImageTokenizer.known`, but pixel by pixel: a patch may be known in part."""
+        is_wanted = patchify(wanted.expand(images.shape), self.size)
+        return self.encode(images).masked_fill(is_wanted, torch.nan)
 
 
 def patchify(images: Tensor, size: int) -> Tensor:

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "deferred": {"type": "deferred", "depth": 1},
     "narrow mixer": {"type": "deferred", "depth": 1, "width": 16, "heads": 2},
     "maskdit": {"type": "maskdit", "depth": 1, "width": 16, "heads": 2},
+    "mdt": {"type": "mdt", "version": 1, "depth": 1},
 }
 every_switch = pytest.mark.parametrize("masking", SMALL.values(), ids=SMALL.keys())
 every_dropping_switch = pytest.mark.parametrize("masking", list(SMALL.values())[1:], ids=list(SMALL)[1:])
@@ -164,7 +165,7 @@ def test_masking_none_refuses_to_drop() -> None:
         network(SMALL["none"])(x_t, t, cond, subset=TokenSubset.draw(2, 16, 0.5, Rng.stream(0)))
 
 
-@every_switch
+@pytest.mark.parametrize("masking", [spec for spec in SMALL.values() if not SWITCHES.build(spec).fixed_grid], ids=str)
 def test_on_a_grid_of_twice_the_side_every_second_token_is_where_it_was(masking: dict[str, Any]) -> None:
     built, rows = network(masking), torch.arange(64).view(8, 8)[::2, ::2].flatten()
     before = built.positions.clone()
