@@ -114,3 +114,14 @@ def test_the_published_maskgit_at_512_pixels_differs_in_its_positions_alone() ->
         small, large = (MODELS.build(spec, vocab_size=1024, grid=(s, s), n_classes=1000) for s in (16, 32))
     difference = sum(p.numel() for p in large.parameters()) - sum(p.numel() for p in small.parameters())
     assert difference == (1024 - 256) * 768
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("dit", 675_129_632), ("mdtv2", 742_263_904), ("maskdit", 730_541_200 + 1152)],  # one row for "no class" more
+)
+def test_the_published_image_transformers_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}-xl"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
