@@ -54,15 +54,12 @@ def microdit(state: Mapping[str, Tensor], patch: int = 2) -> dict[str, Tensor]:
     Raises:
         UserError: a key that no MicroDiT has.
     """
-    ours: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name not in COMPUTED:
-            for key, tensor in _converted(name, value, state, patch):
-                ours[key] = tensor
-    return ours
+    named = ((name, value) for name, value in state.items() if name not in COMPUTED)
+    return dict(pair for name, value in named for pair in _converted(name, value, state, patch))
 
 
 def _converted(name: str, value: Tensor, state: Mapping[str, Tensor], patch: int) -> list[tuple[str, Tensor]]:
+    """Names and tensors here of one tensor there; none for what another one takes along."""
     key = _renamed(name)
     if name == "x_embedder.proj.weight":
         return [(key, value.flatten(1))]
