@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +28,9 @@ from torch import Tensor, nn
 
 from maskgen.hub import download, is_hub_id
 from maskgen.manifest import CheckpointError as CheckpointError
+from maskgen.manifest import checkpoints_in as checkpoints_in
 from maskgen.manifest import flush, free_space, sealed, stamps, verify, verify_seal
+from maskgen.manifest import newest_in as newest_in
 from maskgen.models import change_grid
 from maskgen.recipe import Recipe, parse_recipe
 from maskgen.shipped import INFO, zoo_names, zoo_path
@@ -38,7 +39,6 @@ from maskgen.tokenizers.text import TextTokenizer
 
 MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,12 @@ class Checkpoint:
     def image_shape(self) -> tuple[int, int, int]:
         channels, height, width = self.info["image_shape"]
         return channels, height, width
+
+    @property
+    def caption_shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption."""
+        length, width = self.info["caption_shape"]
+        return length, width
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
@@ -117,21 +123,10 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
     except CheckpointError:
         raise
+        _ = recipe.captions and checkpoint.caption_shape
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
-
-
-def checkpoints_in(directory: Path) -> list[Path]:
-    """The `checkpoint-N` of a run directory, lowest N first; half-written ones have another name."""
-    found = [(int(match[1]), path) for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def newest_in(directory: Path) -> Path | None:
-    """The last of `checkpoints_in`, None if there is none."""
-    found = checkpoints_in(directory)
-    return found[-1] if found else None
 
 
 def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
@@ -150,6 +145,8 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
     built_for = tuple(checkpoint.info.get("built_for", shape))
     derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if recipe.captions is not None:
+        derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
     if tokenizer is not None:
         first = tokenizer if built_for == shape else load_tokenizer(recipe, built_for, checkpoint.path)

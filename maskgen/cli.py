@@ -107,8 +107,16 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
 @click.option("--num", type=click.IntRange(1), help="Samples; default 40 images, 4 texts.")
 @click.option("--class", "classes", multiple=True, metavar="NAME|ID|all", help="Taken in turn; default all.")
 @click.option("--length", type=click.IntRange(1), help="Tokens of a text; default as in training.")
-@click.option("--prompt", metavar="TEXT", help="What a text begins with.")
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT", help="Captions, in turn; or what a text begins with."
+)
 @click.option("--infill", metavar="TEXT", help='A text with gaps, every _ a token: "In the ____ God created".')
+@click.option("--picture", metavar="FILE", help="An image to complete: see --hole.")
+@click.option(
+    "--hole",
+    metavar="WHERE",
+    help="Of --picture: center (default), border, left, right, top, bottom, x0,y0,x1,y1, a mask.",
+)
 @click.option("--show-steps", is_flag=True, help="Show the first text resolving.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i alone.")
 @click.option("--output", metavar="PATH", help="Images: .png grid, .npz, or a folder for PNGs; text: .txt or .jsonl.")
@@ -210,6 +218,19 @@ def runs(directory: str) -> None:
 
 
 @cli.command()
+@click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit"]))
+@click.argument("file")
+@click.option("--output", required=True, metavar="DIR", help="The checkpoint to be.")
+@click.option("--weights", type=click.Choice(["ema", "model"]), help="Which of the two that a training file holds.")
+def convert(layout: str, file: str, output: str, weights: str | None) -> None:
+    """Turn FILE, a public checkpoint (.pt or .safetensors) of DiT, MDTv2 or MaskDiT, into one of ours.
+
+    Nothing in the file is ever run: it is read as tensors and plain settings, or refused.
+    """
+    click.echo(_program("convert.program").run(layout, file, output, weights))
+
+
+@cli.command()
 def recipes() -> None:
     """List the shipped recipes."""
     _table([(name, shipped.recipe_summary(name)) for name in shipped.recipe_names()])
@@ -218,9 +239,14 @@ def recipes() -> None:
 @cli.command()
 def samplers() -> None:
     """List the sampler presets and their arguments."""
-    registry = importlib.import_module("maskgen.samplers").SAMPLERS
-    rows = [(name, registry.summary(name), "  " + " ".join(registry.arguments(name))) for name in registry.names()]
-    _table([(name, f"{summary}\n{arguments}") for name, summary, arguments in rows])
+    module = importlib.import_module("maskgen.samplers")
+    kinds = (("tokens and text, by unmasking:", module.SAMPLERS), ("Gaussian processes:", module.FIELD_SAMPLERS))
+    for title, registry in kinds:
+        click.echo(title)
+        rows = [
+            (name, f"{registry.summary(name)}\n  {' '.join(registry.arguments(name))}") for name in registry.names()
+        ]
+        _table(rows)
 
 
 @cli.command()

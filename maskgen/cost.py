@@ -43,7 +43,8 @@ class Subject:
     Attributes:
         shape: of a sample: tokens (L,) or (L, D), an image (C, H, W).
         vocab_size: of tokens (L,), else 0.
-        n_classes: 0 where nothing is conditioned on.
+        n_classes: 0 without labels.
+        caption_shape: (S, C) of embedded captions, None without.
     """
 
     network: nn.Module
@@ -51,6 +52,7 @@ class Subject:
     shape: tuple[int, ...]
     vocab_size: int = 0
     n_classes: int = 0
+    caption_shape: tuple[int, int] | None = None
 
     def batch(self, n: int, device: torch.device | str) -> Batch:
         """n random samples on a device."""
@@ -60,6 +62,8 @@ class Subject:
         else:
             x_0 = rng.uniform((n, *self.shape)).float()
         labels = (rng.uniform((n,)) * self.n_classes).long().to(device)
+        if self.caption_shape is not None:
+            return Batch(x_0.to(device), Condition(labels, torch.zeros(n, *self.caption_shape, device=device)))
         return Batch(x_0.to(device), Condition(labels) if self.n_classes else None)
 
 
@@ -74,13 +78,21 @@ class Macs:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
-def subject(recipe: Recipe, tokenizer: Any = None, *, n_classes: int = 0, length: int = 0) -> Subject:
+def subject(
+    recipe: Recipe,
+    tokenizer: Any = None,
+    *,
+    n_classes: int = 0,
+    length: int = 0,
+    caption_shape: tuple[int, int] | None = None,
+) -> Subject:
     """What a recipe trains, on the default device, without looking at its data.
 
     Args:
         tokenizer: of a generator; or anything with its `vocab_size`, and for images `grid` and `token_width`.
         n_classes: of images.
         length: tokens in a row of text.
+        caption_shape: (S, C) of an embedded caption, for a recipe with captions.
     """
     recipe = anywhere(recipe)
     if recipe.is_text:
@@ -95,8 +107,11 @@ def subject(recipe: Recipe, tokenizer: Any = None, *, n_classes: int = 0, length
         return Subject(recipe.build_model(**derived), recipe.build_objective(), shape, n_classes=n_classes)
     width, tokens = getattr(tokenizer, "token_width", 0), (tokenizer.grid[0] * tokenizer.grid[1],)
     derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid, "token_width": width}
+    if caption_shape is not None:
+        derived["caption_width"] = caption_shape[1]
     network, objective = recipe.build_model(**derived), recipe.build_objective(tokenizer.vocab_size)
-    return Subject(network, objective, (*tokens, width) if width else tokens, tokenizer.vocab_size, n_classes)
+    sample = (*tokens, width) if width else tokens
+    return Subject(network, objective, sample, tokenizer.vocab_size, n_classes, caption_shape)
 
 
 def count(what: Subject, keep_ratio: float = 1.0) -> Macs:

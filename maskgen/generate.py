@@ -13,7 +13,7 @@ from maskgen.errors import UserError
 from maskgen.eval.features import to_uint8
 from maskgen.fields import Preconditioned
 from maskgen.guidance import Guidance
-from maskgen.predictions import Condition
+from maskgen.predictions import NULL, Condition
 from maskgen.processes import Gaussian
 from maskgen.rng import Rng
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
@@ -54,6 +54,7 @@ class Generator:
         labels: Tensor | None = None,
         known: Tensor | None = None,
         on_step: OnStep | None = None,
+        captions: Tensor | None = None,
     ) -> Tensor:
         """(B, L) int64, or (B, L, D) float, one row a seed.
 
@@ -62,11 +63,12 @@ class Generator:
             labels: (B,) int64, None for a network without classes.
             known: (B, L) int64 with given tokens, -1 where one is wanted; (B, L, D) float with NaN there.
             on_step: watches the sampler.
+            captions: (B, S, C), embedded.
 
         Raises:
             UserError: known text that the network cannot take account of.
         """
-        cond = None if labels is None else Condition(labels.to(self.device))
+        cond = self._condition(len(seeds), labels, captions)
         known = None if known is None else known.to(self.device)
         if self.process is not None:
             return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
@@ -80,6 +82,12 @@ class Generator:
         denoise, sampler = self.guidance.bind(denoiser, cond), self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
         return sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+
+    def _condition(self, n: int, labels: Tensor | None, captions: Tensor | None) -> Condition | None:
+        if labels is None and captions is None:
+            return None
+        labels = torch.full((n,), NULL) if labels is None else labels
+        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device))
 
     def _field(
         self, process: Gaussian, rng: Rng, cond: Condition | None, known: Tensor | None, on_step: OnStep | None
@@ -121,9 +129,15 @@ class Generator:
         assert isinstance(self.tokenizer, ImageTokenizer)
         return to_uint8(self.tokenizer.decode(tokens)).cpu()
 
-    def images(self, seeds: Sequence[int], labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    def images(
+        self,
+        seeds: Sequence[int],
+        labels: Tensor | None = None,
+        known: Tensor | None = None,
+        captions: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) uint8 on the CPU, one a seed."""
-        return self.decode(self.tokens(seeds, labels, known))
+        return self.decode(self.tokens(seeds, labels, known, captions=captions))
 
     def texts(self, tokens: Tensor) -> list[str]:
         """Tokens (B, L) -> a text each, `_` where one is still masked."""

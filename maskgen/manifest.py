@@ -1,10 +1,11 @@
-"""What a checkpoint's files must be: sizes and hashes, taken when they are written and held against them when read."""
+"""Checkpoints as files: where they are, sizes and hashes taken when they are written and held against them when read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,21 @@ from maskgen.errors import DiskFull, UserError
 
 class CheckpointError(UserError):
     """A checkpoint that is not there, incomplete or altered; the message names the file."""
+
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The `checkpoint-N` of a run directory, lowest N first; half-written ones have another name."""
+    found = [(int(match[1]), path) for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def newest_in(directory: Path) -> Path | None:
+    """The last of `checkpoints_in`, None if there is none."""
+    found = checkpoints_in(directory)
+    return found[-1] if found else None
 
 
 def stamp(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
+from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
 from maskgen.guidance import Guidance
@@ -52,6 +53,7 @@ class Recipe(BaseModel):
     seed: int = 0
     data: str | dict[str, Any]
     tokenizer: str | dict[str, Any] | None = None
+    captions: CaptionSettings | None = None
     process: str | dict[str, Any] = "absorbing"
     model: str | dict[str, Any] | None = None
     objective: str | dict[str, Any]
@@ -240,7 +242,9 @@ def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
         return Phase
     if "keep_best" in loc[:-1]:
         return Best
-    sections: dict[str, type[BaseModel]] = {"train": TrainSettings, "guidance": GuidanceSettings}
+    sections: dict[str, type[BaseModel]] = {
+        "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings
+    }  # fmt: skip
     return sections.get(str(loc[0]), Recipe) if len(loc) > 1 else Recipe
 
 

@@ -21,6 +21,8 @@ def check_together(recipe: Recipe) -> None:
     """What no part can know alone: a key that another makes useless or impossible."""
     is_generator = recipe.task == "generator"
     _check_kinds(recipe)
+    if recipe.captions is not None:
+        _check_captions(recipe)
     # Its values do not depend on how many tokens there are.
     objective = recipe.build_objective(vocab_size=0 if recipe.is_continuous else 2)
     if is_generator and recipe.train.flip and not recipe.is_continuous:
@@ -86,6 +88,16 @@ def _check_kinds(recipe: Recipe) -> None:
         raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
 
 
+def _check_captions(recipe: Recipe) -> None:
+    """Whether there are captions to be embedded, and a network that takes them."""
+    data = DATASETS.check(recipe.data, "data")[0]
+    if not getattr(DATASETS.get(data), "has_captions", False):
+        raise RecipeError(f"captions: {data} has none; take data captioned_folder, or leave the key out")
+    model = "" if recipe.model is None else MODELS.check(recipe.model)[0]
+    if not model or "caption_width" not in inspect.signature(MODELS.get(model)).parameters:
+        raise RecipeError(f"captions: {model or 'a tokenizer'} takes none; take model microdit, or leave the key out")
+
+
 def _check_objective(recipe: Recipe) -> None:
     """Keys that only some objectives of a generator heed."""
     model, arguments = MODELS.check(recipe.model or "")
@@ -118,10 +130,10 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
     process, objective = cast(Gaussian, recipe.build_process(0)), recipe.build_objective(0)
     if masking.reconstructs and process.target == "eps" and getattr(objective, "reconstruction_weight", 0):
         raise RecipeError(
-            "process.target: eps says nothing of x_0 where noise is all there is, which maskdit's reconstruction needs; "
-            "use edm, v, flow or x_0, or objective.reconstruction_weight 0"
+            "process.target: eps says nothing of x_0 where all is noise, which maskdit's reconstruction needs; use "
+            "edm, v, flow or x_0, or objective.reconstruction_weight 0"
         )
-    if MODELS.check(recipe.model or "")[1].get("has_variance") and not process.steps:
+    if arguments.get("has_variance") and not process.steps:
         raise RecipeError("model.has_variance: true needs discrete times; set process.steps, or leave it out")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from tqdm import tqdm
 
 from maskgen.checkpoint import Checkpoint, load_model, read_checkpoint
+from maskgen.data.captions import CaptionTable, embedded
 from maskgen.data.images import ImageSplit
 from maskgen.data.loader import in_order
 from maskgen.devices import pick_device
@@ -23,8 +24,9 @@ from maskgen.eval.fidelity import CodebookUse, ImageResult, ImageScore, compare
 from maskgen.eval.report import Entry, Report, publish
 from maskgen.predictions import NULL
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.patches import PatchTokenizer
 
-from .image_pipeline import ImagePipeline
+from .image_pipeline import Given, ImagePipeline
 from .pictures import check_writable
 from .pipeline import settings_of
 
@@ -93,12 +95,17 @@ def _report(
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(device)
         restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
         return Report(distance(restored, "reconstructions"), floor, others=others)
-    restored, others = _reconstruct(
-        cast(ImageTokenizer, pipeline.generator.tokenizer), test, extractor, len(data.classes), device
-    )
+    coder, others = cast(ImageTokenizer, pipeline.generator.tokenizer), list[Entry]()
+    rebuilt: ImageResult | None = None
+    if not isinstance(coder, PatchTokenizer):  # patches lose nothing
+        rebuilt, others = _reconstruct(coder, test, extractor, len(data.classes), device)
     clock = _Stopwatch()
     labels = pipeline.labels(None, num)
-    batches = clock.timed(_samples(pipeline, generator, num, labels, seed))
+    captions = None
+    if checkpoint.recipe.captions is not None:
+        table, (of_test, _) = embedded([test, train], checkpoint.recipe.captions, device=device)
+        captions = replace(table, numbers=of_test)
+    batches = clock.timed(_samples(pipeline, generator, num, labels, seed, captions))
     samples = _score(extractor, len(data.classes), tqdm(batches, "samples", -(-num // BATCH), disable=None))
     settings = {"checkpoint": source, "step": checkpoint.step, **settings_of(generator)}
     made: dict[str, Any] = {"seed": seed, "sampler": settings}
@@ -111,7 +118,7 @@ def _report(
     return Report(
         distance(samples, "samples", **made),
         floor,
-        distance(restored, "tokenizer reconstructions of test images"),
+        None if rebuilt is None else distance(rebuilt, "tokenizer reconstructions of test images"),
         others,
     )
 
@@ -133,10 +140,15 @@ class _Stopwatch:
 
 
 def _samples(
-    pipeline: ImagePipeline, generator: Any, num: int, labels: Tensor | None, seed: int
+    pipeline: ImagePipeline,
+    generator: Any,
+    num: int,
+    labels: Tensor | None,
+    seed: int,
+    captions: CaptionTable | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     start = 0
-    for _, images in pipeline.draw(generator, num, labels, seed, BATCH):
+    for _, images in pipeline.draw(generator, num, labels, seed, BATCH, given=Given(captions)):
         rows = slice(start, start + len(images))
         yield images, labels[rows] if labels is not None else torch.full((len(images),), NULL)
         start = rows.stop
@@ -167,15 +179,14 @@ def _reconstruct(
     for images, labels in _split(test, "reconstructions"):
         tokens = tokenizer.encode(to_float(images).to(device))
         restored = to_uint8(tokenizer.decode(tokens)).cpu()
-        use.update(tokens)
+        if not tokenizer.is_continuous:
+            use.update(tokens)
         score.update(restored, labels)
         signal.update(to_float(restored).double(), to_float(images).double())
     n, of = len(test), "tokenizer reconstructions"
-    entries = [
-        Entry("psnr", of, float(signal.compute()), n),
-        Entry("codes_used", of, use.share_used, n),
-        Entry("code_perplexity", of, use.perplexity, n),
-    ]
+    entries = [Entry("psnr", of, float(signal.compute()), n)]
+    if not tokenizer.is_continuous:
+        entries += [Entry("codes_used", of, use.share_used, n), Entry("code_perplexity", of, use.perplexity, n)]
     return score.result(), entries
 
 

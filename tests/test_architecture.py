@@ -36,7 +36,7 @@ LAYERS = [
         "maskgen.budget",
         "maskgen.manifest",
     ],
-    ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.weights"],
+    ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.encoders", "maskgen.weights"],
     ["maskgen.fields"],
     ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
     ["maskgen.eval"],

@@ -107,3 +107,26 @@ def test_sampler_rows_are_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert second["ancestral, steps 2"]["evaluations"] <= 2
     with pytest.raises(UserError, match="choose another --output"):
         run(monkeypatch, "samplers", *call, "--num", "3", "--steps", "2")
+
+
+def test_a_step_of_mdt_is_timed_and_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "step.json"
+    run(monkeypatch, "mdt_step", "--size", "tiny", "--batch-size", "2", "--repeats", "2", "--output", output)
+    found = json.loads(output.read_text())
+    assert set(found["seconds"]) == {"maskgen", "matrix product"}
+    assert found["gflop"] == pytest.approx(found["gflops"] * found["seconds"]["maskgen"][0])
+    assert "ratio" not in found  # nothing to hold it against
+
+
+def test_dropping_tokens_saves_what_its_products_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "deferred.json"
+    small = ["--width", "32", "--heads", "2", "--depth", "2", "--tokens", "16", "--rows-of-256", "1", "--repeats", "1"]
+    run(monkeypatch, "deferred", *small, "--keep", "0.5", "0.25", "--mixer", "0.1", "0.5", "--output", output)
+    rows = json.loads(output.read_text())["rows"]
+    light, heavy = ([row for row in rows if row["mixer_width"] == width] for width in (16, 32))
+    for half, quarter, plain in (light, heavy):
+        assert (half["arm"], quarter["arm"], plain["arm"]) == ("keep 0.5", "keep 0.25", "plain")
+        assert 1 < half["of_macs"] < quarter["of_macs"]
+        assert plain["of_macs"] == pytest.approx(1 + plain["mixer"], abs=2e-3)
+    assert light[1]["of_macs"] > heavy[1]["of_macs"]  # a mixer that costs more leaves less to save
+    assert heavy[0]["beats_plain_by_macs"] < light[0]["beats_plain_by_macs"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +14,11 @@ from maskgen.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subje
 from maskgen.errors import UserError
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
 from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.latent import KLTokenizer
 
 COMPARED = (0.75, 0.5, 0.25)
 """Keep ratios in every table of a recipe that can drop tokens."""
 
-
-FACTOR = 8
-"""Image sides over latent sides of an autoencoder that is not here: Stable Diffusion's, as of most others."""
 
 TIMED = 300_000_000
 """Larger networks are not built for real: weights and gradients would take gigabytes."""
@@ -90,14 +87,18 @@ def brief(cost: Cost) -> str:
     return f"a sample's forward pass: {', '.join(parts)}; the whole training {cost.flops:.3g} FLOPs"
 
 
-def cost_of_parts(recipe: Recipe, tokenizer: Any, n_classes: int, length: int) -> Cost:
+def cost_of_parts(
+    recipe: Recipe, tokenizer: Any, n_classes: int, length: int, caption_shape: tuple[int, int] | None = None
+) -> Cost:
     """The cost of a run whose tokenizer and data are at hand."""
     subjects = {}
     with torch.device("meta"):
         for resolution in dict.fromkeys((None, *(phase.resolution for phase in recipe.train.phases))):
             sized = recipe.at(resolution)
             at_size = tokenizer if resolution is None else load_tokenizer(sized, sized.image_shape())
-            subjects[resolution] = subject(sized, at_size, n_classes=n_classes, length=length)
+            subjects[resolution] = subject(
+                sized, at_size, n_classes=n_classes, length=length, caption_shape=caption_shape
+            )
     return cost_of(recipe.train, subjects)
 
 
@@ -112,7 +113,8 @@ def _subject(recipe: Recipe, assumed: Assumed) -> Subject:
         return subject(recipe, tokenizer, length=recipe.row_length())
     tokenizer = _image_tokenizer(recipe, assumed) if recipe.task == "generator" else None
     n_classes = _classes(recipe) if assumed.n_classes is None else assumed.n_classes
-    return subject(recipe, tokenizer, n_classes=n_classes)
+    caption_shape = None if recipe.captions is None else recipe.captions.shape()
+    return subject(recipe, tokenizer, n_classes=n_classes, caption_shape=caption_shape)
 
 
 def _text_tokenizer(recipe: Recipe) -> Any:
@@ -128,9 +130,8 @@ def _image_tokenizer(recipe: Recipe, assumed: Assumed) -> Any:
     shape = recipe.image_shape()
     if recipe.tokenizer_source is None:
         name, arguments = TOKENIZERS.check(recipe.tokenizer or "")
-        if name == "autoencoder_kl" and not Path(arguments["source"]).expanduser().is_dir():
-            patch, side = arguments.get("patch", 1), (shape[1] // FACTOR, shape[2] // FACTOR)
-            return Unseen(0, (side[0] // patch, side[1] // patch), assumed.latent_channels * patch**2)
+        if name == "autoencoder_kl":  # its weights may be on the hub
+            return Unseen(**KLTokenizer.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels))
         return recipe.build_tokenizer(shape)
     try:
         with torch.device("cpu"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ def decayed(module: nn.Module) -> set[str]:
     names = set()
     for prefix, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
-            if parameter.ndim > 1 and not isinstance(part, _PLAIN) and name != "positions":
+            if parameter.ndim > 1 and not isinstance(part, _PLAIN) and not name.endswith("positions"):
                 names.add(f"{prefix}.{name}" if prefix else name)
     return names
 
@@ -82,7 +83,9 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     """AdamW or Muon; weight decay for matrices only, Muon's steps for those of the transformer's blocks."""
     matrices = decayed(module)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parts = {name: _n_parts(name, p) if settings.optimizer == "muon" else 0 for name, p in named.items()}
+    parts = {
+        name: _n_parts(name, p) if settings.optimizer == "muon" and name in matrices else 0 for name, p in named.items()
+    }
     groups = []
     for n_parts, is_decayed in ((1, True), (3, True), (0, True), (0, False)):
         params = [p for name, p in named.items() if parts[name] == n_parts and (name in matrices) == is_decayed]
@@ -95,6 +98,6 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
 
 def _n_parts(name: str, parameter: Tensor) -> int:
     """How many matrices a parameter of a transformer's block holds, 0 if it is none or modulates."""
-    if "blocks." not in name or parameter.ndim != 2 or "modulation" in name:
+    if not re.search(r"blocks?\.", name) or parameter.ndim != 2 or "modulation" in name:
         return 0
     return 3 if name.endswith("qkv.weight") else 1

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maskgen.checkpoint import TOKENIZER, load_tokenizer
 from maskgen.data.cache import token_data
+from maskgen.data.captions import CaptionedRows, CaptionTable, embedded
 from maskgen.data.images import ImageSource, SplitName
 from maskgen.data.latents import latent_data
 from maskgen.data.loader import Rows, flip
@@ -37,6 +38,7 @@ class Parts:
     """Everything a run is made of; `held_out` is what it is validated on.
 
     `built_for` is the image shape whose grid the network was built with; data and tokenizer may be of another.
+    `captions` are those of all images; `train` and `held_out` are then `CaptionedRows`.
     """
 
     source: ImageSource | TextSource
@@ -47,6 +49,7 @@ class Parts:
     held_out: Rows
     to_batch: ToBatch
     built_for: tuple[int, int, int] | None = None
+    captions: CaptionTable | None = None
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must know of the data."""
@@ -54,6 +57,9 @@ class Parts:
             shapes: dict[str, Any] = {"image_shape": list(self.source.image_shape)}
             if self.built_for is not None and self.built_for != self.source.image_shape:
                 shapes["built_for"] = list(self.built_for)
+            if self.captions is not None:
+                shapes["caption_shape"] = [self.captions.length, self.captions.width]
+                shapes["caption_encoder"] = self.captions.encoder
             return {"classes": list(self.source.classes), **shapes}
         return {"classes": [], "length": self.source.length}
 
@@ -66,7 +72,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
     shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
     train: Rows = source.split("train")
     test: Rows = source.split("test")
-    tokenizer = None
+    tokenizer = captions = None
     if recipe.task == "tokenizer":
         module: nn.Module = recipe.build_tokenizer(shape)
         if not any(p.requires_grad for p in module.parameters()):
@@ -76,12 +82,17 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         module, objective = recipe.build_model(n_classes=n_classes, image_shape=shape), recipe.build_objective()
     else:
         tokenizer, train, test = _tokens(recipe, source, accelerator, directory)
-        module = recipe.build_model(n_classes=n_classes, image_shape=shape, **tokenizer.sizes())
+        if recipe.captions is not None:
+            captions, train, test = _captions(recipe, source, train, test, accelerator)
+        caption_width = 0 if captions is None else captions.width
+        module = recipe.build_model(
+            n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
+        )
         objective = recipe.build_objective(tokenizer.vocab_size)
         if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
-    to_batch = _to_batch(recipe, tokenizer, source, device)
-    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch, shape)
+    to_batch = _to_batch(recipe, tokenizer, source, device, captions)
+    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch, shape, captions)
 
 
 def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelerator: Accelerator) -> Parts:
@@ -98,7 +109,9 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     source = sized.build_data()
     tokenizer, train, test = _tokens(sized, source, accelerator, None)
     change_grid(parts.module, tokenizer.grid)
-    to_batch = _to_batch(sized, tokenizer, source, accelerator.device)
+    if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
+        train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
+    to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
     return replace(parts, source=source, tokenizer=tokenizer, train=train, held_out=test, to_batch=to_batch)
 
 
@@ -121,6 +134,8 @@ def _tokens(
     """The tokenizer of an image generator, and what it is trained on: tokens, moments of latents, or images."""
     tokenizer = load_tokenizer(recipe, source.image_shape, directory).to(accelerator.device)
     options: dict[str, Any] = {"device": accelerator.device, "progress": accelerator.is_main_process}
+    train: Rows
+    test: Rows
     with accelerator.local_main_process_first():
         if isinstance(tokenizer, KLTokenizer):
             options["has_flips"] = recipe.train.flip
@@ -130,6 +145,19 @@ def _tokens(
         else:
             train, test = (token_data(source.split(name), tokenizer, **options) for name in SPLITS)
     return tokenizer, train, test
+
+
+def _captions(
+    recipe: Recipe, source: ImageSource, train: Rows, test: Rows, accelerator: Accelerator
+) -> tuple[CaptionTable, Rows, Rows]:
+    """Embedded captions, and both sets of rows with the numbers of theirs."""
+    assert recipe.captions is not None
+    splits = [source.split(name) for name in SPLITS]
+    with accelerator.local_main_process_first():
+        table, (of_train, of_test) = embedded(
+            splits, recipe.captions, device=accelerator.device, progress=accelerator.is_main_process
+        )
+    return table, CaptionedRows(train, of_train), CaptionedRows(test, of_test)
 
 
 def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None) -> Parts:
@@ -162,7 +190,13 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     return tokenizer
 
 
-def _to_batch(recipe: Recipe, tokenizer: ImageTokenizer | None, source: ImageSource, device: torch.device) -> ToBatch:
+def _to_batch(
+    recipe: Recipe,
+    tokenizer: ImageTokenizer | None,
+    source: ImageSource,
+    device: torch.device,
+    captions: CaptionTable | None,
+) -> ToBatch:
     """From rows of a data set, images (B, C, H, W) uint8, tokens (B, L) or moments of latents, to a Batch."""
     has_labels, is_flipped = bool(source.classes), recipe.train.flip
 
@@ -175,8 +209,14 @@ def _to_batch(recipe: Recipe, tokenizer: ImageTokenizer | None, source: ImageSou
         images = flip(to_float(rows), rng.fork("flip")) if is_flipped else to_float(rows)
         return images if tokenizer is None else tokenizer.encode(images)
 
+    def to_condition(labels: Tensor) -> Condition | None:
+        if captions is not None:
+            labels, numbers = labels.unbind(1)
+            return Condition(labels.to(device), captions.rows(numbers).to(device))
+        return Condition(labels.to(device)) if has_labels else None
+
     def convert(rows: Tensor, labels: Tensor, rng: Rng) -> Batch:
-        return Batch(to_x_0(rows.to(device), rng), Condition(labels.to(device)) if has_labels else None)
+        return Batch(to_x_0(rows.to(device), rng), to_condition(labels))
 
     return convert
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from maskgen import __version__
 from maskgen.budget import Stretch, plan, stretch_at
 from maskgen.checkpoint import newest_in
 from maskgen.cost import TRAINING, Cost, matmul_peak
+from maskgen.data.captions import CaptionedRows
 from maskgen.data.images import ImageSource
 from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.errors import DiskFull, Diverged, OutOfMemory, UserError
@@ -123,6 +124,14 @@ class Run:
         newest = newest_in(self.directory)
         return "the beginning" if newest is None else newest.name
 
+    def _cost(self) -> Cost:
+        source, length = self.parts.source, 0
+        if not isinstance(source, ImageSource):
+            length = source.length
+        captions = self.parts.captions
+        caption_shape = None if captions is None else (captions.length, captions.width)
+        return cost_of_parts(self.recipe, self.parts.tokenizer, len(source.classes), length, caption_shape)
+
     def _enter(self, stretch: Stretch) -> None:
         """Data of a phase, from the loop's step on; the network on its grid."""
         self.parts = at_resolution(self.parts, self.recipe, stretch.resolution, self.loop.accelerator)
@@ -223,12 +232,6 @@ class Run:
         write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
         self.outside.status.write("running", step, info["validation"])
 
-    def _cost(self) -> Cost:
-        source, length = self.parts.source, 0
-        if not isinstance(source, ImageSource):
-            length = source.length
-        return cost_of_parts(self.recipe, self.parts.tokenizer, len(source.classes), length)
-
     def _validate(self, module: nn.Module) -> dict[str, float]:
         """Means over held-out rows; nothing where a stop cut them short."""
         accelerator, held_out = self.loop.accelerator, self.parts.held_out
@@ -256,7 +259,10 @@ class Run:
             if recipe.is_text:
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
-                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes))
+                captions = parts.captions
+                if captions is not None and isinstance(parts.held_out, CaptionedRows):
+                    captions = replace(captions, numbers=parts.held_out.numbers)
+                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes), captions)
         elif isinstance(module, ImageTokenizer):
             images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
             preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ class ImageSource(ABC):
     """A data set with a train and a test split, each loaded when it is first asked for."""
 
     name: str
+    has_captions: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._splits: dict[str, ImageSplit] = {}

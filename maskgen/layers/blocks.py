@@ -118,18 +118,22 @@ class AdaBlock(nn.Module):
 
 
 class AdaHead(nn.Module):
-    """DiT's last layer: LayerNorm with shift and scale from a condition, then Linear; both layers start at zero."""
+    """DiT's last layer: LayerNorm with shift and scale from a condition, then Linear; both layers start at zero.
 
-    def __init__(self, width: int, n_out: int, cond_width: int | None = None) -> None:
+    With `has_scale` the norm has a weight of its own too (MicroDiT).
+    """
+
+    def __init__(self, width: int, n_out: int, cond_width: int | None = None, has_scale: bool = False) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=has_scale, bias=False)
         self.modulation = nn.Linear(cond_width or width, 2 * width)
         self.out = nn.Linear(width, n_out)
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """x (B, L, D), hidden (B, C) -> (B, L, n_out)."""
         shift, scale = self.modulation(hidden)[:, None].chunk(2, -1)
-        return self.out(modulate(self.norm(x), shift, scale))
+        answer: Tensor = self.out(modulate(self.norm(x), shift, scale))
+        return answer
 
 
 class TextBlock(nn.Module):

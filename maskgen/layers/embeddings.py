@@ -40,6 +40,11 @@ def sincos_2d(grid: tuple[int, int], width: int, spacing: tuple[float, float] = 
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).float()
 
 
+def sincos_over(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
+    """(h w, D): `sincos_2d` of the tokens of `grid`, spread over the picture that `base_grid` covers."""
+    return sincos_2d(grid, width, (base_grid[0] / grid[0], base_grid[1] / grid[1]))
+
+
 def rotation_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     """(..., dim / 2) complex64: rotary angles of the places `positions` (...) in a text (arXiv 2104.09864).
 
@@ -73,14 +78,16 @@ class LabelEmbedding(nn.Embedding):
 class TimeEmbedding(nn.Module):
     """t (B,) -> (B, D): cosines and sines of scale * t, then Linear - SiLU - Linear (DiT, arXiv 2212.09748).
 
-    The default scale is for t in [0, 1]; networks of a Gaussian process are told its c_noise and take 1.
+    The default scale is for t in [0, 1]; networks of a Gaussian process are told its c_noise and take 1. MicroDiT has a
+    GELU for SiLU, its tanh form: `gelu`.
     """
 
-    def __init__(self, width: int, n_frequencies: int = 256, scale: float = 1000.0) -> None:
+    def __init__(self, width: int, n_frequencies: int = 256, scale: float = 1000.0, gelu: bool = False) -> None:
         super().__init__()
         self.n_frequencies = n_frequencies
         self.scale = scale
-        self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        activation = nn.GELU("tanh") if gelu else nn.SiLU()
+        self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), activation, nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         half = self.n_frequencies // 2

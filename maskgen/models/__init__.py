@@ -10,10 +10,11 @@ from maskgen.errors import UserError
 from maskgen.registry import Registry
 
 MODELS: Registry[nn.Module] = Registry(
-    "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape")
+    "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width")
 )
 
-from maskgen.models import blockwise, classifier, dit, maskgit, mdlm  # noqa: E402, F401 - they register themselves in MODELS
+# They register themselves in MODELS.
+from maskgen.models import blockwise, classifier, dit, maskgit, mdlm, mdt, microdit  # noqa: E402, F401
 
 
 def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:

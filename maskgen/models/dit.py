@@ -20,8 +20,8 @@ from maskgen.subset import TokenSubset
 class DiT(nn.Module):
     """Tokens (B, L, D) of a Gaussian process -> Field (Peebles and Xie, arXiv 2212.09748).
 
-    One backbone for DiT, naive and deferred masking, MaskDiT and MDT: `masking` says which. Published sizes: S 384 x 12,
-    6 heads; B 768 x 12, 12; L 1024 x 24, 16; XL 1152 x 28, 16.
+    One backbone for DiT, naive and deferred masking, MaskDiT and MDT: `masking` says which. Published sizes, width x
+    depth, heads: S 384 x 12, 6; B 768 x 12, 12; L 1024 x 24, 16; XL 1152 x 28, 16.
 
     Args:
         token_width: numbers a token has.
@@ -73,11 +73,8 @@ class DiT(nn.Module):
         init_trunk(self.trunk)
         nn.init.xavier_uniform_(self.embedding.weight)
         nn.init.zeros_(self.embedding.bias)
-        tables = [self.time.mlp[0].weight, self.time.mlp[2].weight, *(self.labels.parameters() if self.labels else ())]
-        for table in tables:
-            nn.init.normal_(table, std=0.02)
-        for layer in (self.time.mlp[0], self.time.mlp[2]):
-            nn.init.zeros_(layer.bias)
+        for parameter in [*self.time.parameters(), *(self.labels.parameters() if self.labels is not None else ())]:
+            nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Tokens will come from another grid of the same picture: positions are spread over it.

@@ -89,7 +89,8 @@ class PlainTrunk(Trunk):
             x = subset.gather(x)
         for block in self.blocks:
             x = block(x, hidden)
-        return self.head(x, hidden)
+        answer: Tensor = self.head(x, hidden)
+        return answer
 
 
 @SWITCHES.register("none")
@@ -198,7 +199,8 @@ class MaskDiTTrunk(Trunk):
         x = x + self.decoder_positions
         for block in self.decoder_blocks:
             x = block(x, hidden)
-        return self.head(x, hidden)
+        answer: Tensor = self.head(x, hidden)
+        return answer
 
 
 @SWITCHES.register("maskdit")

@@ -124,19 +124,20 @@ class FieldSampler:
             spacing = "karras" if is_in_sigma else "trailing"
         if spacing == "karras":
             return self._karras(process, n)
-        n_train = process.steps or 1000
+        n_train, (low, high) = process.steps or 1000, self._range(process)
         if spacing == "trailing":
-            t = 1 - n / self.steps
+            t = high * (1 - n / self.steps)
         elif spacing == "leading":
             t = (n.flip(0) * (n_train // self.steps) + 1) / n_train
         else:
             t = (torch.linspace(0, n_train - 1, self.steps, dtype=torch.float64).round().flip(0) + 1) / n_train
-        low, high = self._range(process)
         t = t.clamp(low, high)
         return t, process.schedule.alpha(t)
 
     def _karras(self, process: Gaussian, n: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (float((1 / process.snr(torch.tensor(end))).sqrt()) for end in self._range(process))
+        low, high = (
+            float((1 / process.snr(torch.tensor(end, dtype=torch.float64))).sqrt()) for end in self._range(process)
+        )
         low, high = max(low, self.sigma_min), min(high, self.sigma_max)
         ends = high ** (1 / self.rho), low ** (1 / self.rho)
         sigma = (ends[0] + n / max(self.steps - 1, 1) * (ends[1] - ends[0])) ** self.rho
@@ -151,7 +152,7 @@ class FieldSampler:
         if process.target == "edm":
             return least, most
         needs_signal = self._solver_for(process) in ("dpm", "heun", "euler") or process.target == "eps"
-        return low, min(most, 1.0) if needs_signal and float(process.snr(torch.tensor(1.0))) == 0 else 1.0
+        return low, min(most, 1.0) if needs_signal and float(process.snr(torch.ones(1))) == 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.registry import Registry
@@ -51,6 +52,17 @@ class ImageTokenizer(nn.Module):
     @abstractmethod
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, L) int64, or (B, L, D) float -> (B, C, H, W) float in [0, 1]."""
+
+    def known(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """What is given of images of which a part is wanted, as samplers take it: -1, or NaN, in tokens that are wanted.
+
+        Images (B, C, H, W) in [0, 1], wanted (B, 1, H, W) bool; a token is wanted if any of its pixels is.
+        """
+        tokens = self.encode(images)
+        is_wanted = F.adaptive_max_pool2d(wanted.float(), self.grid).flatten(1).bool()  # (B, L)
+        if self.is_continuous:
+            return tokens.masked_fill(is_wanted[..., None], torch.nan)
+        return tokens.masked_fill(is_wanted, -1)
 
     def forward(self, images: Tensor) -> Reconstructed:
         """A training pass; only tokenizers that learn have one."""

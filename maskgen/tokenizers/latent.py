@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -110,6 +112,23 @@ class KLTokenizer(_DiffusersTokenizer):
         self.source, self.patch = source, patch
         self.token_width = self.net.config.latent_channels * patch**2
         self.grid = (self.grid[0] // patch, self.grid[1] // patch)
+
+    @classmethod
+    def sizes_of(
+        cls,
+        image_shape: tuple[int, int, int],
+        source: str,
+        subfolder: str = "",
+        patch: int = 1,
+        latent_channels: int = 4,
+    ) -> dict[str, Any]:
+        """`sizes` without the weights: of an autoencoder in a folder, else as Stable Diffusion's, 1/8 of the side."""
+        file = Path(source).expanduser() / subfolder / "config.json"
+        config = json.loads(file.read_bytes()) if file.is_file() else {}
+        side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
+        channels = config.get("latent_channels", latent_channels)
+        grid = (image_shape[1] // side, image_shape[2] // side)
+        return {"vocab_size": 0, "token_width": channels * patch**2, "grid": grid}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, patch={self.patch}, scale={self.scale}, shift={self.shift}"

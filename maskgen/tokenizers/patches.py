@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
@@ -35,14 +36,19 @@ class PatchTokenizer(ImageTokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         return ((unpatchify(tokens, self.grid, self.size) + 1) / 2).clamp(0, 1)
 
+    def known(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """As `ImageTokenizer.known`, but pixel by pixel: a patch may be known in part."""
+        is_wanted = patchify(wanted.expand(images.shape), self.size)
+        return self.encode(images).masked_fill(is_wanted, torch.nan)
+
 
 def patchify(images: Tensor, size: int) -> Tensor:
     """(B, C, H, W) -> (B, L, C size^2): patches row by row, each channels first."""
-    patches = images.unfold(2, size, size).unfold(3, size, size)  # (B, C, h, w, size, size)
+    patches: Tensor = images.unfold(2, size, size).unfold(3, size, size)  # (B, C, h, w, size, size)
     return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Undoes `patchify`: (B, h w, C size^2) -> (B, C, h size, w size)."""
-    patches = tokens.unflatten(1, grid).unflatten(3, (-1, size, size))  # (B, h, w, C, size, size)
+    patches: Tensor = tokens.unflatten(1, grid).unflatten(3, (-1, size, size))  # (B, h, w, C, size, size)
     return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -104,3 +104,16 @@ def test_sigterm_to_torchrun_ends_both_with_one_checkpoint(tmp_path: Path) -> No
     (path,) = (tmp_path / "run").glob("checkpoint-*")
     assert read_checkpoint(path).step < 100_000
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_ratio", [0.7, 1.0])
+def test_processes_wait_for_no_parameter_of_mdt(tmp_path: Path, keep_ratio: float) -> None:
+    model = "model={type: dit, width: 16, depth: 4, heads: 2, masking: {type: mdt, depth: 2}}"
+    ratio = f"train.keep_ratio={keep_ratio}"
+    torchrun(
+        tmp_path / "run", "image/fashion-dit", "data=digits", "tokenizer.size=2", model, "train.optimizer=adamw", ratio
+    )
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3]
+    assert all(torch.isfinite(value).all() for value in read_checkpoint(tmp_path / "run").tensors().values())

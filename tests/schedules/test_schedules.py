@@ -24,7 +24,7 @@ from maskgen.schedules import (
     TruncatedNormal,
 )
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "image_discrete.json").read_text())
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_discrete.json").read_text())
 ENDS = {
     "exponential": (1.0, math.exp(-5)),
     "truncated_normal": (0.5, 0.0),
