@@ -1,4 +1,4 @@
-"""Checkpoints as files: where they are, sizes and hashes taken when they are written and held against them when read."""
+"""Checkpoints as files: where they are, and sizes and hashes, taken when written and held against when read."""
 
 from __future__ import annotations
 
