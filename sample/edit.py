@@ -56,7 +56,7 @@ class Edit:
         return cls(given, wanted)
 
     def known(self, tokenizer: ImageTokenizer, n: int) -> Tensor:
-        """What samplers are given, (n, L) or (n, L, D), on the tokenizer's device: a token with a wanted pixel is wanted."""
+        """What samplers are given, (n, L) or (n, L, D), on the tokenizer's device."""
         device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
         known = tokenizer.known(to_float(self.picture[None].to(device)), self.wanted[None].to(device))
         return known.expand(n, *known.shape[1:])

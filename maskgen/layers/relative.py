@@ -33,4 +33,5 @@ class RelativeBias(nn.Embedding):
     def forward(self, index: Tensor) -> Tensor:
         # By heads first: selecting along contiguous rows, forwards and back, is several times faster than indexing.
         bias = self.weight.t().contiguous().index_select(1, index.flatten())  # (H, B n n)
-        return bias.unflatten(1, index.shape).transpose(0, 1)
+        spread: Tensor = bias.unflatten(1, index.shape)
+        return spread.transpose(0, 1)

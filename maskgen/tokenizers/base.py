@@ -54,7 +54,7 @@ class ImageTokenizer(nn.Module):
         """(B, L) int64, or (B, L, D) float -> (B, C, H, W) float in [0, 1]."""
 
     def known(self, images: Tensor, wanted: Tensor) -> Tensor:
-        """What is given of images of which a part is wanted, as samplers take it: -1, or NaN, in tokens that are wanted.
+        """What is given of images of which a part is wanted, as samplers take it: -1, or NaN, where it is wanted.
 
         Images (B, C, H, W) in [0, 1], wanted (B, 1, H, W) bool; a token is wanted if any of its pixels is.
         """

@@ -21,7 +21,8 @@ def autoencoder(path: Path, seed: int = 0, **more: Any) -> KLTokenizer:
     """A tiny one over the 8 x 8 digits, 4 x 4 latents."""
     torch.manual_seed(seed)
     AutoencoderKL(
-        in_channels=1, out_channels=1, latent_channels=2, scaling_factor=0.5, block_out_channels=(8, 8), norm_num_groups=2,
+        in_channels=1, out_channels=1, latent_channels=2, scaling_factor=0.5, norm_num_groups=2,
+        block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     ).save_pretrained(path)  # fmt: skip
     built = TOKENIZERS.build({"type": "autoencoder_kl", "source": str(path), **more}, image_shape=(1, 8, 8))

@@ -129,8 +129,13 @@ def test_a_sample_of_a_field_depends_on_its_own_seed_and_class_only(tmp_path: Pa
 )
 def test_parts_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        recipe = parse_recipe(tree(FIELD, **changes))
-        recipe.build_objective(recipe.build_tokenizer((1, 8, 8)).vocab_size)
+        built(changes)
+
+
+def built(changes: dict[str, Any]) -> None:
+    """All that can be wrong with a recipe before its data are there, and its objective."""
+    recipe = parse_recipe(tree(FIELD, **changes))
+    recipe.build_objective(recipe.build_tokenizer((1, 8, 8)).vocab_size)
 
 
 def test_the_sampler_of_a_gaussian_recipe_is_dpm_unless_it_says_otherwise() -> None:
