@@ -202,16 +202,16 @@ def kills(lab: Lab, n: int = 20, seed: int = 0) -> str:
     return f"killed {killed} times; {lab.ends_like_the_whole()}"
 
 
-def _kill_in_save(where: str, name: str, n: int) -> Callable[[Lab], str]:
+def _kill_in_save(name: str, n: int, moment: str) -> Callable[[Lab], str]:
     def fault(lab: Lab) -> str:
-        child = lab.start(before=lambda: patch(where, name, at_call(n, to_self(signal.SIGKILL))))
+        child = lab.start(before=lambda: patch("maskgen.checkpoint", name, at_call(n, to_self(signal.SIGKILL))))
         assert child.wait() == -signal.SIGKILL, child.said
         before = len(checkpoints_in(lab.run))
         outcome = lab.ends_like_the_whole()
         assert not list(lab.run.glob(".checkpoint-*")), "half-written checkpoints were left"
         return f"{before} whole before; {outcome}"
 
-    fault.__doc__ = f"kill -9 while saving, at {name} of checkpoint {n if name != 'flush' else (n + 1) // 2}"
+    fault.__doc__ = f"kill -9 while the second checkpoint is saved, {moment}"
     return fault
 
 
@@ -511,8 +511,9 @@ def unreadable_picture(lab: Lab) -> str:
 
 FAULTS: dict[str, Callable[[Lab], str]] = {
     "kills": kills,
-    **{f"kill-in-save-{i}": _kill_in_save("maskgen.checkpoint", name, n)
-       for i, (name, n) in enumerate((("save_file", 3), ("save_file", 4), ("stamps", 2), ("flush", 3), ("flush", 4)))},
+    **{f"kill-in-save-{i}": _kill_in_save(*where) for i, where in enumerate((
+        ("save_file", 3, "before its weights"), ("save_file", 4, "before its training state"),
+        ("stamps", 2, "before its hashes"), ("flush", 3, "before it is flushed"), ("flush", 4, "after it is renamed")))},
     **{f"{name}-{how}": _damaged(name, how) for name, how in (
         ("model.safetensors", "truncated"), ("training.safetensors", "flipped"), ("training.safetensors", "missing"),
         ("model.safetensors", "empty"), ("checkpoint.json", "missing"), ("checkpoint.json", "flipped"),

@@ -49,7 +49,7 @@ def trained(folder: Path, source: str, *overrides: str, resume: bool = False) ->
 def lines(directory: Path) -> list[dict[str, float]]:
     """The metrics without speeds and times."""
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("samples/s", "seconds")
+    clocks = ("samples/s", "seconds", "mfu", "data_wait")
     return [{key: value for key, value in line.items() if not key.endswith(clocks)} for line in found]
 
 
