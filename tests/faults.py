@@ -513,7 +513,8 @@ FAULTS: dict[str, Callable[[Lab], str]] = {
     "kills": kills,
     **{f"kill-in-save-{i}": _kill_in_save(*where) for i, where in enumerate((
         ("save_file", 3, "before its weights"), ("save_file", 4, "before its training state"),
-        ("stamps", 2, "before its hashes"), ("flush", 3, "before it is flushed"), ("flush", 4, "after it is renamed")))},
+        ("stamps", 2, "before its hashes"), ("flush", 3, "before it is flushed"),
+        ("flush", 4, "after it is renamed")))},
     **{f"{name}-{how}": _damaged(name, how) for name, how in (
         ("model.safetensors", "truncated"), ("training.safetensors", "flipped"), ("training.safetensors", "missing"),
         ("model.safetensors", "empty"), ("checkpoint.json", "missing"), ("checkpoint.json", "flipped"),

@@ -172,6 +172,7 @@ class Run:
         elif is_due or stop or is_saving:
             self._checkpoint(step, is_looked_at=is_due)
             self.clock.resume()
+            stop = stop or self._asked()[0]  # meanwhile; what asks for a checkpoint has one
         if stop and not is_last:
             self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
             self.loop.accelerator.end_training()
