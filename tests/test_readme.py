@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from maskgen.data.fashion import FASHION_FOLDER
+from tests.captioned import pictures, tiny_encoder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,6 +42,9 @@ def test_every_maskgen_command_runs_in_the_order_given(
         folder = tmp_path / "pictures" / "ab"[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (80, 70), (index * 6, 90, 255 - index * 6)).save(folder / f"{index}.png")
+    Image.new("L", (28, 28), 128).save(tmp_path / "dress.png")
+    pictures(tmp_path / "captioned", {f"{split}/{n}.png": "a boat" for split in ("train", "test") for n in range(4)})
+    tiny_encoder(tmp_path / "encoder")
     (tmp_path / "my-recipe.yaml").write_text("base: digits-maskgit\n")
     (tmp_path / "my.txt").write_text("to be or not to be, that is the question\n" * 300)
     steps = 0
