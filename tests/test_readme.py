@@ -32,6 +32,7 @@ def test_the_make_commands_are_targets_of_the_makefile() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(not Path(FASHION_FOLDER).is_dir(), reason="Fashion-MNIST is not installed")
 @pytest.mark.skipif(shutil.which("bible") is None, reason="the King James Bible is not installed")
 def test_every_maskgen_command_runs_in_the_order_given(
