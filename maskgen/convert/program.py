@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def run(layout: Name, file: str, output: str, weights: Weights | None = None) ->
 
 def _side(state: Mapping[str, Tensor]) -> int:
     """Tokens on a side of the grid."""
-    return round(state["pos_embed"].shape[-2] ** 0.5)
+    return math.isqrt(state["pos_embed"].shape[-2])
 
 
 def _check(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], side: int, n_classes: int) -> None:

@@ -60,7 +60,7 @@ def attend(
         and q.dtype == mask.dtype
         and not dropout
     ):
-        learned: Tensor = BiasedAttention.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+        learned: Tensor = BiasedAttention.apply(q, k, v, mask)
         return learned
     if isinstance(mask, Tensor) or mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

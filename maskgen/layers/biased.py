@@ -30,7 +30,7 @@ class BiasedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """d scores = weights (d weights - sum(grad out)); the rest are products with it."""
         q, k, v, bias, weights, out = ctx.saved_tensors

@@ -21,6 +21,7 @@ class MDTBlock(nn.Module):
 
     def __init__(self, sizes: Sizes, has_skip: bool = False) -> None:
         super().__init__()
+        self.has_skip = has_skip
         self.join = nn.Linear(2 * sizes.width, sizes.width) if has_skip else None
         self.bias = RelativeBias(sizes.grid, sizes.heads)
         self.block = AdaBlock(sizes.width, sizes.heads, sizes.mlp_ratio, sizes.backend)
@@ -65,7 +66,7 @@ class MDTTrunk(Trunk):
         if subset is None:
             x = self._encode(x, hidden, everywhere) + self.decoder_positions
             if torch.is_grad_enabled():
-                x = _Held.apply(x, self.mask_token, *self.side_block.parameters())  # type: ignore[no-untyped-call]
+                x = _Held.apply(x, self.mask_token, *self.side_block.parameters())
         else:
             x = self._encode(subset.gather(x), hidden, relative_index(self.grid, subset.keep, x.device))
             x = subset.scatter(x, self.mask_token.to(x.dtype)) + self.decoder_positions
@@ -79,7 +80,7 @@ class MDTTrunk(Trunk):
         """The first half's outputs go to the second half's inputs, the last to the first (MDTv2's U-Net)."""
         skips: list[Tensor] = []
         for block in self.encoder_blocks:
-            if block.join is None:
+            if not block.has_skip:
                 x = block(x, hidden, index)
                 skips.append(x)
             else:
@@ -96,7 +97,7 @@ class _Held(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         return grad, *(p.new_zeros(()).expand_as(p) for p in ctx.parameters)
 
 
