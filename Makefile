@@ -1,4 +1,4 @@
-# make quickstart: from clone to pictures.   make test: the whole suite, lint and types.
+# make quickstart: from clone to pictures.   make test: the whole suite, lint and types.   make faults: break trainings.
 # PYTHON chooses the interpreter, VENV the virtual environment.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ PIP = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 QUICK = runs/quickstart
 FASHION = /usr/share/datasets/fashion-mnist
 
-.PHONY: quickstart test lint data clean
+.PHONY: quickstart test faults lint data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "python's venv is missing: apt install python3-venv"; exit 1; }
@@ -34,6 +34,9 @@ quickstart: $(VENV)/.installed data
 
 test: $(VENV)/.installed-test data lint
 	$(BIN)/python -m pytest -q
+
+faults: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -75,6 +75,13 @@ class Phase(_Settings):
         return any(value is not None for value in (self.lr, self.lr_schedule, self.lr_floor, self.warmup))
 
 
+class Best(_Settings):
+    """Which checkpoint is the best: by a value of the validation, `loss` say."""
+
+    metric: str
+    mode: Literal["min", "max"] = "min"
+
+
 class TrainSettings(_Settings):
     """How a recipe is trained.
 
@@ -100,11 +107,15 @@ class TrainSettings(_Settings):
     precision: Literal["auto", "no", "bf16"] = "auto"
     workers: int = Field(0, ge=0)
     checkpoint_every: int = Field(1000, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="the newest so many")
+    keep_every: int = Field(0, ge=0, description="also those of every so many steps; 0 is off")
+    keep_best: Best | None = Field(None, description="also the best by a value of the validation")
+    skip_limit: int = Field(10, ge=0, description="steps in a row with a NaN or infinite loss that end the run")
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=0, description="0 is off")
     validation_rows: int = Field(1000, ge=0, description="held-out rows looked at with every checkpoint; 0 is off")
     tensorboard: bool = True
+    trackers: tuple[Literal["tensorboard", "wandb", "csv"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -11,9 +11,9 @@ checkpoint-500/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from maskgen.hub import download, is_hub_id
 from maskgen.manifest import CheckpointError as CheckpointError
-from maskgen.manifest import flush, stamp, verify
+from maskgen.manifest import checkpoints_in as checkpoints_in
+from maskgen.manifest import flush, free_space, sealed, stamps, verify, verify_seal
+from maskgen.manifest import newest_in as newest_in
 from maskgen.models import change_grid
 from maskgen.recipe import Recipe, parse_recipe
 from maskgen.shipped import INFO, zoo_names, zoo_path
@@ -37,7 +39,6 @@ from maskgen.tokenizers.text import TextTokenizer
 
 MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ class Checkpoint:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         return loaded
 
+    def verify(self) -> None:
+        """Hold every file against the manifest.
+
+        Raises:
+            CheckpointError: one is missing, truncated or altered.
+        """
+        for name, expected in self.info["files"].items():
+            verify(self.path / name, expected)
+
     def text_tokenizer(self) -> TextTokenizer:
         """A text generator's tokenizer, checked as `tensors` are."""
         verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
@@ -104,26 +114,19 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
             raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
     try:
         info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        verify_seal(path / INFO, info)
+        if RECIPE in info["files"]:
+            verify(path / RECIPE, info["files"][RECIPE])
         recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+    except CheckpointError:
+        raise
         _ = recipe.captions and checkpoint.caption_shape
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
-
-
-def checkpoints_in(directory: Path) -> list[Path]:
-    """The `checkpoint-N` of a run directory, lowest N first; half-written ones have another name."""
-    found = [(int(match[1]), path) for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def newest_in(directory: Path) -> Path | None:
-    """The last of `checkpoints_in`, None if there is none."""
-    found = checkpoints_in(directory)
-    return found[-1] if found else None
 
 
 def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
@@ -227,25 +230,30 @@ def write_checkpoint(
     """
     if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _OURS):
         raise CheckpointError(f"{path} holds other files than a checkpoint's; choose another directory")
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        free_space(temporary, sum(value.nbytes for values in tensors.values() for value in values.values()))
         for name, values in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
             (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
-        names = [*tensors, *([TOKENIZER] if recipe.is_text else [])]
-        files = {name: stamp(temporary / name) for name in names}
-        (temporary / INFO).write_text(json.dumps({**info, "files": files}, indent=1), encoding="utf-8")
+        if recipe.is_text and not (temporary / TOKENIZER).is_file():
+            raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", str(path / TOKENIZER))
+        whole = sealed({**info, "files": stamps(temporary, without=INFO)})
+        (temporary / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
         flush(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(old)
         temporary.rename(path)
-    except BaseException:
+        flush(path.parent, is_deep=False)
+        shutil.rmtree(old, ignore_errors=True)
+    except SafetensorError as error:
+        raise OSError(errno.EIO if "No space" not in str(error) else errno.ENOSPC, str(error), str(path)) from None
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:

@@ -11,7 +11,8 @@ import click
 import yaml
 
 from maskgen import __version__, shipped
-from maskgen.errors import UserError
+from maskgen.errors import DiskFull, UserError
+from maskgen.files import NO_SPACE
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 SETTINGS: dict[str, Any] = {
@@ -192,6 +193,31 @@ def budget(**options: Any) -> None:
 
 
 @cli.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option(
+    "--parts", type=click.IntRange(1), default=1, show_default=True, help="Pieces that are encoded each for itself."
+)
+@click.option(
+    "--part", type=click.IntRange(0), help="Only this piece, on this machine say; default all that are missing."
+)
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True, help="Pieces side by side, a core each."
+)
+@DEVICE
+def precompute(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Put the tokens or latents RECIPE trains on into the cache, before it is trained. Goes on where it was stopped."""
+    click.echo(_program("train.precompute").run(recipe, overrides, **options))
+
+
+@cli.command()
+@click.argument("directory", default="runs")
+def runs(directory: str) -> None:
+    """List the runs in DIRECTORY and below: state, step, score, last error."""
+    click.echo(_program("train.runs").run(directory))
+
+
+@cli.command()
 @click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit"]))
 @click.argument("file")
 @click.option("--output", required=True, metavar="DIR", help="The checkpoint to be.")
@@ -245,9 +271,12 @@ def main(*arguments: str) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; `maskgen train ... --resume` goes on from a run's last checkpoint", err=True)
         sys.exit(130)
-    except (UserError, OSError) as error:  # a full disk, say
+    except UserError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.code)
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(DiskFull.code if error.errno in NO_SPACE else 2)
 
 
 if __name__ == "__main__":

@@ -243,3 +243,13 @@ def cost_of(settings: TrainSettings, subjects: Mapping[int | None, Subject], oth
     wanted = ratios(settings) + [(resolution, ratio) for resolution in subjects for ratio in (1.0, *others)]
     macs = {(resolution, ratio): count(subjects[resolution], ratio) for resolution, ratio in dict.fromkeys(wanted)}
     return Cost(settings, parameters(first.network), macs)
+
+
+def matmul_peak(device: torch.device, size: int = 1024, n: int = 3) -> float:
+    """FLOP/s of the best of n float32 matrix products on a device: what a training step is measured against."""
+    a, best = torch.ones(size, size, device=device), float("inf")
+    for _ in range(n):
+        began = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best

@@ -42,21 +42,27 @@ def has_cuda() -> bool:
 
 def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes; the tensor itself in a single one."""
-    if not _is_distributed():
+    if not _is_shared(x):
         return x
     x = x.clone()
     torch.distributed.all_reduce(x)
     return x
 
 
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes; the tensor itself in a single one."""
+    return sum_over_ranks(x) / torch.distributed.get_world_size() if _is_shared(x) else x
+
+
 def from_first_rank(x: torch.Tensor) -> torch.Tensor:
     """The first process's tensor, in all of them."""
-    if not _is_distributed():
+    if not _is_shared(x):
         return x
     x = x.clone()
     torch.distributed.broadcast(x, 0)
     return x
 
 
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def _is_shared(x: torch.Tensor) -> bool:
+    """Whether other processes have one too; not on the meta device, where one process may count operations alone."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and not x.is_meta

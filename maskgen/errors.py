@@ -4,4 +4,27 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something given from outside is wrong; the message names the value, the choices and the way out."""
+    """Something given from outside is wrong; the message names the value, the choices and the way out.
+
+    `code` is the exit code of the program: 2 unless a subclass has its own.
+    """
+
+    code = 2
+
+
+class OutOfMemory(UserError):
+    """A step did not fit; the message names the settings to change."""
+
+    code = 3
+
+
+class Diverged(UserError):
+    """The loss was NaN or infinite for a run of steps."""
+
+    code = 4
+
+
+class DiskFull(UserError):
+    """A file could not be written for want of space; what was there before is whole."""
+
+    code = 5

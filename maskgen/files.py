@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from maskgen.errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk or quota."""
 
 
 def require_writable(folder: Path, name: str) -> None:

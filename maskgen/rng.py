@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,31 @@ def fold(*keys: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Share:
+    """Rows `first` to `first` + `count` - 1 of a batch of `total`, which is drawn in blocks of rows."""
+
+    first: int
+    count: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.first < 0 or self.first + self.count > self.total:
+            raise ValueError(f"rows {self.first} + {self.count} are not in a batch of {self.total}")
+
+    @property
+    def blocks(self) -> range:
+        """Those that hold the rows."""
+        return range(self.first // BLOCK, (self.first + self.count - 1) // BLOCK + 1)
+
+    def size(self, block: int) -> int:
+        """Rows of a block."""
+        return min(BLOCK, self.total - block * BLOCK)
+
+
 class Rng:
     """Random draws for the rows of a batch.
 
@@ -24,10 +50,12 @@ class Rng:
     they are the same on every device.
     """
 
-    def __init__(self, seeds: tuple[int, ...], *, is_per_sample: bool) -> None:
+    def __init__(self, seeds: tuple[int, ...], *, is_per_sample: bool, share: Share | None = None) -> None:
         self._seeds = seeds
         self.is_per_sample = is_per_sample
-        self._generators = [torch.Generator().manual_seed(fold("rng", seed)) for seed in seeds]
+        self._share = share
+        keys = [("rng", seed) for seed in seeds] if share is None else [("rng", seeds[0], b) for b in share.blocks]
+        self._generators = [torch.Generator().manual_seed(fold(*key)) for key in keys]
 
     @classmethod
     def stream(cls, *keys: int | str) -> Rng:
@@ -38,6 +66,26 @@ class Rng:
     def per_sample(cls, seeds: Sequence[int]) -> Rng:
         """One stream a row; draws then have `len(seeds)` rows."""
         return cls(tuple(seeds), is_per_sample=True)
+
+    @classmethod
+    def rows(cls, *keys: int | str, first: int, count: int, total: int) -> Rng:
+        """Rows `first` to `first` + `count` - 1 of a batch of `total`, the same whichever process draws the others.
+
+        Every 16 rows of the batch have a stream, so a process draws little more than its own.
+        """
+        return cls((fold(*keys),), is_per_sample=False, share=Share(first, count, total))
+
+    @property
+    def whole(self) -> Rng:
+        """For what is drawn for a whole batch: one stream that all its processes have alike."""
+        return self if self._share is None else Rng.stream(self._seeds[0], "whole")
+
+    def place(self, n: int) -> tuple[int, int]:
+        """Where n draws, some for each row, begin among those of the whole batch, and how many these are."""
+        if self._share is None:
+            return 0, n
+        each = n // self._share.count
+        return self._share.first * each, self._share.total * each
 
     @property
     def n_rows(self) -> int:
@@ -51,7 +99,8 @@ class Rng:
 
     def fork(self, *keys: int | str) -> Rng:
         """Independent streams of the same form, for another purpose; does not advance this one."""
-        return Rng(tuple(fold(seed, *keys) for seed in self._seeds), is_per_sample=self.is_per_sample)
+        seeds = tuple(fold(seed, *keys) for seed in self._seeds)
+        return Rng(seeds, is_per_sample=self.is_per_sample, share=self._share)
 
     def uniform(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
         """Float64 in [0, 1), 53 random bits. Shape as given; first dimension is the rows."""
@@ -73,9 +122,25 @@ class Rng:
     def _draw(
         self, shape: Sequence[int], device: torch.device | str, source: Callable[..., Tensor], dtype: torch.dtype
     ) -> Tensor:
+        if self._share is not None:
+            return self._draw_share(shape, source, dtype).to(device)
         if not self.is_per_sample:
             return source(tuple(shape), generator=self._generators[0], dtype=dtype).to(device)
         if shape[0] != len(self._generators):
             raise ValueError(f"an Rng of {len(self._generators)} samples cannot draw {shape[0]} rows")
         rows = [source(tuple(shape[1:]), generator=generator, dtype=dtype) for generator in self._generators]
         return torch.stack(rows).to(device)
+
+    def _draw_share(self, shape: Sequence[int], source: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        """The share's rows out of whole blocks; a first dimension of several times the rows is so many a row."""
+        share = self._share
+        assert share is not None
+        each, rest = divmod(shape[0], share.count)
+        if rest:
+            raise ValueError(f"an Rng of {share.count} rows cannot draw {shape[0]}")
+        drawn = [
+            source((share.size(block) * each, *shape[1:]), generator=generator, dtype=dtype)
+            for block, generator in zip(share.blocks, self._generators, strict=True)
+        ]
+        start = (share.first - share.blocks[0] * BLOCK) * each
+        return torch.cat(drawn)[start : start + shape[0]]

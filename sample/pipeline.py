@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.generate import Generator
 from maskgen.samplers import FieldSampler
+
+from .export import card
 
 
 class Pipeline(ABC):
@@ -44,9 +47,40 @@ class Pipeline(ABC):
         """The network."""
         return self.generator.denoiser
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the checkpoint without training state; `from_pretrained` and `maskgen.load` read it."""
-        copy_for_use(self.checkpoint, Path(directory).expanduser())
+    def save_pretrained(
+        self, directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **hub: Any
+    ) -> None:
+        """Write the checkpoint without training state, with a card; `from_pretrained` and `maskgen.load` read it.
+
+        With `push_to_hub` it is uploaded too, as `repo_id` or under the directory's name; `hub` as `push_to_hub` takes.
+        """
+        path = Path(directory).expanduser()
+        copy_for_use(self.checkpoint, path)
+        (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(repo_id or path.name, **hub)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, commit_message: str | None = None
+    ) -> str:
+        """Upload the checkpoint without training state; its address.
+
+        Raises:
+            UserError: the hub cannot be reached or refuses.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        api = HfApi(token=token)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / repo_id.rsplit("/", 1)[-1]
+            self.save_pretrained(path)
+            try:
+                name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+                message = commit_message or f"{path.name}, step {self.checkpoint.step}"
+                return str(api.upload_folder(repo_id=name, folder_path=str(path), commit_message=message))
+            except (HfHubHTTPError, OSError, ValueError) as error:
+                raise UserError(f"{repo_id} cannot be uploaded: {str(error).splitlines()[0]}") from None
 
     def to(self, device: torch.device | str) -> Any:
         """Move it; returns itself."""

@@ -125,10 +125,28 @@ def test_a_damaged_description_is_refused(tmp_path: Path, content: str) -> None:
         read_checkpoint(tmp_path / "c")
 
 
+def unstamp(path: Path, name: str) -> None:
+    """A checkpoint as an earlier version wrote it: without seal, and without a stamp of one file."""
+    info = json.loads((path / "checkpoint.json").read_text())
+    del info["seal"], info["files"][name]
+    (path / "checkpoint.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "checkpoint.json"])
+def test_one_altered_letter_is_found(tmp_path: Path, name: str) -> None:
+    generator_checkpoint(tmp_path / "c")
+    file = tmp_path / "c" / name
+    text = file.read_text()
+    file.write_text(text.replace("seed: 0", "seed: 1").replace('"step": 7', '"step": 8'))
+    with pytest.raises(CheckpointError, match=rf"{name} is altered"):
+        read_checkpoint(tmp_path / "c")
+
+
 def test_an_unknown_key_in_the_stored_recipe_is_named(tmp_path: Path) -> None:
     generator_checkpoint(tmp_path / "c")
     file = tmp_path / "c" / "recipe.yaml"
     file.write_text(file.read_text() + "colour: blue\n")
+    unstamp(tmp_path / "c", "recipe.yaml")
     with pytest.raises(CheckpointError, match="colour: unknown key"):
         read_checkpoint(tmp_path / "c")
 
@@ -320,7 +338,7 @@ def test_a_text_generator_is_read_with_its_tokenizer(tmp_path: Path, kind: str) 
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert tokenizer.decode(tokenizer.encode("a poem, naïve\n")) == "a poem, naïve\n"
-    assert set(checkpoint.info["files"]) == {MODEL, "tokenizer.json"}
+    assert set(checkpoint.info["files"]) == {MODEL, "tokenizer.json", "recipe.yaml"}
 
 
 def test_each_kind_of_checkpoint_is_named_where_the_other_is_needed(tmp_path: Path) -> None:
@@ -370,7 +388,7 @@ def test_a_text_checkpoint_without_its_length_is_damaged(tmp_path: Path) -> None
     text_checkpoint(tmp_path / "c")
     file = tmp_path / "c" / "checkpoint.json"
     info = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in info.items() if key != "length"}))
+    file.write_text(json.dumps({key: value for key, value in info.items() if key not in ("length", "seal")}))
     with pytest.raises(CheckpointError, match="is damaged or of another version"):
         read_checkpoint(tmp_path / "c")
 

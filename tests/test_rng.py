@@ -81,3 +81,30 @@ def test_a_permutation_holds_every_position_once_and_is_uniform() -> None:
 def test_drawing_other_than_a_row_a_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="an Rng of 2 samples cannot draw 3 rows"):
         Rng.per_sample([0, 1]).uniform((3, 1))
+
+
+@pytest.mark.parametrize("total", [6, 16, 40, 96])
+@pytest.mark.parametrize("world", [1, 2])
+def test_rows_of_a_batch_are_the_same_whoever_draws_them(total: int, world: int) -> None:
+    each = total // world
+    parts = [Rng.rows("a", 3, first=rank * each, count=each, total=total) for rank in range(world)]
+    whole = Rng.rows("a", 3, first=0, count=total, total=total)
+    for shape in ((5,), (2, 3)):
+        drawn = torch.cat([part.normal((each, *shape)) for part in parts])
+        assert torch.equal(drawn, whole.normal((total, *shape)))
+    forked = torch.cat([part.fork("flip").uniform((3 * each,)) for part in parts])  # three draws a row
+    assert torch.equal(forked, whole.fork("flip").uniform((3 * total,)))
+    assert torch.equal(parts[0].whole.uniform((4,)), whole.whole.uniform((4,)))
+    assert [part.place(2 * each) for part in parts] == [(2 * rank * each, 2 * total) for rank in range(world)]
+
+
+def test_rows_do_not_repeat() -> None:
+    drawn = Rng.rows(1, first=0, count=40, total=40).uniform((40, 2))
+    assert len(drawn.flatten().unique()) == 80
+
+
+def test_rows_outside_their_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"rows 3 \+ 2 are not in a batch of 4"):
+        Rng.rows(0, first=3, count=2, total=4)
+    with pytest.raises(ValueError, match="an Rng of 2 rows cannot draw 3"):
+        Rng.rows(0, first=0, count=2, total=4).uniform((3,))

@@ -8,33 +8,29 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
+from maskgen.budget import TrainSettings
 from maskgen.data.captions import CaptionTable
 from maskgen.files import atomic
 from maskgen.generate import Generator
 from maskgen.tokenizers import ImageTokenizer
 
+from .trackers import open_trackers
+
 
 class Log:
-    """Lines of metrics.jsonl, TensorBoard where it is installed, and the progress bar. Silent off the main process."""
+    """Lines of metrics.jsonl, the trackers of the recipe, and the progress bar. Silent off the main process."""
 
-    def __init__(self, directory: Path, first: int, steps: int, *, is_main: bool, tensorboard: bool) -> None:
+    def __init__(self, directory: Path, first: int, settings: TrainSettings, *, is_main: bool) -> None:
         self.file = directory / "metrics.jsonl" if is_main else None
+        steps = settings.steps
         self.bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, disable=not is_main)
-        self.board: Any = None
-        if is_main and tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.board = SummaryWriter(str(directory / "logs"), purge_step=first + 1)
-            except ImportError:
-                self.say("TensorBoard is not installed (pip install maskgen[tensorboard]): metrics.jsonl only")
+        self.trackers = open_trackers(directory, first, settings, self.say) if is_main else []
 
     def advance(self) -> None:
         self.bar.update()
@@ -49,9 +45,8 @@ class Log:
         line = {"step": step, **{f"{prefix}/{key}": value for key, value in values.items()}}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if self.board is not None:
-            for key, value in values.items():
-                self.board.add_scalar(f"{prefix}/{key}", value, step)
+        for tracker in self.trackers:
+            tracker.log({f"{prefix}/{key}": value for key, value in values.items()}, step=step)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -60,8 +55,8 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
-        if self.board is not None:
-            self.board.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
 
 def drop_after(file: Path, step: int) -> None:

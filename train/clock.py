@@ -15,7 +15,7 @@ class Clock:
         self._origin = time.perf_counter() - float(info.get("seconds", 0))
         self._cpu_origin = time.process_time() - float(info.get("cpu_seconds", 0))
         self._phases: dict[int, dict[str, float]] = {int(one["phase"]): dict(one) for one in info.get("phases", ())}
-        self._speed = (time.perf_counter(), 0)
+        self._window = (0.0, 0)
         self.resume()
 
     def resume(self) -> None:
@@ -31,13 +31,13 @@ class Clock:
         amounts = (1, n_samples, self._last[0] - before[0], self._last[1] - before[1])
         for key, amount in zip(("steps", "samples", "seconds", "cpu_seconds"), amounts, strict=True):
             spent[key] += amount
-        self._speed = (self._speed[0], self._speed[1] + n_samples)
+        self._window = (self._window[0] + self._last[0] - before[0], self._window[1] + n_samples)
 
-    def samples_per_second(self) -> float:
-        """Since it was last asked."""
-        since, n_samples = self._speed
-        self._speed = (time.perf_counter(), 0)
-        return n_samples / max(self._speed[0] - since, 1e-9)
+    def window(self) -> tuple[float, float]:
+        """Seconds of steps, and samples a second, since it was last asked."""
+        seconds, n_samples = self._window
+        self._window = (0.0, 0)
+        return seconds, n_samples / max(seconds, 1e-9)
 
     def so_far(self) -> dict[str, float]:
         """Seconds since the run began, pauses between its parts left out."""

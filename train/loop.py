@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from maskgen.budget import TrainSettings, learning_rate, stretch_at
-from maskgen.errors import UserError
+from maskgen.errors import Diverged
 from maskgen.objectives import Objective
 from maskgen.predictions import Batch
 from maskgen.rng import Rng, fold
@@ -22,19 +23,33 @@ from .ema import Ema
 
 @dataclass
 class Means:
-    """Sums and counts of logged values, so that means are exact whatever the batches were."""
+    """Sums and counts of logged values, in float64, so that means are exact whatever the batches were."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, logs: Mapping[str, Tensor]) -> None:
         for key, value in logs.items():
-            self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
+            value = value.double()
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over all processes since the last call; a value that never occurred is left out."""
-        pairs = {key: accelerator.reduce(value.double(), "sum") for key, value in self.sums.items()}
+        pairs = {key: accelerator.reduce(value, "sum") for key, value in self.sums.items()}
         self.sums = {}
         return {key: float(pair[0] / pair[1]) for key, pair in pairs.items() if pair[1] > 0}
+
+    def state(self, accelerator: Accelerator) -> dict[str, list[list[float]]]:
+        """The sums of every process, for a checkpoint between two logs."""
+        gathered = {key: accelerator.gather(value[None]) for key, value in self.sums.items()}
+        return {key: value.cpu().tolist() for key, value in gathered.items()}
+
+    def load(self, state: Mapping[str, list[list[float]]], accelerator: Accelerator) -> None:
+        """Undo `state`; what other numbers of processes had summed goes to the first."""
+        rank, world = accelerator.process_index, accelerator.num_processes
+        for key, rows in state.items():
+            parts = torch.tensor(rows, dtype=torch.float64, device=accelerator.device)
+            mine = parts[rank] if len(parts) == world else parts.sum(0) * (rank == 0)
+            self.sums[key] = mine
 
 
 @dataclass
@@ -42,6 +57,10 @@ class Loop:
     """Everything one step needs. Randomness is a function of (seed, step, micro-batch, rank): nothing to restore.
 
     Learning rate, keep ratio and micro-batches are those `settings` have for the step; `data` are of its phase.
+
+    Attributes:
+        skipped, skipped_in_a_row: steps whose gradient was not finite, which changed nothing.
+        waited: seconds that data were waited for; who reads it sets it back.
     """
 
     model: nn.Module
@@ -54,38 +73,77 @@ class Loop:
     settings: TrainSettings
     seed: int
     step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    waited: float = 0.0
+    rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def run(self, on_step: Callable[[int, Mapping[str, Tensor]], None], until: int | None = None) -> None:
-        """Train up to a step, `settings.steps` if None; `on_step` gets the number of steps done and the step's logs."""
+        """Train up to a step, `settings.steps` if None; `on_step` gets the number of steps done and the step's logs.
+
+        Raises:
+            Diverged: `skip_limit` steps in a row had no finite gradient; `rows` are those of the last one.
+        """
         self.model.train()
         while self.step < (self.settings.steps if until is None else until):
-            logs = self._train_step()
+            logs, is_finite = self._train_step()
             self.step += 1
-            self.ema.update(self.step)
+            self._count(is_finite)
+            if is_finite:
+                self.ema.update(self.step)
             on_step(self.step, logs)
 
-    def _train_step(self) -> Mapping[str, Tensor]:
-        """One optimizer step; the logs of its micro-batches together."""
+    def _train_step(self) -> tuple[Mapping[str, Tensor], bool]:
+        """One optimizer step: the logs of its micro-batches together; skipped, without logs, if it is not finite."""
         logs = Means()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         stretch = stretch_at(self.settings, self.step)
         n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
+        self.rows.clear()
         for micro in range(n_micro):
-            key = (self.seed, "step", self.step, micro, self.accelerator.process_index)
-            torch.manual_seed(fold(*key, "dropout"))
-            rng = Rng.stream(*key)
-            batch = self.to_batch(*next(self.data), rng)
+            x_0, labels = self._next_rows()
+            rng = self._rng(micro, len(x_0))
+            batch = self.to_batch(x_0, labels, rng)
             is_last = micro == n_micro - 1
             with _sync(self.accelerator, self.model, is_last):
                 with self.accelerator.autocast():
                     loss = self.objective(self.model, batch, rng, keep_ratio=keep_ratio)
                 self.accelerator.backward(loss.value / n_micro)
             logs.add(loss.logs)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.optimizer.step()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        is_finite = bool(torch.isfinite(norm))  # of exchanged gradients: every process decides alike
+        if is_finite:
+            logs.add({"grad_norm": torch.stack([norm.detach(), torch.ones_like(norm)])})
+            self.optimizer.step()
         self.optimizer.zero_grad()
-        return logs.sums
+        return (logs.sums if is_finite else {}), is_finite
+
+    def _rng(self, micro: int, n_rows: int) -> Rng:
+        """Noise of this process's rows of a micro-batch: of the seed, step and place in it, not of who computes it.
+
+        Dropout is drawn by the network itself, so its masks are of the process.
+        """
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        key = (self.seed, "step", self.step, micro)
+        torch.manual_seed(fold(*key, rank, "dropout"))
+        return Rng.rows(*key, first=rank * n_rows, count=n_rows, total=world * n_rows)
+
+    def _next_rows(self) -> tuple[Tensor, Tensor]:
+        began = time.perf_counter()
+        rows = next(self.data)
+        self.waited += time.perf_counter() - began
+        self.rows.append(rows)
+        return rows
+
+    def _count(self, is_finite: bool) -> None:
+        self.skipped += not is_finite
+        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
+        if self.settings.skip_limit and self.skipped_in_a_row >= self.settings.skip_limit:
+            raise Diverged(
+                f"the loss or its gradient was NaN or infinite in {self.skipped_in_a_row} steps in a row, up to step "
+                f"{self.step}: lower train.lr or raise train.warmup"
+            )
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Any:
@@ -107,14 +165,3 @@ def validate(
         rng = Rng.stream("validation", index)
         means.add(objective(model, to_batch(x_0, labels, rng), rng).logs)
     return means.take(accelerator)
-
-
-def check_finite(value: float, step: int) -> None:
-    """Raises:
-    UserError: the loss is NaN or infinite.
-    """
-    if value != value or value in (float("inf"), float("-inf")):
-        raise UserError(
-            f"the loss is {value} at step {step}: training has diverged; lower train.lr or raise train.warmup, then "
-            "--resume from the last checkpoint"
-        )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from maskgen.budget import stretch_at
-from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer, newest_in, read_checkpoint
+from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, CheckpointError, copy_tokenizer, newest_in
 from maskgen.devices import pick_device, pick_precision
 from maskgen.errors import UserError
 from maskgen.files import require_writable
@@ -23,11 +26,14 @@ from maskgen.rng import fold
 from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
+from .lock import RunLock
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
-from .run import Run
-from .state import restore
+from .run import Outside, Run
+from .signals import Signals, Stopped
+from .state import clean, newest_whole, restore
+from .status import Status
 
 
 def run(
@@ -39,12 +45,15 @@ def run(
 ) -> Path:
     """Train; returns the last checkpoint.
 
+    SIGTERM and SIGINT end it after the step that is being made, with a checkpoint; SIGUSR1 asks for a checkpoint.
+
     Raises:
-        UserError: recipe, data, checkpoint or output that cannot be used.
+        UserError: recipe, data, checkpoint or output that cannot be used, or a training that cannot go on.
+        Stopped: a signal asked for an end.
     """
     recipe = load_recipe(recipe_source, overrides)
     directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
-    start = _find_start(directory, recipe, resume)
+    require_writable(directory, str(directory))
     place = pick_device(device)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while one encodes the data set
     accelerator = Accelerator(
@@ -52,8 +61,37 @@ def run(
         mixed_precision=pick_precision(recipe.train.precision, place),
         kwargs_handlers=[patience],
     )
+    is_main = accelerator.is_main_process
+    about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
+    with Signals() as signals, RunLock(directory) if is_main else nullcontext():
+        start = _find_start(directory, recipe, resume, is_main=is_main)
+        status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
+        with _recorded(status):
+            return _built(recipe, directory, start, accelerator, Outside(signals, status, about)).go()
+
+
+@contextmanager
+def _recorded(status: Status) -> Iterator[None]:
+    """How a run ended goes into its status."""
+    try:
+        yield
+    except Stopped as stop:
+        status.write("stopped", stop.step or None)
+        raise
+    except Exception as error:
+        with suppress(OSError):  # of a full disk, which is what the error says
+            status.write("failed", error=str(error) or type(error).__name__)
+        raise
+    status.write("finished", status.steps)
+
+
+def _built(
+    recipe: Recipe, directory: Path, start: Checkpoint | None, accelerator: Accelerator, outside: Outside
+) -> Run:
+    """Everything a run needs, as its checkpoint left it if there is one."""
     torch.manual_seed(fold(recipe.seed, "weights"))
     if accelerator.is_main_process:
+        clean(directory)
         _prepare(directory, recipe, start)
     accelerator.wait_for_everyone()
     parts = build(recipe, accelerator, directory)
@@ -66,6 +104,7 @@ def run(
     model, prepared = accelerator.prepare(parts.module, optimizer)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)
+    info: Mapping[str, Any] = {} if start is None else start.info
     loop = Loop(
         model=model,
         objective=parts.objective,
@@ -77,27 +116,34 @@ def run(
         settings=recipe.train,
         seed=recipe.seed,
         step=0 if start is None else start.step,
+        skipped=info.get("skipped", 0),
+        skipped_in_a_row=info.get("skipped_in_a_row", 0),
     )
-    about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
-    info = {} if start is None else start.info
-    return Run(recipe, parts, loop, directory, Clock(info), about).go()
+    run = Run(recipe, parts, loop, directory, Clock(info), outside)
+    run.means.load(info.get("means", {}), accelerator)
+    return run
 
 
-def _find_start(directory: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
-    """The checkpoint to resume from, or None for a fresh start in a directory that can be written."""
-    newest = newest_in(directory) if directory.is_dir() else None
+def _find_start(directory: Path, recipe: Recipe, resume: bool, *, is_main: bool) -> Checkpoint | None:
+    """The checkpoint to resume from, or None for a fresh start."""
+    newest = newest_in(directory)
     if newest is not None and not resume:
         raise UserError(f"{directory} holds {newest.name}; continue it with --resume, or choose another --output")
     if newest is None and resume:
         raise UserError(f"nothing to resume: {directory} has no checkpoint; leave --resume out")
-    require_writable(directory, str(directory))
-    if newest is None:
+    checkpoint, faults = newest_whole(directory)
+    if checkpoint is None:
+        if faults:
+            raise CheckpointError("\n".join([f"no checkpoint in {directory} is whole:", *faults]))
         return None
-    checkpoint = read_checkpoint(newest)
+    if faults and is_main:
+        print("\n".join([*faults, f"going on from {checkpoint.path.name}, the newest that is whole"]), file=sys.stderr)
     changed = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
     changed = [key for key in changed if getattr(recipe, key) != getattr(checkpoint.recipe, key)]
     if changed:
-        raise UserError(f"{newest} was trained with another {', '.join(changed)}; resume with the same, or start anew")
+        raise UserError(
+            f"{checkpoint.path} was trained with another {', '.join(changed)}; resume with the same, or start anew"
+        )
     return checkpoint
 
 

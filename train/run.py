@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskgen import __version__
 from maskgen.budget import Stretch, plan, stretch_at
-from maskgen.cost import Cost
+from maskgen.checkpoint import newest_in
+from maskgen.cost import TRAINING, Cost, matmul_peak
 from maskgen.data.captions import CaptionedRows
 from maskgen.data.images import ImageSource
 from maskgen.data.loader import CounterSampler, batches, in_order
-from maskgen.errors import UserError
+from maskgen.errors import DiskFull, Diverged, OutOfMemory, UserError
 from maskgen.eval.features import to_float
-from maskgen.files import write_json
+from maskgen.files import NO_SPACE, write_json
 from maskgen.generate import Generator
 from maskgen.recipe import Recipe
 from maskgen.tokenizers import ImageTokenizer
@@ -27,46 +30,99 @@ from maskgen.tokenizers import ImageTokenizer
 from .callbacks import Log, describe, preview_reconstructions, preview_samples, preview_texts
 from .clock import Clock
 from .cost import brief, cost_of_parts
-from .loop import Loop, Means, check_finite, validate
+from .loop import Loop, Means, validate
 from .parts import Parts, SomeRows, at_resolution
+from .signals import Signals, Stopped
 from .state import prune, save
+from .status import Status
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a run has to do with the world: who stops it, where it says how it is, what made it."""
+
+    signals: Signals
+    status: Status
+    about: Mapping[str, str]
 
 
 @dataclass
 class Run:
-    """What is between a built network and its last checkpoint; `about` goes into every checkpoint's info."""
+    """What is between a built network and its last checkpoint."""
 
     recipe: Recipe
     parts: Parts
     loop: Loop
     directory: Path
     clock: Clock
-    about: dict[str, str]
+    outside: Outside
     means: Means = field(default_factory=Means)
 
     def go(self) -> Path:
-        """Train to the end; the last checkpoint."""
+        """Train to the end; the last checkpoint.
+
+        Raises:
+            Stopped: a signal asked for an end; everything is saved.
+            Diverged, OutOfMemory, DiskFull: training cannot go on; the last checkpoint is whole.
+        """
         settings, accelerator = self.recipe.train, self.loop.accelerator
         is_main = accelerator.is_main_process
-        self.log = Log(
-            self.directory, self.loop.step, settings.steps, is_main=is_main, tensorboard=settings.tensorboard
-        )
-        n_parameters = sum(p.numel() for p in self.parts.module.parameters())
-        kind = "rows of text" if self.recipe.is_text else "images"
-        n_rows = f"{len(self.parts.train):,} training {kind}"
-        self.log.say(f"{self.recipe.task}: {n_parameters:,} parameters, {n_rows}, {self.directory}")
-        if is_main:
-            self.cost = self._cost()
-            self.log.say(brief(self.cost))
+        self.log = Log(self.directory, self.loop.step, settings, is_main=is_main)
+        self.peak = 0.0
         try:
+            if is_main:
+                self._introduce()
+            self.outside.signals.is_deferred = True
             for stretch in plan(settings):
                 if self.loop.step < stretch.last:
                     self._enter(stretch)
                     self.loop.run(self._on_step, until=stretch.last)
+        except Exception as error:
+            explained = self._explained(error)
+            if explained is error:
+                raise
+            raise explained from error
         finally:
             self.log.close()
         accelerator.end_training()
         return self.directory / f"checkpoint-{self.loop.step}"
+
+    def _introduce(self) -> None:
+        self.cost = self._cost()
+        self.peak = matmul_peak(self.loop.accelerator.device)
+        kind = "rows of text" if self.recipe.is_text else "images"
+        n_rows = f"{len(self.parts.train):,} training {kind}"
+        self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
+        self.log.say(brief(self.cost))
+        self.outside.status.write("running", self.loop.step)
+
+    def _explained(self, error: Exception) -> Exception:
+        """What to do about an error that ends a run; the error itself if it says so or nothing is known."""
+        if isinstance(error, Diverged):
+            return Diverged(f"{error}, then --resume goes on from {self._last()}; {self._kept_rows()}")
+        if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in NO_SPACE):
+            return DiskFull(f"{error}: make room in {self.directory}, then --resume goes on from {self._last()}")
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            return error
+        settings, stretch = self.recipe.train, stretch_at(self.recipe.train, self.loop.step)
+        return OutOfMemory(
+            f"step {self.loop.step + 1} did not fit into memory: raise train.accumulate (now {stretch.accumulate}), or "
+            f"lower train.batch_size (now {stretch.batch_size}) or train.keep_ratio (now "
+            f"{stretch.keep_ratio_at(self.loop.step):g}); on a GPU train.precision=bf16 (now {settings.precision}). "
+            f"--resume goes on from {self._last()}"
+        )
+
+    def _kept_rows(self) -> str:
+        """Keep the rows of the last step for inspection; where."""
+        file = self.directory / f"bad-batch-{self.loop.step}-rank{self.loop.accelerator.process_index}.safetensors"
+        pairs = enumerate(self.loop.rows)
+        rows = {f"{name}.{micro}": x for micro, pair in pairs for name, x in zip(("x_0", "labels"), pair, strict=True)}
+        save_file({key: value.cpu().contiguous() for key, value in rows.items()}, file)
+        return f"the last batch is in {file.name}"
+
+    def _last(self) -> str:
+        newest = newest_in(self.directory)
+        return "the beginning" if newest is None else newest.name
 
     def _cost(self) -> Cost:
         source, length = self.parts.source, 0
@@ -104,39 +160,80 @@ class Run:
         self.means.add(logs)
         self.clock.step(stretch.index, stretch.batch_size)
         self.log.advance()
-        is_due = step % settings.checkpoint_every == 0 or step == settings.steps
-        if is_due or step % settings.log_every == 0:  # no checkpoint of weights that were not looked at
-            values = {**self.means.take(self.loop.accelerator), "samples/s": self.clock.samples_per_second()}
-            if settings.phases or not isinstance(settings.keep_ratio, float):
-                values["keep_ratio"] = stretch.keep_ratio_at(step - 1)
-            check_finite(values["loss"], step)
-            self.log.metrics(step, values, "train")
-        if is_due:
-            self._checkpoint(step)
-            self.clock.samples_per_second()
+        stop, is_saving = self._asked()
+        is_last = step == settings.steps
+        is_due = step % settings.checkpoint_every == 0 or is_last
+        if step % settings.log_every == 0 or is_last:
+            self._write_metrics(step, stretch)
+        if self.loop.skipped_in_a_row and (is_due or stop or is_saving):
+            self.log.say(f"step {step}: no checkpoint, as the last {self.loop.skipped_in_a_row} steps were skipped")
+            if is_last:
+                raise Diverged(f"the last {self.loop.skipped_in_a_row} steps had no finite loss: lower train.lr")
+        elif is_due or stop or is_saving:
+            self._checkpoint(step, is_looked_at=is_due)
             self.clock.resume()
+        if stop and not is_last:
+            self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
+            self.loop.accelerator.end_training()
+            raise Stopped(stop, step)
 
-    def _checkpoint(self, step: int) -> None:
-        """Look at the averaged weights, then write everything."""
+    def _asked(self) -> tuple[int, bool]:
+        """The signal that asks for an end, and whether a checkpoint is asked for; all processes get the same answer."""
+        signals, accelerator = self.outside.signals, self.loop.accelerator
+        stop, is_saving, signals.is_saving = signals.stop, signals.is_saving, False
+        if accelerator.num_processes > 1:
+            asked = torch.tensor([[float(stop), float(is_saving)]], device=accelerator.device)
+            stop, is_saving = (accelerator.gather(asked).amax(0).long().tolist()[i] for i in (0, 1))
+        return int(stop), bool(is_saving)
+
+    def _write_metrics(self, step: int, stretch: Stretch) -> None:
+        seconds, speed = self.clock.window()
+        values = {**self.means.take(self.loop.accelerator), "samples/s": speed}
+        values["data_wait"], self.loop.waited = self.loop.waited / max(seconds, 1e-9), 0.0
+        if self.peak:
+            flops = 2 * TRAINING * self.cost.macs[stretch.resolution, stretch.keep_ratio_at(step - 1)].total
+            values["mfu"] = flops * speed / (self.peak * self.loop.accelerator.num_processes)
+        if self.recipe.train.phases or not isinstance(self.recipe.train.keep_ratio, float):
+            values["keep_ratio"] = stretch.keep_ratio_at(step - 1)
+        if self.loop.skipped:
+            values["skipped"] = float(self.loop.skipped)
+        self.log.metrics(step, values, "train")
+        if self.loop.accelerator.is_main_process:
+            self.outside.status.write("running", step)
+
+    def _checkpoint(self, step: int, *, is_looked_at: bool) -> None:
+        """Look at the averaged weights if that is due, and write everything."""
         settings, accelerator = self.recipe.train, self.loop.accelerator
-        with self.loop.ema.applied() as module:
-            scores = self._validate(module)
-            is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
-            if is_due and accelerator.is_main_process:
-                self._preview(self.directory / "samples" / f"step-{step:08d}", module)
+        scores: dict[str, float] = {}
+        if is_looked_at:
+            with self.loop.ema.applied() as module:
+                scores = self._validate(module)
         spent = self.clock.so_far()
         if scores:
             self.log.metrics(step, {**scores, **spent}, "validation")
             self.log.say(f"step {step}: {describe(scores, self.parts.objective.baseline)}")
+        means = self.means.state(accelerator)
         if accelerator.is_main_process:
-            info = self.about | _facts(accelerator) | self.parts.facts() | spent
-            info |= {"phases": self.clock.phases(), "validation": scores}
-            save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
-            prune(self.directory, settings.keep_checkpoints)
-            write_json(self.directory / "cost.json", {**self.cost.tree(), **spent, "phases": self.clock.phases()})
+            info = dict(self.outside.about) | _facts(accelerator) | self.parts.facts() | spent
+            info |= {"phases": self.clock.phases(), "validation": scores, "means": means}
+            info |= {"skipped": self.loop.skipped, "skipped_in_a_row": self.loop.skipped_in_a_row}
+            self._save(step, info)
+            is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
+            if is_due and is_looked_at:
+                with self.loop.ema.applied() as module:
+                    path = self.directory / "samples" / f"step-{step:08d}"
+                    self.outside.signals.attempt(lambda: self._preview(path, module))
         accelerator.wait_for_everyone()
 
+    def _save(self, step: int, info: dict[str, Any]) -> None:
+        save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
+        prune(self.directory, self.recipe.train)
+        spent = {**self.clock.so_far(), "phases": self.clock.phases()}
+        write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
+        self.outside.status.write("running", step, info["validation"])
+
     def _validate(self, module: nn.Module) -> dict[str, float]:
+        """Means over held-out rows; nothing where a stop cut them short."""
         accelerator, held_out = self.loop.accelerator, self.parts.held_out
         world, n_rows = accelerator.num_processes, self.recipe.train.validation_rows
         if not n_rows or len(held_out) < world:  # every process needs a row, or the means would wait for it
@@ -145,7 +242,10 @@ class Run:
         rows = range(accelerator.process_index, min(max(n_rows, world), len(held_out)), world)
         subset = SomeRows(held_out, rows)
         batch_size = 250 if isinstance(self.parts.source, ImageSource) else 32
-        return validate(module, self.parts.objective, in_order(subset, batch_size), self.parts.to_batch, accelerator)
+        look = (module, self.parts.objective, in_order(subset, batch_size), self.parts.to_batch, accelerator)
+        if world > 1:  # one that stops alone would leave the others waiting
+            return validate(*look)
+        return self.outside.signals.attempt(lambda: validate(*look)) or {}
 
     def _preview(self, path: Path, module: nn.Module) -> None:
         """Pictures or texts; `path` is without ending."""

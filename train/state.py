@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maskgen.checkpoint import MODEL, TRAINING, Checkpoint, checkpoints_in, write_checkpoint
+from maskgen.budget import TrainSettings
+from maskgen.checkpoint import (
+    MODEL,
+    TRAINING,
+    Checkpoint,
+    CheckpointError,
+    checkpoints_in,
+    read_checkpoint,
+    write_checkpoint,
+)
 from maskgen.recipe import Recipe
+from maskgen.shipped import INFO
 
 from .ema import Ema
 
@@ -48,7 +60,52 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for path in checkpoints_in(directory)[:-keep]:
-        shutil.rmtree(path)
+def newest_whole(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint with every file as it was written, and what is wrong with newer ones."""
+    faults: list[str] = []
+    for path in reversed(checkpoints_in(directory)):
+        try:
+            checkpoint = read_checkpoint(path)
+            checkpoint.verify()
+            if TRAINING not in checkpoint.info["files"]:
+                raise CheckpointError(f"{path} has no {TRAINING}: it was exported for use and cannot be resumed")
+        except CheckpointError as error:
+            faults.append(str(error))
+        else:
+            return checkpoint, faults
+    return None, faults
+
+
+def clean(directory: Path) -> None:
+    """Remove what killed runs left half-written. Only for who holds the directory's lock."""
+    for path in directory.glob(".checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(directory: Path, settings: TrainSettings) -> None:
+    """Remove checkpoints that no rule keeps: the newest few, every so many steps, the best by a validation value."""
+    paths = checkpoints_in(directory)
+    kept = set(paths[-settings.keep_checkpoints :])
+    if settings.keep_every:
+        kept |= {path for path in paths if int(path.name.split("-")[1]) % settings.keep_every == 0}
+    best = best_of(paths, settings)
+    for path in paths:
+        if path not in kept and path != best:
+            shutil.rmtree(path)
+
+
+def best_of(paths: Sequence[Path], settings: TrainSettings) -> Path | None:
+    """The checkpoint with the best value of `keep_best`, the earlier of equals; None if no rule asks or none has it."""
+    if settings.keep_best is None:
+        return None
+    sign = 1 if settings.keep_best.mode == "min" else -1
+    scores = {path: sign * score for path in paths if (score := _score(path, settings.keep_best.metric)) is not None}
+    return min(scores, key=lambda path: scores[path], default=None)
+
+
+def _score(path: Path, metric: str) -> float | None:
+    try:
+        value = json.loads((path / INFO).read_text(encoding="utf-8"))["validation"].get(metric)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return None if value is None or value != value else float(value)

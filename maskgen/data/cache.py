@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from maskgen.data.images import DataError, ImageSplit
 from maskgen.data.loader import in_order
+from maskgen.data.parts import Encoded, rows_of
 from maskgen.files import atomic
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ def token_data(
     cache_dir: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    parts: Callable[[], Sequence[Encoded]] = tuple,
 ) -> TokenData:
     """The tokens of a split, from the cache if it has them; else they are made on `device` and kept.
+
+    `parts` gives what they are made of instead: the tokens of a split's parts.
 
     The tokenizer is moved to `device` and put in evaluation mode when it is needed.
 
@@ -82,7 +86,9 @@ def token_data(
         "rows": len(split),
     }
     file, found = cached(
-        header, cache_dir, lambda file: _encode(file, split, tokenizer, torch.device(device), header["dtype"], progress)
+        header,
+        cache_dir,
+        lambda file: _encode(file, split, tokenizer, torch.device(device), header["dtype"], progress, parts),
     )
     return TokenData(file, split.labels, found["length"], found["dtype"])
 
@@ -152,7 +158,13 @@ def _found(file: Path, header: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _encode(
-    file: Path, split: ImageSplit, tokenizer: ImageTokenizer, device: torch.device, dtype: str, progress: bool
+    file: Path,
+    split: ImageSplit,
+    tokenizer: ImageTokenizer,
+    device: torch.device,
+    dtype: str,
+    progress: bool,
+    parts: Callable[[], Sequence[Encoded]],
 ) -> dict[str, int]:
     """Write the tokens; the sequence length and checksum."""
     log.info("encoding %d images into %s", len(split), file)
@@ -162,7 +174,8 @@ def _encode(
     def batches() -> Iterator[Tensor]:
         nonlocal length
         with tqdm(total=len(split), desc="tokens", unit="image", disable=not progress) as bar:
-            for tokens in _tokens(split, tokenizer, device):
+            pieces = parts()
+            for tokens in rows_of(pieces, ENCODE_BATCH) if pieces else _tokens(split, tokenizer, device):
                 length = tokens.shape[1]
                 yield tokens
                 bar.update(len(tokens))

@@ -35,6 +35,9 @@ class FolderSplit(ImageSplit):
         images = [read_image(self.root / self.files[row], self.size, self.channels, self.crop) for row in indices]
         return torch.stack(images), self.labels[torch.as_tensor(indices)]
 
+    def name_of(self, row: int) -> str:
+        return str(self.root / self.files[row])
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.size, self.channels, self.crop)).encode())
         for file, label in zip(self.files, self.labels.tolist(), strict=True):

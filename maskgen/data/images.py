@@ -43,6 +43,10 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) uint8 and labels (B,) int64."""
 
+    def name_of(self, row: int) -> str:
+        """What a message calls an image."""
+        return f"image {row}"
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes when any image, its preparation or the order does."""

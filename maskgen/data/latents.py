@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from maskgen.data.cache import ENCODE_BATCH, FORMAT, cached, write_tokens
 from maskgen.data.images import ImageSplit
 from maskgen.data.loader import in_order
+from maskgen.data.parts import Encoded, rows_of
 from maskgen.tokenizers.latent import KLTokenizer
 
 DTYPE = "float16"
@@ -52,8 +53,11 @@ def latent_data(
     cache_dir: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    parts: Callable[[], Sequence[Encoded]] = tuple,
 ) -> LatentData:
     """The moments of a split, from the cache if it has them; else they are made on `device` and kept as float16.
+
+    `parts` gives what they are made of instead: the moments of a split's parts.
 
     The cache names images, autoencoder (its source, and a hash of its weights, scale and patch) and flips, and has a
     checksum, so that another of either is never taken for it.
@@ -75,7 +79,9 @@ def latent_data(
 
     def make(file: Path) -> dict[str, int]:
         tokenizer.to(device).eval()
-        crc32 = write_tokens(file, _moments(split, tokenizer, has_flips, device, progress), DTYPE)
+        pieces = parts()
+        made = rows_of(pieces, ENCODE_BATCH) if pieces else _moments(split, tokenizer, has_flips, device, progress)
+        crc32 = write_tokens(file, made, DTYPE)
         return {"length": shape[0] * shape[1] * shape[2], "crc32": crc32}
 
     file, _ = cached(header, cache_dir, make)

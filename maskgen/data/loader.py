@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from maskgen.data.images import DataError
 from maskgen.rng import Rng, fold
 
 T = TypeVar("T")
@@ -81,15 +82,54 @@ def batches(dataset: Rows, order: CounterSampler, workers: int = 0) -> Iterator[
     """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
     `workers` processes read ahead and change nothing else.
+
+    Raises:
+        DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it.
     """
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+    loader = iter(_loader(dataset, order, workers))
+    for batch in itertools.count(order.start):
+        try:
+            rows = next(loader)
+        except DataError as error:
+            _, _, traceback = str(error).partition("Original Traceback")  # of a worker; its last line is the error
+            if not traceback:
+                raise
+            raise DataError(traceback.splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            suspects = [order.indices(batch + ahead) for ahead in range(2 * workers + 1)]
+            raise DataError(_obituary(dataset, suspects, str(error).splitlines()[0])) from None
+        yield rows
+
+
+def _loader(dataset: Rows, order: Iterable[list[int]], workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+    return DataLoader(
         cast("Dataset[tuple[Tensor, Tensor]]", dataset),
-        batch_sampler=order,
+        batch_sampler=cast(Any, order),
         collate_fn=_identity,  # __getitems__ has collated already
         num_workers=workers,
         generator=torch.Generator(),  # else the loader draws from the global stream
     )
-    return iter(loader)
+
+
+def _obituary(dataset: Rows, suspects: Sequence[list[int]], said: str) -> str:
+    """Which sample killed a worker: the batches it may have been at are read again, each by a worker of its own."""
+    for rows in suspects:
+        if not _survives(dataset, rows):
+            killers = [row for row in rows if not _survives(dataset, [row])]
+            if killers:
+                name = getattr(dataset, "name_of", "row {}".format)(killers[0])
+                return f"a data worker died reading {name}: remove or mend it ({said})"
+    return f"a data worker died, but no sample does it again: out of memory? lower train.workers ({said})"
+
+
+def _survives(dataset: Rows, rows: list[int]) -> bool:
+    try:
+        next(iter(_loader(dataset, [rows], 1)))
+    except RuntimeError:
+        return False
+    return True
 
 
 def in_order(dataset: Rows, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -30,8 +30,9 @@ def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
     Low-discrepancy times lower the variance of the loss (variational diffusion models, appendix I.1). The permutation
     makes each time uniform by itself, which strata tied to rows are not.
     """
-    strata = rng.permutation(1, n, device=device)[0]
-    return (strata + 1 - rng.uniform((n,), device=device)) / n
+    first, total = rng.place(n)  # strata of the whole batch, whoever computes the rest of it
+    strata = rng.whole.permutation(1, total, device=device)[0, first : first + n]
+    return (strata + 1 - rng.uniform((n,), device=device)) / total
 
 
 def refuse_dropping(keep_ratio: float) -> None:

@@ -88,7 +88,7 @@ class Denoising:
 
     def _subset(self, x_0: Tensor, keep_ratio: float, rng: Rng) -> TokenSubset:
         if self.keep_spread:
-            keep_ratio = max(keep_ratio - self.keep_spread * float(rng.uniform((1,))), 1e-6)
+            keep_ratio = max(keep_ratio - self.keep_spread * float(rng.whole.uniform((1,))), 1e-6)
         return TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
 
     def _pass(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -46,3 +48,45 @@ def test_another_sampler_starts_from_its_own_defaults(digits_run: Path) -> None:
 def test_fewer_than_one_sample_is_refused(digits_run: Path, num: int) -> None:
     with pytest.raises(UserError, match="num"):
         maskgen.load(str(digits_run))(num)
+
+
+class Hub:
+    """What huggingface_hub's client is asked for, and the files of what is uploaded."""
+
+    asked: ClassVar[dict[str, Any]] = {}
+    is_down = False
+
+    def __init__(self, token: str | None = None) -> None:
+        self.asked["token"] = token
+
+    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> Any:
+        if self.is_down:
+            raise OSError("no route to the hub\nand more")
+        self.asked |= {"private": private, "exist_ok": exist_ok}
+        return SimpleNamespace(repo_id=f"someone/{repo_id.split('/')[-1]}")
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+        files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+        self.asked |= {"repo": repo_id, "files": files, "message": commit_message}
+        return f"https://hub/{repo_id}"
+
+
+def test_what_is_pushed_to_the_hub_is_what_is_saved(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    pipeline = maskgen.load(str(digits_run))
+    assert pipeline.push_to_hub("me/digits", private=True, token="t") == "https://hub/someone/digits"
+    pipeline.save_pretrained(tmp_path / "digits", push_to_hub=True)
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "digits").iterdir()}
+    assert set(saved) == {"model.safetensors", "recipe.yaml", "checkpoint.json", "README.md"}
+    assert Hub.asked["files"] == saved
+    assert Hub.asked["message"] == "digits, step 4"
+    assert b"library_name: maskgen" in saved["README.md"]
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_a_line(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "is_down", True)
+    with pytest.raises(UserError, match=r"^me/x cannot be uploaded: no route to the hub$"):
+        maskgen.load(str(digits_run)).push_to_hub("me/x")

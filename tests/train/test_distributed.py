@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from maskgen.checkpoint import read_checkpoint
+from maskgen.train.program import run
 
 COMMON = [
     *("train.steps=3", "train.batch_size=8", "train.checkpoint_every=3", "train.log_every=1", "train.preview_every=0"),
@@ -46,6 +50,60 @@ def test_processes_keep_one_codebook_of_latents_that_occur(tmp_path: Path) -> No
     tensors = read_checkpoint(tmp_path / "run").tensors()
     assert torch.isfinite(tensors["quantiser.codebook"]).all()
     assert tensors["quantiser.codebook"].unique(dim=0).shape[0] == 8
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+SMALL = ("model.width=16", "model.depth=1", "model.heads=2", "train.steps=6", "train.checkpoint_every=2")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path) -> None:
+    torchrun(tmp_path / "two", "digits-maskgit", *SMALL)
+    options = [*COMMON[:-2], *SMALL]
+    run("digits-maskgit", options, str(tmp_path / "one"), device="cpu")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    first, second = (read_checkpoint(tmp_path / name).tensors() for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_go_on_bit_for_bit(tmp_path: Path) -> None:
+    torchrun(tmp_path / "whole", "digits-maskgit", *SMALL)
+    torchrun(tmp_path / "parts", "digits-maskgit", *SMALL, "train.keep_checkpoints=3")
+    for step in (4, 6):  # as if killed after step 5: what a kill leaves is the checkpoint before it
+        shutil.rmtree(tmp_path / "parts" / f"checkpoint-{step}")
+    torchrun(tmp_path / "parts", "digits-maskgit", *SMALL, "train.keep_checkpoints=3", "--resume")
+    first, second = (read_checkpoint(tmp_path / name).info["files"] for name in ("whole", "parts"))
+    assert first["training.safetensors"] == second["training.safetensors"]
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_ends_both_with_one_checkpoint(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = [
+        *COMMON,
+        *SMALL,
+        "train.steps=100000",
+        "train.checkpoint_every=100000",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen([*launch, "-m", "maskgen.train", "digits-maskgit", *options], stderr=subprocess.DEVNULL)
+    file, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 200
+    while not (file.is_file() and file.stat().st_size > 500):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) != 0
+    (path,) = (tmp_path / "run").glob("checkpoint-*")
+    assert read_checkpoint(path).step < 100_000
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
 
 
 @pytest.mark.slow

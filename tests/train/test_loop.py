@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from maskgen.budget import TrainSettings
-from maskgen.errors import UserError
+from maskgen.errors import Diverged
 from maskgen.predictions import Batch, Loss
 from maskgen.rng import Rng
 from maskgen.train.ema import Ema
-from maskgen.train.loop import Loop, Means, check_finite, validate
+from maskgen.train.loop import Loop, Means, validate
 from maskgen.train.optim import build_optimizer
 
 
@@ -152,8 +152,43 @@ def test_validation_draws_the_same_noise_every_time() -> None:
     assert all(torch.equal(a, b) for a, b in zip(objective.noise[:half], objective.noise[half:], strict=True))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_diverged_stops_the_run_with_advice(value: float) -> None:
-    with pytest.raises(UserError, match=r"at step 12: .* lower train.lr"):
-        check_finite(value, 12)
-    check_finite(1e30, 12)
+def poisoned(at: set[int]) -> Loop:
+    """A loop of six steps whose data are NaN at some of them."""
+    loop = build(steps=6, ema=0.5, skip_limit=2)
+    clean = rows()
+    loop.data = ((x * float("nan") if step in at else x, y) for step, (x, y) in enumerate(clean))
+    return loop
+
+
+def test_a_step_without_finite_gradient_changes_nothing_and_is_counted() -> None:
+    loop, seen = poisoned({1, 4}), []
+    loop.run(lambda *_: seen.append((weights(loop), loop.ema.average["weight"].clone())))
+    for before, after in ((0, 1), (3, 4)):
+        assert torch.equal(seen[before][0], seen[after][0])
+        assert torch.equal(seen[before][1], seen[after][1])
+    assert not torch.equal(seen[1][0], seen[2][0])
+    assert (loop.skipped, loop.skipped_in_a_row) == (2, 0)
+    assert all(torch.isfinite(weight).all() for weight, _ in seen)
+
+
+def test_a_run_of_them_ends_training_with_the_rows_at_hand() -> None:
+    loop = poisoned({2, 3, 4})
+    with pytest.raises(Diverged, match=r"in 2 steps in a row, up to step 4: lower train.lr"):
+        loop.run(lambda *_: None)
+    assert torch.isnan(loop.rows[0][0]).all()
+    assert torch.isfinite(weights(loop)).all()
+
+
+def test_sums_between_two_logs_survive_a_checkpoint() -> None:
+    accelerator, first, second = Accelerator(cpu=True), Means(), Means()
+    first.add({"x": torch.tensor([0.1, 3.0])})
+    second.load(first.state(accelerator), accelerator)
+    for means in (first, second):
+        means.add({"x": torch.tensor([0.7, 1.0])})
+    assert first.take(accelerator) == second.take(accelerator)
+
+
+def test_rows_of_more_processes_are_summed_by_the_first() -> None:
+    means = Means()
+    means.load({"x": [[1.0, 2.0], [3.0, 4.0]]}, Accelerator(cpu=True))
+    assert means.sums["x"].tolist() == [4.0, 6.0]

@@ -101,7 +101,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None
     for step in steps:
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "samples").mkdir()
-    prune(tmp_path, keep)
+    prune(tmp_path, TrainSettings(keep_checkpoints=keep))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f"checkpoint-{step}" for step in sorted(steps)[-keep:]} | {"samples"}
 
@@ -109,5 +109,5 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None
 def test_what_a_user_named_like_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
     for name in ("checkpoint-1", "checkpoint-2", "checkpoint-2-backup"):
         (tmp_path / name).mkdir()
-    prune(tmp_path, 1)
+    prune(tmp_path, TrainSettings(keep_checkpoints=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-2-backup"]

@@ -66,7 +66,7 @@ def test_three_steps_and_three_more_are_six_bit_for_bit(tmp_path: Path, kind: st
     trained(tmp_path / "parts", source, resume=True)
     first, second = (read_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert second.step == 6
-    assert set(first.info["files"]) == {"model.safetensors", "training.safetensors", "tokenizer.json"}
+    assert set(first.info["files"]) == {"model.safetensors", "training.safetensors", "tokenizer.json", "recipe.yaml"}
     assert first.info["files"] == second.info["files"]
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     state = first.tensors("training.safetensors")

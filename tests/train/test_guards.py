@@ -1,0 +1,223 @@
+"""Lock, signals, retention, status and trackers of a run."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskgen.budget import TrainSettings
+from maskgen.data.images import DataError
+from maskgen.data.loader import CounterSampler, batches
+from maskgen.errors import UserError
+from maskgen.train import lock, status
+from maskgen.train.callbacks import Log
+from maskgen.train.lock import RunLock
+from maskgen.train.signals import Signals, Stopped
+from maskgen.train.state import best_of, prune
+from maskgen.train.status import Status
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_a_directory_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        assert lock.is_held(tmp_path)
+        with pytest.raises(UserError, match=rf"is being trained by process {os.getpid()} on {socket.gethostname()}"):
+            RunLock(tmp_path).__enter__()
+    assert not lock.is_held(tmp_path)
+    with RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("age", "is_alive"), [(0, True), (1000, False)])
+def test_a_holder_on_another_host_is_believed_while_it_touches_its_lock(
+    tmp_path: Path, age: float, is_alive: bool
+) -> None:
+    file = tmp_path / ".lock"
+    file.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    moment = file.stat().st_mtime - age
+    os.utime(file, (moment, moment))
+    assert lock.is_held(tmp_path) is is_alive
+    if is_alive:
+        with pytest.raises(UserError, match="process 1 on elsewhere"):
+            RunLock(tmp_path).__enter__()
+    else:
+        with RunLock(tmp_path):
+            pass
+
+
+def test_a_damaged_lock_file_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text('{"pid": 3')
+    with RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_for_an_end_and_handlers_are_put_back(number: int) -> None:
+    before = signal.getsignal(number)
+    with Signals() as signals:
+        signals.is_deferred = True
+        os.kill(os.getpid(), number)
+        assert signals.stop == number
+    assert signal.getsignal(number) == before
+    assert Stopped(number, 3).code == 128 + number
+
+
+def test_before_there_are_steps_an_end_does_not_wait() -> None:
+    with Signals(), pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == 143
+
+
+def test_a_user_signal_asks_for_a_checkpoint() -> None:
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.is_saving
+        assert not signals.stop
+
+
+def test_work_that_may_be_cut_short_is_and_only_then() -> None:
+    done: list[int] = []
+
+    def work() -> str:
+        done.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append(2)
+        return "answer"
+
+    with Signals() as signals:
+        signals.is_deferred = True
+        assert signals.attempt(lambda: 7) == 7
+        assert signals.attempt(work) is None
+        assert signals.attempt(lambda: 7) is None
+    assert done == [1]
+
+
+def checkpoints(home: Path, scores: dict[int, float | None]) -> None:
+    for step, score in scores.items():
+        path = home / f"checkpoint-{step}"
+        path.mkdir()
+        validation = {} if score is None else {"loss": score}
+        (path / "checkpoint.json").write_text(json.dumps({"step": step, "validation": validation}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"keep_checkpoints": 2}, {60, 70}),
+        ({"keep_checkpoints": 1, "keep_every": 30}, {30, 60, 70}),
+        ({"keep_checkpoints": 1, "keep_best": {"metric": "loss"}}, {20, 70}),
+        ({"keep_checkpoints": 1, "keep_best": {"metric": "loss", "mode": "max"}}, {40, 70}),
+        ({"keep_checkpoints": 1, "keep_best": {"metric": "accuracy"}}, {70}),
+        ({"keep_checkpoints": 1, "keep_every": 30, "keep_best": {"metric": "loss"}}, {20, 30, 60, 70}),
+    ],
+)
+def test_checkpoints_are_kept_by_their_rules(tmp_path: Path, settings: dict[str, Any], left: set[int]) -> None:
+    checkpoints(tmp_path, {10: 3.0, 20: 1.0, 30: float("nan"), 40: 9.0, 50: 1.0, 60: None, 70: 2.0})
+    prune(tmp_path, TrainSettings.model_validate(settings))
+    assert {int(path.name.split("-")[1]) for path in tmp_path.iterdir()} == left
+
+
+def test_the_best_is_the_earlier_of_equals_and_survives_damage_of_others(tmp_path: Path) -> None:
+    checkpoints(tmp_path, {1: 2.0, 2: 1.0, 3: 1.0})
+    (tmp_path / "checkpoint-1" / "checkpoint.json").write_text("{")
+    paths = [tmp_path / f"checkpoint-{step}" for step in (1, 2, 3)]
+    assert best_of(paths, TrainSettings.model_validate({"keep_best": {"metric": "loss"}})) == paths[1]
+    assert best_of(paths, TrainSettings()) is None
+
+
+def test_runs_are_listed_with_state_step_score_and_error(tmp_path: Path, command: Command) -> None:
+    for name, state, error in (("a", "finished", ""), ("b", "failed", "the loss was NaN\nmore"), ("c", "running", "")):
+        (tmp_path / name).mkdir()
+        Status(tmp_path / name, "digits-maskgit", 20).write(state, 7, {"loss": 1.25}, error)  # type: ignore[arg-type]
+    checkpoints(tmp_path / "a", {})
+    (tmp_path / "old" / "checkpoint-3").mkdir(parents=True)
+    code, out, _ = command("runs", tmp_path)
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert "finished" in rows["a"]
+    assert "7 / 20" in rows["a"]
+    assert "loss 1.25" in rows["a"]
+    assert rows["b"].endswith("the loss was NaN")
+    assert "killed" in rows["c"]
+    assert rows["old"].split() == ["old", "?", "?", "3"]
+    with RunLock(tmp_path / "c"):
+        assert "running" in command("runs", tmp_path)[1]
+
+
+def test_a_directory_without_runs_is_said(tmp_path: Path, command: Command) -> None:
+    assert "no run below" in command("runs", tmp_path)[2]
+    assert "no directory" in command("runs", tmp_path / "gone")[2]
+
+
+def test_a_status_keeps_what_it_is_not_told(tmp_path: Path) -> None:
+    said = Status(tmp_path, "r", 9)
+    said.write("running", 4, {"loss": 2.0})
+    said.write("failed", error="boom")
+    found = status.read(tmp_path)
+    assert (found["state"], found["step"], found["scores"], found["error"]) == ("failed", 4, {"loss": 2.0}, "boom")
+
+
+def test_a_csv_table_has_a_line_a_value_and_is_cut_on_resume(tmp_path: Path) -> None:
+    settings = TrainSettings(steps=9, tensorboard=False, trackers=("csv",))
+    for first, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        log = Log(tmp_path, first, settings, is_main=True)
+        for step in steps:
+            log.metrics(step, {"loss": step / 3}, "train")
+        log.close()
+    rows = list(csv.reader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert rows == [["step", "name", "value"], *([str(n), "train/loss", repr(n / 3)] for n in (1, 2, 3, 4))]
+
+
+def test_tensorboard_is_written_by_accelerates_tracker(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, TrainSettings(steps=1), is_main=True)
+    log.metrics(1, {"loss": 1.0}, "train")
+    log.close()
+    assert list((tmp_path / "logs").glob("events.out.*"))
+
+
+class Deadly(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Rows of which one kills the process that reads it."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def name_of(self, row: int) -> str:
+        return f"picture-{row}.png"
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        if 13 in indices and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(len(indices)), torch.as_tensor(indices)
+
+
+class Unreadable(Deadly):
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        if 13 in indices:
+            raise DataError("folder/13.png cannot be read: no picture")
+        return super().__getitems__(indices)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Deadly(), r"^a data worker died reading picture-13.png: remove or mend it"),
+        (Unreadable(), r"^folder/13.png cannot be read: no picture$"),
+    ],
+)
+def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: str) -> None:
+    loader = batches(data, CounterSampler(20, 4, 0), workers=1)
+    with pytest.raises(DataError, match=message) as error:
+        list(itertools.islice(loader, 5))
+    assert "\n" not in str(error.value)

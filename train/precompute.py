@@ -1,0 +1,110 @@
+"""`maskgen precompute`: tokens and latents made by many processes before a training, every piece whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from maskgen.checkpoint import load_tokenizer
+from maskgen.data.cache import default_cache_dir, token_data
+from maskgen.data.images import ImageSplit
+from maskgen.data.latents import latent_data
+from maskgen.data.parts import PartSplit
+from maskgen.data.text import text_data
+from maskgen.devices import pick_device
+from maskgen.errors import UserError
+from maskgen.recipe import Recipe, load_recipe
+from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.latent import KLTokenizer
+
+from .parts import SPLITS
+from .subprocesses import Failed, maskgen
+
+
+def run(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    parts: int = 1,
+    part: int | None = None,
+    processes: int = 1,
+    device: str = "auto",
+) -> str:
+    """Fill the cache; what to tell the user.
+
+    Args:
+        parts: pieces; each is a file of its own until all are there and are put together.
+        part: make this piece only.
+        processes: pieces made side by side.
+
+    Raises:
+        UserError: a recipe whose data are not encoded, a part out of range, or a piece that cannot be made.
+    """
+    recipe = load_recipe(source, overrides)
+    if recipe.task != "generator":
+        raise UserError(f"{source} is a {recipe.task}: it trains on the data themselves; nothing is precomputed")
+    if part is not None and part >= parts:
+        raise UserError(f"--part {part} must be below --parts {parts}: parts count from 0")
+    if recipe.is_text:
+        return _text(recipe)
+    if parts > 1 and part is None and processes > 1:
+        _side_by_side(source, overrides, parts, processes, device)
+    image_source = recipe.build_data()
+    tokenizer = load_tokenizer(recipe, image_source.image_shape)
+    if tokenizer.is_continuous and not isinstance(tokenizer, KLTokenizer):
+        raise UserError(f"{source}: its tokens take no time to make, so they are not kept; nothing to do")
+    counts = []
+    for name in SPLITS:
+        split = image_source.split(name)
+        counts.append(f"{len(split):,} {name}")
+        if part is not None:
+            _data(recipe, PartSplit(split, part, parts), tokenizer, device)
+        else:
+            _whole(recipe, split, tokenizer, device, parts)
+    what = "all" if part is None else f"part {part} of {parts}"
+    return f"{what} of {' and '.join(counts)} images is in {default_cache_dir()}"
+
+
+def _whole(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, parts: int) -> None:
+    """A split from the cache, or put together out of parts, which are not needed afterwards."""
+    pieces: list[Any] = []
+
+    def make() -> list[Any]:
+        pieces.extend(_data(recipe, PartSplit(split, index, parts), tokenizer, device) for index in range(parts))
+        return pieces
+
+    _data(recipe, split, tokenizer, device, **({} if parts == 1 else {"parts": make}))
+    for piece in pieces:
+        piece.file.unlink()
+        piece.file.with_suffix(".json").unlink()
+
+
+def _text(recipe: Recipe) -> str:
+    """Text is read once, in order, by one process."""
+    source = recipe.build_text()
+    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    rows = len(text_data(source, "train", tokenizer))
+    return f"{rows:,} rows of text are in {default_cache_dir()}"
+
+
+def _side_by_side(source: str, overrides: Sequence[str], parts: int, processes: int, device: str) -> None:
+    """Every piece by a process of its own; those that are there are found and not made again."""
+
+    def make(index: int) -> None:
+        piece = ["--parts", str(parts), "--part", str(index), "--device", device]
+        maskgen("precompute", source, *overrides, *piece, threads=1)
+
+    try:
+        with ThreadPoolExecutor(processes) as pool:
+            list(pool.map(make, range(parts)))
+    except Failed as error:
+        raise UserError(f"{error}; what was made is kept, run it again") from None
+
+
+def _data(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, **options: Any) -> Any:
+    """Tokens or moments of a split, from the cache or made, or put together out of `parts`."""
+    options["device"] = pick_device(device)
+    if isinstance(tokenizer, KLTokenizer):
+        return latent_data(split, tokenizer, has_flips=recipe.train.flip, **options)
+    return token_data(split, tokenizer, **options)

@@ -1,0 +1,64 @@
+"""`maskgen runs`: the runs below a directory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from maskgen.checkpoint import checkpoints_in
+from maskgen.errors import UserError
+
+from . import lock, status
+
+COLUMNS = ("run", "recipe", "state", "step", "score", "updated", "error")
+
+
+def run(directory: str) -> str:
+    """A table of the runs in a directory and below it.
+
+    Raises:
+        UserError: no such directory, or no run in it.
+    """
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise UserError(f"no directory {directory}; runs are where `maskgen train --output` put them")
+    homes = sorted({path.parent for path in root.rglob(status.NAME)} | _without_status(root))
+    if not homes:
+        raise UserError(f"no run below {directory}; `maskgen train RECIPE --output {directory}/NAME` makes one")
+    rows = [COLUMNS, *(_row(home, root) for home in homes)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _without_status(root: Path) -> set[Path]:
+    """Runs of versions that wrote none."""
+    return {path.parent for path in root.rglob("checkpoint-*") if path.is_dir() and checkpoints_in(path.parent)}
+
+
+def _row(home: Path, root: Path) -> tuple[str, ...]:
+    found = status.read(home)
+    name = home.relative_to(root).as_posix()
+    if not found:
+        newest = checkpoints_in(home)[-1].name.split("-")[1]
+        return (name, "?", "?", newest, "", "", "")
+    state = found["state"]
+    if state == "running" and not lock.is_held(home):
+        state = "killed"
+    step = f"{found['step']:,} / {found['steps']:,}"
+    error = str(found["error"]).splitlines()[0][:100] if found["error"] else ""
+    return (name, found["recipe"], state, step, _score(found), _ago(found["time"]), error)
+
+
+def _score(found: dict[str, Any]) -> str:
+    scores = found["scores"] or {}
+    return f"loss {scores['loss']:.4g}" if "loss" in scores else ""
+
+
+def _ago(moment: float) -> str:
+    seconds = time.time() - moment
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,60 @@
+"""Where metrics go besides metrics.jsonl: the trackers of accelerate, and a table in CSV."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+from maskgen.budget import TrainSettings
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+class CsvTracker:
+    """metrics.csv: a line a value, `step,name,value`; lines of later steps than `first` are cut."""
+
+    def __init__(self, directory: Path, first: int) -> None:
+        path, kept = directory / "metrics.csv", []
+        if path.is_file():
+            rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+            kept = [row for row in rows if len(row) == 3 and int(row[0]) <= first]
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([["step", "name", "value"], *kept])
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._writer.writerows([step, name, repr(value)] for name, value in values.items())
+        self._file.flush()
+
+    def finish(self) -> None:
+        self._file.close()
+
+
+def open_trackers(directory: Path, first: int, settings: TrainSettings, say: Callable[[str], None]) -> list[Any]:
+    """The trackers a recipe names; one whose package is not installed is said and left out."""
+    names = [*settings.trackers, *(["tensorboard"] if settings.tensorboard else [])]
+    trackers: list[Any] = []
+    for name in dict.fromkeys(names):
+        if name == "csv":
+            trackers.append(CsvTracker(directory, first))
+        elif importlib.util.find_spec(PACKAGES[name]) is None:
+            say(f"{name} is not installed (pip install {PACKAGES[name]}): left out")
+        else:
+            trackers.append(_open(name, directory, first))
+    return trackers
+
+
+def _open(name: str, directory: Path, first: int) -> Any:
+    """A tracker of accelerate; TensorBoard hides what an interrupted run wrote after `first`."""
+    tracker = LOGGER_TYPE_TO_CLASS[name]
+    if name == "tensorboard":
+        opened = tracker("logs", directory, purge_step=first + 1)
+    else:
+        opened = tracker("maskgen", name=directory.name, dir=str(directory), id=directory.name, resume="allow")
+    opened.start()
+    return opened
