@@ -108,17 +108,44 @@ def sample(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
         click.echo(written)
 
 
+PROTOCOL = click.option(
+    "--protocol",
+    metavar="NAME",
+    help="clean-fid, clean-fid-legacy-pytorch, clean-fid-legacy-tensorflow, torch-fidelity, torchmetrics, "
+    "torchmetrics-antialias, adm, timm:NAME, torchvision:NAME, dinov2:HUB_ID, FILE.pt, or a classifier's checkpoint.",
+)
+WEIGHTS = click.option("--weights", metavar="FILE", help="Weights of the protocol's network; else looked for.")
+BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
+
+
 @cli.command()
 @click.argument("checkpoint")
 @click.option(
     "--metric",
-    type=click.Choice(["fidelity", "likelihood", "generative-perplexity"]),
-    help="Default: fidelity of images, likelihood of text.",
+    "metrics",
+    multiple=True,
+    type=click.Choice(
+        [
+            "fidelity",
+            *BESIDE,
+            "sfid",
+            "memorisation",
+            "reconstruction",
+            "likelihood",
+            "generative-perplexity",
+            "diversity",
+        ]
+    ),
+    help="May be repeated. Default: fidelity of images, likelihood of text.",
 )
 @click.option("--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts.")
+@click.option("--repeats", type=click.IntRange(1), help="Sets of that many images, for an interval of the score.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--output", metavar="FILE.json", help="Also write the report there.")
-@click.option("--extractor", metavar="CHECKPOINT", help="The classifier that judges images; fashion-classifier.")
+@click.option(
+    "--output", metavar="DIR|FILE.json", help="Also write the report there; a DIR keeps samples and pictures."
+)
+@PROTOCOL
+@WEIGHTS
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Likelihood of; default test.")
 @click.option("--strata", type=click.IntRange(1), help="Masks drawn a row for a likelihood bound; default 8.")
 @click.option("--scorer", metavar="CHECKPOINT|HUB_ID", help="Who reads the samples: a text checkpoint or causal model.")
@@ -128,11 +155,101 @@ def sample(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
 def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
     """Score CHECKPOINT.
 
-    fidelity: Frechet distance on a classifier's features beside its floors, class accuracy, PSNR. likelihood: bits per
-    token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples, beside
-    their entropy and diversity.
+    fidelity: Frechet distance by a protocol (default fashion-classifier) beside its floors, class accuracy, PSNR, SSIM,
+    codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. likelihood: bits
+    per token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples,
+    beside their entropy and diversity; diversity: these alone.
     """
     click.echo(_program("sample.program").evaluate(checkpoint, **_choices(arguments, **options)))
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@PROTOCOL
+@WEIGHTS
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice([*BESIDE, "sfid"]),
+    help="Beside the distance; may be repeated.",
+)
+@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples of a checkpoint.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--output", metavar="FILE.json", help="Also write the report there.")
+@DEVICE
+def fid(a: str, b: str, **options: Any) -> None:
+    """Frechet distance of A to the reference B.
+
+    Each is a folder, .zip or .npz of images, an .npz of statistics (mu, sigma), DATASET:SPLIT such as
+    fashion_mnist:test, or a checkpoint. Default protocol: clean-fid, or that of a statistics file.
+    """
+    click.echo(_program("sample.compare").run(a, b, **options))
+
+
+@cli.command()
+@click.argument("images")
+@click.argument("output", metavar="FILE.npz")
+@PROTOCOL
+@WEIGHTS
+@DEVICE
+def statistics(images: str, output: str, protocol: str | None, weights: str | None, device: str) -> None:
+    """Write the statistics of IMAGES, for `maskgen fid` and for clean-fid, pytorch-fid and ADM."""
+    click.echo(_program("sample.compare").statistics(images, output, protocol, weights, device))
+
+
+def _listed(kind: Callable[[str], Any]) -> Callable[[Any, Any, str | None], tuple[Any, ...] | None]:
+    """A callback for values given as a,b,c."""
+
+    def split(_: Any, option: Any, text: str | None) -> tuple[Any, ...] | None:
+        if text is None:
+            return None
+        try:
+            return tuple(kind(part.strip()) for part in text.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not a list such as {option.metavar}") from None
+
+    return split
+
+
+@cli.group()
+def bench() -> None:
+    """Compare many ways of doing one thing."""
+
+
+@bench.command("fid")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT ...")
+@click.option("--samplers", metavar="a,b", callback=_listed(str), help="Presets; default: the recipe's.")
+@click.option("--steps", metavar="4,8,16", callback=_listed(int), help="Default: the recipe's.")
+@click.option("--guidance", metavar="1,2,3", callback=_listed(float), help="Default: the recipe's.")
+@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples of each.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice([*BESIDE, "sfid"]),
+    help="Beside the distance; may be repeated.",
+)
+@click.option("--output", metavar="DIR", default="bench", show_default=True, help="Report, pictures and samples.")
+@PROTOCOL
+@WEIGHTS
+@DEVICE
+def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
+    """Score CHECKPOINTs over samplers, steps and guidance; an interrupted run goes on when called again.
+
+    Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments.
+    """
+    click.echo(_program("sample.bench").run(checkpoints, **options))
+
+
+@cli.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR ...")
+@click.option("--output", metavar="DIR", help="Where the merged report goes; default: to the terminal alone.")
+def report(directories: tuple[str, ...], output: str | None) -> None:
+    """Merge the reports of benchmark runs; scores that do not compare are refused with the reason."""
+    click.echo(_program("sample.bench_report").merge(directories, output))
 
 
 @cli.command()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maskgen.checkpoint import read_checkpoint
 from maskgen.errors import UserError
 
+from . import diversity, images, likelihood, perplexity, texts
 from . import evaluate as fidelity
-from . import images, likelihood, perplexity, texts
 from .image_pipeline import ImagePipeline
 from .pipeline import load
 from .text_pipeline import TextPipeline
@@ -36,27 +37,32 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
 
 
-def evaluate(source: str, /, *, metric: str | None = None, **options: Any) -> str:
-    """Score a checkpoint; the table it prints. Without `metric` images are judged by fidelity, text by likelihood.
+def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> str:
+    """Score a checkpoint; the tables it prints. Without metrics images are judged by fidelity, text by likelihood.
 
     Raises:
         UserError: a checkpoint, metric or option that cannot be used.
     """
     is_text = read_checkpoint(source).recipe.is_text
-    chosen = METRICS[metric or ("likelihood" if is_text else "fidelity")]
-    if chosen.is_for_text not in (None, is_text):
-        kind, others = (
-            ("text", "likelihood or generative-perplexity") if is_text else ("images", "fidelity or likelihood")
-        )
-        raise UserError(f"--metric {metric}: {source} makes {kind}; choose {others}")
-    own = {option for one in METRICS.values() for option in one.options}
-    for key in options:
-        if key in own - chosen.options or not (
-            chosen.is_sampled or key in {*chosen.options, "seed", "output", "device"}
-        ):
-            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
-    report: str = chosen.run(source, **options)
-    return report
+    wanted = tuple(dict.fromkeys(metrics)) or (("likelihood",) if is_text else ("fidelity",))
+    groups: dict[str, list[str]] = {}
+    for name in wanted:
+        groups.setdefault(name if name in METRICS else "fidelity", []).append(name)
+    for group, names in groups.items():
+        _require(source, group, names[0], is_text)
+    _require_options(source, groups, options)
+    tables = []
+    for group, names in groups.items():
+        metric = METRICS[group]
+        own = {key: value for key, value in options.items() if _takes(metric, key)}
+        if group == "fidelity":
+            own["metrics"] = names
+        elif len(groups) > 1 and own.get("output"):
+            own["output"] = _file(own["output"], group)
+        elif own.get("output") and not Path(own["output"]).suffix:
+            own["output"] = _file(own["output"], "report")
+        tables.append(metric.run(source, **own))
+    return "\n\n".join(tables)
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,40 @@ class _Metric:
 
 
 METRICS = {
-    "fidelity": _Metric(fidelity.run, frozenset({"num", "extractor"}), False, True),
+    "fidelity": _Metric(fidelity.run, frozenset({"num", "repeats", "protocol", "weights"}), False, True),
     "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
     "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
+    "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
 }
+"""Programs; every other metric goes with fidelity."""
+
+
+def _takes(metric: _Metric, key: str) -> bool:
+    own = {option for one in METRICS.values() for option in one.options}
+    return key in {*metric.options, "seed", "output", "device"} or (metric.is_sampled and key not in own)
+
+
+def _require(source: str, group: str, name: str, is_text: bool) -> None:
+    if METRICS[group].is_for_text in (None, is_text):
+        return
+    kind, others = (
+        ("text", "likelihood, generative-perplexity or diversity") if is_text else ("images", "fidelity or likelihood")
+    )
+    raise UserError(f"--metric {name}: {source} makes {kind}; choose {others}")
+
+
+def _require_options(source: str, groups: Iterable[str], options: Iterable[str]) -> None:
+    for key in options:
+        if not any(_takes(METRICS[group], key) for group in groups):
+            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
+
+
+def _file(output: str, group: str) -> str:
+    """Where one of several reports goes: into the folder, under the metric's name."""
+    path = Path(output)
+    if path.suffix:
+        raise UserError(f"--output {output}: several metrics write several reports; give a folder")
+    return str(path / f"{group}.json")
 
 
 def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sets of finished images to be scored: a folder, a zip archive, an .npz file, a split of a data set. Bytes stay bytes."""
+"""Sets of images to be scored as they are: a folder, a zip archive, an .npz file, a split of a data set."""
 
 from __future__ import annotations
 
@@ -253,8 +253,7 @@ def read_pixels(file: Path | IO[bytes], name: str) -> Tensor:
         with Image.open(file) as image:
             mode = image.mode
             if not mode.startswith(("I", "F")):
-                image = image if mode == "L" else image.convert("L" if mode == "1" else "RGB")
-                pixels = torch.from_numpy(np.array(image))
+                pixels = torch.from_numpy(np.array(image.convert("L" if mode in ("L", "1") else "RGB")))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error ...
         raise DataError(f"{name} is not a readable image: {error}; repair or remove it") from error
     if mode.startswith(("I", "F")):

@@ -12,7 +12,7 @@ from maskgen.eval.features import Features
 
 SIDE = 299
 SPATIAL_CHANNELS = 7
-"""sFID takes the first 7 of 192 channels of an inner layer (Nash et al., arXiv 2103.03841), 17 x 17 x 7 = 2,023 numbers."""
+"""sFID (Nash et al., arXiv 2103.03841) takes the first 7 of 192 channels of an inner layer: 17 x 17 x 7 numbers."""
 
 
 class AdmInception(nn.Module):

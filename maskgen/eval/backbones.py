@@ -35,9 +35,7 @@ def build(name: str, weights: str | None, device: torch.device, batch_size: int 
     """
     prefix, _, model = name.partition(":")
     make = PREFIXES.get(prefix)
-    network, resize, versions, channels = (
-        _script(name, device) if make is None else make(model, weights, device)
-    )
+    network, resize, versions, channels = _script(name, device) if make is None else make(model, weights, device)
     digest = sha256_of(Path(name).expanduser()) if make is None else _digest(network.module)
     label = Path(name).name if make is None else name
     return Extractor(
@@ -112,9 +110,7 @@ def _torchvision(name: str, weights: str | None, device: torch.device) -> _Made:
     models = import_module("torchvision.models")
     if name not in models.list_models(module=models):
         raise UserError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() has the names")
-    module = _fetched(
-        f"torchvision:{name}", lambda: models.get_model(name, weights=None if weights else "DEFAULT")
-    )
+    module = _fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=None if weights else "DEFAULT"))
     if weights is not None:
         _load(module, weights)
     return _Head(module, _resizer(224, *IMAGENET), device), _describe(224), {"torchvision": version("torchvision")}, 3
@@ -133,7 +129,12 @@ def _dinov2(name: str, weights: str | None, device: torch.device) -> _Made:
             f"dinov2:{name} is not here: {str(error).strip().splitlines()[0]}. Download facebook/dinov2-large from the "
             "Hugging Face hub and give the folder as --weights"
         ) from None
-    return _Whole(module, _resizer(224, *IMAGENET), device), _describe(224), {"transformers": version("transformers")}, 3
+    return (
+        _Whole(module, _resizer(224, *IMAGENET), device),
+        _describe(224),
+        {"transformers": version("transformers")},
+        3,
+    )
 
 
 PREFIXES: dict[str, Callable[[str, str | None, torch.device], _Made]] = {
@@ -162,7 +163,9 @@ def _fetched(name: str, make: Callable[[], Any]) -> Any:
         return make()
     except Exception as error:  # every library and its hub has its own
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"the weights of {name} are not here and could not be fetched ({first}); give --weights FILE") from None
+        raise WeightsError(
+            f"the weights of {name} are not here and could not be fetched ({first}); give --weights FILE"
+        ) from None
 
 
 def _load(module: nn.Module, weights: str, strict: bool = True) -> None:

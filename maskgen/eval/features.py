@@ -13,7 +13,7 @@ from maskgen.errors import UserError
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of N images, float on the CPU: `pool` (N, D), and `logits` (N, K) and `spatial` (N, S) if any."""
+    """What a network says of N images, float on the CPU: `pool` (N, D); `logits` (N, K) and `spatial` (N, S) if any."""
 
     pool: Tensor
     logits: Tensor | None = None

@@ -11,23 +11,6 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from maskgen.eval.features import to_float
 
 
-def psnr(images: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) with one MSE over the whole set; inf if nothing differs.
-
-    Both (N, C, H, W) float in [0, 1].
-
-    Raises:
-        ValueError: shapes that differ, no images, or images that are not floating point.
-    """
-    if images.shape != reference.shape or not images.numel():
-        raise ValueError(f"psnr needs two sets of one shape, got {tuple(images.shape)} and {tuple(reference.shape)}")
-    if not (images.is_floating_point() and reference.is_floating_point()):
-        raise ValueError(f"psnr takes floating point images in [0, 1], got {images.dtype} and {reference.dtype}")
-    metric = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
-    metric.update(images.detach().cpu().double(), reference.detach().cpu().double())
-    return float(metric.compute())
-
-
 class CodebookUse:
     """Counts how often each of the V tokens of a tokenizer occurs."""
 

@@ -37,7 +37,9 @@ def kernel_distance(a: Tensor, b: Tensor) -> KernelDistance:
     value = mean_a + mean_b - 2 * of_a.sum() / (n * m)
     without_a = _left_out(within_a, of_a, m) + mean_b
     without_b = _left_out(within_b, of_b, n) + mean_a
-    variance = sum(float((one - one.mean()).square().sum()) * (len(one) - 1) / len(one) for one in (without_a, without_b))
+    variance = sum(
+        float((one - one.mean()).square().sum()) * (len(one) - 1) / len(one) for one in (without_a, without_b)
+    )
     return KernelDistance(float(value), variance**0.5)
 
 

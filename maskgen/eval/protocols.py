@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import torch
@@ -34,7 +34,6 @@ Network = Callable[[Tensor], Features]
 
 def clean_fid(mode: str, file: Path, device: torch.device) -> Network:
     """clean-fid's own resizer and network (Parmar et al., arXiv 2104.11222); images (B, 3, H, W) uint8."""
-    from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
     if mode == "legacy_pytorch":
@@ -42,13 +41,10 @@ def clean_fid(mode: str, file: Path, device: torch.device) -> Network:
         blocks = blocks.to(device).eval()
 
         def network(x: Tensor) -> Tensor:
-            return blocks(x / 255)[0].flatten(1)
+            found: Tensor = blocks(x / 255)[0].flatten(1)
+            return found
     else:
-        try:
-            network = InceptionV3W(str(file.parent), download=False, resize_inside=mode == "legacy_tensorflow")
-        except (RuntimeError, OSError) as error:
-            raise WeightsError(f"{file} is no TorchScript Inception: {str(error).strip().splitlines()[0]}") from None
-        network = network.to(device).eval()
+        network = _script(file, mode == "legacy_tensorflow").to(device).eval()
     resize = build_resizer(mode)
 
     def features(images: Tensor) -> Features:
@@ -56,6 +52,18 @@ def clean_fid(mode: str, file: Path, device: torch.device) -> Network:
         return Features(network(torch.stack(resized).permute(0, 3, 1, 2).float().to(device)))
 
     return features
+
+
+def _script(file: Path, resizes: bool) -> Any:
+    """clean-fid's wrapper of a TorchScript file, which it wants to find under its own name in a folder."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    try:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / INCEPTION_SCRIPT.names[0]).symlink_to(file.resolve())
+            return InceptionV3W(folder, download=False, resize_inside=resizes)
+    except (RuntimeError, OSError, AttributeError) as error:
+        raise WeightsError(f"{file} is no TorchScript Inception: {str(error).strip().splitlines()[0]}") from None
 
 
 def torch_fidelity(file: Path, device: torch.device) -> Network:

@@ -64,7 +64,9 @@ class Entry:
     def __post_init__(self) -> None:
         if math.isnan(self.value):
             raise ValueError(f"{self.name} of {self.of} is NaN; it can't be reported")
-        if (self.n_samples is not None and self.n_samples < 1) or (self.n_reference is not None and self.n_reference < 1):
+        if (self.n_samples is not None and self.n_samples < 1) or (
+            self.n_reference is not None and self.n_reference < 1
+        ):
             raise ValueError(f"{self.name} needs images, got {self.n_samples} against {self.n_reference}")
         if self.standard_error is not None and not self.standard_error >= 0:
             raise ValueError(

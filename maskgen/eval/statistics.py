@@ -195,7 +195,7 @@ def my_rows(n: int, size: int) -> list[int]:
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
-    """An .npz that clean-fid, pytorch-fid and ADM read too (`mu`, `sigma`, `mu_s`, `sigma_s`), with where it is from."""
+    """An .npz that clean-fid, pytorch-fid and ADM read too (`mu`, `sigma`, `mu_s`, `sigma_s`), and where it is from."""
     facts = {
         "identity": dict(statistics.identity),
         "n": statistics.n,
@@ -213,15 +213,15 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
 
 def is_statistics(path: Path) -> bool:
     """Whether a file is an .npz with `mu` and `sigma`."""
-    return path.suffix.lower() == ".npz" and path.is_file() and {"mu.npy", "sigma.npy"} <= _members(path)
+    return path.suffix.lower() == ".npz" and path.is_file() and {"mu.npy", "sigma.npy"} <= members(path)
 
 
-def read_statistics(path: Path, protocol: str | None = None, name: str | None = None) -> Statistics:
+def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name: str | None = None) -> Statistics:
     """A statistics file, of this package or another's.
 
     Args:
         path: the .npz.
-        protocol: what a file is of that does not say.
+        identity: what a file is taken for that does not say of which protocol it is.
         name: of the set, the file's by default.
 
     Raises:
@@ -231,9 +231,9 @@ def read_statistics(path: Path, protocol: str | None = None, name: str | None = 
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: torch.from_numpy(stored[key]) for key in stored.files if key in _ARRAYS}
             facts = json.loads(str(stored["maskgen"])) if "maskgen" in stored.files else None
-        if facts is None and protocol is None:
+        if facts is None and identity is None:
             raise UserError(f"{path} does not say of which protocol it is; say so with --protocol")
-        facts = facts or {"identity": {"protocol": protocol}, "n": None}
+        facts = facts or {"identity": dict(identity or {}), "n": None}
         n = facts["n"]
         moments, *spatial = (
             _moments(arrays[f"mu{end}"], arrays[f"sigma{end}"], n) for end in ("", "_s") if f"mu{end}" in arrays
@@ -266,7 +266,7 @@ def _moments(mean: Tensor, cov: Tensor, n: int | None) -> Moments:
     return Moments.from_state(n or 2, mean.double(), cov.double() * ((n or 2) - 1))
 
 
-def _members(path: Path) -> set[str]:
+def members(path: Path) -> set[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return set(archive.namelist())

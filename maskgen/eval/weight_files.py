@@ -79,8 +79,8 @@ class WeightsFile:
                     raise OSError(f"what came has SHA-256 {found}")
         except OSError as error:
             raise WeightsError(
-                f"the weights {self.names[0]} are not here and could not be fetched ({error}). Get them from {self.url} "
-                f"(SHA-256 {self.sha256}...) and give --weights FILE, set {VARIABLE}, or put them into {self._hub()}"
+                f"the weights {self.names[0]} are not here and could not be fetched ({error}). Get them from "
+                f"{self.url} (SHA-256 {self.sha256}...) and give --weights FILE, set {VARIABLE}, or put them into {self._hub()}"
             ) from None
         return target
 
