@@ -241,7 +241,9 @@ def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
 
     Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments.
     """
-    click.echo(_program("sample.bench").run(checkpoints, **options))
+    table = _program("sample.bench").run(checkpoints, **options)
+    if table:  # of several processes one speaks
+        click.echo(table)
 
 
 @cli.command()

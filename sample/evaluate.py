@@ -199,7 +199,7 @@ def _accuracy(scored: Scored) -> list[Entry]:
     ]
 
 
-class _Restored(SplitSet):
+class Restored(SplitSet):
     """The test images through a tokenizer, measured as they pass."""
 
     def __init__(self, tokenizer: ImageTokenizer, split: ImageSplit) -> None:
@@ -225,7 +225,7 @@ class _Restored(SplitSet):
 
 def reconstruct(tokenizer: ImageTokenizer, ground: Ground) -> tuple[Statistics, list[Entry]]:
     """The test images through the tokenizer: their statistics, and PSNR, SSIM and use of the codebook if it has one."""
-    images = _Restored(tokenizer, ground.test)
+    images = Restored(tokenizer, ground.test)
     found = collect(images, ground.extractor, progress=progress_bar("reconstructions"))
     scores = images.signal.scores()
     if tokenizer.vocab_size:

@@ -69,5 +69,6 @@ def require_fit(extractor: Extractor, checkpoint: Checkpoint) -> None:
     if is_other or (n_classes and checkpoint.classes and n_classes != len(checkpoint.classes)):
         raise UserError(
             f"--protocol {extractor.protocol}, a classifier, judges {shape} images of {n_classes} classes, the "
-            f"checkpoint makes {checkpoint.image_shape} of {len(checkpoint.classes)}: train a classifier recipe on the same data"
+            f"checkpoint makes {checkpoint.image_shape} of {len(checkpoint.classes)}: train a classifier recipe on the "
+            "same data"
         )

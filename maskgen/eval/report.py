@@ -136,7 +136,7 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         TypeError, ValueError: a sampler setting that JSON cannot hold (an object; NaN).
     """
-    text = json.dumps(_plain({**asdict(report), "ratio": report.ratio}), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain({**asdict(report), "ratio": report.ratio}), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic(path) as file:
         file.write(text.encode() + b"\n")
 
@@ -159,8 +159,8 @@ def format_table(report: Report) -> str:
 
 def _row(entry: Entry, of: str) -> tuple[str, ...]:
     against = f"{entry.reference} (n = {entry.n_reference or '?'})" if entry.reference is not None else "-"
-    error = "" if entry.standard_error is None else f" ± {_number(entry.standard_error)}"
-    return entry.name, of, _number(entry.value) + error, str(entry.n_samples or "?"), against
+    error = "" if entry.standard_error is None else f" ± {number(entry.standard_error)}"
+    return entry.name, of, number(entry.value) + error, str(entry.n_samples or "?"), against
 
 
 def _notes(report: Report) -> Iterable[str]:
@@ -193,19 +193,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:12]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Four decimals, fewer than three digits of which would be lost; what is but rounding is 0."""
     if abs(value) < 1e-9:
         return "0.0000"
     return f"{value:.4f}" if abs(value) >= 0.05 else f"{value:.2e}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value with infinities spelled out, mappings and tuples as dicts and lists."""
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return value

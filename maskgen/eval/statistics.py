@@ -175,12 +175,13 @@ def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress
     facts = [images.digest(), extractor.identity, dict(extractor.versions), keeps]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     file = default_cache_dir() / f"statistics-{key}.npz"
-    found = None
-    if file.is_file():
+    is_there = False
+    if is_first_rank() and file.is_file():
         with suppress(UserError):  # damaged: made again
-            found = read_statistics(file, name=images.name)
-    if from_first_rank(torch.tensor(found is not None)) and found is not None:
-        return found
+            read_statistics(file)
+            is_there = True
+    if from_first_rank(torch.tensor(is_there)):
+        return read_statistics(file, name=images.name)
     found = collect(images, extractor, keeps, progress=progress)
     if is_first_rank():
         write_statistics(file, found)

@@ -80,7 +80,8 @@ class WeightsFile:
         except OSError as error:
             raise WeightsError(
                 f"the weights {self.names[0]} are not here and could not be fetched ({error}). Get them from "
-                f"{self.url} (SHA-256 {self.sha256}...) and give --weights FILE, set {VARIABLE}, or put them into {self._hub()}"
+                f"{self.url} (SHA-256 {self.sha256}...) and give --weights FILE, set {VARIABLE} or put them into "
+                f"{self._hub()}"
             ) from None
         return target
 
