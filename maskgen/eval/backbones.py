@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
@@ -87,7 +88,9 @@ def _script(name: str, device: torch.device) -> _Made:
     if not path.is_file():
         raise UserError(f"--protocol {name}: no such TorchScript file")
     try:
-        module = torch.jit.load(str(path), map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is old, its files are what people have
+            module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, OSError) as error:
         raise WeightsError(f"{path} is not TorchScript: {str(error).strip().splitlines()[0]}") from None
     return _Whole(module, to_float, device), "none: images as they are, in [0, 1]", {}, None

@@ -59,7 +59,7 @@ def _script(file: Path, resizes: bool) -> Any:
     from cleanfid.inception_torchscript import InceptionV3W
 
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, _quiet():
             (Path(folder) / INCEPTION_SCRIPT.names[0]).symlink_to(file.resolve())
             return InceptionV3W(folder, download=False, resize_inside=resizes)
     except (RuntimeError, OSError, AttributeError) as error:

@@ -197,7 +197,7 @@ def number(value: float) -> str:
     """Four decimals, fewer than three digits of which would be lost; what is but rounding is 0."""
     if abs(value) < 1e-9:
         return "0.0000"
-    return f"{value:.4f}" if abs(value) >= 0.05 else f"{value:.2e}"
+    return f"{value:.4f}" if abs(value) >= 0.05 else f"{value:.3g}"
 
 
 def plain(value: Any) -> Any:
