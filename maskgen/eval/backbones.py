@@ -56,6 +56,8 @@ class _Head:
         self.module, self.prepare, self.device = module.to(device).eval(), prepare, device
         self._caught: list[Tensor] = []
         linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+        if not linear:
+            raise UserError(f"{type(module).__name__} has no linear layer whose input could be the features")
         linear[-1].register_forward_pre_hook(lambda _, inputs: self._caught.append(inputs[0]))
 
     def __call__(self, images: Tensor) -> Features:
