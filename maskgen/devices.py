@@ -90,7 +90,8 @@ def gather_over_ranks(x: torch.Tensor) -> list[torch.Tensor]:
     torch.distributed.all_reduce(sizes)
     longest, width = (int(size) for size in sizes.amax(0))
     padded = torch.zeros(longest, width, dtype=x.dtype, device=place)
-    padded[: len(x)] = x.reshape(len(x), -1).to(place)
+    if len(x):
+        padded[: len(x)] = x.reshape(len(x), width).to(place)
     parts = [torch.empty_like(padded) for _ in range(world)]
     torch.distributed.all_gather(parts, padded)
     flat = [part[: int(size)].cpu() for part, size in zip(parts, sizes[:, 0], strict=True)]

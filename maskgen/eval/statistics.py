@@ -180,7 +180,7 @@ def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress
         with suppress(UserError):  # damaged: made again
             read_statistics(file)
             is_there = True
-    if from_first_rank(torch.tensor(is_there)):
+    if int(from_first_rank(torch.tensor(int(is_there)))):
         return read_statistics(file, name=images.name)
     found = collect(images, extractor, keeps, progress=progress)
     if is_first_rank():
@@ -291,7 +291,7 @@ def _joined(kept: Iterable[Features]) -> dict[str, Tensor | None]:
     parts = list(kept)
     found: dict[str, Tensor | None] = {"features": _gathered([one.pool for one in parts])}
     logits = [one.logits for one in parts if one.logits is not None]
-    if any(bool(one) for one in gather_over_ranks(torch.tensor([bool(logits)]))):
+    if any(int(one) for one in gather_over_ranks(torch.tensor([len(logits)]))):
         found["logits"] = _gathered(logits)
     return found
 

@@ -22,7 +22,10 @@ def full_report() -> Report:
         score=entry("samples", 6.0),
         train_floor=entry("train images", 1.0),
         reconstruction_floor=entry("reconstructions", 4.0),
-        others=(Entry("accuracy", "samples", 0.9, 1000, protocol="tiny"), Entry("psnr", "reconstructions", math.inf, 500)),
+        others=(
+            Entry("accuracy", "samples", 0.9, 1000, protocol="tiny"),
+            Entry("psnr", "reconstructions", math.inf, 500),
+        ),
     )
 
 

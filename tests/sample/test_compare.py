@@ -101,9 +101,7 @@ def test_every_score_carries_its_protocol_its_reference_and_its_floor(
     assert "(floor)" in out
 
 
-def test_metrics_beside_the_distance(
-    command: Command, judges: tuple[Path, Path], sides: Path, tmp_path: Path
-) -> None:
+def test_metrics_beside_the_distance(command: Command, judges: tuple[Path, Path], sides: Path, tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     metrics = [word for name in ("kid", "precision-recall", "fid-infinity") for word in ("--metric", name)]
     code, _, error = command("fid", sides / "a", sides / "b", "--protocol", judges[0], *metrics, "--output", file)
