@@ -11,7 +11,6 @@ checkpoint-500/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -27,8 +26,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maskgen.errors import UserError
 from maskgen.hub import download, is_hub_id
+from maskgen.manifest import CheckpointError as CheckpointError
+from maskgen.manifest import flush, stamp, verify
+from maskgen.models import change_grid
 from maskgen.recipe import Recipe, parse_recipe
 from maskgen.shipped import INFO, zoo_names, zoo_path
 from maskgen.tokenizers import ImageTokenizer
@@ -37,10 +38,6 @@ from maskgen.tokenizers.text import TextTokenizer
 MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
 _NAME = re.compile(r"checkpoint-(\d+)")
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is not there, incomplete or altered; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,12 @@ class Checkpoint:
         channels, height, width = self.info["image_shape"]
         return channels, height, width
 
+    @property
+    def caption_shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption."""
+        length, width = self.info["caption_shape"]
+        return length, width
+
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
 
@@ -76,7 +79,7 @@ class Checkpoint:
             CheckpointError: the file is missing, truncated or altered.
         """
         path = self.path / name
-        _verify(path, self.info["files"].get(name))
+        verify(path, self.info["files"].get(name))
         try:
             loaded: dict[str, Tensor] = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -85,7 +88,7 @@ class Checkpoint:
 
     def text_tokenizer(self) -> TextTokenizer:
         """A text generator's tokenizer, checked as `tensors` are."""
-        _verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
+        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
         return TextTokenizer.load(self.path / TOKENIZER)
 
 
@@ -105,6 +108,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+        _ = recipe.captions and checkpoint.caption_shape
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
@@ -136,11 +140,18 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
     shape = checkpoint.image_shape
     if recipe.task == "tokenizer":
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
-    derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": shape}
+    built_for = tuple(checkpoint.info.get("built_for", shape))
+    derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if recipe.captions is not None:
+        derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
     if tokenizer is not None:
-        derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid}
-    return _filled(_anywhere(recipe).build_model(**derived), checkpoint), tokenizer
+        first = tokenizer if built_for == shape else load_tokenizer(recipe, built_for, checkpoint.path)
+        derived |= first.sizes()
+    network = anywhere(recipe).build_model(**derived)
+    if tokenizer is not None and built_for != shape:
+        change_grid(network, tokenizer.grid)
+    return _filled(network, checkpoint), tokenizer
 
 
 def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
@@ -152,7 +163,7 @@ def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
     if not checkpoint.recipe.is_text:
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
     tokenizer = checkpoint.text_tokenizer()
-    return _filled(_anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
+    return _filled(anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
 
 
 def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
@@ -226,9 +237,9 @@ def write_checkpoint(
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
         names = [*tensors, *([TOKENIZER] if recipe.is_text else [])]
-        files = {name: _stamp(temporary / name) for name in names}
+        files = {name: stamp(temporary / name) for name in names}
         (temporary / INFO).write_text(json.dumps({**info, "files": files}, indent=1), encoding="utf-8")
-        _flush(temporary)
+        flush(temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
@@ -241,7 +252,7 @@ def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None =
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     tensors = checkpoint.tensors()
     if checkpoint.recipe.is_text:
-        _verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
+        verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
     if dtype is not None:
         tensors = _cast(tensors, dtype)
     info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
@@ -289,32 +300,8 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
 
 
-def _anywhere(recipe: Recipe) -> Recipe:
+def anywhere(recipe: Recipe) -> Recipe:
     """The recipe with attention `auto`: what it was trained with may not run here."""
     if isinstance(recipe.model, dict) and "attention" in recipe.model:
         return recipe.model_copy(update={"model": {**recipe.model, "attention": "auto"}})
     return recipe
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _verify(path: Path, expected: Mapping[str, Any] | None) -> None:
-    if expected is None or not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise CheckpointError(f"{path} is truncated or altered: {size:,} bytes, expected {expected['bytes']:,}")
-    if _stamp(path)["sha256"] != expected["sha256"]:
-        raise CheckpointError(f"{path} is altered: its SHA-256 is not the recorded one")
-
-
-def _flush(directory: Path) -> None:
-    for path in [*directory.rglob("*"), directory]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

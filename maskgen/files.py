@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 from maskgen.errors import UserError
 
@@ -45,3 +46,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         raise
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic(path) as file:
+        file.write(json.dumps(tree, indent=1).encode() + b"\n")

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from maskgen.errors import UserError
 from maskgen.eval.features import to_uint8
+from maskgen.fields import Preconditioned
 from maskgen.guidance import Guidance
-from maskgen.predictions import Condition
+from maskgen.predictions import NULL, Condition
+from maskgen.processes import Gaussian
 from maskgen.rng import Rng
-from maskgen.samplers import MaskedSampler, with_exponents
+from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.layout import Blocks
 from maskgen.samplers.masked import OnStep
 from maskgen.tokenizers import ImageTokenizer
@@ -29,19 +31,21 @@ class Generator:
     ones kept; one with learned rates gives them to the samplers that use them.
 
     Attributes:
-        denoiser: a `Denoiser`.
+        denoiser: a `Denoiser`, or the network of a Gaussian process.
         tokenizer: of images or text.
         sampler, guidance: how it is decoded.
         device: where.
         length: tokens of a text; images have their tokenizer's grid.
+        process: the Gaussian process of continuous tokens, None for tokens that are numbers.
     """
 
     denoiser: Any
     tokenizer: ImageTokenizer | TextTokenizer
-    sampler: MaskedSampler
+    sampler: MaskedSampler | FieldSampler
     guidance: Guidance
     device: torch.device
     length: int = 0
+    process: Gaussian | None = None
 
     @torch.no_grad()
     def tokens(
@@ -50,34 +54,56 @@ class Generator:
         labels: Tensor | None = None,
         known: Tensor | None = None,
         on_step: OnStep | None = None,
+        captions: Tensor | None = None,
     ) -> Tensor:
-        """(B, L) int64, one row a seed.
+        """(B, L) int64, or (B, L, D) float, one row a seed.
 
         Args:
             seeds: of the rows; a row depends on its own only.
             labels: (B,) int64, None for a network without classes.
-            known: (B, L) int64 with given tokens, -1 where one is wanted.
+            known: (B, L) int64 with given tokens, -1 where one is wanted; (B, L, D) float with NaN there.
             on_step: watches the sampler.
+            captions: (B, S, C), embedded.
 
         Raises:
             UserError: known text that the network cannot take account of.
         """
+        cond = self._condition(len(seeds), labels, captions)
+        known = None if known is None else known.to(self.device)
+        if self.process is not None:
+            return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
         mask_id = self.tokenizer.vocab_size
         grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
         x_1 = torch.full((len(seeds), torch.Size(grid).numel()), mask_id, device=self.device)
         if known is not None:
-            known = known.to(self.device)
             self._check_known(known)
             x_1 = torch.where(known >= 0, known, x_1)
-        cond = None if labels is None else Condition(labels.to(self.device))
         denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
-        denoise = self.guidance.bind(denoiser, cond)
-        return self.effective_sampler()(
-            denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step
-        )
+        denoise, sampler = self.guidance.bind(denoiser, cond), self.effective_sampler()
+        assert isinstance(sampler, MaskedSampler)
+        return sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
 
-    def effective_sampler(self) -> MaskedSampler:
+    def _condition(self, n: int, labels: Tensor | None, captions: Tensor | None) -> Condition | None:
+        if labels is None and captions is None:
+            return None
+        labels = torch.full((n,), NULL) if labels is None else labels
+        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device))
+
+    def _field(
+        self, process: Gaussian, rng: Rng, cond: Condition | None, known: Tensor | None, on_step: OnStep | None
+    ) -> Tensor:
+        """(B, L, D) of a Gaussian process."""
+        assert isinstance(self.sampler, FieldSampler)
+        assert isinstance(self.tokenizer, ImageTokenizer)
+        n_tokens = self.tokenizer.grid[0] * self.tokenizer.grid[1]
+        noise = process.prior((rng.n_rows, n_tokens, self.tokenizer.token_width), rng, self.device)
+        denoise = self.guidance.bind(Preconditioned(process, self.denoiser), cond)
+        return self.sampler(denoise, noise, rng, process=process, known=known, on_step=on_step)
+
+    def effective_sampler(self) -> MaskedSampler | FieldSampler:
         """The sampler as this network runs it: in its blocks, with its rates."""
+        if isinstance(self.sampler, FieldSampler):
+            return self.sampler
         sampler, exponents = self.sampler, getattr(self.denoiser, "exponents", None)
         if exponents is not None:
             sampler = with_exponents(sampler, exponents.detach().cpu())
@@ -99,13 +125,19 @@ class Generator:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) -> images (B, C, H, W) uint8 on the CPU."""
+        """Tokens (B, L), or (B, L, D) -> images (B, C, H, W) uint8 on the CPU."""
         assert isinstance(self.tokenizer, ImageTokenizer)
         return to_uint8(self.tokenizer.decode(tokens)).cpu()
 
-    def images(self, seeds: Sequence[int], labels: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    def images(
+        self,
+        seeds: Sequence[int],
+        labels: Tensor | None = None,
+        known: Tensor | None = None,
+        captions: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) uint8 on the CPU, one a seed."""
-        return self.decode(self.tokens(seeds, labels, known))
+        return self.decode(self.tokens(seeds, labels, known, captions=captions))
 
     def texts(self, tokens: Tensor) -> list[str]:
         """Tokens (B, L) -> a text each, `_` where one is still masked."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical, Condition, Denoise, Denoiser
+from maskgen.predictions import Condition, Denoise, DenoiseField, Denoiser, FieldDenoiser
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ class Guidance:
         is_inside = (t >= self.interval[0]) & (t <= self.interval[1])
         return torch.where(is_inside, 1 + (self.scale - 1) * share, 1.0)
 
-    def bind(self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None) -> Denoise:
+    @overload
+    def bind(self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None) -> Denoise: ...
+    @overload
+    def bind(self, denoiser: FieldDenoiser, cond: Condition | None, null: Condition | None = None) -> DenoiseField: ...
+    def bind(self, denoiser: Any, cond: Condition | None, null: Condition | None = None) -> Any:
         """The closure a sampler sees.
 
         Rows in which no position is asked for are left out of the network's batch. A denoiser with the attribute
@@ -63,38 +67,34 @@ class Guidance:
             null: what stands for no condition; `cond.null()` where it is not given.
         """
 
-        def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
+        def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Any:
             if where is None or getattr(denoiser, "keeps_rows", False):
                 return self._predict(denoiser, cond, null, x_t, t, where)
             rows = where.any(1)
             if int(rows.sum()) in (0, len(rows)):
                 return self._predict(denoiser, cond, null, x_t, t, where)
-            some = self._predict(
-                denoiser, _rows(cond, rows), _rows(null, rows), x_t[rows], t[rows.to(t.device)], where[rows]
-            )
+            some_cond, some_null = (None if c is None else c.rows(rows) for c in (cond, null))
+            some = self._predict(denoiser, some_cond, some_null, x_t[rows], t[rows.to(t.device)], where[rows])
             return replace(some, where=where)  # packed in row order, so the rest changes nothing
 
         return denoise
 
     def _predict(
         self,
-        denoiser: Denoiser,
+        denoiser: Any,
         cond: Condition | None,
         null: Condition | None,
         x_t: Tensor,
         t: Tensor,
         where: Tensor | None,
-    ) -> Categorical:
+    ) -> Any:
         scale = self.at(t)  # t lives on the CPU: choosing the number of passes waits for no GPU
-        time = t.to(x_t.device, torch.float32)
+        # Continuous tokens need the exact time: their noise level is steep at its ends.
+        time = t.to(x_t.device, torch.float64 if x_t.is_floating_point() else torch.float32)
         if cond is None or bool((scale == 1).all()):
             return denoiser(x_t, time, cond, where=where)
         both = cond.join(null if null is not None else cond.null())
         twice = None if where is None else where.repeat(2, 1)
-        joined = denoiser(x_t.repeat(2, 1), time.repeat(2), both, where=twice)
+        joined = denoiser(torch.cat([x_t, x_t]), time.repeat(2), both, where=twice)
         conditional, unconditional = joined.halves()
         return conditional.guide(unconditional, scale.to(x_t.device))
-
-
-def _rows(cond: Condition | None, rows: Tensor) -> Condition | None:
-    return None if cond is None else Condition(cond.labels[rows])

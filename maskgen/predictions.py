@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -23,27 +23,43 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Condition:
-    """What a sample is conditioned on: `labels` (B,) int64, `NULL` where there is none."""
+    """What a sample is conditioned on.
+
+    Attributes:
+        labels: (B,) int64, `NULL` where there is none.
+        captions: (B, S, C) float, embedded captions of S tokens; None for a network that takes none. The null
+            caption is all zeros (MicroDiT, arXiv 2407.15811).
+    """
 
     labels: Tensor
+    captions: Tensor | None = None
 
     def null(self) -> Condition:
         """The same rows without condition."""
-        return Condition(torch.full_like(self.labels, NULL))
+        captions = None if self.captions is None else torch.zeros_like(self.captions)
+        return Condition(torch.full_like(self.labels, NULL), captions)
 
     def drop(self, probability: float, rng: Rng) -> Condition:
         """Each row's condition replaced by null with this probability (training of guidance)."""
         is_dropped = rng.uniform(self.labels.shape, device=self.labels.device) < probability
-        return Condition(self.labels.masked_fill(is_dropped, NULL))
+        captions = None if self.captions is None else self.captions.masked_fill(is_dropped[:, None, None], 0)
+        return Condition(self.labels.masked_fill(is_dropped, NULL), captions)
 
     def join(self, other: Condition) -> Condition:
         """The rows of both, one after the other."""
-        return Condition(torch.cat([self.labels, other.labels]))
+        both = None
+        if self.captions is not None and other.captions is not None:
+            both = torch.cat([self.captions, other.captions])
+        return Condition(torch.cat([self.labels, other.labels]), both)
+
+    def rows(self, index: Tensor) -> Condition:
+        """The rows an index or a (B,) bool picks."""
+        return Condition(self.labels[index], None if self.captions is None else self.captions[index])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`x_0`: tokens (B, L) int64, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
+    """`x_0`: tokens (B, L) int64 or (B, L, D) float, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
 
     `documents` (B, L) int64: which document of a packed row each token is of; None where tokens may see all others.
     """
@@ -86,6 +102,28 @@ class Denoiser(Protocol):
         where: Tensor | None = None,
     ) -> Categorical:
         """x_t (B, L), t (B,) -> prediction, of the positions `where` (B, L) bool only if given."""
+
+
+class FieldDenoiser(Protocol):
+    """A Gaussian process's network: continuous tokens x_t (B, L, D) in, a `Field` out."""
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,
+    ) -> Field:
+        """With `subset`, tokens that are not kept are left out of compute."""
+
+
+class DenoiseField(Protocol):
+    """A field denoiser with condition and guidance bound."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Field:
+        """x_t (B, L, D), t (B,) on the CPU in float64."""
 
 
 class Denoise(Protocol):
@@ -178,3 +216,33 @@ class Categorical:
         if self.where is None:
             return values[:, None].expand(self.logits.shape[:-1])
         return values[:, None].expand(self.where.shape)[self.where]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a network of a Gaussian process answers.
+
+    Attributes:
+        value: F (B, L, D), in the units of the process's target; (B, K, D) where it answers for kept tokens only.
+        variance: where the reverse step's variance lies between its bounds, 1 is the upper and -1 the lower (learned
+            range, arXiv 2102.09672), shape of `value`; None where it is not learned.
+        subset: the K kept tokens, None if all are answered for.
+    """
+
+    value: Tensor
+    variance: Tensor | None = None
+    subset: TokenSubset | None = None
+
+    def guide(self, null: Field, scale: Tensor | float) -> Field:
+        """null + scale (self - null) on all channels, scale a number or (B,); the variance is the conditional one."""
+        if isinstance(scale, Tensor):
+            scale = scale.to(self.value)[:, None, None]
+        return replace(self, value=self.value + (scale - 1) * (self.value - null.value))
+
+    def halves(self) -> tuple[Field, Field]:
+        """The first and the second half of the rows; for fields of all tokens."""
+        first, second = self.value.chunk(2)
+        if self.variance is None:
+            return Field(first), Field(second)
+        above, below = self.variance.chunk(2)
+        return Field(first, above), Field(second, below)

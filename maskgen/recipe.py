@@ -5,56 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
+from maskgen.budget import KIND_TAGS, KeepCurve, Phase, TrainSettings
+from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
 from maskgen.guidance import Guidance
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
-from maskgen.processes import PROCESSES, Process
+from maskgen.processes import PROCESSES, Gaussian, Process
+from maskgen.recipe_checks import check_phases, check_together
 from maskgen.recipe_tree import RecipeError, override, read_tree
 from maskgen.registry import Registry, Spec, SpecError, explain
-from maskgen.samplers import SAMPLERS, MaskedSampler
+from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS, FieldSampler, MaskedSampler
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 
 T = TypeVar("T")
 Task = Literal["generator", "tokenizer", "classifier"]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class TrainSettings(BaseModel):
-    """How a recipe is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    steps: int = Field(10_000, ge=1)
-    batch_size: int = Field(128, ge=1, description="of all processes and accumulation steps together")
-    accumulate: int = Field(1, ge=1)
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    warmup: int = Field(100, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    clip: float = Field(1.0, gt=0)
-    ema: Share = Field(0.999, description="0 is off")
-    keep_ratio: float = Field(1.0, gt=0, le=1)
-    flip: bool = False
-    document_attention: bool = Field(False, description="documents packed into a row do not see each other")
-    precision: Literal["auto", "no", "bf16"] = "auto"
-    workers: int = Field(0, ge=0)
-    checkpoint_every: int = Field(1000, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    log_every: int = Field(50, ge=1)
-    preview_every: int = Field(1000, ge=0, description="0 is off")
-    validation_rows: int = Field(1000, ge=0, description="held-out rows looked at with every checkpoint; 0 is off")
-    tensorboard: bool = True
 
 
 class GuidanceSettings(BaseModel):
@@ -80,6 +53,7 @@ class Recipe(BaseModel):
     seed: int = 0
     data: str | dict[str, Any]
     tokenizer: str | dict[str, Any] | None = None
+    captions: CaptionSettings | None = None
     process: str | dict[str, Any] = "absorbing"
     model: str | dict[str, Any] | None = None
     objective: str | dict[str, Any]
@@ -101,11 +75,41 @@ class Recipe(BaseModel):
         return inspect.isclass(entry) and issubclass(entry, TextSource)
 
     @property
+    def is_continuous(self) -> bool:
+        """Whether it is of continuous tokens in a Gaussian process."""
+        entry = PROCESSES.get(PROCESSES.check(self.process, "process")[0])
+        return inspect.isclass(entry) and issubclass(entry, Gaussian)
+
+    @property
+    def samplers(self) -> Registry[Any]:
+        """Those that can sample what it trains."""
+        return FIELD_SAMPLERS if self.is_continuous else SAMPLERS
+
+    @property
     def tokenizer_source(self) -> str | None:
         """The checkpoint a trained tokenizer comes from."""
         if isinstance(self.tokenizer, dict) and set(self.tokenizer) == {"from"}:
             return str(self.tokenizer["from"])
         return None
+
+    def at(self, resolution: int | None) -> Recipe:
+        """The recipe with its images brought to another size; itself for None."""
+        if resolution is None:
+            return self
+        name, _ = DATASETS.check(self.data, "data")
+        spec = {"type": name} if isinstance(self.data, str) else self.data
+        return self.model_copy(update={"data": {**spec, "size": resolution}})
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images, without looking for them."""
+        name, arguments = DATASETS.check(self.data, "data")
+        return cast(type[ImageSource], DATASETS.get(name)).shape_of(arguments)
+
+    def row_length(self) -> int:
+        """Tokens in a training row of text, without looking for the text."""
+        name, arguments = DATASETS.check(self.data, "data")
+        default = inspect.signature(DATASETS.get(name)).parameters["length"].default
+        return int(arguments.get("length", default))
 
     def build_data(self) -> ImageSource:
         return cast(ImageSource, _build(DATASETS, self.data, "data"))
@@ -126,13 +130,17 @@ class Recipe(BaseModel):
         return _build(TOKENIZERS, self.tokenizer, "tokenizer", **derived)
 
     def build_model(self, **derived: Any) -> nn.Module:
-        """The network; `derived` are those of vocab_size, grid, n_classes and image_shape that it takes."""
+        """The network; `derived` are those of `MODELS.derived` that it takes."""
         if self.model is None:
             raise RecipeError("this recipe has no model")
         return _build(MODELS, self.model, "model", **derived)
 
     def build_process(self, vocab_size: int) -> Process:
         return _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
+
+    def field_process(self) -> Gaussian | None:
+        """The Gaussian process of continuous tokens, None for tokens that are numbers."""
+        return cast(Gaussian, self.build_process(0)) if self.is_continuous else None
 
     def build_objective(self, vocab_size: int = 0) -> Objective:
         name, _ = OBJECTIVES.check(self.objective, "objective")
@@ -143,20 +151,21 @@ class Recipe(BaseModel):
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
         derived: dict[str, Any] = {"vocab_size": vocab_size}
-        if takes_tokens and not vocab_size:
-            raise RecipeError(f"objective: {name} needs a tokenizer with a vocabulary; this one's are continuous")
+        if takes_tokens and bool(vocab_size) == self.is_continuous:
+            kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
+            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the process needs {kinds[1]}; change either")
         if "process" in wanted:
             derived["process"] = self.build_process(vocab_size)
         elif takes_tokens and self.process != "absorbing":
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)
 
-    def build_sampler(self, **overrides: Any) -> MaskedSampler:
+    def build_sampler(self, **overrides: Any) -> MaskedSampler | FieldSampler:
         """The recipe's sampler with arguments replaced, or another `type` with its own defaults."""
         spec = {"type": self.sampler} if isinstance(self.sampler, str) else dict(self.sampler)
         if overrides.get("type", spec["type"]) != spec["type"]:
             spec = {}
-        return _build(SAMPLERS, spec | overrides, "sampler")
+        return cast(MaskedSampler | FieldSampler, _build(self.samplers, spec | overrides, "sampler"))
 
     def build_guidance(self) -> Guidance:
         try:
@@ -189,125 +198,59 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: see `load_recipe`.
     """
+    process = tree.get("process")
+    if (process.get("type") if isinstance(process, Mapping) else process) == "gaussian":
+        tree = {"sampler": "dpm", **tree}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(_explain(error)) from None
     parts: list[tuple[Registry[Any], str]] = [
-        (DATASETS, "data"), (PROCESSES, "process"), (OBJECTIVES, "objective"), (SAMPLERS, "sampler")
+        (DATASETS, "data"), (PROCESSES, "process"), (OBJECTIVES, "objective")
     ]  # fmt: skip
     if recipe.model is not None:
         parts.append((MODELS, "model"))
     if recipe.tokenizer is not None and recipe.tokenizer_source is None:
         parts.append((TOKENIZERS, "tokenizer"))
     for registry, key in parts:
-        try:
-            registry.check(getattr(recipe, key), key)
-        except SpecError as error:
-            raise RecipeError(str(error)) from None
+        _check(registry, getattr(recipe, key), key)
+    _check(recipe.samplers, recipe.sampler, "sampler")
     if recipe.model is None and (recipe.tokenizer is None or recipe.tokenizer_source is not None):
         raise RecipeError("nothing to train: give a model, or a tokenizer of a type that learns")
-    if recipe.train.batch_size % recipe.train.accumulate:
-        raise RecipeError(
-            f"train.batch_size must be a multiple of train.accumulate, got {recipe.train.batch_size} and "
-            f"{recipe.train.accumulate}"
-        )
     recipe.build_guidance()
     recipe.build_sampler()
-    _check_together(recipe)
+    check_together(recipe)
+    check_phases(recipe)
     return recipe
-
-
-def _check_together(recipe: Recipe) -> None:
-    """What no part can know alone: a key that another makes useless or impossible."""
-    is_generator = recipe.task == "generator"
-    _check_kinds(recipe)
-    objective = recipe.build_objective(vocab_size=2)  # its values do not depend on how many tokens there are
-    if is_generator and recipe.train.flip:
-        raise RecipeError("train.flip: true mirrors images, a generator trains on stored tokens; leave it out")
-    if not is_generator and recipe.train.keep_ratio < 1:
-        raise RecipeError(f"train.keep_ratio: {recipe.train.keep_ratio} drops tokens, a {recipe.task} has none; use 1")
-    if is_generator:
-        _check_objective(recipe)
-    elif recipe.train.document_attention:
-        raise RecipeError("train.document_attention: only a text has documents; leave it out")
-    if recipe.is_text:
-        if recipe.guidance.scale != 1:
-            raise RecipeError(
-                f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
-            )
-        return
-    has_null = _has_null_label(recipe)
-    dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
-    if not has_null and (dropout or scale != 1):
-        raise RecipeError(
-            "model.has_null_label: false leaves nothing to drop a label for: objective.label_dropout must be 0 and "
-            f"guidance.scale 1, got {dropout} and {scale}"
-        )
-
-
-def _has_null_label(recipe: Recipe) -> bool:
-    """Whether the model knows "no class": by its key, or for good where it has none."""
-    if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
-        return bool(recipe.model["has_null_label"])
-    return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
-
-
-def _check_kinds(recipe: Recipe) -> None:
-    """Whether data, tokenizer, model and objective are made for each other."""
-    is_generator = recipe.task == "generator"
-    if recipe.is_text and not is_generator:
-        raise RecipeError("text needs a model and a tokenizer: tokenizer: characters, say")
-    if recipe.tokenizer is not None and recipe.tokenizer_source is None:
-        name = TOKENIZERS.check(recipe.tokenizer)[0]
-        entry = TOKENIZERS.get(name)
-        if recipe.is_text == (inspect.isclass(entry) and issubclass(entry, ImageTokenizer)):
-            raise RecipeError(f"tokenizer: {name} is not for {'text' if recipe.is_text else 'images'}; choose another")
-    elif recipe.is_text:
-        raise RecipeError(
-            "tokenizer: a text tokenizer is made from the data or read from a file, not `from` a checkpoint"
-        )
-    if recipe.model is None:
-        return
-    model, objective = MODELS.check(recipe.model)[0], OBJECTIVES.check(recipe.objective)[0]
-    wanted = inspect.signature(MODELS.get(model)).parameters
-    if ("vocab_size" in wanted) != is_generator:
-        raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
-    if recipe.is_text and "grid" in wanted:
-        raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
-    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
-    if objective not in trained_by:
-        raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
-
-
-def _check_objective(recipe: Recipe) -> None:
-    """Keys that only some objectives of a generator heed."""
-    model, arguments = MODELS.check(recipe.model or "")
-    objective, train = OBJECTIVES.check(recipe.objective)[0], recipe.train
-    if train.keep_ratio < 1 and objective != "masked_tokens":
-        raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {train.keep_ratio}")
-    if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
-        raise RecipeError(
-            "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
-        )
-    if train.document_attention and train.keep_ratio < 1:
-        raise RecipeError(
-            f"train.keep_ratio: dropped tokens do not go with train.document_attention; use 1, got {train.keep_ratio}"
-        )
-    if arguments.get("has_exponents", False) != (objective == "state_dependent"):
-        raise RecipeError(
-            "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
-        )
 
 
 def _explain(error: ValidationError) -> str:
     """Faults of a recipe, each with the keys accepted where it stands."""
-    accepted: dict[str, type[BaseModel]] = {"train": TrainSettings, "guidance": GuidanceSettings}
     lines = []
     for fault in error.errors():
-        schema = accepted.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe
-        lines.append(explain([fault], "", list(schema.model_fields)))
+        schema = _accepted(fault["loc"])
+        loc = tuple(part for part in fault["loc"] if part not in KIND_TAGS)
+        lines.append(explain([{**fault, "loc": loc}], "", list(schema.model_fields)))
     return "\n".join(lines)
+
+
+def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """What the keys beside a faulty one belong to."""
+    if "curve" in loc:
+        return KeepCurve
+    if "phases" in loc[:-1]:
+        return Phase
+    sections: dict[str, type[BaseModel]] = {
+        "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings
+    }  # fmt: skip
+    return sections.get(str(loc[0]), Recipe) if len(loc) > 1 else Recipe
+
+
+def _check(registry: Registry[Any], spec: Spec, path: str) -> None:
+    try:
+        registry.check(spec, path)
+    except SpecError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _build(registry: Registry[T], spec: Spec, path: str, **derived: Any) -> T:

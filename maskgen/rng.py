@@ -39,6 +39,16 @@ class Rng:
         """One stream a row; draws then have `len(seeds)` rows."""
         return cls(tuple(seeds), is_per_sample=True)
 
+    @property
+    def n_rows(self) -> int:
+        """Streams there are: rows that can be drawn for, of an Rng of samples."""
+        return len(self._seeds)
+
+    @property
+    def generators(self) -> list[torch.Generator] | torch.Generator:
+        """One a row, or the one of the stream: for libraries that draw for themselves."""
+        return self._generators if self.is_per_sample else self._generators[0]
+
     def fork(self, *keys: int | str) -> Rng:
         """Independent streams of the same form, for another purpose; does not advance this one."""
         return Rng(tuple(fold(seed, *keys) for seed in self._seeds), is_per_sample=self.is_per_sample)

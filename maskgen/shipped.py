@@ -16,7 +16,7 @@ def recipe_names() -> list[str]:
     return sorted(
         f"{folder.name}/{entry.name.removesuffix('.yaml')}"
         for folder in resources.files("maskgen.configs").iterdir()
-        if folder.is_dir()
+        if folder.is_dir() and folder.name != "bench"  # experiments over recipes
         for entry in folder.iterdir()
         if entry.name.endswith(".yaml")
     )

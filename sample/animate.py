@@ -27,7 +27,10 @@ class Recorder:
         self.is_over = False
 
     def add(self, x_t: Tensor, done: int) -> None:
-        """x_t (B, L) after `done` steps; a later batch starts again at 1, and from there on nothing is kept."""
+        """x_t (B, L), or x_0's estimate (B, L, D), after `done` steps.
+
+        A later batch starts again at 1, and from there on nothing is kept.
+        """
         self.is_over |= done <= len(self.steps)  # the first may have been done early, and a later one go on longer
         if not self.is_over:
             self.steps.append(x_t[:MAX_SAMPLES].clone())
@@ -38,6 +41,8 @@ class Recorder:
         if not self.steps:
             return []
         tokenizer, (rows, columns) = self.tokenizer, self.tokenizer.grid
+        if tokenizer.is_continuous:  # what is seen is the x_0 that each step took for the truth
+            return [to_uint8(tokenizer.decode(x_0)).cpu() for x_0 in self.steps]
         start = torch.full_like(self.steps[0], tokenizer.vocab_size)
         frames = []
         for x_t in [start, *self.steps]:

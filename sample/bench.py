@@ -24,11 +24,11 @@ from maskgen.eval.features import Extractor
 from maskgen.eval.report import plain
 from maskgen.eval.statistics import cached
 from maskgen.files import atomic, require_writable
-from maskgen.samplers import SAMPLERS
+from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS
 from maskgen.tokenizers import ImageTokenizer
 
 from .bench_report import FILE, GRIDS, Book
-from .draws import Arm, Draw
+from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
@@ -159,12 +159,13 @@ def _arms(pipeline: ImagePipeline, source: str, sweep: Sweep) -> Iterator[tuple[
                 "steps": steps,
                 "guidance": guidance if guidance is not None else generator.guidance.scale,
             }
-            yield facts, Arm(pipeline, generator, sweep.seed, sweep.folder / "samples")
+            yield facts, arm_of(pipeline, generator, sweep.seed, sweep.folder / "samples")
 
 
 def _takes_steps(sampler: str | None) -> bool:
     name = str(sampler).replace("-", "_")
-    return name not in SAMPLERS.names() or "steps" in SAMPLERS.arguments(name)
+    registry = FIELD_SAMPLERS if name in FIELD_SAMPLERS.names() else SAMPLERS
+    return name not in registry.names() or "steps" in registry.arguments(name)
 
 
 def _key(arm: Arm, num: int) -> str:

@@ -29,7 +29,7 @@ from maskgen.eval.statistics import (
 from maskgen.hub import is_hub_id
 from maskgen.shipped import INFO, zoo_names
 
-from .draws import Arm
+from .draws import arm_of
 from .image_pipeline import ImagePipeline
 from .judges import pick_extractor
 from .measures import Scored, measure, notes
@@ -152,7 +152,7 @@ class _Sides:
 
     def _sampled(self, source: str, extractor: Extractor) -> Statistics:
         pipeline = ImagePipeline(read_checkpoint(source), self.device)
-        arm = Arm(pipeline, pipeline.with_sampler(), self.seed)
+        arm = arm_of(pipeline, pipeline.with_sampler(), self.seed)
         collector = Collector(extractor, self.keeps)
         for draw in tqdm(arm.draw(self.num), source, disable=None):
             collector.update(draw.images, draw.labels, draw.first)

@@ -8,7 +8,7 @@ import json
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from maskgen import __version__
 from maskgen.checkpoint import MODEL
+from maskgen.data.captions import CaptionTable, embedded
 from maskgen.devices import my_share
 from maskgen.errors import UserError
 from maskgen.files import atomic
 from maskgen.generate import Generator
 from maskgen.predictions import NULL
 
-from .image_pipeline import ImagePipeline
+from .image_pipeline import Given, ImagePipeline
 from .perplexity import Evaluations
 from .pipeline import settings_of, slices
 
@@ -49,12 +50,16 @@ class Draw:
 
 @dataclass(frozen=True)
 class Arm:
-    """A checkpoint with one way of decoding, sampled from seeds `seed`, ...; `folder` keeps what was drawn."""
+    """A checkpoint with one way of decoding, sampled from seeds `seed`, ...; `folder` keeps what was drawn.
+
+    `captions`: what images are asked for, in turn.
+    """
 
     pipeline: ImagePipeline
     generator: Generator
     seed: int = 0
     folder: Path | None = None
+    captions: CaptionTable | None = None
 
     def settings(self) -> dict[str, Any]:
         """All that the images depend on."""
@@ -64,6 +69,7 @@ class Arm:
             "maskgen": __version__,
             "checkpoint": info["files"][MODEL]["sha256"],
             "tokenizer": tokenizer.fingerprint(),
+            "captions": None if self.captions is None else self.captions.encoder,
             "seed": self.seed,
             **{key: str(value) for key, value in settings_of(self.generator).items()},
         }
@@ -106,17 +112,35 @@ class Arm:
         chosen = None if labels is None else labels[rows.start :]
         began = time.perf_counter()
         parts = self.pipeline.draw(
-            replace(self.generator, denoiser=counted), len(rows), chosen, self.seed + rows.start, len(rows)
+            replace(self.generator, denoiser=counted),
+            len(rows),
+            chosen,
+            self.seed + rows.start,
+            len(rows),
+            given=Given(self._captions(rows)),
         )
         images = torch.cat([part[1] for part in parts])
         seconds = time.perf_counter() - began
         known = torch.full((len(rows),), NULL) if chosen is None else chosen
         return Draw(rows.start, images, known, seconds, counted.n_rows)
 
+    def _captions(self, rows: range) -> CaptionTable | None:
+        """Those of some rows, the first of them first."""
+        if self.captions is None:
+            return None
+        index = torch.arange(rows.start, rows.stop) % len(self.captions)
+        return replace(self.captions, numbers=index if self.captions.numbers is None else self.captions.numbers[index])
 
-def drawn(draws: Sequence[Draw]) -> Tensor:
-    """The images of some draws, (N, C, H, W) uint8."""
-    return torch.cat([draw.images for draw in draws])
+
+def arm_of(pipeline: ImagePipeline, generator: Generator, seed: int = 0, folder: Path | None = None) -> Arm:
+    """An arm that is asked for the captions of the test images where the checkpoint was trained with captions."""
+    recipe, captions = pipeline.checkpoint.recipe, None
+    if recipe.captions is not None:
+        data = recipe.build_data()
+        splits = [data.split("test"), data.split("train")]
+        table, (of_test, _) = embedded(splits, recipe.captions, device=generator.device)
+        captions = replace(table, numbers=of_test)
+    return Arm(pipeline, generator, seed, folder, captions)
 
 
 def _write(file: Path, draw: Draw) -> None:

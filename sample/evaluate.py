@@ -24,9 +24,10 @@ from maskgen.eval.report import Entry, Report, publish
 from maskgen.eval.statistics import BATCH, Collector, Statistics, cached, collect
 from maskgen.files import require_writable
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.patches import PatchTokenizer
 
 from .compare import progress_bar
-from .draws import Arm, Draw
+from .draws import Arm, Draw, arm_of
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, Scored, measure, notes
@@ -77,7 +78,7 @@ def run(
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(place)
         return publish(_tokenizer_report(ground, tokenizer), path)
     pipeline = ImagePipeline(checkpoint, place)
-    arm = Arm(pipeline, pipeline.with_sampler(**choices), seed, folder)
+    arm = arm_of(pipeline, pipeline.with_sampler(**choices), seed, folder)
     return publish(_generator_report(ground, arm, source, num, repeats, tuple(metrics)), path)
 
 
@@ -119,8 +120,10 @@ def _generator_report(
     ground: Ground, arm: Arm, source: str, num: int, repeats: int, metrics: tuple[str, ...]
 ) -> Report:
     tokenizer = cast(ImageTokenizer, arm.pipeline.generator.tokenizer)
-    restored, quality = reconstruct(tokenizer, ground)
-    floor = ground.scored(restored, "tokenizer reconstructions of test images").distance()
+    floor, quality = None, list[Entry]()
+    if not isinstance(tokenizer, PatchTokenizer):  # patches lose nothing
+        restored, quality = reconstruct(tokenizer, ground)
+        floor = ground.scored(restored, "tokenizer reconstructions of test images").distance()
     keeps = bool(set(metrics) & {*MEASURES, "memorisation"})
     sampler = {"checkpoint": source, "step": arm.pipeline.checkpoint.step, **settings_of(arm.generator)}
     sets, cost = [], Cost()
@@ -214,7 +217,7 @@ class Restored(SplitSet):
         with torch.no_grad():
             tokens = self.tokenizer.encode(to_float(images).to(self.device))
             restored = to_uint8(self.tokenizer.decode(tokens)).cpu()
-        if self.tokenizer.vocab_size:
+        if not self.tokenizer.is_continuous:
             self.use.update(tokens)
         self.signal.update(restored, images)
         return list(restored)
@@ -228,7 +231,7 @@ def reconstruct(tokenizer: ImageTokenizer, ground: Ground) -> tuple[Statistics, 
     images = Restored(tokenizer, ground.test)
     found = collect(images, ground.extractor, progress=progress_bar("reconstructions"))
     scores = images.signal.scores()
-    if tokenizer.vocab_size:
+    if not tokenizer.is_continuous:
         scores |= {"codes_used": images.use.share_used, "code_perplexity": images.use.perplexity}
     return found, [Entry(name, "tokenizer reconstructions", value, len(images)) for name, value in scores.items()]
 

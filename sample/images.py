@@ -21,6 +21,9 @@ def run(
     *,
     num: int = 40,
     classes: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    picture: str | None = None,
+    hole: str = "center",
     seed: int = 0,
     output: str = "samples.png",
     animate: str | None = None,
@@ -46,9 +49,14 @@ def run(
             if film is not None:
                 recorder.add(x_t, done)
 
-        result = pipeline(num, list(classes) or None, seed=seed, batch_size=batch_size, on_step=on_step, **choices)
+        what: dict[str, Any] = {"prompts": prompts, "picture": picture, "hole": hole}
+        result = pipeline(
+            num, list(classes) or None, **what, seed=seed, batch_size=batch_size, on_step=on_step, **choices
+        )
     is_every_class = not classes or any(name.lower() == "all" for name in classes)
-    n_columns = len(pipeline.classes) if is_every_class and len(pipeline.classes) <= min(num, 20) else 0
+    n_kinds = len(pipeline.classes) if is_every_class else 0
+    n_kinds = len(prompts) or n_kinds
+    n_columns = n_kinds if n_kinds <= min(num, 20) else 0
     write_images(path, result.pixels, result.labels, n_columns)
     if film is not None:
         write_animation(film, recorder, result.pixels, n_columns)

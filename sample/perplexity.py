@@ -107,7 +107,7 @@ class Evaluations:
 
     def __call__(self, x_t: Tensor, *arguments: Any, where: Tensor | None = None, **more: Any) -> Any:
         self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
-        return self._denoiser(x_t, *arguments, where=where, **more)
+        return self._denoiser(x_t, *arguments, **more, **({} if where is None else {"where": where}))
 
 
 def _scorer(name: str, seed: int, device: torch.device) -> Scorer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from maskgen.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_c
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.generate import Generator
+from maskgen.samplers import FieldSampler
 
 
 class Pipeline(ABC):
@@ -86,6 +87,8 @@ class Pipeline(ABC):
 def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
+    if isinstance(sampler, FieldSampler):
+        return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}

@@ -16,8 +16,8 @@ from .image_pipeline import ImagePipeline
 from .pipeline import load
 from .text_pipeline import TextPipeline
 
-TEXT_ONLY = ("length", "prompt", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "animate", "guidance")
+TEXT_ONLY = ("length", "infill", "show_steps")
+IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
@@ -28,13 +28,25 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     """
     pipeline = load(source, device=device)
     if isinstance(pipeline, TextPipeline):
-        texts.run(pipeline, **_without(options, IMAGE_ONLY, f"{source} writes text"))
+        texts.run(pipeline, **_one_prompt(_without(options, IMAGE_ONLY, f"{source} writes text")))
         return options.get("output") or ""
     assert isinstance(pipeline, ImagePipeline)
     chosen = _without(options, TEXT_ONLY, f"{source} makes images")
+    if chosen.get("prompts") and pipeline.checkpoint.recipe.captions is None:
+        raise UserError(f"--prompt does not go with this checkpoint: {source} was trained without captions")
     chosen["output"] = chosen.get("output") or "samples.png"
+    if "hole" in chosen and "picture" not in chosen:
+        raise UserError(f"--hole {chosen['hole']} is of a picture: give --picture FILE")
     images.run(pipeline, **chosen)
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
+
+
+def _one_prompt(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a text, which has one beginning."""
+    prompts = options.pop("prompts", ())
+    if len(prompts) > 1:
+        raise UserError(f"--prompt: a text has one beginning, got {len(prompts)}")
+    return {**options, "prompt": prompts[0]} if prompts else options
 
 
 def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> str:
@@ -114,7 +126,7 @@ def _file(output: str, group: str) -> str:
 
 def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:
     """The options that were given, none of `others` among them; a sampler's argument may be null or false."""
-    own = {*TEXT_ONLY, *IMAGE_ONLY}
+    own = {*TEXT_ONLY, *IMAGE_ONLY, "prompts"}
     given = {k: v for k, v in options.items() if not (k in own and (v is None or v is False or v == ()))}
     wrong = [key for key in others if key in given]
     if wrong:

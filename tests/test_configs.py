@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,18 +13,19 @@ from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
 from maskgen.recipe import Recipe, load_recipe, parse_recipe
 from maskgen.shipped import recipe_names, recipe_summary, recipe_text
+from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.latent import KLTokenizer
 
 IMAGENET = (1000, (3, 256, 256))
 
 
 def sizes(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
     """(classes, image shape), for a folder without looking at it."""
-    name, arguments = DATASETS.check(recipe.data)
-    if name == "folder":
-        side = arguments["size"]
-        return 1000, (arguments.get("channels", 3), side, side)
+    name = DATASETS.check(recipe.data)[0]
     source: Any = DATASETS.get(name)
-    return len(source.classes), source.image_shape
+    if name == "captioned_folder":
+        return 0, recipe.image_shape()
+    return 1000 if name == "folder" else len(source.classes), recipe.image_shape()
 
 
 def trained_by(recipe: Recipe) -> Recipe:
@@ -61,12 +62,18 @@ def built(recipe: Recipe) -> nn.Module:
     if recipe.task == "classifier":
         recipe.build_objective()
         return recipe.build_model(**derived)
+    if recipe.captions is not None:
+        derived["caption_width"] = recipe.captions.shape()[1]
+    name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")
+    if name == "autoencoder_kl":  # its weights are on the hub
+        recipe.build_objective(0)
+        return recipe.build_model(**derived, **KLTokenizer.sizes_of(shape, **arguments))
     tokenizer = trained_by(recipe).build_tokenizer(shape)
     if recipe.task == "tokenizer":
         recipe.build_objective()
         return tokenizer
     recipe.build_objective(tokenizer.vocab_size)
-    return recipe.build_model(vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, **derived)
+    return recipe.build_model(**derived, **tokenizer.sizes())
 
 
 def test_the_published_maskgit_has_exactly_its_parameters() -> None:
@@ -76,6 +83,14 @@ def test_the_published_maskgit_has_exactly_its_parameters() -> None:
         network = built(recipe)
     assert (tokenizer.vocab_size, tokenizer.grid) == (1024, (16, 16))
     assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
+
+
+@pytest.mark.parametrize(("name", "n"), [("micro-dit-xl", 1_165_442_320), ("micro-dit-tiny", 200_692_752)])
+def test_the_published_microdits_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(name))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
+    assert cast(Any, network).base_grid == (16, 16)
 
 
 def test_the_published_small_mdlm_has_exactly_its_parameters() -> None:
@@ -99,3 +114,14 @@ def test_the_published_maskgit_at_512_pixels_differs_in_its_positions_alone() ->
         small, large = (MODELS.build(spec, vocab_size=1024, grid=(s, s), n_classes=1000) for s in (16, 32))
     difference = sum(p.numel() for p in large.parameters()) - sum(p.numel() for p in small.parameters())
     assert difference == (1024 - 256) * 768
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("dit", 675_129_632), ("mdtv2", 742_263_904), ("maskdit", 730_541_200 + 1152)],  # one row for "no class" more
+)
+def test_the_published_image_transformers_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}-xl"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n

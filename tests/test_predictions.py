@@ -159,6 +159,20 @@ def test_dropping_nulls_labels_with_the_probability_given() -> None:
     assert torch.equal(cond.drop(1.0, Rng.stream(0)).labels, cond.null().labels)
 
 
+def test_a_dropped_caption_is_zeros_and_goes_with_its_label() -> None:
+    cond = Condition(torch.arange(1000), torch.ones(1000, 2, 3))
+    dropped = cond.drop(0.3, Rng.stream(0))
+    assert dropped.captions is not None
+    assert torch.equal(dropped.captions.any(-1).any(-1), dropped.labels >= 0)
+    assert bool(((dropped.captions == 0) | (dropped.captions == 1)).all())
+    null = cond.null()
+    assert null.captions is not None
+    assert not null.captions.any()
+    rows = cond.join(null).rows(torch.tensor([0, 1500]))
+    assert rows.captions is not None
+    assert rows.captions[:, 0, 0].tolist() == [1, 0]
+
+
 def test_joined_conditions_stand_one_after_the_other() -> None:
     cond = Condition(torch.tensor([3, 4]))
     assert cond.join(cond.null()).labels.tolist() == [3, 4, NULL, NULL]

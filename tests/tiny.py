@@ -27,6 +27,16 @@ TOKENIZER: dict[str, Any] = {
     "tokenizer": {"type": "fsq", "levels": [3, 3], "width": 8, "fine_width": 4, "depth": 1},
     "objective": "reconstruction",
 }
+FIELD: dict[str, Any] = {
+    "data": "digits",
+    "tokenizer": {"type": "patches", "size": 2},
+    "process": {"type": "gaussian", "schedule": "rectified", "target": "flow", "scale": "straight"},
+    "model": {"type": "dit", "width": 16, "depth": 1, "heads": 2},
+    "objective": "denoising",
+    "sampler": {"type": "dpm", "steps": 3},
+}
+"""A generator of continuous tokens."""
+
 INFO = {"step": 7, "classes": CLASSES, "image_shape": list(SHAPE)}
 
 POEM = "".join(f"line {i} of a poem, naïve and short\n" for i in range(40))
@@ -70,13 +80,15 @@ def tokenizer_checkpoint(path: Path, **changes: Any) -> nn.Module:
     return network
 
 
-def generator_checkpoint(path: Path, **changes: Any) -> tuple[Recipe, nn.Module]:
-    """Write a checkpoint of an untrained generator over pixels."""
-    recipe = parse_recipe(tree(**changes))
+def generator_checkpoint(path: Path, base: dict[str, Any] = GENERATOR, **changes: Any) -> tuple[Recipe, nn.Module]:
+    """Write a checkpoint of an untrained generator over pixels, or patches of them."""
+    recipe = parse_recipe(tree(base, **changes))
     tokenizer = recipe.build_tokenizer(SHAPE)
-    network = recipe.build_model(
-        vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, n_classes=len(CLASSES), image_shape=SHAPE
-    )
+    network = recipe.build_model(n_classes=len(CLASSES), image_shape=SHAPE, **tokenizer.sizes())
+    if recipe.is_continuous:  # it would answer zero
+        rng = Rng.stream("weights")
+        for parameter in network.parameters():
+            parameter.data += 0.1 * rng.normal(parameter.shape)
     write_checkpoint(path, recipe, {MODEL: network.state_dict()}, INFO)
     return recipe, network
 

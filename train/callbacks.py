@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
+from maskgen.data.captions import CaptionTable
 from maskgen.files import atomic
 from maskgen.generate import Generator
 from maskgen.tokenizers import ImageTokenizer
@@ -98,12 +99,14 @@ def preview_texts(path: Path, generator: Generator) -> None:
         file.write("\n\n----\n\n".join(texts).encode())
 
 
-def preview_samples(path: Path, generator: Generator, n_classes: int) -> None:
-    """A grid of samples, a column a class, the same seeds at every preview."""
-    n_columns = min(n_classes or 8, 10)
+def preview_samples(path: Path, generator: Generator, n_classes: int, captions: CaptionTable | None = None) -> None:
+    """A grid of samples, a column a class or caption, the same seeds at every preview."""
+    n_columns = min((n_classes or 8) if captions is None else len(captions), 10)
     seeds = range(4 * n_columns)
-    labels = torch.arange(len(seeds)) % n_columns if n_classes else None
-    _save(path, generator.images(seeds, labels).float() / 255, n_columns)
+    column = torch.arange(len(seeds)) % n_columns
+    shown = None if captions is None else captions.rows(column)
+    images = generator.images(seeds, column if n_classes else None, captions=shown)
+    _save(path, images.float() / 255, n_columns)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from maskgen.budget import TrainSettings, learning_rate, stretch_at
 from maskgen.errors import UserError
 from maskgen.objectives import Objective
 from maskgen.predictions import Batch
-from maskgen.recipe import TrainSettings
 from maskgen.rng import Rng, fold
 
 from .ema import Ema
-from .optim import learning_rate
 
 
 @dataclass
@@ -41,7 +39,10 @@ class Means:
 
 @dataclass
 class Loop:
-    """Everything one step needs. Randomness is a function of (seed, step, micro-batch, rank): nothing to restore."""
+    """Everything one step needs. Randomness is a function of (seed, step, micro-batch, rank): nothing to restore.
+
+    Learning rate, keep ratio and micro-batches are those `settings` have for the step; `data` are of its phase.
+    """
 
     model: nn.Module
     objective: Objective
@@ -54,10 +55,10 @@ class Loop:
     seed: int
     step: int = 0
 
-    def run(self, on_step: Callable[[int, Mapping[str, Tensor]], None]) -> None:
-        """Train up to `settings.steps`; `on_step` is called with the number of steps done and their logs."""
+    def run(self, on_step: Callable[[int, Mapping[str, Tensor]], None], until: int | None = None) -> None:
+        """Train up to a step, `settings.steps` if None; `on_step` gets the number of steps done and the step's logs."""
         self.model.train()
-        while self.step < self.settings.steps:
+        while self.step < (self.settings.steps if until is None else until):
             logs = self._train_step()
             self.step += 1
             self.ema.update(self.step)
@@ -68,7 +69,8 @@ class Loop:
         logs = Means()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
-        n_micro = self.settings.accumulate
+        stretch = stretch_at(self.settings, self.step)
+        n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
         for micro in range(n_micro):
             key = (self.seed, "step", self.step, micro, self.accelerator.process_index)
             torch.manual_seed(fold(*key, "dropout"))
@@ -77,7 +79,7 @@ class Loop:
             is_last = micro == n_micro - 1
             with _sync(self.accelerator, self.model, is_last):
                 with self.accelerator.autocast():
-                    loss = self.objective(self.model, batch, rng, keep_ratio=self.settings.keep_ratio)
+                    loss = self.objective(self.model, batch, rng, keep_ratio=keep_ratio)
                 self.accelerator.backward(loss.value / n_micro)
             logs.add(loss.logs)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
@@ -105,22 +107,6 @@ def validate(
         rng = Rng.stream("validation", index)
         means.add(objective(model, to_batch(x_0, labels, rng), rng).logs)
     return means.take(accelerator)
-
-
-class Speed:
-    """Images a second since the last call."""
-
-    def __init__(self) -> None:
-        self.since, self.n_images = time.perf_counter(), 0
-
-    def add(self, n_images: int) -> None:
-        self.n_images += n_images
-
-    def take(self) -> float:
-        now = time.perf_counter()
-        speed = self.n_images / max(now - self.since, 1e-9)
-        self.since, self.n_images = now, 0
-        return speed
 
 
 def check_finite(value: float, step: int) -> None:

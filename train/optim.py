@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskgen.recipe import TrainSettings
+from maskgen.budget import TrainSettings
 
 _PLAIN = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm2d)
 
@@ -19,7 +19,7 @@ def decayed(module: nn.Module) -> set[str]:
     names = set()
     for prefix, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
-            if parameter.ndim > 1 and not isinstance(part, _PLAIN) and name != "positions":
+            if parameter.ndim > 1 and not isinstance(part, _PLAIN) and not name.endswith("positions"):
                 names.add(f"{prefix}.{name}" if prefix else name)
     return names
 
@@ -82,7 +82,9 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     """AdamW or Muon; weight decay for matrices only, Muon's steps for those of the transformer's blocks."""
     matrices = decayed(module)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parts = {name: _n_parts(name, p) if settings.optimizer == "muon" else 0 for name, p in named.items()}
+    parts = {
+        name: _n_parts(name, p) if settings.optimizer == "muon" and name in matrices else 0 for name, p in named.items()
+    }
     groups = []
     for n_parts, is_decayed in ((1, True), (3, True), (0, True), (0, False)):
         params = [p for name, p in named.items() if parts[name] == n_parts and (name in matrices) == is_decayed]
@@ -98,15 +100,3 @@ def _n_parts(name: str, parameter: Tensor) -> int:
     if "blocks." not in name or parameter.ndim != 2 or "modulation" in name:
         return 0
     return 3 if name.endswith("qkv.weight") else 1
-
-
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The rate of step 0, 1, ...: linear warm-up, then constant or half a cosine to zero at `settings.steps`.
-
-    A function of the step alone, so a resumed run needs no state for it.
-    """
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.lr_schedule == "constant":
-        return settings.lr * warm
-    share = max(step - settings.warmup, 0) / max(settings.steps - settings.warmup, 1)
-    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,33 @@ from torch import Tensor, nn
 
 from maskgen.checkpoint import TOKENIZER, load_tokenizer
 from maskgen.data.cache import token_data
-from maskgen.data.images import ImageSource
+from maskgen.data.captions import CaptionedRows, CaptionTable, embedded
+from maskgen.data.images import ImageSource, SplitName
+from maskgen.data.latents import latent_data
 from maskgen.data.loader import Rows, flip
 from maskgen.data.text import TextSource, document_ids, text_data
 from maskgen.errors import UserError
 from maskgen.eval.features import to_float
+from maskgen.models import change_grid
 from maskgen.objectives import Objective
 from maskgen.predictions import Batch, Condition
 from maskgen.recipe import Recipe
 from maskgen.rng import Rng
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.latent import KLTokenizer, draw_latents
 from maskgen.tokenizers.text import TextTokenizer
 
+SPLITS: tuple[SplitName, ...] = ("train", "test")
 ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a run is made of; `held_out` is what it is validated on."""
+    """Everything a run is made of; `held_out` is what it is validated on.
+
+    `built_for` is the image shape whose grid the network was built with; data and tokenizer may be of another.
+    `captions` are those of all images; `train` and `held_out` are then `CaptionedRows`.
+    """
 
     source: ImageSource | TextSource
     tokenizer: ImageTokenizer | TextTokenizer | None
@@ -39,11 +48,19 @@ class Parts:
     train: Rows
     held_out: Rows
     to_batch: ToBatch
+    built_for: tuple[int, int, int] | None = None
+    captions: CaptionTable | None = None
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must know of the data."""
         if isinstance(self.source, ImageSource):
-            return {"classes": list(self.source.classes), "image_shape": list(self.source.image_shape)}
+            shapes: dict[str, Any] = {"image_shape": list(self.source.image_shape)}
+            if self.built_for is not None and self.built_for != self.source.image_shape:
+                shapes["built_for"] = list(self.built_for)
+            if self.captions is not None:
+                shapes["caption_shape"] = [self.captions.length, self.captions.width]
+                shapes["caption_encoder"] = self.captions.encoder
+            return {"classes": list(self.source.classes), **shapes}
         return {"classes": [], "length": self.source.length}
 
 
@@ -55,7 +72,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
     shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
     train: Rows = source.split("train")
     test: Rows = source.split("test")
-    tokenizer = None
+    tokenizer = captions = None
     if recipe.task == "tokenizer":
         module: nn.Module = recipe.build_tokenizer(shape)
         if not any(p.requires_grad for p in module.parameters()):
@@ -64,18 +81,83 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
     elif recipe.task == "classifier":
         module, objective = recipe.build_model(n_classes=n_classes, image_shape=shape), recipe.build_objective()
     else:
-        tokenizer = load_tokenizer(recipe, shape, directory).to(device)
+        tokenizer, train, test = _tokens(recipe, source, accelerator, directory)
+        if recipe.captions is not None:
+            captions, train, test = _captions(recipe, source, train, test, accelerator)
+        caption_width = 0 if captions is None else captions.width
         module = recipe.build_model(
-            vocab_size=tokenizer.vocab_size, grid=tokenizer.grid, n_classes=n_classes, image_shape=shape
+            n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
         )
         objective = recipe.build_objective(tokenizer.vocab_size)
         if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
-        with accelerator.local_main_process_first():
-            train = token_data(source.split("train"), tokenizer, device=device, progress=accelerator.is_main_process)
-            test = token_data(source.split("test"), tokenizer, device=device, progress=accelerator.is_main_process)
-    to_batch = _to_batch(device, bool(n_classes), is_images=tokenizer is None, is_flipped=recipe.train.flip)
-    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch)
+    to_batch = _to_batch(recipe, tokenizer, source, device, captions)
+    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch, shape, captions)
+
+
+def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelerator: Accelerator) -> Parts:
+    """The parts with data and tokens of another size (the recipe's for None), the network's grid changed to theirs.
+
+    Raises:
+        UserError: data or tokenizer that cannot be had at this size, or a network that cannot change its grid.
+    """
+    if not isinstance(parts.source, ImageSource):
+        return parts
+    sized = recipe.at(resolution)
+    if sized.image_shape() == parts.source.image_shape:
+        return parts
+    source = sized.build_data()
+    tokenizer, train, test = _tokens(sized, source, accelerator, None)
+    change_grid(parts.module, tokenizer.grid)
+    if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
+        train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
+    to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
+    return replace(parts, source=source, tokenizer=tokenizer, train=train, held_out=test, to_batch=to_batch)
+
+
+def check_grids(parts: Parts, recipe: Recipe) -> None:
+    """See that the network can work at every resolution of the run, before the first step and not in the middle.
+
+    Raises:
+        UserError: it cannot.
+    """
+    wanted = {phase.resolution for phase in recipe.train.phases} - {None}
+    if wanted and isinstance(parts.tokenizer, ImageTokenizer):
+        for resolution in sorted(filter(None, wanted)):
+            change_grid(parts.module, load_tokenizer(recipe, recipe.at(resolution).image_shape()).grid)
+        change_grid(parts.module, parts.tokenizer.grid)
+
+
+def _tokens(
+    recipe: Recipe, source: ImageSource, accelerator: Accelerator, directory: Path | None
+) -> tuple[ImageTokenizer, Rows, Rows]:
+    """The tokenizer of an image generator, and what it is trained on: tokens, moments of latents, or images."""
+    tokenizer = load_tokenizer(recipe, source.image_shape, directory).to(accelerator.device)
+    options: dict[str, Any] = {"device": accelerator.device, "progress": accelerator.is_main_process}
+    train: Rows
+    test: Rows
+    with accelerator.local_main_process_first():
+        if isinstance(tokenizer, KLTokenizer):
+            options["has_flips"] = recipe.train.flip
+            train, test = (latent_data(source.split(name), tokenizer, **options) for name in SPLITS)
+        elif tokenizer.is_continuous:  # it takes no time
+            train, test = (source.split(name) for name in SPLITS)
+        else:
+            train, test = (token_data(source.split(name), tokenizer, **options) for name in SPLITS)
+    return tokenizer, train, test
+
+
+def _captions(
+    recipe: Recipe, source: ImageSource, train: Rows, test: Rows, accelerator: Accelerator
+) -> tuple[CaptionTable, Rows, Rows]:
+    """Embedded captions, and both sets of rows with the numbers of theirs."""
+    assert recipe.captions is not None
+    splits = [source.split(name) for name in SPLITS]
+    with accelerator.local_main_process_first():
+        table, (of_train, of_test) = embedded(
+            splits, recipe.captions, device=accelerator.device, progress=accelerator.is_main_process
+        )
+    return table, CaptionedRows(train, of_train), CaptionedRows(test, of_test)
 
 
 def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None) -> Parts:
@@ -108,14 +190,33 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     return tokenizer
 
 
-def _to_batch(device: torch.device, has_labels: bool, *, is_images: bool, is_flipped: bool) -> ToBatch:
-    """From rows of a data set, images (B, C, H, W) uint8 or tokens (B, L), to a Batch on the device."""
+def _to_batch(
+    recipe: Recipe,
+    tokenizer: ImageTokenizer | None,
+    source: ImageSource,
+    device: torch.device,
+    captions: CaptionTable | None,
+) -> ToBatch:
+    """From rows of a data set, images (B, C, H, W) uint8, tokens (B, L) or moments of latents, to a Batch."""
+    has_labels, is_flipped = bool(source.classes), recipe.train.flip
 
-    def convert(x_0: Tensor, labels: Tensor, rng: Rng) -> Batch:
-        x_0 = to_float(x_0.to(device)) if is_images else x_0.to(device)
-        if is_images and is_flipped:
-            x_0 = flip(x_0, rng.fork("flip"))
-        return Batch(x_0, Condition(labels.to(device)) if has_labels else None)
+    def to_x_0(rows: Tensor, rng: Rng) -> Tensor:
+        if tokenizer is not None and not tokenizer.is_continuous:
+            return rows
+        if isinstance(tokenizer, KLTokenizer):
+            views = (rng.fork("flip").uniform(rows.shape[:1], device=device) * rows.shape[1]).long()
+            return draw_latents(rows[torch.arange(len(rows), device=device), views], rng.fork("latents"))
+        images = flip(to_float(rows), rng.fork("flip")) if is_flipped else to_float(rows)
+        return images if tokenizer is None else tokenizer.encode(images)
+
+    def to_condition(labels: Tensor) -> Condition | None:
+        if captions is not None:
+            labels, numbers = labels.unbind(1)
+            return Condition(labels.to(device), captions.rows(numbers).to(device))
+        return Condition(labels.to(device)) if has_labels else None
+
+    def convert(rows: Tensor, labels: Tensor, rng: Rng) -> Batch:
+        return Batch(to_x_0(rows.to(device), rng), to_condition(labels))
 
     return convert
 

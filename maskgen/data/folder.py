@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskgen.data.images import DATASETS, DataError, ImageSource, ImageSplit, SplitName
+from maskgen.data.images import DATASETS, DataError, ImageSplit, SizedSource, SplitName
 from maskgen.data.pictures import Channels, Crop, check_size, read_image
 from maskgen.predictions import NULL
 from maskgen.rng import fold
@@ -44,7 +44,7 @@ class FolderSplit(ImageSplit):
 
 
 @DATASETS.register("folder")
-class Folder(ImageSource):
+class Folder(SizedSource):
     """Image files below a folder; a subfolder is a class, images beside no subfolder are unlabelled.
 
     Args:
@@ -70,10 +70,6 @@ class Folder(ImageSource):
         self.size, self.channels, self.crop, self.test_fraction = size, channels, crop, test_fraction
         self.test_name = next((name for name in TEST_NAMES if (self.root / name).is_dir()), "")
         self.is_split = (self.root / "train").is_dir() and bool(self.test_name)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.size, self.size)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

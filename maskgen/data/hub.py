@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.data.images import DATASETS, DataError, ImageSource, ImageSplit, SplitName
+from maskgen.data.images import DATASETS, DataError, ImageSplit, SizedSource, SplitName
 from maskgen.data.pictures import Channels, check_size, to_square
 from maskgen.predictions import NULL
 
@@ -39,7 +39,7 @@ class HubSplit(ImageSplit):
 
 
 @DATASETS.register("hub")
-class Hub(ImageSource):
+class Hub(SizedSource):
     """A data set of the Hugging Face hub, `owner/name`, with a column of images.
 
     Args:
@@ -71,10 +71,6 @@ class Hub(ImageSource):
         self.name, self.size, self.channels, self.revision = name, size, channels, revision
         self.image_column, self.label_column = image_column, label_column
         self.split_names = {"train": train_split, "test": test_split}
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.size, self.size)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

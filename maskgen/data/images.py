@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class ImageSource(ABC):
     """A data set with a train and a test split, each loaded when it is first asked for."""
 
     name: str
+    has_captions: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._splits: dict[str, ImageSplit] = {}
@@ -64,6 +66,11 @@ class ImageSource(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, int, int]:  # noqa: ARG003
+        """`image_shape` for constructor arguments, without looking for the data; those with one shape have it fixed."""
+        return cast(tuple[int, int, int], cls.image_shape)
 
     @abstractmethod
     def _load(self, split: SplitName) -> ImageSplit: ...
@@ -82,6 +89,22 @@ class ImageSource(ABC):
                 raise DataError(f"the {name} split of {self.name} has no image; choose a larger share or more images")
             self._splits[name] = loaded
         return self._splits[name]
+
+
+class SizedSource(ImageSource):
+    """A data set whose images are brought to `size` x `size` with `channels` channels."""
+
+    size: int
+    channels: Literal[1, 3]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.size, self.size)
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
+        channels = arguments.get("channels", inspect.signature(cls).parameters["channels"].default)
+        return (channels, arguments["size"], arguments["size"])
 
 
 DATASETS: Registry[ImageSource | TextSource] = Registry("data set", base=ImageSource)

@@ -32,24 +32,27 @@ def permutation(seed: int, epoch: int, n: int) -> Tensor:
 class CounterSampler(Sampler[list[int]]):
     """Row indices of batch `start`, `start` + 1, ... without end.
 
-    Batch b covers positions b B ... (b + 1) B - 1 of the epochs' permutations laid end to end: every batch is
-    full, also where an epoch ends inside it or the data set is smaller than a batch. Rank r of w takes the r-th of
-    w equal slices.
+    Batch b covers the B positions from `offset` + b B on of the epochs' permutations laid end to end: every batch is
+    full, also where an epoch ends inside it or the data set is smaller than a batch. `offset` is what batches of
+    another size took before. Rank r of w takes the r-th of w equal slices.
 
     Raises:
         ValueError: no rows, a batch that ranks can't share equally, or a number out of range.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, n: int, batch_size: int, seed: int, *, start: int = 0, offset: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         if n < 1:
             raise ValueError("the data set has no rows; a batch needs at least one")
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in [0, {world}), got {rank}")
         if batch_size < 1 or batch_size % world:
             raise ValueError(f"batch_size must be a positive multiple of the {world} processes, got {batch_size}")
-        if start < 0:
-            raise ValueError(f"start must be at least 0, got {start}")
-        self.n, self.batch_size, self.seed, self.start, self.rank, self.world = n, batch_size, seed, start, rank, world
+        if min(start, offset) < 0:
+            raise ValueError(f"start and offset must be at least 0, got {start} and {offset}")
+        self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
+        self.start, self.offset = start, offset
         self._held: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -58,7 +61,7 @@ class CounterSampler(Sampler[list[int]]):
     def indices(self, batch: int) -> list[int]:
         """This rank's rows of a batch."""
         share = self.batch_size // self.world
-        first = batch * self.batch_size + self.rank * share
+        first = self.offset + batch * self.batch_size + self.rank * share
         last = first + share
         rows: list[int] = []
         while first < last:
@@ -74,14 +77,11 @@ class CounterSampler(Sampler[list[int]]):
         return self._held[1]
 
 
-def batches(
-    dataset: Rows, *, batch_size: int, seed: int, start: int = 0, workers: int = 0, rank: int = 0, world: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """x_0 (B / world, ...) and labels (B / world,) of batch `start`, `start` + 1, ... without end.
+def batches(dataset: Rows, order: CounterSampler, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
-    The rows are those of `CounterSampler`; `workers` processes read ahead and change nothing else.
+    `workers` processes read ahead and change nothing else.
     """
-    order = CounterSampler(len(dataset), batch_size, seed, start=start, rank=rank, world=world)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         cast("Dataset[tuple[Tensor, Tensor]]", dataset),
         batch_sampler=order,

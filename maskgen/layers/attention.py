@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.devices import has_cuda
+from maskgen.layers.biased import BiasedAttention
 from maskgen.layers.embeddings import rotate
 
 AttentionBackend = Literal["auto", "sdpa", "xformers"]
@@ -44,14 +45,23 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v; q (B, H, L, d), k and v (B, H, n, d).
 
-    `mask` is `causal`, or bool and True where a query may look, broadcast to (B, H, L, n). A masked call always runs
-    on SDPA.
+    `mask` is `causal`; or broadcast to (B, H, L, n) bool, True where a query may look, or float, added to the scores. A
+    masked call always runs on SDPA.
     """
     if backend == "xformers" and mask is None:
         from xformers.ops import memory_efficient_attention
 
         out: Tensor = memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), p=dropout)
         return out.transpose(1, 2)
+    if (
+        isinstance(mask, Tensor)
+        and mask.requires_grad
+        and q.device.type == "cpu"
+        and q.dtype == mask.dtype
+        and not dropout
+    ):
+        learned: Tensor = BiasedAttention.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+        return learned
     if isinstance(mask, Tensor) or mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -101,7 +111,8 @@ class SelfAttention(nn.Module):
         past: KeyValues | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Attention of x (B, L, D) to `past` and itself under `mask`, and the keys and values of `x` alone."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, d)
+        # Cut along D, so that the backward pass joins the three gradients in one copy.
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -84,6 +85,55 @@ class PreNormBlock(nn.Module):
         x = x + gate_a * self.attention(modulate(self.attention_norm(x), shift_a, scale_a), rotation)
         x = x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
         return x
+
+
+class AdaBlock(nn.Module):
+    """DiT's block with adaLN-zero: shift, scale and gate of attention and MLP come from a condition (arXiv 2212.09748).
+
+    The layer that makes them starts at zero, so the block starts as the identity.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        backend: AttentionBackend = "auto",
+        cond_width: int | None = None,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = SelfAttention(width, heads, qk_norm=qk_norm, backend=backend)
+        self.mlp_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp = Mlp(width, int(width * mlp_ratio), gelu="tanh")
+        self.modulation = nn.Linear(cond_width or width, 6 * width)
+
+    def forward(self, x: Tensor, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, D), hidden (B, C) -> (B, L, D); `mask` as `attend` takes it."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(hidden)[:, None].chunk(6, -1)
+        attended, _ = self.attention.extend(modulate(self.attention_norm(x), shift_a, scale_a), mask=mask)
+        x = torch.addcmul(x, gate_a, attended)
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m)))
+
+
+class AdaHead(nn.Module):
+    """DiT's last layer: LayerNorm with shift and scale from a condition, then Linear; both layers start at zero.
+
+    With `has_scale` the norm has a weight of its own too (MicroDiT).
+    """
+
+    def __init__(self, width: int, n_out: int, cond_width: int | None = None, has_scale: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=has_scale, bias=False)
+        self.modulation = nn.Linear(cond_width or width, 2 * width)
+        self.out = nn.Linear(width, n_out)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """x (B, L, D), hidden (B, C) -> (B, L, n_out)."""
+        shift, scale = self.modulation(hidden)[:, None].chunk(2, -1)
+        answer: Tensor = self.out(modulate(self.norm(x), shift, scale))
+        return answer
 
 
 class TextBlock(nn.Module):

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from torch import nn
 
+from maskgen.errors import UserError
 from maskgen.registry import Registry
 
-MODELS: Registry[nn.Module] = Registry("model", derived=("vocab_size", "grid", "n_classes", "image_shape"))
+MODELS: Registry[nn.Module] = Registry(
+    "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width")
+)
 
-from maskgen.models import blockwise, classifier, maskgit, mdlm  # noqa: E402, F401 - they register themselves in MODELS
+# They register themselves in MODELS.
+from maskgen.models import blockwise, classifier, dit, maskgit, mdlm, mdt, microdit  # noqa: E402, F401
+
+
+def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:
+    """Let a network work on another grid of tokens: positions are interpolated, parameters stay what they are.
+
+    Raises:
+        UserError: it cannot.
+    """
+    before = [id(parameter) for parameter in network.parameters()]
+    try:
+        cast(Any, network).set_grid(grid)
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{type(network).__name__} cannot work on a grid {grid}: {error}") from None
+    if [id(parameter) for parameter in network.parameters()] != before:
+        raise UserError(f"{type(network).__name__} has other parameters on a grid {grid}: give its positions a formula")

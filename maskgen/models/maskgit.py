@@ -74,20 +74,18 @@ class MaskGIT(nn.Module):
         if has_time and condition != "adaln":
             raise ValueError("has_time goes with condition adaln; use that, or has_time false")
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
+        self.grid, self.head_width = grid, width // heads
         self.condition = condition if n_classes else "none"
         is_modulated = self.condition == "adaln" or has_time
         self.has_null_label = has_null_label
-        n_prefix = int(self.condition == "token")
+        n_prefix = self.n_prefix = int(self.condition == "token")
         n_labels = (n_classes + has_null_label) * n_prefix
         self.embedding = nn.Embedding(vocab_size + 1 + n_labels, width)  # codes, [MASK], labels: one table, as in BERT
         self.positions = nn.Parameter(torch.empty(n_prefix + self.length, width)) if positions == "learned" else None
-        rotation = None
-        if positions == "rotary":
-            turns = rotation_2d(grid, width // heads)
-            still = torch.ones(n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no place
-            rotation = torch.cat([still, turns])
         self.rotation: Tensor | None
-        self.register_buffer("rotation", rotation, persistent=False)
+        self.register_buffer("rotation", None, persistent=False)
+        if positions == "rotary":
+            self.set_grid(grid)
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -101,6 +99,19 @@ class MaskGIT(nn.Module):
             self.labels = LabelEmbedding(n_classes, width)
         self.time = TimeEmbedding(width) if has_time else None
         self._init(width, depth, is_modulated)
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Work on another grid, its places spread over those of the grid the network was built with.
+
+        Raises:
+            ValueError: learned positions, which have no place between two.
+        """
+        if self.positions is not None:
+            raise ValueError("learned positions are for one grid; use positions rotary")
+        turns = rotation_2d(grid, self.head_width, extent=self.grid)
+        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no place
+        self.length = grid[0] * grid[1]
+        self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
 
     def _init(self, width: int, depth: int, is_modulated: bool) -> None:
         init_transformer(self)

@@ -2,6 +2,7 @@
 
 from maskgen.objectives.base import OBJECTIVES, Objective, draw_times
 from maskgen.objectives.blockwise import BlockTokens, NextToken
+from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
 from maskgen.objectives.masked import MaskedTokens
 from maskgen.objectives.state_dependent import StateDependentTokens
@@ -10,6 +11,7 @@ __all__ = [
     "OBJECTIVES",
     "BlockTokens",
     "Classification",
+    "Denoising",
     "MaskedTokens",
     "NextToken",
     "Objective",

@@ -52,3 +52,24 @@ def mean_of(value: Tensor) -> Tensor:
 def sum_of(values: Tensor) -> Tensor:
     """The log of many values: their sum and their count."""
     return torch.stack([values.detach().sum(), values.new_tensor(float(values.numel()))])
+
+
+BUCKETS = 4
+"""Logs by how much is masked or how much noise there is come in quarters."""
+
+
+def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, Tensor]:
+    """The logs of values (N,) by the quarter of (0, 1] that their share (N,) lies in."""
+    bucket = (share * BUCKETS).ceil().long().clamp(1, BUCKETS) - 1
+    sums = torch.zeros(BUCKETS, device=values.device).index_add_(0, bucket, values)
+    counts = torch.zeros_like(sums).index_add_(0, bucket, torch.ones_like(values))
+    ends = [100 * index // BUCKETS for index in range(BUCKETS + 1)]
+    return {
+        f"{name}/{of} {ends[index]}-{ends[index + 1]}%": torch.stack([sums[index], counts[index]])
+        for index in range(BUCKETS)
+    }
+
+
+def network_of(model: Any) -> Any:
+    """The network itself, out of what wraps it for several processes."""
+    return getattr(model, "module", model)

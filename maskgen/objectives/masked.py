@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, sum_of
+from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, sum_of
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
 from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS, elbo_of_steps
-
-BUCKETS = 4
-"""Mask ratios are logged in quarters."""
 
 
 @OBJECTIVES.register("masked_tokens")
@@ -99,11 +95,6 @@ def logs_of(cross_entropy: Tensor, logits: Tensor, target: Tensor, ratio: Tensor
     is_right = (logits.argmax(-1) == target).float()
     values = {"cross_entropy": cross_entropy, "accuracy": is_right}
     logs = {name: sum_of(value) for name, value in values.items()}
-    bucket = (ratio * BUCKETS).ceil().long().clamp(1, BUCKETS) - 1
     for name, value in values.items():
-        sums = torch.zeros(BUCKETS, device=value.device).index_add_(0, bucket, value)
-        counts = torch.bincount(bucket, minlength=BUCKETS).to(sums)
-        for index in range(BUCKETS):
-            key = f"{name}/masked {100 * index // BUCKETS}-{100 * (index + 1) // BUCKETS}%"
-            logs[key] = torch.stack([sums[index], counts[index]])
+        logs |= by_quarter(name, value, ratio, "masked")
     return logs

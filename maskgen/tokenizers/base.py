@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.registry import Registry
@@ -26,21 +27,42 @@ class Reconstructed:
 
 
 class ImageTokenizer(nn.Module):
-    """Images (B, C, H, W) in [0, 1] <-> tokens (B, L) int64 in 0..vocab_size - 1, rows first.
+    """Images (B, C, H, W) in [0, 1] <-> tokens, rows first: (B, L) int64 in 0..vocab_size - 1, or (B, L, D) float.
 
-    A final class sets `vocab_size` and `grid` (h, w), L = h w.
+    A final class sets `vocab_size`, or `token_width` D and a `vocab_size` of 0, and `grid` (h, w), L = h w.
     """
 
     vocab_size: int
+    token_width: int = 0
     grid: tuple[int, int]
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether tokens are vectors, not numbers of a vocabulary."""
+        return self.vocab_size == 0
+
+    def sizes(self) -> dict[str, Any]:
+        """What a network of these tokens is built with."""
+        return {"vocab_size": self.vocab_size, "token_width": self.token_width, "grid": self.grid}
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) float in [0, 1] -> (B, L) int64."""
+        """(B, C, H, W) float in [0, 1] -> (B, L) int64, or (B, L, D) float."""
 
     @abstractmethod
     def decode(self, tokens: Tensor) -> Tensor:
-        """(B, L) int64 -> (B, C, H, W) float in [0, 1]."""
+        """(B, L) int64, or (B, L, D) float -> (B, C, H, W) float in [0, 1]."""
+
+    def known(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """What is given of images of which a part is wanted, as samplers take it: -1, or NaN, in tokens that are wanted.
+
+        Images (B, C, H, W) in [0, 1], wanted (B, 1, H, W) bool; a token is wanted if any of its pixels is.
+        """
+        tokens = self.encode(images)
+        is_wanted = F.adaptive_max_pool2d(wanted.float(), self.grid).flatten(1).bool()  # (B, L)
+        if self.is_continuous:
+            return tokens.masked_fill(is_wanted[..., None], torch.nan)
+        return tokens.masked_fill(is_wanted, -1)
 
     def forward(self, images: Tensor) -> Reconstructed:
         """A training pass; only tokenizers that learn have one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor
 
 from maskgen.errors import UserError
 from maskgen.hub import hub_or_folder
+from maskgen.rng import Rng
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
+from maskgen.tokenizers.patches import patchify, unpatchify
 
 PixelRange = Literal["zero_one", "minus_one_one"]
 
@@ -85,27 +89,66 @@ class DiffusersVQ(_DiffusersTokenizer):
 
 @TOKENIZERS.register("autoencoder_kl")
 class KLTokenizer(_DiffusersTokenizer):
-    """A `diffusers.AutoencoderKL` (Stable Diffusion's): continuous tokens (B, L, D), so `vocab_size` is 0.
+    """A `diffusers.AutoencoderKL` (Stable Diffusion's): a token (D = C patch^2) is a patch of latents.
 
-    `encode` gives the mean of the posterior, shifted and scaled to about unit variance as the network's own
-    configuration says.
+    Latents are shifted and scaled to about unit variance as the network's own configuration says. `encode` gives the
+    mean of the posterior; trainers keep `moments` and draw anew each time.
 
     Args:
         image_shape, source, subfolder: as for `diffusers_vq`.
+        patch: side of a patch, in latents (DiT: 2).
     """
 
     vocab_size = 0
 
-    def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "") -> None:
+    def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1) -> None:
         super().__init__(image_shape, "AutoencoderKL", source, subfolder, "minus_one_one")
+        if patch < 1 or self.grid[0] % patch or self.grid[1] % patch:
+            raise ValueError(
+                f"patch must divide both sides of the {self.grid[0]} x {self.grid[1]} latents, got {patch}"
+            )
         self.scale = float(self.net.config.scaling_factor)
         self.shift = float(self.net.config.shift_factor or 0.0)
+        self.source, self.patch = source, patch
+        self.token_width = self.net.config.latent_channels * patch**2
+        self.grid = (self.grid[0] // patch, self.grid[1] // patch)
+
+    @classmethod
+    def sizes_of(
+        cls,
+        image_shape: tuple[int, int, int],
+        source: str,
+        subfolder: str = "",
+        patch: int = 1,
+        latent_channels: int = 4,
+    ) -> dict[str, Any]:
+        """`sizes` without the weights: of an autoencoder in a folder, else as Stable Diffusion's, 1/8 of the side."""
+        file = Path(source).expanduser() / subfolder / "config.json"
+        config = json.loads(file.read_bytes()) if file.is_file() else {}
+        side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
+        channels = config.get("latent_channels", latent_channels)
+        grid = (image_shape[1] // side, image_shape[2] // side)
+        return {"vocab_size": 0, "token_width": channels * patch**2, "grid": grid}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, patch={self.patch}, scale={self.scale}, shift={self.shift}"
+
+    def moments(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, L, 2 D): mean and standard deviation of each number, scaled."""
+        posterior = self.net.encode(self._to_net(images)).latent_dist
+        both = torch.cat([(posterior.mean - self.shift) * self.scale, posterior.std * self.scale])
+        return torch.cat(patchify(both, self.patch).chunk(2), -1)
 
     def encode(self, images: Tensor) -> Tensor:
-        mean: Tensor = self.net.encode(self._to_net(images)).latent_dist.mean
-        return ((mean - self.shift) * self.scale).flatten(2).mT
+        return self.moments(images)[..., : self.token_width]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        latents = (tokens / self.scale + self.shift).mT.unflatten(2, self.grid)
+        latents = unpatchify(tokens, self.grid, self.patch) / self.scale + self.shift
         with torch.no_grad():
             return self._from_net(self.net.decode(latents).sample)
+
+
+def draw_latents(moments: Tensor, rng: Rng) -> Tensor:
+    """Tokens (B, L, D) of a posterior given by `KLTokenizer.moments` (B, L, 2 D)."""
+    mean, std = moments.chunk(2, -1)
+    return mean + std * rng.normal(mean.shape, device=mean.device)

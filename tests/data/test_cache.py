@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskgen.data.cache import TokenData, default_cache_dir, token_data
 from maskgen.data.images import DataError, TensorSplit
-from maskgen.data.loader import batches, in_order
+from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.tokenizers.base import ImageTokenizer
 
 
@@ -130,7 +130,12 @@ def test_the_cache_directory_comes_from_the_environment(monkeypatch: pytest.Monk
 def test_the_loader_reads_tokens_as_it_reads_images(tmp_path: Path) -> None:
     data = make(Columns(), tmp_path)
     for (tokens, labels), (images, same) in islice(
-        zip(batches(data, batch_size=64, seed=1), batches(split(), batch_size=64, seed=1), strict=True), 12
+        zip(
+            batches(data, CounterSampler(len(data), 64, 1)),
+            batches(split(), CounterSampler(len(split()), 64, 1)),
+            strict=True,
+        ),
+        12,
     ):
         assert torch.equal(labels, same)
         assert torch.equal(tokens, images[:, 0, :, 0].long())

@@ -64,7 +64,9 @@ def colours(n: int) -> list[Image.Image]:
 
 
 def test_every_kind_of_data_set_is_in_the_registry() -> None:
-    assert DATASETS.names() == ["digits", "fashion_mnist", "folder", "hub", "hub_text", "kjv", "text8", "text_file"]
+    assert DATASETS.names() == [
+        "captioned_folder", "digits", "fashion_mnist", "folder", "hub", "hub_text", "kjv", "text8", "text_file"
+    ]  # fmt: skip
 
 
 def test_digits_are_split_the_same_way_each_time_and_without_overlap() -> None:

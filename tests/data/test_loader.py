@@ -63,7 +63,7 @@ def test_every_row_is_seen_equally_often() -> None:
         ({"batch_size": 0}, "batch_size must be .* got 0"),
         ({"batch_size": 5, "world": 2}, "multiple of the 2 processes, got 5"),
         ({"rank": 2, "world": 2}, r"rank must be in \[0, 2\), got 2"),
-        ({"start": -1}, "start must be at least 0, got -1"),
+        ({"start": -1}, "start and offset must be at least 0, got -1 and 0"),
     ],
 )
 def test_an_impossible_order_is_refused(arguments: dict[str, int], message: str) -> None:
@@ -75,7 +75,7 @@ def test_an_impossible_order_is_refused(arguments: dict[str, int], message: str)
 def test_batches_hold_the_rows_of_the_sampler_with_any_number_of_workers(workers: int) -> None:
     wanted = first_rows(10, 4, 4, start=1)
     for rows, (images, labels) in zip(
-        wanted, batches(numbered(10), batch_size=4, seed=3, start=1, workers=workers), strict=False
+        wanted, batches(numbered(10), CounterSampler(10, 4, 3, start=1), workers), strict=False
     ):
         assert labels.tolist() == rows
         assert images.flatten().tolist() == rows
@@ -83,7 +83,7 @@ def test_batches_hold_the_rows_of_the_sampler_with_any_number_of_workers(workers
 
 
 def test_a_data_set_smaller_than_the_batch_wraps_around() -> None:
-    images, labels = next(batches(numbered(3), batch_size=8, seed=0))
+    images, labels = next(batches(numbered(3), CounterSampler(3, 8, 0)))
     assert images.shape == (8, 1, 1, 1)
     assert labels.bincount().tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
 
@@ -92,7 +92,7 @@ def test_loading_does_not_touch_the_global_stream() -> None:
     torch.manual_seed(0)
     wanted = torch.rand(1)
     torch.manual_seed(0)
-    next(batches(numbered(5), batch_size=2, seed=0))
+    next(batches(numbered(5), CounterSampler(5, 2, 0)))
     assert torch.equal(torch.rand(1), wanted)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskgen.data.corpora import TEXT8_CHARACTERS
 from maskgen.data.images import DATASETS, DataError
-from maskgen.data.loader import batches, in_order
+from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.data.text import SPLITS, TextData, TextSource, document_ids, text_data
 from maskgen.predictions import NULL
 from maskgen.registry import SpecError
@@ -441,7 +441,12 @@ def test_the_loader_reads_rows_and_workers_map_the_file(poem: str, tmp_path: Pat
     again = pickle.loads(pickle.dumps(data))
     assert len(pickle.dumps(data)) < 1000 < os.path.getsize(data.packed.file)
     for (tokens, labels), (same, _) in islice(
-        zip(batches(data, batch_size=64, seed=1), batches(again, batch_size=64, seed=1), strict=True), 12
+        zip(
+            batches(data, CounterSampler(len(data), 64, 1)),
+            batches(again, CounterSampler(len(again), 64, 1)),
+            strict=True,
+        ),
+        12,
     ):
         assert tokens.shape == (64, 16)
         assert torch.equal(tokens, same)

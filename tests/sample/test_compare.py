@@ -124,7 +124,7 @@ def test_a_foreign_statistics_file_is_taken_for_the_protocol_and_the_reader_is_t
 
 
 def refused(sides: Path, judges: tuple[Path, Path], folder: Path) -> dict[str, tuple[tuple[object, ...], str]]:
-    one, two = (("--protocol", judge) for judge in judges)
+    one = ("--protocol", judges[0])
     a, b = sides / "a", sides / "b"
     return {
         "two protocols": ((folder / "one.npz", folder / "two.npz"), "do not compare: protocol one.pt and two.pt"),

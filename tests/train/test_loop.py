@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from maskgen.budget import TrainSettings
 from maskgen.errors import UserError
 from maskgen.predictions import Batch, Loss
-from maskgen.recipe import TrainSettings
 from maskgen.rng import Rng
 from maskgen.train.ema import Ema
-from maskgen.train.loop import Loop, Means, Speed, check_finite, validate
+from maskgen.train.loop import Loop, Means, check_finite, validate
 from maskgen.train.optim import build_optimizer
 
 
@@ -157,10 +157,3 @@ def test_a_loss_that_diverged_stops_the_run_with_advice(value: float) -> None:
     with pytest.raises(UserError, match=r"at step 12: .* lower train.lr"):
         check_finite(value, 12)
     check_finite(1e30, 12)
-
-
-def test_speed_counts_images_since_it_was_last_asked() -> None:
-    speed = Speed()
-    speed.add(10)
-    assert speed.take() > 0
-    assert speed.take() == 0

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from maskgen.budget import TrainSettings, learning_rate
 from maskgen.checkpoint import read_checkpoint
 from maskgen.models import MODELS
-from maskgen.recipe import TrainSettings, parse_recipe
+from maskgen.recipe import parse_recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.train.ema import Ema
-from maskgen.train.optim import build_optimizer, decayed, learning_rate, orthogonal_factor
+from maskgen.train.optim import build_optimizer, decayed, orthogonal_factor
 from maskgen.train.state import restore, save
 from tests.tiny import CLASSES, SHAPE, tree
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskgen.budget import TrainSettings
 from maskgen.checkpoint import TRAINING, read_checkpoint
-from maskgen.recipe import TrainSettings, parse_recipe
+from maskgen.recipe import parse_recipe
 from maskgen.train.ema import Ema
 from maskgen.train.optim import build_optimizer
 from maskgen.train.state import prune, restore, save

@@ -1,35 +1,15 @@
-"""Forward processes: how data turns into noise. Pure functions of (x_0, t, noise)."""
+"""Processes that turn tokens into [MASK]."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from maskgen.registry import Registry
+from maskgen.processes.base import PROCESSES, Process
 from maskgen.rng import Rng
 from maskgen.schedules import Cosine, Schedule
-
-
-class Process(ABC):
-    """Turns x_0 into x_t; t = 0 is data, t = 1 nothing left."""
-
-    @abstractmethod
-    def draw_noise(self, x_0: Tensor, rng: Rng) -> Tensor:
-        """The randomness `corrupt` needs, of the shape of `x_0`."""
-
-    @abstractmethod
-    def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t of the shape of `x_0`, with t (B,)."""
-
-    @abstractmethod
-    def prior(self, shape: tuple[int, ...], rng: Rng, device: torch.device | str = "cpu") -> Tensor:
-        """x_1, from which sampling starts."""
-
-
-PROCESSES: Registry[Process] = Registry("process", Process, derived=("vocab_size",))
 
 
 class Masking(Process):

@@ -1,0 +1,1 @@
+"""Public checkpoints of other projects, one layout a file."""

@@ -1,0 +1,35 @@
+"""A Gaussian process's parametrisation, wrapped around a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from maskgen.predictions import Condition, Field
+from maskgen.processes import Gaussian
+from maskgen.processes.gaussian import per_row
+from maskgen.subset import TokenSubset
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """A `FieldDenoiser` in the process's own x_t and t; the network sees c_in x_t and c_noise."""
+
+    process: Gaussian
+    network: Any
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,  # noqa: ARG002 - one signature for all denoisers
+    ) -> Field:
+        """x_t (B, L, D), t (B,) in [0, 1], float64 where noise is large -> Field of all or of the kept tokens."""
+        c = self.process.scalings(t)
+        answer: Field = self.network(per_row(c.c_in, x_t) * x_t, c.c_noise.float(), cond, subset=subset)
+        return answer

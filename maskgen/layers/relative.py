@@ -1,0 +1,36 @@
+"""Relative position bias: what attention adds to the score of two tokens for how they lie to each other on the grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+N_UNUSED = 3
+"""Rows of BEiT's tables that are for a class token; kept, so that public weights fit."""
+
+
+def relative_index(grid: tuple[int, int], keep: Tensor | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """The table's row of every pair of tokens: (1, L, L), or (B, K, K) of the kept ones; keep (B, K) int64.
+
+    Rows and columns differ by (dr, dc): row (dr + h - 1) (2 w - 1) + dc + w - 1 (BEiT, arXiv 2106.08254).
+    """
+    height, width = grid
+    rows = torch.arange(height, device=device)[:, None] * (2 * width - 1)
+    place = (rows + torch.arange(width, device=device)).flatten()  # (L,)
+    place = place[None] if keep is None else place[keep]
+    return place[:, :, None] - place[:, None] + (height - 1) * (2 * width - 1) + width - 1
+
+
+class RelativeBias(nn.Embedding):
+    """Pairs of tokens by `relative_index` (B, n, n) -> bias (B, H, n, n), one number a head."""
+
+    def __init__(self, grid: tuple[int, int], heads: int) -> None:
+        super().__init__((2 * grid[0] - 1) * (2 * grid[1] - 1) + N_UNUSED, heads)
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, index: Tensor) -> Tensor:
+        # By heads first: selecting along contiguous rows, forwards and back, is several times faster than indexing.
+        bias = self.weight.t().contiguous().index_select(1, index.flatten())  # (H, B n n)
+        return bias.unflatten(1, index.shape).transpose(0, 1)

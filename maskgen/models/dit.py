@@ -1,0 +1,114 @@
+"""The diffusion transformer over continuous tokens, with masking as a switch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend
+from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d
+from maskgen.models import MODELS
+from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
+from maskgen.predictions import NULL, Condition, Field
+from maskgen.subset import TokenSubset
+
+
+@MODELS.register("dit")
+class DiT(nn.Module):
+    """Tokens (B, L, D) of a Gaussian process -> Field (Peebles and Xie, arXiv 2212.09748).
+
+    One backbone for DiT, naive and deferred masking, MaskDiT and MDT: `masking` says which. Published sizes, width x
+    depth, heads: S 384 x 12, 6; B 768 x 12, 12; L 1024 x 24, 16; XL 1152 x 28, 16.
+
+    Args:
+        token_width: numbers a token has.
+        grid: (h, w) of the tokens, L = h w.
+        n_classes: labels; 0 for an unconditional network. There is always a row for "no class".
+        width, depth, heads, mlp_ratio: the usual sizes.
+        masking: `none`, `naive`, `deferred`, `maskdit` or `mdt`.
+        has_variance: the reverse step's variance is answered too (learned range, arXiv 2102.09672).
+        positions: `sincos`, fixed, or `learned` from there.
+        attention: `auto`, `sdpa` or `xformers`.
+    """
+
+    objectives = ("denoising",)
+    masking: Switch = NoMasking()
+    positions: Tensor
+
+    def __init__(
+        self,
+        token_width: int,
+        grid: tuple[int, int],
+        n_classes: int = 0,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        masking: Switch = NoMasking(),
+        has_variance: bool = False,
+        positions: Literal["sincos", "learned"] = "sincos",
+        attention: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__()
+        if min(width, depth, heads) < 1 or not mlp_ratio > 0:
+            raise ValueError(
+                f"width, depth, heads and mlp_ratio must be positive, got {width}, {depth}, {heads} and {mlp_ratio}"
+            )
+        self.masking, self.has_variance, self.width, self.base_grid = masking, has_variance, width, grid
+        self.embedding = nn.Linear(token_width, width)
+        self.time = TimeEmbedding(width, scale=1.0)
+        self.labels = LabelEmbedding(n_classes, width) if n_classes else None
+        n_out = token_width * (1 + has_variance)
+        self.trunk = masking.trunk(Sizes(width, depth, heads, mlp_ratio, attention, grid, n_out))
+        if positions == "learned":
+            self.positions = nn.Parameter(sincos_2d(grid, width))
+        else:
+            self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
+        self._init()
+
+    def _init(self) -> None:
+        init_trunk(self.trunk)
+        nn.init.xavier_uniform_(self.embedding.weight)
+        nn.init.zeros_(self.embedding.bias)
+        for parameter in [*self.time.parameters(), *(self.labels.parameters() if self.labels is not None else ())]:
+            nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Tokens will come from another grid of the same picture: positions are spread over it.
+
+        Raises:
+            ValueError: learned positions, or a masking that is bound to its grid.
+        """
+        if grid == self.base_grid and len(self.positions) == grid[0] * grid[1]:
+            return
+        if isinstance(self.positions, nn.Parameter):
+            raise ValueError(f"learned positions are of a grid {self.base_grid}, not {grid}; use positions sincos")
+        self.trunk.set_grid(grid)
+        spacing = (self.base_grid[0] / grid[0], self.base_grid[1] / grid[1])
+        self.positions = sincos_2d(grid, self.width, spacing).to(self.positions.device)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        subset: TokenSubset | None = None,
+    ) -> Field:
+        """x_t (B, L, D) and t (B,) as the process scales them -> Field of all tokens, or of the kept ones.
+
+        Raises:
+            ValueError: a subset under `masking: none`.
+        """
+        if subset is not None and not self.masking.drops:
+            raise ValueError("masking none drops no tokens; take naive, deferred, maskdit or mdt, or keep_ratio 1")
+        x = self.embedding(x_t) + self.positions
+        hidden = self.time(t)
+        if self.labels is not None:
+            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
+        answer = self.trunk(x, F.silu(hidden), subset)
+        value, variance = answer.chunk(2, -1) if self.has_variance else (answer, None)
+        return Field(value, variance, None if self.masking.answers_all else subset)

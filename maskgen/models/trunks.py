@@ -1,0 +1,239 @@
+"""The masking switch of a DiT: what stands between its embedded tokens and its answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend, zero
+from maskgen.layers.blocks import AdaBlock, AdaHead
+from maskgen.layers.embeddings import sincos_2d
+from maskgen.registry import Registry
+from maskgen.subset import TokenSubset
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a DiT's backbone; `n_out` numbers are answered for each of the tokens on `grid`."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    backend: AttentionBackend
+    grid: tuple[int, int]
+    n_out: int
+
+    def blocks(self, depth: int | None = None) -> nn.ModuleList:
+        """Blocks of the backbone's size."""
+        n = self.depth if depth is None else depth
+        return nn.ModuleList(AdaBlock(self.width, self.heads, self.mlp_ratio, self.backend) for _ in range(n))
+
+
+class Trunk(nn.Module, ABC):
+    """Embedded tokens (B, L, D) and a condition -> an answer a token.
+
+    It answers for the kept tokens only, (B, K, n_out), or for all, (B, L, n_out), as its switch says.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
+        """x (B, L, D), hidden (B, D) after its activation; `subset` None computes all tokens."""
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Tokens will come from another grid.
+
+        Raises:
+            ValueError: a trunk that is bound to the grid it was built for.
+        """
+
+
+class Switch(ABC):
+    """The key `masking` of a DiT; a final class is a frozen dataclass.
+
+    Attributes:
+        drops: whether it can be trained with tokens left out.
+        answers_all: whether it answers for dropped tokens too.
+        is_two_pass: whether a training step is a full and a dropped pass (MDT).
+        reconstructs: whether dropped tokens have a loss of their own (MaskDiT).
+        fixed_grid: whether it cannot change its resolution.
+    """
+
+    drops: ClassVar[bool] = True
+    answers_all: ClassVar[bool] = False
+    is_two_pass: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
+    fixed_grid: ClassVar[bool] = False
+
+    @abstractmethod
+    def trunk(self, sizes: Sizes) -> Trunk: ...
+
+
+SWITCHES: Registry[Switch] = Registry("masking", Switch)
+
+
+class PlainTrunk(Trunk):
+    """Blocks over the tokens there are: DiT, and naive masking."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.blocks = sizes.blocks()
+        self.head = AdaHead(sizes.width, sizes.n_out)
+
+    def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
+        if subset is not None:
+            x = subset.gather(x)
+        for block in self.blocks:
+            x = block(x, hidden)
+        answer: Tensor = self.head(x, hidden)
+        return answer
+
+
+@SWITCHES.register("none")
+@dataclass(frozen=True)
+class NoMasking(Switch):
+    """Every token, always: DiT (arXiv 2212.09748)."""
+
+    drops = False
+
+    def trunk(self, sizes: Sizes) -> Trunk:
+        return PlainTrunk(sizes)
+
+
+@SWITCHES.register("naive")
+@dataclass(frozen=True)
+class NaiveMasking(Switch):
+    """Dropped tokens are left out from the start and nobody knows of them."""
+
+    def trunk(self, sizes: Sizes) -> Trunk:
+        return PlainTrunk(sizes)
+
+
+class DeferredTrunk(Trunk):
+    """A patch mixer over all tokens, then the backbone over the kept ones."""
+
+    def __init__(self, sizes: Sizes, depth: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.mixer_in, self.mixer_out = _bridge(sizes.width, width), _bridge(width, sizes.width)
+        self.mixer_blocks = nn.ModuleList(
+            AdaBlock(width, heads, sizes.mlp_ratio, sizes.backend, sizes.width) for _ in range(depth)
+        )
+        self.backbone = PlainTrunk(sizes)
+
+    def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
+        x = self.mixer_in(x)
+        for block in self.mixer_blocks:
+            x = block(x, hidden)
+        if subset is not None:
+            x = subset.gather(x)  # before the projection: it is then of the kept tokens only
+        answer: Tensor = self.backbone(self.mixer_out(x), hidden, None)
+        return answer
+
+
+def _bridge(width_in: int, width_out: int) -> nn.Module:
+    """LayerNorm and Linear between two widths, nothing between equal ones."""
+    if width_in == width_out:
+        return nn.Identity()
+    return nn.Sequential(nn.LayerNorm(width_in, eps=1e-6), nn.Linear(width_in, width_out))
+
+
+@SWITCHES.register("deferred")
+@dataclass(frozen=True)
+class DeferredMasking(Switch):
+    """A light patch mixer sees all tokens before most of them are dropped (MicroDiT, arXiv 2407.15811, section 3).
+
+    Args:
+        depth: blocks of the mixer.
+        width, heads: of the mixer; 0 takes the backbone's.
+    """
+
+    depth: int = 2
+    width: int = 0
+    heads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or min(self.width, self.heads) < 0:
+            raise ValueError(
+                f"a patch mixer needs depth 1 or more and no negative size, got depth {self.depth}, width {self.width} "
+                f"and heads {self.heads}"
+            )
+
+    def trunk(self, sizes: Sizes) -> Trunk:
+        return DeferredTrunk(sizes, self.depth, self.width or sizes.width, self.heads or sizes.heads)
+
+
+class MaskDiTTrunk(Trunk):
+    """An encoder over the kept tokens, a bridge, and a light decoder over all."""
+
+    decoder_positions: Tensor
+
+    def __init__(self, sizes: Sizes, depth: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.base_grid = width, sizes.grid
+        self.blocks = sizes.blocks()
+        self.bridge = AdaHead(sizes.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.register_buffer("decoder_positions", sincos_2d(sizes.grid, width), persistent=False)
+        self.decoder_blocks = nn.ModuleList(
+            AdaBlock(width, heads, sizes.mlp_ratio, sizes.backend, sizes.width) for _ in range(depth)
+        )
+        self.head = AdaHead(width, sizes.n_out, sizes.width)
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        spacing = (self.base_grid[0] / grid[0], self.base_grid[1] / grid[1])
+        self.decoder_positions = sincos_2d(grid, self.width, spacing).to(self.decoder_positions.device)
+
+    def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
+        if subset is not None:
+            x = subset.gather(x)
+        for block in self.blocks:
+            x = block(x, hidden)
+        x = self.bridge(x, hidden)
+        x = (
+            x + 0 * self.mask_token if subset is None else subset.scatter(x, self.mask_token)
+        )  # it always has a gradient
+        x = x + self.decoder_positions
+        for block in self.decoder_blocks:
+            x = block(x, hidden)
+        answer: Tensor = self.head(x, hidden)
+        return answer
+
+
+@SWITCHES.register("maskdit")
+@dataclass(frozen=True)
+class MaskDiTMasking(Switch):
+    """Encoder on kept tokens, decoder on all, dropped ones reconstructed (MaskDiT, arXiv 2306.09305).
+
+    Args:
+        depth, width, heads: of the decoder, which runs at sampling too.
+    """
+
+    depth: int = 8
+    width: int = 512
+    heads: int = 16
+    answers_all = True
+    reconstructs = True
+
+    def trunk(self, sizes: Sizes) -> Trunk:
+        return MaskDiTTrunk(sizes, self.depth, self.width, self.heads)
+
+
+def init_trunk(trunk: nn.Module) -> None:
+    """DiT's start: Xavier-uniform matrices, zero biases; every modulation, and what writes the answer, at zero."""
+    for part in trunk.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    for part in trunk.modules():
+        if isinstance(part, AdaBlock | AdaHead):
+            zero(part.modulation)
+        if isinstance(part, AdaHead):
+            zero(part.out)
+    for name, parameter in trunk.named_parameters():
+        if name.endswith("mask_token"):
+            nn.init.normal_(parameter, std=0.02)

@@ -1,0 +1,130 @@
+"""Squared error of a Gaussian process's target: DiT, MDT, MaskDiT, MicroDiT, rectified flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.fields import Preconditioned
+from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, network_of, sum_of
+from maskgen.objectives.variance import variational_bound
+from maskgen.predictions import Batch, Condition, Field, Loss
+from maskgen.processes import Gaussian, Process
+from maskgen.processes.gaussian import per_row
+from maskgen.rng import Rng
+from maskgen.subset import TokenSubset
+from maskgen.weights import NoiseWeight, OnTarget
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """x_0, noise and x_t (B, L, D) at times t (B,)."""
+
+    x_0: Tensor
+    noise: Tensor
+    x_t: Tensor
+    t: Tensor
+
+
+@OBJECTIVES.register("denoising")
+class Denoising:
+    """Squared error of what the process's network predicts, weighted by its noise level.
+
+    What is done with dropped tokens is the network's to say (its `masking`): naive and deferred masking have no answer
+    for them and no loss; MDT is trained on all tokens, in a full and a dropped pass of the same times with noise and
+    label dropout of their own; MaskDiT's dropped tokens learn to say what their noisy patch is, normalised.
+
+    Args:
+        process: gaussian.
+        weight: of the squared error, `target` is the plain one of what is predicted.
+        label_dropout: share of rows trained without condition, which guidance needs.
+        keep_spread: each step keeps up to this share of tokens less, at random, one share a batch (MDTv2: 0.2).
+        reconstruction_weight: of MaskDiT's loss on dropped tokens (its eq. 5).
+    """
+
+    baseline = None
+
+    def __init__(
+        self,
+        process: Process,
+        weight: NoiseWeight = OnTarget(),
+        label_dropout: float = 0.1,
+        keep_spread: float = 0.0,
+        reconstruction_weight: float = 0.1,
+    ) -> None:
+        if not isinstance(process, Gaussian):
+            raise ValueError("denoising needs process gaussian; masking has objective masked_tokens")
+        for name, value in (("label_dropout", label_dropout), ("keep_spread", keep_spread)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if reconstruction_weight < 0:
+            raise ValueError(f"reconstruction_weight must be at least 0, got {reconstruction_weight}")
+        self.process, self.weight = process, weight
+        self.label_dropout, self.keep_spread = label_dropout, keep_spread
+        self.reconstruction_weight = reconstruction_weight
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+        """batch.x_0 (B, L, D) -> Loss.
+
+        Raises:
+            ValueError: keep_ratio below 1 for a network that drops nothing.
+        """
+        x_0 = batch.x_0
+        t = self._times(len(x_0), rng, x_0.device)
+        subset = self._subset(x_0, keep_ratio, rng) if keep_ratio < 1 else None
+        value, logs = self._pass(model, batch, t, rng, subset)
+        if subset is not None and network_of(model).masking.is_two_pass:
+            full, logs = self._pass(model, batch, t, rng, None)
+            value = value + full
+        return Loss(value, {"loss": mean_of(value)} | logs)
+
+    def _times(self, n: int, rng: Rng, device: torch.device) -> Tensor:
+        t = draw_times(n, rng, device)
+        steps = self.process.steps
+        return (t * steps).ceil() / steps if steps else t.clamp(1e-5, 1 - 1e-7)
+
+    def _subset(self, x_0: Tensor, keep_ratio: float, rng: Rng) -> TokenSubset:
+        if self.keep_spread:
+            keep_ratio = max(keep_ratio - self.keep_spread * float(rng.uniform((1,))), 1e-6)
+        return TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
+
+    def _pass(
+        self, model: Any, batch: Batch, t: Tensor, rng: Rng, subset: TokenSubset | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logs of one pass of the network over the batch, with noise of its own."""
+        noise = self.process.draw_noise(batch.x_0, rng)
+        draw = _Draw(batch.x_0, noise, self.process.corrupt(batch.x_0, t, noise), t)
+        cond: Condition | None = batch.cond
+        if cond is not None and self.label_dropout and getattr(model, "training", True):
+            cond = cond.drop(self.label_dropout, rng)
+        field = Preconditioned(self.process, model)(draw.x_t, t, cond, subset=subset)
+        target = self.process.answer(draw.x_0, noise, t)
+        error = (field.value.float() - (target if field.subset is None else field.subset.gather(target))).square()
+        is_reconstructed = subset is not None and network_of(model).masking.reconstructs
+        if is_reconstructed:
+            assert subset is not None
+            error = subset.gather(error)
+        rows = error.mean((1, 2))
+        weight = self.weight(self.process.snr(t), self.process.scalings(t).c_out) * self.process.scalings(t).c_out ** 2
+        value = (weight.float() * rows).mean()
+        logs = {"squared_error": sum_of(rows)} | by_quarter("squared_error", rows.detach(), t.float(), "noise")
+        if field.variance is not None:
+            bound = variational_bound(self.process, field, draw.x_0, draw.x_t, t)
+            value, logs["variational_bound"] = value + bound.mean(), sum_of(bound)
+        if is_reconstructed and self.reconstruction_weight:
+            assert subset is not None
+            missing = self._reconstruction(field, draw, subset)
+            value, logs["reconstruction"] = value + self.reconstruction_weight * missing, mean_of(missing)
+        return value, logs
+
+    def _reconstruction(self, field: Field, draw: _Draw, subset: TokenSubset) -> Tensor:
+        """Squared error of x_0 on dropped tokens against the noisy token, normalised over its numbers (MaskDiT)."""
+        a, _ = self.process.amplitudes(draw.t)
+        noisy = draw.x_t / per_row(a, draw.x_t)
+        spread = (noisy.var(-1, keepdim=True) + 1e-6).sqrt()
+        target = (noisy - noisy.mean(-1, keepdim=True)) / spread
+        clean = self.process.clean(field.value.float(), draw.x_t, draw.t)
+        return (clean - target).square().mean(-1)[~subset.is_kept()].mean()

@@ -1,0 +1,158 @@
+"""What no part of a recipe can know alone: whether they are made for each other."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+from maskgen.budget import plan
+from maskgen.data.images import DATASETS
+from maskgen.models import MODELS
+from maskgen.objectives import OBJECTIVES
+from maskgen.processes import PROCESSES, Gaussian
+from maskgen.recipe_tree import RecipeError
+from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+
+if TYPE_CHECKING:
+    from maskgen.recipe import Recipe
+
+
+def check_together(recipe: Recipe) -> None:
+    """What no part can know alone: a key that another makes useless or impossible."""
+    is_generator = recipe.task == "generator"
+    _check_kinds(recipe)
+    if recipe.captions is not None:
+        _check_captions(recipe)
+    # Its values do not depend on how many tokens there are.
+    objective = recipe.build_objective(vocab_size=0 if recipe.is_continuous else 2)
+    if is_generator and recipe.train.flip and not recipe.is_continuous:
+        raise RecipeError("train.flip: true mirrors images, this generator trains on stored tokens; leave it out")
+    kept = recipe.train.lowest_keep_ratio
+    if not is_generator and kept < 1:
+        raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
+    if is_generator:
+        _check_objective(recipe)
+    elif recipe.train.document_attention:
+        raise RecipeError("train.document_attention: only a text has documents; leave it out")
+    if recipe.is_text:
+        if recipe.guidance.scale != 1:
+            raise RecipeError(
+                f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
+            )
+        return
+    has_null = _has_null_label(recipe)
+    dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
+    if not has_null and (dropout or scale != 1):
+        raise RecipeError(
+            "model.has_null_label: false leaves nothing to drop a label for: objective.label_dropout must be 0 and "
+            f"guidance.scale 1, got {dropout} and {scale}"
+        )
+
+
+def _has_null_label(recipe: Recipe) -> bool:
+    """Whether the model knows "no class": by its key, or for good where it has none."""
+    if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
+        return bool(recipe.model["has_null_label"])
+    return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Whether data, tokenizer, model and objective are made for each other."""
+    is_generator = recipe.task == "generator"
+    if recipe.is_text and not is_generator:
+        raise RecipeError("text needs a model and a tokenizer: tokenizer: characters, say")
+    if recipe.tokenizer is not None and recipe.tokenizer_source is None:
+        name = TOKENIZERS.check(recipe.tokenizer)[0]
+        entry = TOKENIZERS.get(name)
+        if recipe.is_text == (inspect.isclass(entry) and issubclass(entry, ImageTokenizer)):
+            raise RecipeError(f"tokenizer: {name} is not for {'text' if recipe.is_text else 'images'}; choose another")
+    elif recipe.is_text:
+        raise RecipeError(
+            "tokenizer: a text tokenizer is made from the data or read from a file, not `from` a checkpoint"
+        )
+    if recipe.model is None:
+        return
+    model, objective = MODELS.check(recipe.model)[0], OBJECTIVES.check(recipe.objective)[0]
+    wanted = inspect.signature(MODELS.get(model)).parameters
+    if bool({"vocab_size", "token_width"} & set(wanted)) != is_generator:
+        raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
+    if is_generator and ("token_width" in wanted) != recipe.is_continuous:
+        other = "absorbing" if recipe.is_continuous else "gaussian"
+        raise RecipeError(
+            f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either"
+        )
+    if recipe.is_text and "grid" in wanted:
+        raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
+    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
+    if objective not in trained_by:
+        raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
+
+
+def _check_captions(recipe: Recipe) -> None:
+    """Whether there are captions to be embedded, and a network that takes them."""
+    data = DATASETS.check(recipe.data, "data")[0]
+    if not getattr(DATASETS.get(data), "has_captions", False):
+        raise RecipeError(f"captions: {data} has none; take data captioned_folder, or leave the key out")
+    model = "" if recipe.model is None else MODELS.check(recipe.model)[0]
+    if not model or "caption_width" not in inspect.signature(MODELS.get(model)).parameters:
+        raise RecipeError(f"captions: {model or 'a tokenizer'} takes none; take model microdit, or leave the key out")
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """Keys that only some objectives of a generator heed."""
+    model, arguments = MODELS.check(recipe.model or "")
+    objective, train = OBJECTIVES.check(recipe.objective)[0], recipe.train
+    kept = train.lowest_keep_ratio
+    if kept < 1 and objective not in ("masked_tokens", "denoising"):
+        raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
+    if objective == "denoising":
+        _check_masking(recipe, kept)
+    if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
+        raise RecipeError(
+            "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
+        )
+    if train.document_attention and kept < 1:
+        raise RecipeError(
+            f"train.keep_ratio: dropped tokens do not go with train.document_attention; use 1, got {kept}"
+        )
+    if arguments.get("has_exponents", False) != (objective == "state_dependent"):
+        raise RecipeError(
+            "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
+        )
+
+
+def _check_masking(recipe: Recipe, kept: float) -> None:
+    """Whether the network's masking fits what the trainer and the process do."""
+    model, arguments = MODELS.check(recipe.model or "")
+    masking = arguments.get("masking", cast(Any, MODELS.get(model)).masking)
+    if kept < 1 and not masking.drops:
+        raise RecipeError(f"train.keep_ratio: model.masking none drops no tokens; choose another or use 1, got {kept}")
+    process, objective = cast(Gaussian, recipe.build_process(0)), recipe.build_objective(0)
+    if masking.reconstructs and process.target == "eps" and getattr(objective, "reconstruction_weight", 0):
+        raise RecipeError(
+            "process.target: eps says nothing of x_0 where all is noise, which maskdit's reconstruction needs; use "
+            "edm, v, flow or x_0, or objective.reconstruction_weight 0"
+        )
+    if arguments.get("has_variance") and not process.steps:
+        raise RecipeError("model.has_variance: true needs discrete times; set process.steps, or leave it out")
+
+
+def check_phases(recipe: Recipe) -> None:
+    """Batches that micro-batches fill, and resolutions that data, tokenizer and network can change to."""
+    for stretch in plan(recipe.train):
+        if stretch.batch_size % stretch.accumulate:
+            raise RecipeError(
+                f"train.batch_size must be a multiple of train.accumulate, got {stretch.batch_size} and "
+                f"{stretch.accumulate}"
+            )
+    resolutions = [phase.resolution for phase in recipe.train.phases if phase.resolution is not None]
+    if not resolutions:
+        return
+    key, data = f"train.phases: resolution {resolutions[0]}", DATASETS.check(recipe.data, "data")[0]
+    if recipe.task != "generator" or "size" not in DATASETS.arguments(data):
+        raise RecipeError(f"{key} needs a generator of image data with a `size`, {data} has none; leave it out")
+    if recipe.tokenizer_source is not None:
+        raise RecipeError(f"{key}: tokenizer {recipe.tokenizer_source} is for images of one size; leave it out")
+    model = MODELS.check(recipe.model or "")[0]
+    if not hasattr(MODELS.get(model), "set_grid"):
+        raise RecipeError(f"{key}: model {model} is for one grid of tokens; leave it out")
