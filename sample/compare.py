@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from maskgen.checkpoint import newest_in, read_checkpoint
@@ -35,6 +34,7 @@ from .judges import pick_extractor
 from .measures import Scored, measure, notes
 from .pictures import check_writable
 from .pipeline import settings_of
+from .progress import progress_bar
 
 DEFAULT = "clean-fid"
 OF_ADM = ("sfid", "inception-score", "precision-recall")
@@ -184,10 +184,3 @@ def _floor(scored: Scored) -> list[Entry]:
         return []
     name = scored.distance().name
     return [scored.entry(name, floor[0], of=of, n_samples=floor[1], n_reference=floor[1], format=None)]
-
-
-def progress_bar(name: str) -> Any:
-    def progress(batches: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-        return iter(tqdm(batches, name, unit="batch", disable=None))
-
-    return progress

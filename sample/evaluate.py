@@ -26,7 +26,6 @@ from maskgen.files import require_writable
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.patches import PatchTokenizer
 
-from .compare import progress_bar
 from .draws import Arm, Draw, arm_of
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
@@ -34,6 +33,7 @@ from .measures import MEASURES, Scored, measure, notes
 from .neighbours import memorised
 from .pictures import check_writable
 from .pipeline import settings_of
+from .progress import progress_bar
 
 FLOOR_IMAGES = 10_000
 

@@ -16,10 +16,10 @@ from maskgen.eval.report import Entry
 from maskgen.eval.statistics import cached
 from maskgen.files import atomic
 
-from .compare import progress_bar
 from .draws import Arm
 from .measures import Scored
 from .pictures import grid
+from .progress import progress_bar
 
 SHOWN = 10
 PICTURE = "neighbours.png"

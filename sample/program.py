@@ -63,17 +63,12 @@ def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> 
     for group, names in groups.items():
         _require(source, group, names[0], is_text)
     _require_options(source, groups, options)
+    outputs = _outputs(options.get("output"), list(groups))
     tables = []
     for group, names in groups.items():
         metric = METRICS[group]
-        own = {key: value for key, value in options.items() if _takes(metric, key)}
-        if group == "fidelity":
-            own["metrics"] = names
-        elif len(groups) > 1 and own.get("output"):
-            own["output"] = _file(own["output"], group)
-        elif own.get("output") and not Path(own["output"]).suffix:
-            own["output"] = _file(own["output"], "report")
-        tables.append(metric.run(source, **own))
+        own = {key: value for key, value in options.items() if _takes(metric, key)} | {"output": outputs[group]}
+        tables.append(metric.run(source, **own, **({"metrics": names} if group == "fidelity" else {})))
     return "\n\n".join(tables)
 
 
@@ -116,12 +111,16 @@ def _require_options(source: str, groups: Iterable[str], options: Iterable[str])
             raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
 
 
-def _file(output: str, group: str) -> str:
-    """Where one of several reports goes: into the folder, under the metric's name."""
-    path = Path(output)
-    if path.suffix:
+def _outputs(output: str | None, groups: list[str]) -> dict[str, str | None]:
+    """Where each report goes: in a folder, under the metric's name if there are several; fidelity fills a folder."""
+    if output is None or (Path(output).suffix and len(groups) == 1):
+        return dict.fromkeys(groups, output)
+    if Path(output).suffix:
         raise UserError(f"--output {output}: several metrics write several reports; give a folder")
-    return str(path / f"{group}.json")
+    names = {group: "report" if len(groups) == 1 else group for group in groups}
+    return {
+        group: output if group == "fidelity" else str(Path(output) / f"{name}.json") for group, name in names.items()
+    }
 
 
 def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from maskgen.rng import Rng
 
 
 def corners(images: Tensor) -> Features:
-    """Four pixels; the brightest of the first three is the class; six more are spatial. 17 in a corner is not a number."""
+    """Four pixels; the brightest of the first three is the class; six more are spatial. 17 is not a number."""
     pool = to_float(images[:, 0, :2, :2].flatten(1))
     pool = torch.where(images[:, 0, :2, :2].flatten(1) == 17, math.nan, pool)
     return Features(pool, pool[:, :3], to_float(images[:, 0, 2:4, :3].flatten(1)))
