@@ -42,7 +42,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk does not say
         raise
     finally:
         draft.unlink(missing_ok=True)

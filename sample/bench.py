@@ -100,8 +100,9 @@ class _Bench:
         checkpoint = read_checkpoint(source)
         if checkpoint.recipe.is_text:
             raise UserError(f"{source} writes text; bench fid is for images")
+        pipeline = ImagePipeline(checkpoint, device)
         require_fit(extractor, checkpoint)
-        arms = list(_arms(ImagePipeline(checkpoint, device), source, sweep))
+        arms = list(_arms(pipeline, source, sweep))
         return cls(source, arms, ground_of(checkpoint, extractor, bool(set(sweep.metrics) & set(MEASURES))), sweep)
 
     def fill(self, book: Book) -> None:

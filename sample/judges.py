@@ -49,7 +49,6 @@ def _classifier(judge: Checkpoint, name: str, device: torch.device) -> Extractor
     label = Path(name).name
     return Extractor(
         label,
-        f"frechet_distance[{label}]",
         "none: images as they are",
         judge.info["files"][MODEL]["sha256"],
         features,

@@ -16,6 +16,7 @@ from maskgen.eval.frechet import frechet_distance
 from maskgen.eval.intervals import extrapolated_distance
 from maskgen.eval.kernel import kernel_distance, subset_kernel_distance
 from maskgen.eval.manifold import manifold
+from maskgen.eval.protocols import score_name
 from maskgen.eval.report import Entry
 from maskgen.eval.statistics import Statistics
 from maskgen.rng import Rng
@@ -64,10 +65,9 @@ class Scored:
             raise UserError(
                 f"{of.name} and {self.reference.name} do not compare: {_why(of.identity, self.reference.identity)}"
             )
-        score_name = f"FID[{self.protocol}]" if self.extractor is None else self.extractor.score_name
         if samples is not None:
             more = {"n_samples": of.n, "format": of.format or None, **more}
-        return self.entry(score_name, frechet_distance(of.moments, self.reference.moments), **more)
+        return self.entry(score_name(self.protocol), frechet_distance(of.moments, self.reference.moments), **more)
 
 
 def _why(one: Any, other: Any) -> str:

@@ -39,9 +39,7 @@ def build(name: str, weights: str | None, device: torch.device, batch_size: int 
     network, resize, versions, channels = _script(name, device) if make is None else make(model, weights, device)
     digest = sha256_of(Path(name).expanduser()) if make is None else _digest(network.module)
     label = Path(name).name if make is None else name
-    return Extractor(
-        label, f"frechet_distance[{label}]", resize, digest, network, channels, batch_size=batch_size, versions=versions
-    )
+    return Extractor(label, resize, digest, network, channels, batch_size=batch_size, versions=versions)
 
 
 class _Head:

@@ -26,7 +26,6 @@ class Extractor:
 
     Attributes:
         protocol: `clean-fid`, `adm`, `fashion-classifier`, ...
-        score_name: what a Fréchet distance of its features is called; "FID" is said of Inception features alone.
         resize: how an image gets to the network.
         weights: SHA-256 of the network's file.
         network: images (B, C, H, W) uint8 -> Features, on whatever device it likes, without gradients.
@@ -40,7 +39,6 @@ class Extractor:
     """
 
     protocol: str
-    score_name: str
     resize: str
     weights: str
     network: Callable[[Tensor], Features]

@@ -153,7 +153,6 @@ def build(name: str, weights: str | None, device: torch.device, batch_size: int 
     notes = () if wanted.is_published(digest) else (f"{file} is not the published Inception: not comparable with FIDs",)
     return Extractor(
         name,
-        f"FID[{name}]",
         resize,
         digest,
         network,
@@ -162,6 +161,11 @@ def build(name: str, weights: str | None, device: torch.device, batch_size: int 
         versions={package: _version(package) for package in packages},
         notes=notes,
     )
+
+
+def score_name(protocol: str) -> str:
+    """What a Fréchet distance of a protocol's features is called: "FID" is said of the 2015 Inception alone."""
+    return f"FID[{protocol}]" if protocol in PROTOCOLS else f"frechet_distance[{protocol}]"
 
 
 def _version(package: str) -> str:

@@ -38,7 +38,7 @@ def script(tmp_path: Path) -> Path:
 def test_a_torchscript_file_gets_the_images_as_they_are(script: Path, channels: int) -> None:
     assert backbones.is_backbone(str(script))
     extractor = backbones.build(str(script), None, CPU)
-    assert extractor.score_name == "frechet_distance[mean.pt]"
+    assert extractor.protocol == "mean.pt"
     x = images(channels=channels)
     torch.testing.assert_close(extractor(x).pool, to_float(x).mean((2, 3)))
 
@@ -56,7 +56,7 @@ def test_a_torchvision_model_takes_a_weights_file(tmp_path: Path, name: str) -> 
         return
     extractor = backbones.build(f"torchvision:{name}", str(tmp_path / "w.pth"), CPU)
     found = extractor(images())
-    assert extractor.score_name == f"frechet_distance[torchvision:{name}]"
+    assert extractor.protocol == f"torchvision:{name}"
     assert found.pool.shape == (3, 1024)
     assert found.logits is not None
     assert found.logits.shape == (3, 1000)

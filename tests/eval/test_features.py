@@ -11,7 +11,7 @@ def extractor(batch_size: int = 256, channels: int = 3) -> Extractor:
         assert len(images) <= batch_size
         return Features(images.flatten(1).float()[:, :4], images.flatten(1).float()[:, -2:])
 
-    return Extractor("tiny", "frechet_distance[tiny]", "none", "0", network, channels, batch_size=batch_size)
+    return Extractor("tiny", "none", "0", network, channels, batch_size=batch_size)
 
 
 def byte_images(n: int, channels: int = 3) -> torch.Tensor:

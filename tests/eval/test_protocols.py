@@ -47,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def ours(name: str, weights: Path, folders: tuple[Path, Path]) -> tuple[float, Statistics, Statistics]:
     extractor = protocols.build(name, str(weights), CPU)
-    assert extractor.score_name == f"FID[{name}]"
+    assert protocols.score_name(extractor.protocol) == f"FID[{name}]"
     assert "not the published Inception" in extractor.notes[0]
     a, b = (collect(open_images(str(folder)), extractor, keeps=True) for folder in folders)
     return frechet_distance(a.moments, b.moments), a, b

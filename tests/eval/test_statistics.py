@@ -30,8 +30,7 @@ def corners(images: Tensor) -> Features:
 
 
 def extractor(protocol: str = "corners", mixes_sizes: bool = False) -> Extractor:
-    name = f"frechet_distance[{protocol}]"
-    return Extractor(protocol, name, "none", "0", corners, 1, mixes_sizes=mixes_sizes, n_classes=3)
+    return Extractor(protocol, "none", "0", corners, 1, mixes_sizes=mixes_sizes, n_classes=3)
 
 
 def images(key: str, n: int) -> Tensor:
@@ -118,7 +117,7 @@ def test_images_seen_before_are_not_looked_at_again(tmp_path: Path, monkeypatch:
         return corners(x)
 
     def judge(weights: str) -> Extractor:
-        return Extractor("corners", "d", "none", weights, counting, 1, n_classes=3)
+        return Extractor("corners", "none", weights, counting, 1, n_classes=3)
 
     first = cached(ArraySet(images("a", 20)), judge("0"))
     again = cached(ArraySet(images("a", 20)), judge("0"))

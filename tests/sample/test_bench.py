@@ -92,7 +92,7 @@ def test_a_second_call_makes_nothing_new_and_more_steps_only_what_is_missing(
         "bench", "fid", digits_run, "--samplers", "maskgit", "--steps", "2,4", "--num", 12, *arguments
     )
     assert code == 0, error
-    assert len(rows(bench)) == 7 or len(rows(bench)) == 8
+    assert len(rows(bench)) == 6 + 2
     assert {key: rows(bench)[key] for key in before} == before
     assert "| maskgit | 4 |" in out
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_benched_is_one_message(
     for message, arguments in cases.items():
         code, out, error = command("bench", "fid", *arguments, "--num", 4, *options)
         assert (code, out) == (2, ""), error
-        assert message in error or "generator can be sampled" in error
+        assert message in error
         assert "Traceback" not in error
 
 

@@ -79,6 +79,8 @@ def test_folder_zip_npz_and_statistics_give_one_number(
     code, out, error = command("fid", tmp_path / "a.npz", tmp_path / "b.npz")  # no network is needed any more
     assert code == 0, error
     assert f"{wanted:.4f}" in out
+    assert "frechet_distance[one.pt]" in out
+    assert "FID" not in out
 
 
 def test_every_score_carries_its_protocol_its_reference_and_its_floor(
