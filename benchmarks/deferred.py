@@ -32,7 +32,7 @@ Step = Callable[[], None]
 
 
 def mixer_width(share: float, width: int, depth: int, mixer_depth: int, heads: int) -> int:
-    """So that mixer_depth blocks and the two bridges are about this share of the backbone's MACs; a multiple of 4 heads.
+    """So that mixer and bridges are about this share of the backbone's MACs; a multiple of 4 heads.
 
     12 n w^2 + 2 W w = share 12 N W^2, for n and N blocks of widths w and W.
     """

@@ -62,7 +62,11 @@ def test_every_maskgen_command_runs_in_the_order_given(
             arguments = [*(word for word in arguments if word not in ("--num", "10000"))]
             arguments += few[metric] if metric else ["--num", "20"]
         if arguments[0] == "bench":
-            arguments = ["bench", "budget", "--arms", "dit", "--minutes", "0.01", "--seeds", "1", "--num", "20"]
+            few_arms = ["budget", "--arms", "dit", "--minutes", "0.01", "--seeds", "1", "--num", "20"]
+            if arguments[1] == "budget":
+                arguments = ["bench", *few_arms]
+            else:
+                arguments = [word for word in arguments if word not in ("--num", "10000")] + ["--num", "20"]
         code, _, error = command(*arguments)
         assert code == 0, (words, error)
 
