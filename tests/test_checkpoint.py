@@ -297,7 +297,7 @@ def test_a_copy_has_no_training_state(tmp_path: Path) -> None:
     copy_for_use(read_checkpoint(tmp_path / "d"), tmp_path / "e")
     assert "training.safetensors" in names_in(tmp_path / "d")
     assert "training.safetensors" not in names_in(tmp_path / "e")
-    assert set(json.loads((tmp_path / "e" / "checkpoint.json").read_text())["files"]) == {MODEL}
+    assert set(json.loads((tmp_path / "e" / "checkpoint.json").read_text())["files"]) == {MODEL, "recipe.yaml"}
 
 
 def test_a_tokenizer_for_other_images_is_refused(tmp_path: Path) -> None:
