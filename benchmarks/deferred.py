@@ -32,9 +32,12 @@ Step = Callable[[], None]
 
 
 def mixer_width(share: float, width: int, depth: int, mixer_depth: int, heads: int) -> int:
-    """So that mixer_depth blocks are this share of the backbone's MACs, in whole heads of a multiple of 4."""
-    unit = 4 * heads
-    return max(round(width * (share * depth / mixer_depth) ** 0.5 / unit), 1) * unit
+    """So that mixer and bridges are about this share of the backbone's MACs; a multiple of 4 heads.
+
+    12 n w^2 + 2 W w = share 12 N W^2, for n and N blocks of widths w and W.
+    """
+    a, b, c, unit = 12 * mixer_depth, 2 * width, 12 * depth * width**2 * share, 4 * heads
+    return max(round(((b**2 + 4 * a * c) ** 0.5 - b) / (2 * a) / unit), 1) * unit
 
 
 def network(options: argparse.Namespace, side: int, masking: dict[str, Any]) -> nn.Module:

@@ -121,9 +121,9 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+        _ = recipe.captions and checkpoint.caption_shape
     except CheckpointError:
         raise
-        _ = recipe.captions and checkpoint.caption_shape
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint

@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
-import yaml
 
-from maskgen import __version__, shipped
+from maskgen import __version__, cli_scores, shipped
+from maskgen.cli_options import DEVICE, choices, program, sampling
 from maskgen.errors import DiskFull, UserError
 from maskgen.files import NO_SPACE
 
-DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 110,
     "token_normalize_func": lambda name: name.replace("_", "-"),  # --batch_size is --batch-size
 }
-
-
-def _program(name: str) -> Any:
-    """A module of a program, by name: the library has no import of one."""
-    return importlib.import_module(f"maskgen.{name}")
-
-
-def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose a sampler."""
-    options = [
-        click.option("--sampler", metavar="PRESET", help="One of `maskgen samplers`; default: the recipe's."),
-        click.option("--steps", type=click.IntRange(1), help="Decoding steps."),
-        click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale, 1 = off."),
-        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Of the token draws."),
-        click.argument("arguments", nargs=-1, metavar="[key=value ...]"),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """The sampling options that were given, and the sampler's own arguments as key=value."""
-    chosen = {key: value for key, value in options.items() if value is not None}
-    for argument in arguments:
-        key, separator, text = argument.partition("=")
-        if not separator:
-            raise UserError(f"a sampler argument is key=value, got {argument!r}")
-        key = key.replace("-", "_")
-        command = click.get_current_context().command
-        if key in {option.name for option in command.params}:
-            raise UserError(f"{key} is an option of its own: --{key.replace('_', '-')} {text}")
-        try:
-            chosen[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: the value {text!r} is not YAML") from None
-    return chosen
 
 
 @click.group(context_settings=SETTINGS)
@@ -80,7 +41,7 @@ def train(
     Any key can be overridden: train.steps=500 train.lr=1e-3 model.depth=4.
     """
     overrides += () if seed is None else (f"seed={seed}",)
-    checkpoint = _program("train.program").run(recipe, overrides, output, resume, device)
+    checkpoint = program("train.program").run(recipe, overrides, output, resume, device)
     click.echo(f"checkpoint: {checkpoint}")
 
 
@@ -99,7 +60,7 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     options |= {"is_measured": not options.pop("no_measure")}
     names = {"classes": "n_classes", "vocab": "vocab_size", "latents": "latent_channels"}
     options |= {name: options.pop(option) for option, name in names.items()}
-    click.echo(_program("train.cost").run(recipe, overrides, **options))
+    click.echo(program("train.cost").run(recipe, overrides, **options))
 
 
 @cli.command()
@@ -123,43 +84,16 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
 @click.option("--animate", metavar="FILE", help="Also a .gif or .png film of the unmasking of images.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples computed together.")
 @DEVICE
-@_sampling
+@sampling
 def sample(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
     """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a hub id.
 
     Images go to samples.png, text to the terminal, unless --output says otherwise. Further arguments of the sampler
     follow as key=value: choice_temperature=2.
     """
-    written = _program("sample.program").sample(checkpoint, **_choices(arguments, **options))
+    written = program("sample.program").sample(checkpoint, **choices(arguments, **options))
     if written:
         click.echo(written)
-
-
-@cli.command()
-@click.argument("checkpoint")
-@click.option(
-    "--metric",
-    type=click.Choice(["fidelity", "likelihood", "generative-perplexity"]),
-    help="Default: fidelity of images, likelihood of text.",
-)
-@click.option("--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--output", metavar="FILE.json", help="Also write the report there.")
-@click.option("--extractor", metavar="CHECKPOINT", help="The classifier that judges images; fashion-classifier.")
-@click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Likelihood of; default test.")
-@click.option("--strata", type=click.IntRange(1), help="Masks drawn a row for a likelihood bound; default 8.")
-@click.option("--scorer", metavar="CHECKPOINT|HUB_ID", help="Who reads the samples: a text checkpoint or causal model.")
-@click.option("--length", type=click.IntRange(1), help="Tokens of the texts that are read; default as in training.")
-@DEVICE
-@_sampling
-def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
-    """Score CHECKPOINT.
-
-    fidelity: Frechet distance on a classifier's features beside its floors, class accuracy, PSNR. likelihood: bits per
-    token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples, beside
-    their entropy and diversity.
-    """
-    click.echo(_program("sample.program").evaluate(checkpoint, **_choices(arguments, **options)))
 
 
 @cli.command()
@@ -170,13 +104,13 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
 @click.option("--report", metavar="FILE.json", help="Scores for the card, as `maskgen evaluate --output` writes them.")
 def export(checkpoint: str, directory: str, dtype: str, summary: str | None, report: str | None) -> None:
     """Copy CHECKPOINT to DIRECTORY without its training state, with a model card."""
-    _program("sample.export").run(checkpoint, directory, dtype, summary, report)
+    program("sample.export").run(checkpoint, directory, dtype, summary, report)
     click.echo(directory)
 
 
 @cli.group()
 def bench() -> None:
-    """Experiments that compare recipes."""
+    """Compare recipes, checkpoints, ways of sampling."""
 
 
 @bench.command()
@@ -189,7 +123,7 @@ def bench() -> None:
 @click.option("--file", metavar="YAML", help="Arms of your own; default the shipped bench/budget.")
 def budget(**options: Any) -> None:
     """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped."""
-    click.echo(_program("train.bench").run(**options))
+    click.echo(program("train.bench").run(**options))
 
 
 @cli.command()
@@ -207,14 +141,14 @@ def budget(**options: Any) -> None:
 @DEVICE
 def precompute(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Put the tokens or latents RECIPE trains on into the cache, before it is trained. Goes on where it was stopped."""
-    click.echo(_program("train.precompute").run(recipe, overrides, **options))
+    click.echo(program("train.precompute").run(recipe, overrides, **options))
 
 
 @cli.command()
 @click.argument("directory", default="runs")
 def runs(directory: str) -> None:
     """List the runs in DIRECTORY and below: state, step, score, last error."""
-    click.echo(_program("train.runs").run(directory))
+    click.echo(program("train.runs").run(directory))
 
 
 @cli.command()
@@ -227,7 +161,7 @@ def convert(layout: str, file: str, output: str, weights: str | None) -> None:
 
     Nothing in the file is ever run: it is read as tensors and plain settings, or refused.
     """
-    click.echo(_program("convert.program").run(layout, file, output, weights))
+    click.echo(program("convert.program").run(layout, file, output, weights))
 
 
 @cli.command()
@@ -259,6 +193,11 @@ def _table(rows: list[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         click.echo(f"{name:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
+
+
+for _command in (cli_scores.evaluate, cli_scores.fid, cli_scores.statistics, cli_scores.report):
+    cli.add_command(_command)
+bench.add_command(cli_scores.bench_fid)
 
 
 def main(*arguments: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeVar
 
 import torch
 
@@ -11,6 +12,7 @@ from maskgen.errors import UserError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16"]
+T = TypeVar("T")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -63,6 +65,48 @@ def from_first_rank(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def my_share(items: Sequence[T]) -> list[T]:
+    """This process's consecutive part of what all processes share; all of it in a single one."""
+    if not _is_distributed():
+        return list(items)
+    from accelerate import PartialState
+
+    with PartialState().split_between_processes(list(items)) as part:
+        return list(part)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes."""
+    return not _is_distributed() or torch.distributed.get_rank() == 0
+
+
+def gather_over_ranks(x: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor of every process, in the order of their ranks, on the CPU; lengths of the first dimension may differ.
+
+    A process that has nothing gives a tensor of length 0, of whatever further dimensions.
+    """
+    if not _is_distributed():
+        return [x]
+    world = torch.distributed.get_world_size()
+    place = pick_device() if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+    sizes = torch.zeros(world, 2, dtype=torch.int64, device=place)
+    width = x[0].numel() if len(x) else 0
+    sizes[torch.distributed.get_rank()] = torch.tensor([len(x), width])
+    torch.distributed.all_reduce(sizes)
+    longest, width = (int(size) for size in sizes.amax(0))
+    padded = torch.zeros(longest, width, dtype=x.dtype, device=place)
+    if len(x):
+        padded[: len(x)] = x.reshape(len(x), width).to(place)
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    torch.distributed.all_gather(parts, padded)
+    flat = [part[: int(size)].cpu() for part, size in zip(parts, sizes[:, 0], strict=True)]
+    return [part.flatten() for part in flat] if x.ndim == 1 else flat
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _is_shared(x: torch.Tensor) -> bool:
     """Whether other processes have one too; not on the meta device, where one process may count operations alone."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized() and not x.is_meta
+    return _is_distributed() and not x.is_meta

@@ -35,7 +35,7 @@ def require_writable(folder: Path, name: str) -> None:
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A file to write; it takes its name when the block ends well, and leaves nothing when it does not.
 
-    A reader sees the old file or the new one, never a part.
+    A reader sees the old file or the new one, never a part. An error of the disk names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -45,6 +45,10 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk does not say
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

@@ -1,205 +1,250 @@
-"""`maskgen evaluate`: a first score of a checkpoint, with the floors it has to be read against."""
+"""`maskgen evaluate` of images: a score by a named protocol, with the floors it has to be read against."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torchmetrics.image import PeakSignalNoiseRatio
 from tqdm import tqdm
 
 from maskgen.checkpoint import Checkpoint, load_model, read_checkpoint
-from maskgen.data.captions import CaptionTable, embedded
-from maskgen.data.images import ImageSplit
+from maskgen.data.image_sets import SplitSet
+from maskgen.data.images import ImageSource, ImageSplit
 from maskgen.data.loader import in_order
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
-from maskgen.eval.features import FeatureExtractor, to_float, to_uint8
-from maskgen.eval.fidelity import CodebookUse, ImageResult, ImageScore, compare
+from maskgen.eval.features import Extractor, to_float, to_uint8
+from maskgen.eval.fidelity import CodebookUse, Reconstruction
+from maskgen.eval.intervals import over_sets
 from maskgen.eval.report import Entry, Report, publish
-from maskgen.predictions import NULL
+from maskgen.eval.statistics import BATCH, Collector, Statistics, cached, collect
+from maskgen.files import require_writable
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.patches import PatchTokenizer
 
-from .image_pipeline import Given, ImagePipeline
+from .draws import Arm, Draw, arm_of
+from .image_pipeline import ImagePipeline
+from .judges import DEFAULT, pick_extractor, require_fit
+from .measures import MEASURES, Scored, measure, notes
+from .neighbours import memorised
 from .pictures import check_writable
 from .pipeline import settings_of
+from .progress import progress_bar
 
-BATCH = 250
-Images = Iterable[tuple[Tensor, Tensor]]
-"""Batches of images (B, C, H, W) uint8 and labels (B,)."""
+FLOOR_IMAGES = 10_000
 
 
 def run(
     source: str,
     /,
     *,
+    metrics: Sequence[str] = ("fidelity",),
     num: int = 10_000,
+    repeats: int = 1,
     seed: int = 0,
     output: str | None = None,
-    extractor: str = "fashion-classifier",
+    protocol: str = DEFAULT,
+    weights: str | None = None,
     device: str = "auto",
     **choices: Any,
 ) -> str:
     """Score a generator, a tokenizer or a classifier; the table it prints.
 
     Raises:
-        UserError: a checkpoint, extractor, data set or output that cannot be used.
+        UserError: a checkpoint, protocol, data set or output that cannot be used.
     """
-    path = check_writable(output, (".json",)) if output else None
+    path, folder = _output(output)
     place = pick_device(device)
     checkpoint = read_checkpoint(source)
-    if checkpoint.recipe.task != "generator" and choices:
-        raise UserError(f"{source} is a {checkpoint.recipe.task}: it has no sampler to give {', '.join(choices)} to")
-    if checkpoint.recipe.task == "classifier":
+    task = checkpoint.recipe.task
+    if task != "generator" and choices:
+        raise UserError(f"{source} is a {task}: it has no sampler to give {', '.join(choices)} to")
+    if task == "classifier":
         if path is not None:
             raise UserError("--output: a classifier has one number and no report; leave it out")
         return f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"
-    report = _report(checkpoint, source, num, seed, _extractor(extractor, checkpoint, place), place, choices)
-    return publish(report, path)
-
-
-def _report(
-    checkpoint: Checkpoint,
-    source: str,
-    num: int,
-    seed: int,
-    extractor: FeatureExtractor,
-    device: torch.device,
-    choices: dict[str, Any],
-) -> Report:
     if num < 2:
         raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
-    if checkpoint.recipe.task == "generator":
-        pipeline = ImagePipeline(checkpoint, device)
-        generator = pipeline.with_sampler(**choices)  # a wrong choice is known before anything is scored
+    if task == "tokenizer" and (wrong := [name for name in metrics if name not in ("fidelity", "reconstruction")]):
+        raise UserError(f"--metric {wrong[0]}: {source} is a tokenizer; choose fidelity or reconstruction")
+    extractor = pick_extractor(protocol, weights, place)
+    require_fit(extractor, checkpoint)
+    ground = ground_of(checkpoint, extractor, keeps=bool(set(metrics) & set(MEASURES)))
+    if task == "tokenizer":
+        tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(place)
+        return publish(_tokenizer_report(ground, tokenizer), path)
+    pipeline = ImagePipeline(checkpoint, place)
+    arm = arm_of(pipeline, pipeline.with_sampler(**choices), seed, folder)
+    return publish(_generator_report(ground, arm, source, num, repeats, tuple(metrics)), path)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What samples are read against: the test images, and how far training images are from them."""
+
+    extractor: Extractor
+    data: ImageSource
+    reference: Statistics
+    train: Statistics
+
+    @property
+    def test(self) -> ImageSplit:
+        return self.data.split("test")
+
+    def scored(self, samples: Statistics, of: str, **made: Any) -> Scored:
+        return Scored(self.extractor, samples, self.reference, of, made)
+
+    def floor(self) -> Entry:
+        """The train-vs-test floor."""
+        return self.scored(self.train, "train images").distance()
+
+
+def ground_of(checkpoint: Checkpoint, extractor: Extractor, keeps: bool = False) -> Ground:
+    """The reference of a checkpoint's data; statistics come from the cache where they are there."""
     data = checkpoint.recipe.build_data()
-    test, train = data.split("test"), data.split("train")
-    reference = _score(extractor, len(data.classes), _split(test, "test images"))
-    about: dict[str, Any] = {
-        "extractor": extractor.name,
-        "reference": f"{data.name} test images",
-        "n_reference": reference.n,
-    }
-
-    def distance(images: ImageResult, of: str, **more: Any) -> Entry:
-        return Entry(extractor.score_name, of, compare(images, reference), images.n, **about, **more)
-
-    floor = distance(_score(extractor, len(data.classes), _split(train, "train images", 10_000)), "train images")
-    if checkpoint.recipe.task == "tokenizer":
-        tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(device)
-        restored, others = _reconstruct(tokenizer, test, extractor, len(data.classes), device)
-        return Report(distance(restored, "reconstructions"), floor, others=others)
-    coder, others = cast(ImageTokenizer, pipeline.generator.tokenizer), list[Entry]()
-    rebuilt: ImageResult | None = None
-    if not isinstance(coder, PatchTokenizer):  # patches lose nothing
-        rebuilt, others = _reconstruct(coder, test, extractor, len(data.classes), device)
-    clock = _Stopwatch()
-    labels = pipeline.labels(None, num)
-    captions = None
-    if checkpoint.recipe.captions is not None:
-        table, (of_test, _) = embedded([test, train], checkpoint.recipe.captions, device=device)
-        captions = replace(table, numbers=of_test)
-    batches = clock.timed(_samples(pipeline, generator, num, labels, seed, captions))
-    samples = _score(extractor, len(data.classes), tqdm(batches, "samples", -(-num // BATCH), disable=None))
-    settings = {"checkpoint": source, "step": checkpoint.step, **settings_of(generator)}
-    made: dict[str, Any] = {"seed": seed, "sampler": settings}
-    if samples.accuracy is not None:
-        others.insert(0, Entry(f"class_accuracy[{extractor.name}]", "samples", samples.accuracy, num, **made))
-        others.insert(
-            1, Entry(f"class_accuracy[{extractor.name}]", "test images", reference.accuracy or 0.0, reference.n)
-        )
-    others.append(Entry("seconds_per_sample", "samples", clock.seconds / num, num, **made))
-    return Report(
-        distance(samples, "samples", **made),
-        floor,
-        None if rebuilt is None else distance(rebuilt, "tokenizer reconstructions of test images"),
-        others,
+    test = SplitSet(data.split("test"), f"{data.name} test images")
+    train = SplitSet(data.split("train"), f"{data.name} train images", FLOOR_IMAGES)
+    return Ground(
+        extractor,
+        data,
+        cached(test, extractor, keeps, progress_bar("test images")),
+        cached(train, extractor, progress=progress_bar("train images")),
     )
 
 
+def _generator_report(
+    ground: Ground, arm: Arm, source: str, num: int, repeats: int, metrics: tuple[str, ...]
+) -> Report:
+    tokenizer = cast(ImageTokenizer, arm.pipeline.generator.tokenizer)
+    floor, quality = None, list[Entry]()
+    if not isinstance(tokenizer, PatchTokenizer):  # patches lose nothing
+        restored, quality = reconstruct(tokenizer, ground)
+        floor = ground.scored(restored, "tokenizer reconstructions of test images").distance()
+    keeps = bool(set(metrics) & {*MEASURES, "memorisation"})
+    sampler = {"checkpoint": source, "step": arm.pipeline.checkpoint.step, **settings_of(arm.generator)}
+    sets, cost = [], Cost()
+    for index in range(repeats):
+        one = replace(arm, seed=arm.seed + index * num)
+        sets.append(score_samples(ground.extractor, one, num, keeps, cost))
+    scored = ground.scored(sets[0], "samples", seed=arm.seed, sampler=sampler)
+    score, *spread = _over_sets([scored.distance(one) for one in sets])
+    score = replace(score, of="samples")
+    beside = [entry for name in metrics if name in MEASURES for entry in measure(name, scored)]
+    if "memorisation" in metrics:
+        beside += memorised(scored, ground.data, arm, num)
+    others = [*spread, *_accuracy(scored), *beside, *quality, *cost.entries(scored)]
+    return Report(score, ground.floor(), floor, others, notes(scored, beside))
+
+
+def _tokenizer_report(ground: Ground, tokenizer: ImageTokenizer) -> Report:
+    restored, quality = reconstruct(tokenizer, ground)
+    scored = ground.scored(restored, "reconstructions")
+    return Report(scored.distance(), ground.floor(), others=quality, notes=notes(scored))
+
+
 @dataclass
-class _Stopwatch:
-    """Seconds spent in making batches, not in looking at them."""
+class Cost:
+    """What samples took, summed over batches."""
 
+    n: int = 0
     seconds: float = 0.0
+    evaluations: int = 0
 
-    def timed(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self.seconds += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
+    def add(self, draw: Draw) -> None:
+        self.n += len(draw.images)
+        self.seconds += draw.seconds
+        self.evaluations += draw.evaluations
 
-
-def _samples(
-    pipeline: ImagePipeline,
-    generator: Any,
-    num: int,
-    labels: Tensor | None,
-    seed: int,
-    captions: CaptionTable | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    start = 0
-    for _, images in pipeline.draw(generator, num, labels, seed, BATCH, given=Given(captions)):
-        rows = slice(start, start + len(images))
-        yield images, labels[rows] if labels is not None else torch.full((len(images),), NULL)
-        start = rows.stop
+    def entries(self, scored: Scored) -> list[Entry]:
+        """Network evaluations and seconds a sample; entries of the samples, compared with nothing."""
+        found = {"evaluations_per_sample": self.evaluations / self.n, "seconds_per_sample": self.seconds / self.n}
+        return [Entry(name, "samples", value, self.n, **scored.made) for name, value in found.items()]
 
 
-def _split(split: ImageSplit, name: str, most: int | None = None) -> Images:
-    """The first images of a split, with a progress bar."""
-    n = min(len(split), most or len(split))
-    rows = range(0, n, BATCH)
-    for first in tqdm(rows, name, disable=None):
-        yield split.__getitems__(range(first, min(first + BATCH, n)))
+def score_samples(
+    extractor: Extractor, arm: Arm, num: int, keeps: bool, cost: Cost, seen: Callable[[Draw], None] | None = None
+) -> Statistics:
+    """The statistics of an arm's first `num` samples, of all processes together; `seen` looks on."""
+    collector = Collector(extractor, keeps)
+    for draw in tqdm(arm.draw(num), "samples", unit="batch", disable=None):
+        collector.update(draw.images, draw.labels, draw.first)
+        cost.add(draw)
+        if seen is not None:
+            seen(draw)
+    return collector.result("samples", "samples", f"{arm.key} {num}")
 
 
-def _score(extractor: FeatureExtractor, n_classes: int, images: Images) -> ImageResult:
-    score = ImageScore(extractor, n_classes)
-    for batch, labels in images:
-        score.update(batch, labels)
-    return score.result()
+def _over_sets(entries: list[Entry]) -> list[Entry]:
+    """The score, and the interval over independent sets of samples if there are several."""
+    if len(entries) == 1:
+        return entries
+    found = over_sets([entry.value for entry in entries])
+    facts = {"sets": len(entries), "values": [entry.value for entry in entries], "95%": (found.low, found.high)}
+    ends = [
+        replace(entries[0], name=f"{entries[0].name} {end} of 95 %, {len(entries)} sets", of="samples", value=value)
+        for end, value in (("low", found.low), ("high", found.high))
+    ]
+    return [replace(entries[0], value=found.mean, standard_error=found.standard_error, facts=facts), *ends]
 
 
-@torch.no_grad()
-def _reconstruct(
-    tokenizer: ImageTokenizer, test: ImageSplit, extractor: FeatureExtractor, n_classes: int, device: torch.device
-) -> tuple[ImageResult, list[Entry]]:
-    """The test images through the tokenizer: features, PSNR and use of the codebook."""
-    score, signal = ImageScore(extractor, n_classes), PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
-    use = CodebookUse(tokenizer.vocab_size)
-    for images, labels in _split(test, "reconstructions"):
-        tokens = tokenizer.encode(to_float(images).to(device))
-        restored = to_uint8(tokenizer.decode(tokens)).cpu()
-        if not tokenizer.is_continuous:
-            use.update(tokens)
-        score.update(restored, labels)
-        signal.update(to_float(restored).double(), to_float(images).double())
-    n, of = len(test), "tokenizer reconstructions"
-    entries = [Entry("psnr", of, float(signal.compute()), n)]
+def _accuracy(scored: Scored) -> list[Entry]:
+    """Whether the network sees the class that was asked for, in samples and in the reference."""
+    name = f"class_accuracy[{scored.protocol}]"
+    pairs = [("samples", scored.samples, scored.made), (scored.reference.name, scored.reference, {})]
+    return [
+        Entry(name, of, one.accuracy, int(one.n_labelled.sum()), **made)
+        for of, one, made in pairs
+        if one.accuracy is not None and scored.samples.accuracy is not None
+    ]
+
+
+class Restored(SplitSet):
+    """The test images through a tokenizer, measured as they pass."""
+
+    def __init__(self, tokenizer: ImageTokenizer, split: ImageSplit) -> None:
+        super().__init__(split, "tokenizer reconstructions")
+        self.tokenizer = tokenizer
+        self.device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
+        self.signal = Reconstruction()
+        self.use = CodebookUse(tokenizer.vocab_size)
+
+    def read(self, rows: range) -> list[Tensor]:
+        images = self.split.__getitems__(rows)[0]
+        with torch.no_grad():
+            tokens = self.tokenizer.encode(to_float(images).to(self.device))
+            restored = to_uint8(self.tokenizer.decode(tokens)).cpu()
+        if not self.tokenizer.is_continuous:
+            self.use.update(tokens)
+        self.signal.update(restored, images)
+        return list(restored)
+
+    def digest(self) -> str:
+        return f"{super().digest()} {self.tokenizer.fingerprint()}"
+
+
+def reconstruct(tokenizer: ImageTokenizer, ground: Ground) -> tuple[Statistics, list[Entry]]:
+    """The test images through the tokenizer: their statistics, and PSNR, SSIM and use of the codebook if it has one."""
+    images = Restored(tokenizer, ground.test)
+    found = collect(images, ground.extractor, progress=progress_bar("reconstructions"))
+    scores = images.signal.scores()
     if not tokenizer.is_continuous:
-        entries += [Entry("codes_used", of, use.share_used, n), Entry("code_perplexity", of, use.perplexity, n)]
-    return score.result(), entries
+        scores |= {"codes_used": images.use.share_used, "code_perplexity": images.use.perplexity}
+    return found, [Entry(name, "tokenizer reconstructions", value, len(images)) for name, value in scores.items()]
 
 
-def _extractor(name: str, checkpoint: Checkpoint, device: torch.device) -> FeatureExtractor:
-    judge = read_checkpoint(name)
-    if judge.recipe.task != "classifier":
-        raise UserError(f"--extractor {name} is a {judge.recipe.task}; it must be a classifier's checkpoint")
-    if judge.image_shape != checkpoint.image_shape or (checkpoint.classes and judge.classes != checkpoint.classes):
-        raise UserError(
-            f"--extractor {name} judges {judge.image_shape} images of {len(judge.classes)} classes, the checkpoint "
-            f"makes {checkpoint.image_shape} of {len(checkpoint.classes)}: train a classifier recipe on the same data"
-        )
-    return FeatureExtractor(Path(name).name, cast(Any, load_model(judge)[0]), device)
+def _output(output: str | None) -> tuple[Path | None, Path | None]:
+    """The report's file, and the folder for samples if a folder was given."""
+    if output is None or Path(output).suffix == ".json":
+        return (check_writable(output, (".json",)) if output else None), None
+    folder = Path(output).expanduser()
+    if folder.suffix or folder.is_file():
+        raise UserError(f"cannot write {output!r}: give a folder or a .json file")
+    require_writable(folder, output)
+    return folder / "report.json", folder / "samples"
 
 
 @torch.no_grad()

@@ -15,11 +15,12 @@ from maskgen.checkpoint import CheckpointError, load_text_model, newest_in, read
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.eval.report import Entry, Report, publish
-from maskgen.eval.text import CausalLMScorer, CheckpointScorer, Scorer, distinct_n, generative_perplexity, token_entropy
+from maskgen.eval.text import CausalLMScorer, CheckpointScorer, Scorer, generative_perplexity
 from maskgen.generate import Generator
 from maskgen.rng import Rng
 from maskgen.shipped import INFO, zoo_names
 
+from . import diversity
 from .likelihood import schedule_of
 from .pictures import check_writable
 from .pipeline import settings_of
@@ -68,12 +69,8 @@ def run(
     kind = ", bound" if reader.is_bound else ""
     name = f"generative_perplexity[{reader.name}{kind}, corpus]"
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
-    entropy = token_entropy(tokens)
-    grams = range(1, min(tokens.shape[1], 4) + 1)
-    spread = float(entropy.std() / num**0.5)
     others = [
-        Entry("token_entropy[nats]", "samples", float(entropy.mean()), num, standard_error=spread, **made),
-        *(Entry(f"distinct_{n}", "samples", distinct_n(tokens, n), num, **made) for n in grams),
+        *diversity.entries(tokens, made),
         Entry("evaluations_per_sample", "samples", n_evaluations / num, num, **made),
         Entry("seconds_per_sample", "samples", seconds / num, num, **made),
     ]
@@ -110,7 +107,7 @@ class Evaluations:
 
     def __call__(self, x_t: Tensor, *arguments: Any, where: Tensor | None = None, **more: Any) -> Any:
         self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
-        return self._denoiser(x_t, *arguments, where=where, **more)
+        return self._denoiser(x_t, *arguments, **more, **({} if where is None else {"where": where}))
 
 
 def _scorer(name: str, seed: int, device: torch.device) -> Scorer:

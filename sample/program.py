@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maskgen.checkpoint import read_checkpoint
 from maskgen.errors import UserError
 
+from . import diversity, images, likelihood, perplexity, texts
 from . import evaluate as fidelity
-from . import images, likelihood, perplexity, texts
 from .image_pipeline import ImagePipeline
 from .pipeline import load
 from .text_pipeline import TextPipeline
@@ -48,27 +49,27 @@ def _one_prompt(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "prompt": prompts[0]} if prompts else options
 
 
-def evaluate(source: str, /, *, metric: str | None = None, **options: Any) -> str:
-    """Score a checkpoint; the table it prints. Without `metric` images are judged by fidelity, text by likelihood.
+def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> str:
+    """Score a checkpoint; the tables it prints. Without metrics images are judged by fidelity, text by likelihood.
 
     Raises:
         UserError: a checkpoint, metric or option that cannot be used.
     """
     is_text = read_checkpoint(source).recipe.is_text
-    chosen = METRICS[metric or ("likelihood" if is_text else "fidelity")]
-    if chosen.is_for_text not in (None, is_text):
-        kind, others = (
-            ("text", "likelihood or generative-perplexity") if is_text else ("images", "fidelity or likelihood")
-        )
-        raise UserError(f"--metric {metric}: {source} makes {kind}; choose {others}")
-    own = {option for one in METRICS.values() for option in one.options}
-    for key in options:
-        if key in own - chosen.options or not (
-            chosen.is_sampled or key in {*chosen.options, "seed", "output", "device"}
-        ):
-            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
-    report: str = chosen.run(source, **options)
-    return report
+    wanted = tuple(dict.fromkeys(metrics)) or (("likelihood",) if is_text else ("fidelity",))
+    groups: dict[str, list[str]] = {}
+    for name in wanted:
+        groups.setdefault(name if name in METRICS else "fidelity", []).append(name)
+    for group, names in groups.items():
+        _require(source, group, names[0], is_text)
+    _require_options(source, groups, options)
+    outputs = _outputs(options.get("output"), list(groups))
+    tables = []
+    for group, names in groups.items():
+        metric = METRICS[group]
+        own = {key: value for key, value in options.items() if _takes(metric, key)} | {"output": outputs[group]}
+        tables.append(metric.run(source, **own, **({"metrics": names} if group == "fidelity" else {})))
+    return "\n\n".join(tables)
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,44 @@ class _Metric:
 
 
 METRICS = {
-    "fidelity": _Metric(fidelity.run, frozenset({"num", "extractor"}), False, True),
+    "fidelity": _Metric(fidelity.run, frozenset({"num", "repeats", "protocol", "weights"}), False, True),
     "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
     "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
+    "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
 }
+"""Programs; every other metric goes with fidelity."""
+
+
+def _takes(metric: _Metric, key: str) -> bool:
+    own = {option for one in METRICS.values() for option in one.options}
+    return key in {*metric.options, "seed", "output", "device"} or (metric.is_sampled and key not in own)
+
+
+def _require(source: str, group: str, name: str, is_text: bool) -> None:
+    if METRICS[group].is_for_text in (None, is_text):
+        return
+    kind, others = (
+        ("text", "likelihood, generative-perplexity or diversity") if is_text else ("images", "fidelity or likelihood")
+    )
+    raise UserError(f"--metric {name}: {source} makes {kind}; choose {others}")
+
+
+def _require_options(source: str, groups: Iterable[str], options: Iterable[str]) -> None:
+    for key in options:
+        if not any(_takes(METRICS[group], key) for group in groups):
+            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
+
+
+def _outputs(output: str | None, groups: list[str]) -> dict[str, str | None]:
+    """Where each report goes: in a folder, under the metric's name if there are several; fidelity fills a folder."""
+    if output is None or (Path(output).suffix and len(groups) == 1):
+        return dict.fromkeys(groups, output)
+    if Path(output).suffix:
+        raise UserError(f"--output {output}: several metrics write several reports; give a folder")
+    names = {group: "report" if len(groups) == 1 else group for group in groups}
+    return {
+        group: output if group == "fidelity" else str(Path(output) / f"{name}.json") for group, name in names.items()
+    }
 
 
 def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:

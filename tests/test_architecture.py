@@ -46,6 +46,8 @@ LAYERS = [
     ["maskgen.checkpoint"],
     ["maskgen.convert", "maskgen.cost"],
     ["maskgen.train", "maskgen.sample"],
+    ["maskgen.cli_options"],
+    ["maskgen.cli_scores"],
     ["maskgen.cli"],
     ["maskgen.train.__main__", "maskgen.sample.__main__", "maskgen.__main__"],
 ]
@@ -169,7 +171,7 @@ def test_a_module_says_what_it_is(module: str) -> None:
 
 @every_module
 def test_only_devices_says_cuda(module: str) -> None:
-    if module in ("maskgen.devices", "maskgen.cli"):  # the command line repeats it, as it must not import torch
+    if module in ("maskgen.devices", "maskgen.cli_options"):  # the command line repeats it, as it must not import torch
         return
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -178,9 +180,10 @@ def test_only_devices_says_cuda(module: str) -> None:
 
 
 def test_the_command_line_offers_exactly_the_devices_there_are() -> None:
-    lists = [ast.unparse(node) for node in ast.walk(tree("maskgen.cli")) if isinstance(node, ast.List)]
+    lists = [ast.unparse(node) for node in ast.walk(tree("maskgen.cli_options")) if isinstance(node, ast.List)]
     assert lists.count(repr(list(get_args(DeviceName)))) == 1
-    assert not {"torch", "maskgen.devices"} & imports("maskgen.cli")
+    for module in ("maskgen.cli", "maskgen.cli_scores", "maskgen.cli_options"):
+        assert not {"torch", "maskgen.devices"} & imports(module)
 
 
 @every_module

@@ -97,7 +97,7 @@ def test_evaluation_prints_score_floors_and_accuracy_and_writes_them(
     command: Command, digits_run: Path, digits_judge: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "report.json"
-    options = ("--num", 30, "--steps", 2, "--extractor", digits_judge, "--output", file)
+    options = ("--num", 30, "--steps", 2, "--protocol", digits_judge, "--output", file)
     code, out, error = command("evaluate", digits_run, *options)
     assert code == 0, error
     report = json.loads(file.read_text())
@@ -106,7 +106,7 @@ def test_evaluation_prints_score_floors_and_accuracy_and_writes_them(
     assert report["train_floor"]["value"] >= 0
     assert report["reconstruction_floor"]["value"] == pytest.approx(0, abs=1e-6), "17 grey levels lose nothing"
     names = {entry["name"] for entry in report["others"]}
-    assert {"class_accuracy[judge]", "psnr", "codes_used", "seconds_per_sample"} <= names
+    assert {"class_accuracy[judge]", "psnr", "codes_used", "evaluations_per_sample", "seconds_per_sample"} <= names
     assert "frechet_distance[judge]" in out
     assert "FID" not in out
     published = tmp_path / "published"

@@ -83,7 +83,7 @@ def test_an_autoencoder_that_is_not_here_is_taken_for_stable_diffusions(command:
     data = "data={type: folder, path: nowhere, size: 256}"
     code, out, error = command("cost", "fashion-dit", spec, data, "--no-measure", "--classes", "10")
     assert code == 0, error
-    assert f"{256 * 16 * 192 / 1000} k" in out  # the embedding: 16 x 16 tokens of 4 channels and 2 x 2 latents
+    assert f"{256 * 16 * 128 / 1000} k" in out  # the embedding: 16 x 16 tokens of 4 channels and 2 x 2 latents
 
 
 def test_a_text_network_and_a_classifier_are_counted_too() -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from maskgen.data.fashion import FASHION_FOLDER
+from tests.captioned import pictures, tiny_encoder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +32,7 @@ def test_the_make_commands_are_targets_of_the_makefile() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(not Path(FASHION_FOLDER).is_dir(), reason="Fashion-MNIST is not installed")
 @pytest.mark.skipif(shutil.which("bible") is None, reason="the King James Bible is not installed")
 def test_every_maskgen_command_runs_in_the_order_given(
@@ -41,6 +43,9 @@ def test_every_maskgen_command_runs_in_the_order_given(
         folder = tmp_path / "pictures" / "ab"[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (80, 70), (index * 6, 90, 255 - index * 6)).save(folder / f"{index}.png")
+    Image.new("L", (28, 28), 128).save(tmp_path / "dress.png")
+    pictures(tmp_path / "captioned", {f"{split}/{n}.png": "a boat" for split in ("train", "test") for n in range(4)})
+    tiny_encoder(tmp_path / "encoder")
     (tmp_path / "my-recipe.yaml").write_text("base: digits-maskgit\n")
     (tmp_path / "my.txt").write_text("to be or not to be, that is the question\n" * 300)
     steps = 0
@@ -57,7 +62,11 @@ def test_every_maskgen_command_runs_in_the_order_given(
             arguments = [*(word for word in arguments if word not in ("--num", "10000"))]
             arguments += few[metric] if metric else ["--num", "20"]
         if arguments[0] == "bench":
-            arguments = ["bench", "budget", "--arms", "dit", "--minutes", "0.01", "--seeds", "1", "--num", "20"]
+            few_arms = ["budget", "--arms", "dit", "--minutes", "0.01", "--seeds", "1", "--num", "20"]
+            if arguments[1] == "budget":
+                arguments = ["bench", *few_arms]
+            else:
+                arguments = [word for word in arguments if word not in ("--num", "10000")] + ["--num", "20"]
         code, _, error = command(*arguments)
         assert code == 0, (words, error)
 

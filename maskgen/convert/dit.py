@@ -81,8 +81,8 @@ def _channels_first(value: Tensor) -> Tensor:
 
     Patches have 4. Where a variance is answered, its channels follow those of the mean, so they become the second half.
     """
-    pixels: Tensor = value.unflatten(0, (4, -1))
-    return pixels.transpose(0, 1).flatten(0, 1)
+    rows: Tensor = value.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
+    return rows
 
 
 _CHANGED: dict[str, Callable[[Tensor], Tensor]] = {

@@ -36,7 +36,7 @@ def read_state(path: Path, weights: Weights | None = None) -> dict[str, Tensor]:
             raise UserError(f"{path} holds both {' and '.join(found)} weights; choose with --weights")
         if weights is not None and weights not in found:
             raise UserError(f"{path} holds no {weights} weights, only {' and '.join(found)}")
-        tree = tree[found[next(iter(found)) if weights is None else weights]]
+        tree = tree[next(iter(found.values())) if weights is None else found[weights]]
     elif weights is not None:
         raise UserError(f"{path} holds one set of weights; leave out --weights {weights}")
     state = {_PREFIXES.sub("", str(name)): value for name, value in tree.items() if isinstance(value, Tensor)}
@@ -52,7 +52,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise UserError(f"no file {path}; download the public checkpoint first")
     try:
         if path.suffix == ".safetensors":
-            tensors: Mapping[str, Any] = load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
             return tensors
         with torch.serialization.safe_globals([argparse.Namespace]):  # the settings of a training run
             tree = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,108 +1,14 @@
-"""How good images are: closeness to real ones, agreement with their labels, reconstruction, use of the codebook."""
+"""Scores beside the distances: reconstruction, use of the codebook, Inception score."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
-from torchmetrics.image import PeakSignalNoiseRatio
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from maskgen.eval.features import FeatureExtractor
-from maskgen.eval.frechet import Moments, frechet_distance
-from maskgen.predictions import NULL
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """What is known of a set of images.
-
-    Attributes:
-        extractor: name of the network that looked at them.
-        n: number of images.
-        moments: of their features.
-        n_labelled: images that had a label; the accuracies are over them.
-        accuracy: share of them that the network puts in the class of their label; None if no image has one.
-        class_accuracy: the same for each class; None where there was no image of it.
-    """
-
-    extractor: str
-    n: int
-    moments: Moments
-    n_labelled: int
-    accuracy: float | None
-    class_accuracy: tuple[float | None, ...]
-
-
-class ImageScore:
-    """Takes in images and the labels they were asked for, batch by batch."""
-
-    def __init__(self, extractor: FeatureExtractor, n_classes: int) -> None:
-        self.extractor = extractor
-        self.n_classes = n_classes
-        self._moments = Moments()
-        self._n_labelled = torch.zeros(n_classes, dtype=torch.int64)
-        self._n_right = torch.zeros(n_classes, dtype=torch.int64)
-
-    def update(self, images: Tensor, labels: Tensor) -> None:
-        """Images uint8 (B, C, H, W), labels (B,) int64, `NULL` where none was asked for.
-
-        Raises:
-            ValueError: lengths that differ, a label out of range, or features that are not finite.
-        """
-        labels = labels.cpu()
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"{len(images)} images need as many labels, got shape {tuple(labels.shape)}")
-        if bool(((labels != NULL) & ((labels < 0) | (labels >= self.n_classes))).any()):
-            limit = f"{NULL} (none) or in [0, {self.n_classes})"
-            raise ValueError(f"labels must be {limit}, got {int(labels.min())} to {int(labels.max())}")
-        features, logits = self.extractor(images)
-        self._moments.update(features)
-        is_right = logits.argmax(1) == labels
-        self._n_labelled += torch.bincount(labels[labels != NULL], minlength=self.n_classes)
-        self._n_right += torch.bincount(labels[is_right], minlength=self.n_classes)
-
-    def result(self) -> ImageResult:
-        """Of all images taken in so far; later updates do not alter it."""
-        n_labelled = int(self._n_labelled.sum())
-        return ImageResult(
-            extractor=self.extractor.name,
-            n=self._moments.n,
-            moments=self._moments.merge(Moments()),
-            n_labelled=n_labelled,
-            accuracy=_share(int(self._n_right.sum()), n_labelled),
-            class_accuracy=tuple(map(_share, self._n_right.tolist(), self._n_labelled.tolist())),
-        )
-
-
-def compare(images: ImageResult, reference: ImageResult) -> float:
-    """Fréchet distance of two sets of images.
-
-    Raises:
-        ValueError: sets seen through different extractors, or with fewer than two images.
-    """
-    if images.extractor != reference.extractor:
-        raise ValueError(
-            f"images seen by {images.extractor!r} and by {reference.extractor!r} do not compare; use one extractor"
-        )
-    return frechet_distance(images.moments, reference.moments)
-
-
-def psnr(images: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) with one MSE over the whole set; inf if nothing differs.
-
-    Both (N, C, H, W) float in [0, 1].
-
-    Raises:
-        ValueError: shapes that differ, no images, or images that are not floating point.
-    """
-    if images.shape != reference.shape or not images.numel():
-        raise ValueError(f"psnr needs two sets of one shape, got {tuple(images.shape)} and {tuple(reference.shape)}")
-    if not (images.is_floating_point() and reference.is_floating_point()):
-        raise ValueError(f"psnr takes floating point images in [0, 1], got {images.dtype} and {reference.dtype}")
-    metric = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
-    metric.update(images.detach().cpu().double(), reference.detach().cpu().double())
-    return float(metric.compute())
+from maskgen.eval.features import to_float
 
 
 class CodebookUse:
@@ -134,5 +40,44 @@ class CodebookUse:
         return float((-frequency * frequency.log()).sum().exp()) if len(frequency) else 0.0
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+class Reconstruction:
+    """PSNR and SSIM of restored images, uint8, batch by batch. SSIM needs sides of at least 11 pixels, its window."""
+
+    WINDOW = 11
+
+    def __init__(self) -> None:
+        self._psnr = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
+        self._ssim = StructuralSimilarityIndexMeasure(data_range=1.0).set_dtype(torch.float64)
+        self._is_large = True
+
+    def update(self, restored: Tensor, images: Tensor) -> None:
+        """Both (B, C, H, W) uint8."""
+        one, other = to_float(restored).double(), to_float(images).double()
+        self._psnr.update(one, other)
+        self._is_large = min(images.shape[2:]) >= self.WINDOW
+        if self._is_large:
+            self._ssim.update(one, other)
+
+    def scores(self) -> dict[str, float]:
+        """`psnr` in dB, and `ssim` where images are large enough."""
+        ssim = {"ssim": float(self._ssim.compute())} if self._is_large else {}
+        return {"psnr": float(self._psnr.compute()), **ssim}
+
+
+def inception_score(logits: Tensor, split_size: int) -> tuple[float, float]:
+    """exp of the mean divergence of a class distribution from their mean (Salimans et al., arXiv 1606.03498).
+
+    Its mean and standard deviation over consecutive splits of (N, K) logits; it grows with the images in a split.
+
+    Raises:
+        ValueError: no images, or a split size below 1.
+    """
+    if logits.ndim != 2 or not len(logits) or split_size < 1:
+        raise ValueError(f"need logits (N, K) and a split size of at least 1, got {tuple(logits.shape)}, {split_size}")
+    scores = []
+    for part in logits.double().split(split_size):
+        log_p = part.log_softmax(1)
+        divergence = (log_p.exp() * (log_p - log_p.logsumexp(0) + math.log(len(part)))).sum(1)
+        scores.append(divergence.mean().exp())
+    values = torch.stack(scores)
+    return float(values.mean()), float(values.std(correction=0))

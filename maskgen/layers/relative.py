@@ -18,7 +18,8 @@ def relative_index(grid: tuple[int, int], keep: Tensor | None = None, device: to
     rows = torch.arange(height, device=device)[:, None] * (2 * width - 1)
     place = (rows + torch.arange(width, device=device)).flatten()  # (L,)
     place = place[None] if keep is None else place[keep]
-    return place[:, :, None] - place[:, None] + (height - 1) * (2 * width - 1) + width - 1
+    index: Tensor = place[:, :, None] - place[:, None] + (height - 1) * (2 * width - 1) + width - 1
+    return index
 
 
 class RelativeBias(nn.Embedding):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d
+from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.models import MODELS
 from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
 from maskgen.predictions import NULL, Condition, Field
@@ -87,8 +87,7 @@ class DiT(nn.Module):
         if isinstance(self.positions, nn.Parameter):
             raise ValueError(f"learned positions are of a grid {self.base_grid}, not {grid}; use positions sincos")
         self.trunk.set_grid(grid)
-        spacing = (self.base_grid[0] / grid[0], self.base_grid[1] / grid[1])
-        self.positions = sincos_2d(grid, self.width, spacing).to(self.positions.device)
+        self.positions = sincos_over(self.base_grid, grid, self.width).to(self.positions.device)
 
     def forward(
         self,

@@ -21,6 +21,7 @@ class MDTBlock(nn.Module):
 
     def __init__(self, sizes: Sizes, has_skip: bool = False) -> None:
         super().__init__()
+        self.has_skip = has_skip
         self.join = nn.Linear(2 * sizes.width, sizes.width) if has_skip else None
         self.bias = RelativeBias(sizes.grid, sizes.heads)
         self.block = AdaBlock(sizes.width, sizes.heads, sizes.mlp_ratio, sizes.backend)
@@ -79,8 +80,7 @@ class MDTTrunk(Trunk):
         """The first half's outputs go to the second half's inputs, the last to the first (MDTv2's U-Net)."""
         skips: list[Tensor] = []
         for block in self.encoder_blocks:
-            assert isinstance(block, MDTBlock)
-            if block.join is None:
+            if not block.has_skip:
                 x = block(x, hidden, index)
                 skips.append(x)
             else:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend, zero
 from maskgen.layers.blocks import AdaBlock, AdaHead
-from maskgen.layers.embeddings import sincos_2d
+from maskgen.layers.embeddings import sincos_2d, sincos_over
 from maskgen.registry import Registry
 from maskgen.subset import TokenSubset
 
@@ -184,8 +184,7 @@ class MaskDiTTrunk(Trunk):
         self.head = AdaHead(width, sizes.n_out, sizes.width)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        spacing = (self.base_grid[0] / grid[0], self.base_grid[1] / grid[1])
-        self.decoder_positions = sincos_2d(grid, self.width, spacing).to(self.decoder_positions.device)
+        self.decoder_positions = sincos_over(self.base_grid, grid, self.width).to(self.decoder_positions.device)
 
     def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
         if subset is not None:

@@ -1,105 +1,73 @@
+"""Scores beside the distances."""
+
 import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskgen.eval.features import FeatureExtractor, to_uint8
-from maskgen.eval.fidelity import CodebookUse, ImageScore, compare, psnr
-from maskgen.predictions import NULL
+from maskgen.eval.features import to_uint8
+from maskgen.eval.fidelity import CodebookUse, Reconstruction, inception_score
 from maskgen.rng import Rng
 
 
-class Corners(nn.Module):
-    """Features are four pixels; the brightest of the first three is the class."""
-
-    def features(self, images: Tensor) -> Tensor:
-        return images[:, 0, :2, :2].flatten(1)
-
-    def head(self, features: Tensor) -> Tensor:
-        return features[:, :3]
+def images(key: str, n: int, side: int = 16) -> Tensor:
+    return to_uint8(Rng.stream(key).uniform((n, 1, side, side)))
 
 
-def score(name: str = "corners") -> ImageScore:
-    return ImageScore(FeatureExtractor(name, Corners(), torch.device("cpu")), n_classes=3)
-
-
-def images(key: str, n: int) -> Tensor:
-    return to_uint8(Rng.stream(key).uniform((n, 1, 4, 4)))
-
-
-def test_accuracy_is_the_share_of_images_that_show_their_label() -> None:
-    x = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
-    x[[0, 1, 2], 0, 0, 0] = 255  # class 0
-    x[[3, 4], 0, 0, 1] = 255  # class 1
-    metric = score()
-    metric.update(x, torch.tensor([0, 0, 1, 1, NULL]))
-    result = metric.result()
-    assert (result.n, result.n_labelled) == (5, 4)
-    assert result.accuracy == 3 / 4
-    assert result.class_accuracy == (1.0, 0.5, None)
-
-
-def test_images_without_labels_have_moments_and_no_accuracy() -> None:
-    metric = score()
-    metric.update(images("a", 4), torch.full((4,), NULL))
-    result = metric.result()
-    assert (result.n, result.moments.n, result.accuracy) == (4, 4, None)
-
-
-def test_batches_give_what_the_whole_gives_the_last_one_too() -> None:
-    x, labels = images("a", 11), torch.arange(11) % 3
-    streamed, whole = score(), score()
-    whole.update(x, labels)
-    for part, names in zip(x.split(4), labels.split(4), strict=True):
-        streamed.update(part, names)
-    one, other = streamed.result(), whole.result()
-    assert (one.n, one.accuracy, one.class_accuracy) == (11, other.accuracy, other.class_accuracy)
-    assert compare(one, other) == pytest.approx(0, abs=1e-12)
-
-
-def test_a_result_stays_as_it_was_when_taken() -> None:
-    metric = score()
-    metric.update(images("a", 5), torch.zeros(5, dtype=torch.int64))
-    result = metric.result()
-    cov = result.moments.cov.clone()
-    metric.update(images("b", 5), torch.zeros(5, dtype=torch.int64))
-    assert result.n == result.moments.n == 5
-    assert torch.equal(result.moments.cov, cov)
-
-
-def test_sets_seen_through_different_extractors_do_not_compare() -> None:
-    one, other = score("one"), score("other")
-    for metric in (one, other):
-        metric.update(images("a", 3), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="'one' and by 'other'"):
-        compare(one.result(), other.result())
-
-
-def test_labels_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 images need as many labels"):
-        score().update(images("a", 2), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"in \[0, 3\), got 0 to 3"):
-        score().update(images("a", 2), torch.tensor([0, 3]))
+def scores(restored: Tensor, real: Tensor) -> dict[str, float]:
+    metric = Reconstruction()
+    for one, other in zip(restored.split(3), real.split(3), strict=True):
+        metric.update(one, other)
+    return metric.scores()
 
 
 def test_psnr_is_of_the_error_over_the_whole_set() -> None:
-    reference = torch.zeros(4, 1, 2, 2)
+    reference = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
     altered = reference.clone()
-    altered[0] = 0.2  # a mean over images of their psnr would be infinite
-    assert psnr(altered, reference) == pytest.approx(10 * math.log10(1 / 0.01), rel=1e-6)
-    assert psnr(altered, reference) == psnr(reference, altered)
+    altered[0] = 51  # a mean over images of their psnr would be infinite
+    assert scores(altered, reference)["psnr"] == pytest.approx(10 * math.log10(1 / 0.01), rel=1e-6)
 
 
-def test_psnr_of_equal_images_is_infinite() -> None:
-    assert psnr(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)) == math.inf
+def test_equal_images_have_infinite_psnr_and_a_structure_of_one() -> None:
+    found = scores(images("a", 4), images("a", 4))
+    assert found["psnr"] == math.inf
+    assert found["ssim"] == pytest.approx(1)
 
 
-def test_psnr_refuses_bytes_and_unequal_shapes() -> None:
-    with pytest.raises(ValueError, match="floating point"):
-        psnr(images("a", 2), images("b", 2))
-    with pytest.raises(ValueError, match="one shape"):
-        psnr(torch.zeros(2, 1, 2, 2), torch.zeros(3, 1, 2, 2))
+def test_structure_is_lost_with_noise_and_unknown_for_images_smaller_than_its_window() -> None:
+    real = images("a", 4)
+    noise = (Rng.stream("n").normal(tuple(real.shape)) * 20).to(torch.int16)
+    noisy = (real.to(torch.int16) + noise).clamp(0, 255).to(torch.uint8)
+    assert 0.3 < scores(noisy, real)["ssim"] < 0.999
+    assert set(scores(images("a", 4, 8), images("b", 4, 8))) == {"psnr"}
+
+
+def test_an_inception_score_is_the_number_of_classes_in_even_and_certain_use() -> None:
+    logits = 50 * torch.eye(5).repeat(8, 1)
+    assert inception_score(logits, 20) == pytest.approx((5, 0))
+    assert inception_score(torch.zeros(40, 5), 20) == pytest.approx((1, 0))
+    with pytest.raises(ValueError, match="split size of at least 1"):
+        inception_score(logits, 0)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_an_inception_score_is_what_torch_fidelity_says_of_the_same_splits(splits: int) -> None:
+    theirs = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = 3 * Rng.stream("logits").normal((80, 10))
+    found = theirs.isc_features_to_metric(logits, splits=splits, shuffle=False)
+    wanted = (found["inception_score_mean"], found["inception_score_std"])
+    assert inception_score(logits, 80 // splits) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_inception_score_of_one_split_is_torchmetrics() -> None:
+    from torchmetrics.image.inception import InceptionScore
+
+    logits = 3 * Rng.stream("logits").normal((80, 10))
+    metric = InceptionScore(feature=torch.nn.Identity(), splits=1)
+    metric.update(logits)
+    assert inception_score(logits, 80)[0] == pytest.approx(float(metric.compute()[0]), rel=1e-5)
 
 
 def test_codes_in_even_use_have_a_perplexity_of_their_number() -> None:

@@ -166,3 +166,51 @@ def test_features_of_other_widths_are_refused() -> None:
         Moments.of(features("a", 5, 3)).update(features("b", 5, 4))
     with pytest.raises(ValueError, match=r"must be \(B, D\)"):
         Moments.of(torch.zeros(3))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("d", [12, 60])
+@pytest.mark.parametrize("n", [40, 2000])
+def test_all_packages_agree_to_four_digits_also_with_fewer_images_than_features(n: int, d: int) -> None:
+    from scipy import linalg
+    from torchmetrics.image.fid import _compute_fid
+
+    fidelity = pytest.importorskip("torch_fidelity.metric_fid")
+    a, b = features("a", n, d), features("b", n, d)
+    ours = distance(a, b)
+    (m_a, s_a), (m_b, s_b) = ((x.mean(0), torch.cov(x.mT)) for x in (a, b))
+    theirs = {
+        "torchmetrics": float(_compute_fid(m_a, s_a, m_b, s_b)),
+        "torch-fidelity": fidelity.fid_statistics_to_metric(
+            *({"mu": m.numpy(), "sigma": s.numpy()} for m, s in ((m_a, s_a), (m_b, s_b))), verbose=False
+        )["frechet_inception_distance"],
+        "scipy": float(
+            (m_a - m_b).square().sum() + s_a.trace() + s_b.trace()
+            - 2 * np.trace(linalg.sqrtm((s_a @ s_b).numpy())).real
+        ),
+    }  # fmt: skip
+    assert theirs == pytest.approx(dict.fromkeys(theirs, ours), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [3, 30, 400])
+def test_a_set_has_no_distance_to_itself_where_features_are_dead_or_nearly_equal(n: int) -> None:
+    a = features("a", n, 30)
+    a[:, 10:20] = 0
+    a[:, 20] = a[:, 21] + 1e-9 * a[:, 22]
+    assert distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_both_ways_of_taking_the_root_give_the_same() -> None:
+    a, b = features("a", 200, 16), features("b", 200, 16)
+    wide = [torch.cat([x, torch.zeros(200, 1).double()], 1) for x in (a, b)]  # singular: the other way
+    assert distance(*wide) == pytest.approx(distance(a, b), rel=1e-12)
+
+
+def test_moments_survive_the_way_through_their_state() -> None:
+    moments = Moments.of(features("a", 20, 5))
+    again = Moments.from_state(*moments.state())
+    assert torch.equal(again.cov, moments.cov)
+    with pytest.raises(ValueError, match="a mean"):
+        Moments.from_state(3, torch.zeros(2), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        Moments.from_state(3, torch.full((2,), math.nan), torch.zeros(2, 2))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -5,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from maskgen import __version__
-from maskgen.eval.report import Entry, Report, format_table, write_report
+from maskgen.errors import UserError
+from maskgen.eval.report import Entry, Report, format_table, require_comparable, write_report
 
 NAME = "frechet_distance[tiny]"
 
 
 def entry(of: str, value: float, n: int = 1000, name: str = NAME, reference: str = "toy/test") -> Entry:
-    return Entry(name, of, value, n, "tiny", reference, 500, seed=3, sampler={"steps": 12, "order": ("random",)})
+    about = {"protocol": "tiny", "reference": reference, "n_reference": 500}
+    return Entry(name, of, value, n, **about, seed=3, sampler={"steps": 12, "order": ("random",)})
 
 
 def full_report() -> Report:
@@ -19,7 +22,10 @@ def full_report() -> Report:
         score=entry("samples", 6.0),
         train_floor=entry("train images", 1.0),
         reconstruction_floor=entry("reconstructions", 4.0),
-        others=(Entry("accuracy", "samples", 0.9, 1000, "tiny"), Entry("psnr", "reconstructions", math.inf, 500)),
+        others=(
+            Entry("accuracy", "samples", 0.9, 1000, protocol="tiny"),
+            Entry("psnr", "reconstructions", math.inf, 500),
+        ),
     )
 
 
@@ -120,3 +126,27 @@ def test_a_standard_error_stands_beside_its_value_and_in_the_file(tmp_path: Path
 def test_a_standard_error_that_cannot_be_is_refused(error: float) -> None:
     with pytest.raises(ValueError, match="it must be at least 0"):
         Entry("perplexity[bound]", "test text", 2.0, 10, standard_error=error)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"protocol": "adm"}, "protocol tiny and adm"),
+        ({"resize": "bicubic"}, "resize None and bicubic"),
+        ({"weights": "ab" * 32}, "weights None and abababababab"),
+        ({"reference": "toy/train"}, "reference toy/test and toy/train"),
+        ({"n_reference": 400}, "n_reference 500 and 400"),
+        ({"n_samples": 999}, "n_samples 1000 and 999"),
+    ],
+)
+def test_scores_of_different_measures_do_not_compare_and_are_told_why(other: dict[str, object], reason: str) -> None:
+    one = entry("samples", 1.0)
+    require_comparable(one, dataclasses.replace(one, value=2.0, seed=7))
+    with pytest.raises(UserError, match=f"do not compare: {reason}$"):
+        require_comparable(one, dataclasses.replace(one, **other))  # type: ignore[arg-type]
+
+
+def test_small_numbers_keep_three_digits_and_notes_are_printed() -> None:
+    table = format_table(Report(entry("samples", 0.000123456), notes=("read this",)))
+    assert "0.000123" in table
+    assert "read this" in table.splitlines()

@@ -115,7 +115,10 @@ def refused(text: Path, kinds: dict[str, Path], digits: Path, folder: Path) -> d
         "argument that is ours": ((*sample, "known=3"), "known: unknown key"),
         "argument that is ours too": ((*sample, "source=3"), "source: unknown key"),
         "argument that is the pipeline's": (("sample", digits, "on_step=3"), "on_step: unknown key"),
-        "fidelity of text": ((*evaluate, "--metric", "fidelity"), "choose likelihood or generative-perplexity"),
+        "fidelity of text": (
+            (*evaluate, "--metric", "fidelity"),
+            "choose likelihood, generative-perplexity or diversity",
+        ),
         "perplexity of images": (
             ("evaluate", digits, "--metric", "generative-perplexity"),
             "choose fidelity or likelihood",

@@ -25,7 +25,7 @@ def write(path: Path, judge: Path, **changes: Any) -> str:
     content = {
         "minutes": BUDGET,
         "overrides": SMALL,
-        "evaluate": {"num": 20, "along": 1, "num_along": 10, "options": ["--extractor", str(judge), "--steps", "1"]},
+        "evaluate": {"num": 20, "along": 1, "num_along": 10, "options": ["--protocol", str(judge), "--steps", "1"]},
         "groups": {"main": ["whole", "tuned", "broken"]},
         "arms": {
             "whole": {"recipe": "digits-maskgit"},

@@ -1,0 +1,135 @@
+"""The commands that score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from maskgen.cli_options import DEVICE, choices, listed, program, sampling
+
+PROTOCOL = click.option(
+    "--protocol",
+    metavar="NAME",
+    help="clean-fid, clean-fid-legacy-pytorch, clean-fid-legacy-tensorflow, torch-fidelity, torchmetrics, "
+    "torchmetrics-antialias, adm, timm:NAME, torchvision:NAME, dinov2:HUB_ID, FILE.pt, or a classifier's checkpoint.",
+)
+WEIGHTS = click.option("--weights", metavar="FILE", help="Weights of the protocol's network; else looked for.")
+BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice(
+        [
+            "fidelity",
+            *BESIDE,
+            "sfid",
+            "memorisation",
+            "reconstruction",
+            "likelihood",
+            "generative-perplexity",
+            "diversity",
+        ]
+    ),
+    help="May be repeated. Default: fidelity of images, likelihood of text.",
+)
+@click.option("--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts.")
+@click.option("--repeats", type=click.IntRange(1), help="Sets of that many images, for an interval of the score.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--output", metavar="DIR|FILE.json", help="Also write the report there; a DIR keeps samples and pictures."
+)
+@PROTOCOL
+@WEIGHTS
+@click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Likelihood of; default test.")
+@click.option("--strata", type=click.IntRange(1), help="Masks drawn a row for a likelihood bound; default 8.")
+@click.option("--scorer", metavar="CHECKPOINT|HUB_ID", help="Who reads the samples: a text checkpoint or causal model.")
+@click.option("--length", type=click.IntRange(1), help="Tokens of the texts that are read; default as in training.")
+@DEVICE
+@sampling
+def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
+    """Score CHECKPOINT.
+
+    fidelity: Frechet distance by a protocol (default fashion-classifier) beside its floors, class accuracy, PSNR, SSIM,
+    codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. likelihood: bits
+    per token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples,
+    beside their entropy and diversity; diversity: these alone.
+    """
+    click.echo(program("sample.program").evaluate(checkpoint, **choices(arguments, **options)))
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@PROTOCOL
+@WEIGHTS
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice([*BESIDE, "sfid"]),
+    help="Beside the distance; may be repeated.",
+)
+@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples of a checkpoint.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--output", metavar="FILE.json", help="Also write the report there.")
+@DEVICE
+def fid(a: str, b: str, **options: Any) -> None:
+    """Frechet distance of A to the reference B.
+
+    Each is a folder, .zip or .npz of images, an .npz of statistics (mu, sigma), DATASET:SPLIT such as
+    fashion_mnist:test, or a checkpoint. Default protocol: clean-fid, or that of a statistics file.
+    """
+    click.echo(program("sample.compare").run(a, b, **options))
+
+
+@click.command()
+@click.argument("images")
+@click.argument("output", metavar="FILE.npz")
+@PROTOCOL
+@WEIGHTS
+@DEVICE
+def statistics(images: str, output: str, protocol: str | None, weights: str | None, device: str) -> None:
+    """Write the statistics of IMAGES, for `maskgen fid` and for clean-fid, pytorch-fid and ADM."""
+    click.echo(program("sample.compare").statistics(images, output, protocol, weights, device))
+
+
+@click.command("fid")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT ...")
+@click.option("--samplers", metavar="a,b", callback=listed(str), help="Presets; default: the recipe's.")
+@click.option("--steps", metavar="4,8,16", callback=listed(int), help="Default: the recipe's.")
+@click.option("--guidance", metavar="1,2,3", callback=listed(float), help="Default: the recipe's.")
+@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples of each.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice([*BESIDE, "sfid"]),
+    help="Beside the distance; may be repeated.",
+)
+@click.option("--output", metavar="DIR", default="bench", show_default=True, help="Report, pictures and samples.")
+@PROTOCOL
+@WEIGHTS
+@DEVICE
+def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
+    """Score CHECKPOINTs over samplers, steps and guidance; an interrupted run goes on when called again.
+
+    Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments.
+    """
+    table = program("sample.bench").run(checkpoints, **options)
+    if table:  # of several processes one speaks
+        click.echo(table)
+
+
+@click.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR ...")
+@click.option("--output", metavar="DIR", help="Where the merged report goes; default: to the terminal alone.")
+def report(directories: tuple[str, ...], output: str | None) -> None:
+    """Merge the reports of benchmark runs; scores that do not compare are refused with the reason."""
+    click.echo(program("sample.bench_report").merge(directories, output))

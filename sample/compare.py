@@ -1,0 +1,186 @@
+"""`maskgen fid A B`: two sets of images by a named protocol; `maskgen statistics`: one of them on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from maskgen.checkpoint import newest_in, read_checkpoint
+from maskgen.data.image_sets import ARRAYS, ImageSet, NpzSet, open_images
+from maskgen.devices import pick_device
+from maskgen.errors import UserError
+from maskgen.eval.features import Extractor
+from maskgen.eval.report import Entry, Report, publish
+from maskgen.eval.statistics import (
+    Collector,
+    Statistics,
+    cached,
+    is_statistics,
+    members,
+    read_statistics,
+    write_statistics,
+)
+from maskgen.hub import is_hub_id
+from maskgen.shipped import INFO, zoo_names
+
+from .draws import arm_of
+from .image_pipeline import ImagePipeline
+from .judges import pick_extractor
+from .measures import Scored, measure, notes
+from .pictures import check_writable
+from .pipeline import settings_of
+from .progress import progress_bar
+
+DEFAULT = "clean-fid"
+OF_ADM = ("sfid", "inception-score", "precision-recall")
+"""What ADM's evaluator prints beside FID, from the same pass."""
+
+
+def run(
+    a: str,
+    b: str,
+    /,
+    *,
+    protocol: str | None = None,
+    weights: str | None = None,
+    metrics: Sequence[str] = (),
+    num: int = 10_000,
+    seed: int = 0,
+    output: str | None = None,
+    device: str = "auto",
+) -> str:
+    """The table of A against the reference B; each a folder, `.zip`, `.npz` of images or statistics, `DATASET:SPLIT`,
+    or a checkpoint, of which `num` samples are drawn.
+
+    Raises:
+        UserError: a side, protocol, metric or output that cannot be used, or two sides of different protocols.
+    """
+    path = check_writable(output, (".json",)) if output else None
+    place = pick_device(device)
+    extractor = _extractor(a, b, protocol, weights, place)
+    chosen = tuple(metrics)
+    if not chosen and extractor is not None and extractor.protocol == "adm":
+        chosen = OF_ADM
+    keeps = bool(set(chosen) - {"sfid"})
+    side = _Sides(extractor, protocol, num, seed, place, keeps)
+    reference, samples = side.statistics(b), side.statistics(a)
+    scored = Scored(extractor, samples, reference, a, side.made.get(a, {}))
+    score = scored.distance()
+    others = [entry for name in chosen if _can(name, scored, bool(metrics)) for entry in measure(name, scored)]
+    return publish(Report(score, others=[*_floor(scored), *others], notes=(*notes(scored, others), *side.notes)), path)
+
+
+def statistics(source: str, output: str, /, protocol: str | None, weights: str | None, device: str = "auto") -> str:
+    """Write the statistics of a set of images to an `.npz`; its path.
+
+    Raises:
+        UserError: images, protocol or output that cannot be used.
+    """
+    path = check_writable(output, (".npz",))
+    extractor = pick_extractor(protocol or DEFAULT, weights, pick_device(device))
+    write_statistics(path, cached(open_images(source), extractor, progress=progress_bar(source)))
+    return str(path)
+
+
+def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place: torch.device) -> Extractor | None:
+    """What images are seen through; None where both sides are statistics already."""
+    paths = [Path(side).expanduser() for side in (a, b)]
+    if all(is_statistics(path) for path in paths) and not _has_images(paths[0]):
+        return None
+    if protocol is None:
+        said = [one for path in paths if is_statistics(path) and (one := _protocol_of(path))]
+        protocol = said[0] if said else DEFAULT
+    return pick_extractor(protocol, weights, place)
+
+
+def _protocol_of(path: Path) -> str | None:
+    try:
+        return read_statistics(path).identity["protocol"]
+    except UserError:
+        return None
+
+
+def _has_images(path: Path) -> bool:
+    return bool({f"{name}.npy" for name in ARRAYS} & members(path))
+
+
+@dataclass
+class _Sides:
+    """Makes the statistics of either side; `made` and `notes` are what there is to say of it."""
+
+    extractor: Extractor | None
+    protocol: str | None
+    num: int
+    seed: int
+    device: torch.device
+    keeps: bool
+
+    def __post_init__(self) -> None:
+        self.made: dict[str, dict[str, Any]] = {}
+        self.notes: list[str] = []
+
+    def statistics(self, source: str) -> Statistics:
+        path = Path(source).expanduser()
+        if is_statistics(path):
+            return self._from_file(path, source)
+        assert self.extractor is not None
+        if is_checkpoint(source):
+            return self._sampled(source, self.extractor)
+        return self._seen(open_images(source), self.extractor)
+
+    def _seen(self, images: ImageSet, extractor: Extractor) -> Statistics:
+        return cached(images, extractor, self.keeps, progress_bar(images.name))
+
+    def _from_file(self, path: Path, source: str) -> Statistics:
+        identity = {"protocol": self.protocol} if self.protocol else None
+        if self.extractor is not None:
+            identity = self.extractor.identity
+        found = read_statistics(path, identity, source)
+        if found.n is None:
+            self.notes.append(
+                f"{source} does not say its protocol or size; taken to be of {found.identity['protocol']}"
+            )
+        if self.keeps and found.features is None and self.extractor is not None and _has_images(path):
+            images = self._seen(NpzSet(path, source), self.extractor)  # ADM's reference batches hold both
+            found = replace(found, features=images.features, logits=images.logits)
+        return found
+
+    def _sampled(self, source: str, extractor: Extractor) -> Statistics:
+        pipeline = ImagePipeline(read_checkpoint(source), self.device)
+        arm = arm_of(pipeline, pipeline.with_sampler(), self.seed)
+        collector = Collector(extractor, self.keeps)
+        for draw in tqdm(arm.draw(self.num), source, disable=None):
+            collector.update(draw.images, draw.labels, draw.first)
+        sampler = {"checkpoint": source, "step": pipeline.checkpoint.step, **settings_of(arm.generator)}
+        self.made[source] = {"seed": self.seed, "sampler": sampler}
+        return collector.result(source, "samples", arm.key)
+
+
+def is_checkpoint(source: str) -> bool:
+    """Whether a name is one of the zoo, of a checkpoint or run directory, or a hub id."""
+    path = Path(source).expanduser()
+    is_local = path.is_dir() and ((path / INFO).is_file() or newest_in(path) is not None)
+    return source in zoo_names() or is_local or (is_hub_id(source) and ":" not in source)
+
+
+def _can(name: str, scored: Scored, is_asked: bool) -> bool:
+    """What ADM prints is left out, not refused, where a statistics file does not allow it."""
+    if is_asked:
+        return True
+    has_features = scored.samples.features is not None and scored.reference.features is not None
+    has_spatial = scored.samples.spatial is not None and scored.reference.spatial is not None
+    return {"sfid": has_spatial, "precision-recall": has_features}.get(name, scored.samples.logits is not None)
+
+
+def _floor(scored: Scored) -> list[Entry]:
+    """How far apart the halves of the reference are: no set of that many images is expected to be closer."""
+    floor, of = scored.reference.floor, f"halves of {scored.reference.name} (floor)"
+    if floor is None:
+        return []
+    name = scored.distance().name
+    return [scored.entry(name, floor[0], of=of, n_samples=floor[1], n_reference=floor[1], format=None)]

@@ -1,0 +1,162 @@
+"""Samples for evaluation: image i from seed i, in pieces that do not depend on processes, kept on disk if there is a
+folder, so that an interrupted run goes on from what was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgen import __version__
+from maskgen.checkpoint import MODEL
+from maskgen.data.captions import CaptionTable, embedded
+from maskgen.devices import my_share
+from maskgen.errors import UserError
+from maskgen.files import atomic
+from maskgen.generate import Generator
+from maskgen.predictions import NULL
+
+from .image_pipeline import Given, ImagePipeline
+from .perplexity import Evaluations
+from .pipeline import settings_of, slices
+
+SHARD = 100
+"""Images drawn, kept and scored together."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Some of the samples: `images` (B, C, H, W) uint8 of seeds `first`, ... and `labels` (B,) int64; what they cost.
+
+    `evaluations` counts rows that the network was asked about.
+    """
+
+    first: int
+    images: Tensor
+    labels: Tensor
+    seconds: float
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A checkpoint with one way of decoding, sampled from seeds `seed`, ...; `folder` keeps what was drawn.
+
+    `captions`: what images are asked for, in turn.
+    """
+
+    pipeline: ImagePipeline
+    generator: Generator
+    seed: int = 0
+    folder: Path | None = None
+    captions: CaptionTable | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """All that the images depend on."""
+        info = self.pipeline.checkpoint.info
+        tokenizer = self.pipeline.generator.tokenizer
+        return {
+            "maskgen": __version__,
+            "checkpoint": info["files"][MODEL]["sha256"],
+            "tokenizer": tokenizer.fingerprint(),
+            "captions": None if self.captions is None else self.captions.encoder,
+            "seed": self.seed,
+            **{key: str(value) for key, value in settings_of(self.generator).items()},
+        }
+
+    @property
+    def key(self) -> str:
+        """Of the settings: other weights or another sampler are another folder, so images never mix."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def draw(self, num: int) -> Iterator[Draw]:
+        """This process's part of the first `num` samples, in order.
+
+        Raises:
+            UserError: num below 1, or samples of other settings in the folder.
+        """
+        pieces = my_share(list(slices(num, SHARD)))
+        home = self._home() if self.folder is not None else None
+        for piece in pieces:
+            file = None if home is None else home / f"images-{piece.start:08d}-{piece.stop:08d}.npz"
+            kept = _read(file) if file is not None and file.is_file() else None
+            drawn = kept or self._draw(range(piece.start, piece.stop))
+            if file is not None and kept is None:
+                _write(file, drawn)
+            yield drawn
+
+    def _home(self) -> Path:
+        assert self.folder is not None
+        home, settings = self.folder / self.key, self.settings()
+        file = home / "settings.json"
+        if file.is_file() and json.loads(file.read_text("utf-8")) != settings:
+            raise UserError(f"{home} holds samples of other settings; choose another --output")
+        if not file.is_file():
+            with atomic(file) as out:
+                out.write(json.dumps(settings, indent=1).encode())
+        return home
+
+    def _draw(self, rows: range) -> Draw:
+        counted = Evaluations(self.generator.denoiser)
+        labels = self.pipeline.labels(None, rows.stop)
+        chosen = None if labels is None else labels[rows.start :]
+        began = time.perf_counter()
+        parts = self.pipeline.draw(
+            replace(self.generator, denoiser=counted),
+            len(rows),
+            chosen,
+            self.seed + rows.start,
+            len(rows),
+            given=Given(self._captions(rows)),
+        )
+        images = torch.cat([part[1] for part in parts])
+        seconds = time.perf_counter() - began
+        known = torch.full((len(rows),), NULL) if chosen is None else chosen
+        return Draw(rows.start, images, known, seconds, counted.n_rows)
+
+    def _captions(self, rows: range) -> CaptionTable | None:
+        """Those of some rows, the first of them first."""
+        if self.captions is None:
+            return None
+        index = torch.arange(rows.start, rows.stop) % len(self.captions)
+        return replace(self.captions, numbers=index if self.captions.numbers is None else self.captions.numbers[index])
+
+
+def arm_of(pipeline: ImagePipeline, generator: Generator, seed: int = 0, folder: Path | None = None) -> Arm:
+    """An arm that is asked for the captions of the test images where the checkpoint was trained with captions."""
+    recipe, captions = pipeline.checkpoint.recipe, None
+    if recipe.captions is not None:
+        data = recipe.build_data()
+        splits = [data.split("test"), data.split("train")]
+        table, (of_test, _) = embedded(splits, recipe.captions, device=generator.device)
+        captions = replace(table, numbers=of_test)
+    return Arm(pipeline, generator, seed, folder, captions)
+
+
+def _write(file: Path, draw: Draw) -> None:
+    arrays = {"images": draw.images.permute(0, 2, 3, 1).contiguous().numpy(), "labels": draw.labels.numpy()}
+    cost = {"seconds": np.array(draw.seconds), "evaluations": np.array(draw.evaluations)}
+    with atomic(file) as out:
+        np.savez(out, allow_pickle=False, **arrays, **cost)
+
+
+def _read(file: Path) -> Draw | None:
+    """What was kept, None if it is damaged: it is then drawn again."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            images = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2).contiguous()
+            labels = torch.from_numpy(stored["labels"])
+            seconds, evaluations = float(stored["seconds"]), int(stored["evaluations"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    return Draw(int(file.stem.split("-")[1]), images, labels, seconds, evaluations)

@@ -1,0 +1,73 @@
+"""Who judges images: a protocol by name, with its weights found or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from maskgen.checkpoint import MODEL, Checkpoint, CheckpointError, load_model, read_checkpoint
+from maskgen.errors import UserError
+from maskgen.eval import backbones, protocols
+from maskgen.eval.features import Extractor, Features, to_float
+
+DEFAULT = "fashion-classifier"
+CLASSIFIER_BATCH = 256
+
+
+def pick_extractor(name: str, weights: str | None, device: torch.device) -> Extractor:
+    """The extractor of a protocol: `clean-fid`, `adm`, ..., `timm:NAME`, `FILE.pt`, or a classifier's checkpoint.
+
+    Raises:
+        UserError: unknown, or its weights are not to be had; the message lists the protocols.
+    """
+    if name in protocols.PROTOCOLS:
+        return protocols.build(name, weights, device)
+    if backbones.is_backbone(name):
+        return backbones.build(name, weights, device)
+    try:
+        judge = read_checkpoint(name)
+    except CheckpointError as error:
+        known = ", ".join((*protocols.PROTOCOLS, *(f"{prefix}:NAME" for prefix in backbones.PREFIXES)))
+        raise UserError(f"--protocol {name}: choose from {known}, FILE.pt, or a classifier ({error})") from None
+    if weights is not None:
+        raise UserError(f"--weights: {name} is a checkpoint and has its own; leave it out")
+    return _classifier(judge, name, device)
+
+
+def _classifier(judge: Checkpoint, name: str, device: torch.device) -> Extractor:
+    if judge.recipe.task != "classifier":
+        raise UserError(f"--protocol {name} is a {judge.recipe.task}; it must be a classifier's checkpoint")
+    network = cast(Any, load_model(judge)[0]).to(device).eval()
+
+    def features(images: Tensor) -> Features:
+        pool = network.features(to_float(images.to(device)))
+        return Features(pool, network.head(pool))
+
+    label = Path(name).name
+    return Extractor(
+        label,
+        "none: images as they are",
+        judge.info["files"][MODEL]["sha256"],
+        features,
+        judge.image_shape[0],
+        judge.image_shape,
+        n_classes=len(judge.classes),
+        batch_size=CLASSIFIER_BATCH,
+    )
+
+
+def require_fit(extractor: Extractor, checkpoint: Checkpoint) -> None:
+    """Raises:
+    UserError: a classifier of images of another shape or of other classes than the checkpoint makes.
+    """
+    shape, n_classes = extractor.image_shape, extractor.n_classes
+    is_other = shape is not None and shape != checkpoint.image_shape
+    if is_other or (n_classes and checkpoint.classes and n_classes != len(checkpoint.classes)):
+        raise UserError(
+            f"--protocol {extractor.protocol}, a classifier, judges {shape} images of {n_classes} classes, the "
+            f"checkpoint makes {checkpoint.image_shape} of {len(checkpoint.classes)}: train a classifier recipe on the "
+            "same data"
+        )

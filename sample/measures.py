@@ -1,0 +1,177 @@
+"""Scores beside the Fréchet distance, from the features of samples and of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from maskgen import __version__
+from maskgen.errors import UserError
+from maskgen.eval.features import Extractor
+from maskgen.eval.fidelity import inception_score
+from maskgen.eval.frechet import frechet_distance
+from maskgen.eval.intervals import extrapolated_distance
+from maskgen.eval.kernel import kernel_distance, subset_kernel_distance
+from maskgen.eval.manifold import manifold
+from maskgen.eval.protocols import score_name
+from maskgen.eval.report import Entry
+from maskgen.eval.statistics import Statistics
+from maskgen.rng import Rng
+
+ADM_SPLIT, N_SPLITS, FEW = 5000, 10, 5000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Samples beside what they are compared with.
+
+    Attributes:
+        extractor: None where both are statistics files.
+        made: seed and sampler of the samples, for the report.
+    """
+
+    extractor: Extractor | None
+    samples: Statistics
+    reference: Statistics
+    of: str = "samples"
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> str:
+        return self.samples.identity["protocol"]
+
+    def entry(self, name: str, value: float, **more: Any) -> Entry:
+        """A number of the samples against the reference."""
+        packages = {} if self.extractor is None else dict(self.extractor.versions)
+        about: dict[str, Any] = {
+            **{key: self.samples.identity.get(key) for key in ("protocol", "resize", "weights")},
+            "format": self.samples.format or None,
+            "reference": self.reference.name,
+            "reference_digest": self.reference.digest or None,
+            "n_reference": self.reference.n,
+            "versions": {"maskgen": __version__, "torch": torch.__version__, **packages},
+            "n_samples": self.samples.n,
+            **self.made,
+        }
+        return Entry(name, more.pop("of", self.of), value, **{**about, **more})
+
+    def distance(self, samples: Statistics | None = None, **more: Any) -> Entry:
+        """The Fréchet distance, of the samples unless others are given."""
+        of = samples or self.samples
+        if of.identity != self.reference.identity:
+            raise UserError(
+                f"{of.name} and {self.reference.name} do not compare: {_why(of.identity, self.reference.identity)}"
+            )
+        if samples is not None:
+            more = {"n_samples": of.n, "format": of.format or None, **more}
+        return self.entry(score_name(self.protocol), frechet_distance(of.moments, self.reference.moments), **more)
+
+
+def _why(one: Any, other: Any) -> str:
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return "; ".join(f"{key} {str(one.get(key))[:40]} and {str(other.get(key))[:40]}" for key in keys)
+
+
+def measure(name: str, scored: Scored) -> list[Entry]:
+    """The entries of one of `MEASURES`.
+
+    Raises:
+        UserError: features were not kept, or there are too few images.
+    """
+    try:
+        return MEASURES[name](scored)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--metric {name}: {error}") from None
+
+
+def _kernel(scored: Scored) -> list[Entry]:
+    samples, real = _features(scored)
+    exact = kernel_distance(samples, real)
+    subsets = subset_kernel_distance(samples, real, Rng.stream("kid subsets"))
+    name = f"KID[{scored.protocol}]"
+    return [
+        scored.entry(name, exact.value, standard_error=exact.standard_error, facts={"estimator": "all pairs"}),
+        scored.entry(
+            f"{name} of 100 subsets of {min(1000, len(samples), len(real))}",
+            subsets.value,
+            standard_error=subsets.standard_error,
+            facts={"estimator": "mean over subsets; the error is of their mean"},
+        ),
+    ]
+
+
+def _inception(scored: Scored) -> list[Entry]:
+    logits = scored.samples.logits
+    if logits is None:
+        raise UserError(f"--metric inception-score: {scored.protocol} has no classes; take adm or torch-fidelity")
+    size = ADM_SPLIT if scored.protocol == "adm" else -(-len(logits) // N_SPLITS)
+    mean, spread = inception_score(logits, size)
+    n_splits = -(-len(logits) // size)
+    facts = {"splits": n_splits, "few images": len(logits) < FEW}
+    return [
+        scored.entry(
+            f"inception_score[{scored.protocol}]",
+            mean,
+            standard_error=spread / n_splits**0.5 if n_splits > 1 else None,
+            facts=facts,
+        )
+    ]
+
+
+def _manifold(scored: Scored) -> list[Entry]:
+    found = asdict(manifold(*_features(scored)))
+    k = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
+    return [scored.entry(f"{name}[{scored.protocol}, k={k[name]}]", value) for name, value in found.items()]
+
+
+def _infinity(scored: Scored) -> list[Entry]:
+    samples, _ = _features(scored)
+    found = extrapolated_distance(samples, scored.reference.moments, Rng.stream("extrapolation"))
+    facts = {"sizes": found.sizes, "distances": found.distances}
+    name = scored.distance().name
+    return [scored.entry(f"{name} at infinity", found.value, standard_error=found.standard_error, facts=facts)]
+
+
+def _spatial(scored: Scored) -> list[Entry]:
+    one, other = scored.samples.spatial, scored.reference.spatial
+    if one is None or other is None:
+        raise UserError("--metric sfid: only protocol adm has it, and both sets must (mu_s, sigma_s in a file)")
+    return [scored.entry(f"sFID[{scored.protocol}]", frechet_distance(one, other))]
+
+
+def _features(scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
+    samples, real = scored.samples.features, scored.reference.features
+    if samples is None or real is None:
+        lacking = scored.samples.name if samples is None else scored.reference.name
+        raise UserError(f"{lacking} is statistics alone; this metric needs the images")
+    return samples, real
+
+
+MEASURES: dict[str, Callable[[Scored], list[Entry]]] = {
+    "kid": _kernel,
+    "inception-score": _inception,
+    "precision-recall": _manifold,
+    "fid-infinity": _infinity,
+    "sfid": _spatial,
+}
+"""Metrics that need no more than the features of both sets."""
+
+
+def notes(scored: Scored, entries: Sequence[Entry] = ()) -> tuple[str, ...]:
+    """What a reader of the scores should know."""
+    found = list(scored.extractor.notes) if scored.extractor is not None else []
+    width = len(scored.samples.moments.mean)
+    few = [one for one in (scored.samples, scored.reference) if one.n is not None and one.n <= width]
+    found += [f"{one.name}: {one.n} images for {width} features; the distance is mostly bias" for one in few]
+    if any(entry.facts.get("few images") for entry in entries):
+        found.append(f"an Inception score of fewer than {FEW} images is too low")
+    if scored.samples.format and scored.reference.format and scored.samples.format != scored.reference.format:
+        lossy = [f for f in (scored.samples.format, scored.reference.format) if "jpeg" in f or "webp" in f]
+        if lossy:
+            found.append(f"formats differ ({scored.samples.format}, {scored.reference.format}); JPEG alters scores")
+    return tuple(found)

@@ -1,0 +1,67 @@
+"""Whether samples are copies of training images: numbers, and a picture of the closest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maskgen.data.image_sets import SplitSet
+from maskgen.data.images import ImageSource
+from maskgen.errors import UserError
+from maskgen.eval.features import to_channels
+from maskgen.eval.manifold import Memorisation, memorisation
+from maskgen.eval.report import Entry
+from maskgen.eval.statistics import cached
+from maskgen.files import atomic
+
+from .draws import Arm
+from .measures import Scored
+from .pictures import grid
+from .progress import progress_bar
+
+SHOWN = 10
+PICTURE = "neighbours.png"
+
+
+def memorised(scored: Scored, data: ImageSource, arm: Arm, num: int) -> list[Entry]:
+    """Entries of the samples and, as what to read them against, of test images; the picture goes beside the report.
+
+    Raises:
+        UserError: features of the samples were not kept.
+    """
+    extractor, samples = scored.extractor, scored.samples.features
+    if extractor is None or samples is None:
+        raise UserError("--metric memorisation needs the samples' images")
+    train_images, test_images = (SplitSet(data.split(name), f"{data.name} {name} images") for name in ("train", "test"))
+    train, test = (
+        cached(images, extractor, keeps=True, progress=progress_bar(images.name)).features
+        for images in (train_images, test_images)
+    )
+    assert train is not None
+    assert test is not None
+    found, honest = memorisation(samples, train), memorisation(test, train)
+    if arm.folder is not None:
+        rows = found.closest(SHOWN)
+        drawn = [draw.images for draw in arm.draw(num)]
+        pairs = _pairs(
+            torch.cat(drawn)[rows], [train_images.read(range(row, row + 1))[0] for row in found.nearest[rows].tolist()]
+        )
+        with atomic(arm.folder.parent / PICTURE) as file:
+            grid(pairs, len(rows)).save(file, "PNG")
+    return [*_entries(scored, found, "samples"), *_entries(scored, honest, test_images.name)]
+
+
+def _entries(scored: Scored, found: Memorisation, of: str) -> list[Entry]:
+    n = len(found.nearest)
+    values = {"copied": found.copied, "authentic": found.authentic}
+    facts = {"closest": found.closest(SHOWN).tolist(), "nearest": found.nearest[found.closest(SHOWN)].tolist()}
+    made = scored.made if of == "samples" else {}
+    return [Entry(f"{name}[{scored.protocol}]", of, value, n, facts=facts, **made) for name, value in values.items()]
+
+
+def _pairs(samples: Tensor, neighbours: Sequence[Tensor]) -> Tensor:
+    """Samples in a first row, the training image nearest to each below it."""
+    channels = max(samples.shape[1], neighbours[0].shape[0])
+    return torch.cat([to_channels(samples, channels), to_channels(torch.stack(list(neighbours)), channels)])
