@@ -114,6 +114,7 @@ def bench() -> None:
 
 
 @bench.command()
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Processor minutes an arm and seed.")
 @click.option("--seeds", type=click.IntRange(1), help="Runs an arm.")
 @click.option("--arms", metavar="a,b", help="Only these; a group of the file stands for its arms.")
@@ -122,7 +123,10 @@ def bench() -> None:
 @click.option("--jobs", type=click.IntRange(1), help="Trainings side by side, one core each; alone one has all cores.")
 @click.option("--file", metavar="YAML", help="Arms of your own; default the shipped bench/budget.")
 def budget(**options: Any) -> None:
-    """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped."""
+    """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped.
+
+    Keys are overridden in the recipes of all arms: tokenizer.size=4.
+    """
     click.echo(program("train.bench").run(**options))
 
 

@@ -104,7 +104,7 @@ def statistics(images: str, output: str, protocol: str | None, weights: str | No
 @click.option("--samplers", metavar="a,b", callback=listed(str), help="Presets; default: the recipe's.")
 @click.option("--steps", metavar="4,8,16", callback=listed(int), help="Default: the recipe's.")
 @click.option("--guidance", metavar="1,2,3", callback=listed(float), help="Default: the recipe's.")
-@click.option("--num", type=click.IntRange(2), default=10_000, show_default=True, help="Samples of each.")
+@click.option("--num", "--images", "num", type=click.IntRange(2), default=10_000, show_default=True, help="Of each.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--metric",
@@ -120,7 +120,8 @@ def statistics(images: str, output: str, protocol: str | None, weights: str | No
 def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
     """Score CHECKPOINTs over samplers, steps and guidance; an interrupted run goes on when called again.
 
-    Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments.
+    Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments; say --images there, as
+    torchrun takes --num for its --numa-binding.
     """
     table = program("sample.bench").run(checkpoints, **options)
     if table:  # of several processes one speaks

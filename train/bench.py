@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +87,9 @@ def run(
     output: str = "runs/bench-budget",
     jobs: int | None = None,
     file: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> str:
-    """Run what is missing of an experiment; its table.
+    """Run what is missing of an experiment; its table. `overrides` are for the recipes of all arms.
 
     Raises:
         UserError: a file, arm or output that cannot be used.
@@ -97,9 +98,9 @@ def run(
     names, directory = experiment.chosen(arms), Path(output).expanduser()
     require_writable(directory, output)
     scoring = experiment.evaluate.model_copy(update={} if num is None else {"num": num})
-    budget = 60 * (minutes or experiment.minutes)
+    budget, common = 60 * (minutes or experiment.minutes), (*experiment.overrides, *overrides)
     pieces = [
-        Piece(name, experiment.arms[name], seed, experiment.overrides, scoring, budget, directory)
+        Piece(name, experiment.arms[name], seed, common, scoring, budget, directory)
         for seed in range(seeds or experiment.seeds)
         for name in names
     ]

@@ -182,7 +182,7 @@ def test_two_processes_give_the_numbers_of_one(digits_run: Path, digits_judge: P
     launches = {"one": ["-m"], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]}
     metrics = [word for name in ("kid", "precision-recall", "fid-infinity") for word in ("--metric", name)]
     for name, launch in launches.items():
-        options = ("--steps", "2", "--num", "230", "--protocol", digits_judge, "--device", "cpu", *metrics)
+        options = ("--steps", "2", "--images", "230", "--protocol", digits_judge, "--device", "cpu", *metrics)
         process = started(launch, digits_run, *options, "--output", tmp_path / name, cache=tmp_path / f"cache-{name}")
         out, error = process.communicate(timeout=500)
         assert process.returncode == 0, error[-3000:]

@@ -108,8 +108,9 @@ def test_sigterm_to_torchrun_ends_both_with_one_checkpoint(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep_ratio", [0.7, 1.0])
-def test_processes_wait_for_no_parameter_of_mdt(tmp_path: Path, keep_ratio: float) -> None:
-    model = "model={type: dit, width: 16, depth: 4, heads: 2, masking: {type: mdt, depth: 2}}"
+@pytest.mark.parametrize("masking", ["mdt, depth: 2", "deferred, depth: 1", "maskdit, depth: 1, width: 8, heads: 2"])
+def test_processes_wait_for_no_parameter_of_a_masked_network(tmp_path: Path, masking: str, keep_ratio: float) -> None:
+    model = f"model={{type: dit, width: 16, depth: 4, heads: 2, masking: {{type: {masking}}}}}"
     ratio = f"train.keep_ratio={keep_ratio}"
     torchrun(
         tmp_path / "run", "image/fashion-dit", "data=digits", "tokenizer.size=2", model, "train.optimizer=adamw", ratio
