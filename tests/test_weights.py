@@ -51,7 +51,7 @@ def test_the_weight_of_steps_is_the_chance_to_be_revealed_in_one_of_them() -> No
 
 @every_schedule
 def test_many_steps_are_continuous_time(schedule: Schedule) -> None:
-    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    t = torch.linspace(0.1003, 0.9003, 5, dtype=torch.float64)  # `betas` has a slope on either side of each step
     assert torch.allclose(elbo_of_steps(schedule, t, 1_000_000), schedule.elbo_weight(t), rtol=1e-4)
 
 
