@@ -71,21 +71,23 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     colours = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(row["arm"] for row in rows))}
-    for row in rows:
-        fewest = min((score["num"] for score in row["scores"]), default=0)
-        points = sorted((one["cpu_seconds"] / 60, one["value"]) for one in row["scores"] if one["num"] == fewest)
+    for row in sorted(rows, key=lambda row: min((score["value"] for score in row["scores"]), default=0)):
+        colour, most = colours[row["arm"]], max((score["num"] for score in row["scores"]), default=0)
+        points = sorted((one["cpu_seconds"] / 60, one["value"], one["num"]) for one in row["scores"])
         label = row["label"] if row["seed"] == 0 else None
-        axes.plot(*zip(*points, strict=True), "o-", color=colours[row["arm"]], label=label) if points else None
-        last = [one for one in row["scores"] if one["num"] != fewest]
-        axes.plot(
-            [one["cpu_seconds"] / 60 for one in last], [one["value"] for one in last], "*", color=colours[row["arm"]]
-        )
-    axes.set(xlabel="processor minutes of training", ylabel="distance (stars: more samples)", yscale="log")
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "-", color=colour, label=label, linewidth=1)
+        for x, y, num in points:
+            axes.plot(x, y, "*" if num == most else ".", color=colour, markersize=9)
+    axes.set(xlabel="processor minutes of training", ylabel="distance (stars: with more samples, and annealed)")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3, which="both")
     if any(row["scores"] for row in rows):
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="best first")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         FigureCanvasAgg(figure).print_png(file)
