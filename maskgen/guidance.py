@@ -23,7 +23,8 @@ class Guidance:
         ramp: how it grows with progress 1 - t: `constant`; `linear`, 1 + (scale - 1)(1 - t); `power_cosine`,
             1 + (scale - 1)(1 - cos(pi (1 - t)^power)) / 2 (MDT, section 4).
         power: of `power_cosine`.
-        interval: (low, high) in t; outside guidance is off and costs no second pass (arXiv 2404.07724).
+        interval: (low, high) in t, for `log_normal` the share of training noise below; outside guidance is off and
+            costs no second pass (arXiv 2404.07724).
     """
 
     scale: float = 1.0

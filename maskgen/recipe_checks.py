@@ -12,6 +12,7 @@ from maskgen.objectives import OBJECTIVES
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+from maskgen.weights import Edm
 
 if TYPE_CHECKING:
     from maskgen.recipe import Recipe
@@ -42,6 +43,10 @@ def check_together(recipe: Recipe) -> None:
         return
     has_null = _has_null_label(recipe)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
+    if scale != 1 and not dropout and has_null and is_generator:
+        raise RecipeError(
+            f"guidance.scale: {scale} needs a null that was trained; set objective.label_dropout above 0, or use 1"
+        )
     if not has_null and (dropout or scale != 1):
         raise RecipeError(
             "model.has_null_label: false leaves nothing to drop a label for: objective.label_dropout must be 0 and "
@@ -133,8 +138,23 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
             "process.target: eps says nothing of x_0 where all is noise, which maskdit's reconstruction needs; use "
             "edm, v, flow or x_0, or objective.reconstruction_weight 0"
         )
-    if arguments.get("has_variance") and not process.steps:
-        raise RecipeError("model.has_variance: true needs discrete times; set process.steps, or leave it out")
+    if arguments.get("has_variance") and (not process.steps or process.scale != "preserving"):
+        raise RecipeError(
+            "model.has_variance: true needs discrete times and process.scale preserving; set process.steps, or leave "
+            "it out"
+        )
+    given = OBJECTIVES.check(recipe.objective)[1]
+    if given.get("keep_spread") and kept == 1:
+        raise RecipeError(
+            f"objective.keep_spread: {given['keep_spread']} of train.keep_ratio 1; drop tokens, or leave it out"
+        )
+    if "reconstruction_weight" in given and not masking.reconstructs:
+        raise RecipeError("objective.reconstruction_weight: only model.masking maskdit reconstructs; leave it out")
+    if isinstance(given.get("weight"), Edm) and given["weight"].sigma_data != process.sigma_data:
+        raise RecipeError(
+            f"objective.weight: edm has sigma_data {given['weight'].sigma_data}, the process {process.sigma_data}; "
+            "give both the same"
+        )
 
 
 def check_phases(recipe: Recipe) -> None:
@@ -154,5 +174,8 @@ def check_phases(recipe: Recipe) -> None:
     if recipe.tokenizer_source is not None:
         raise RecipeError(f"{key}: tokenizer {recipe.tokenizer_source} is for images of one size; leave it out")
     model = MODELS.check(recipe.model or "")[0]
+    arguments = MODELS.check(recipe.model or "")[1]
+    if getattr(arguments.get("masking"), "fixed_grid", False) or arguments.get("positions") == "learned":
+        raise RecipeError(f"{key}: masking mdt and learned positions are for one grid of tokens; leave it out")
     if not hasattr(MODELS.get(model), "set_grid"):
         raise RecipeError(f"{key}: model {model} is for one grid of tokens; leave it out")

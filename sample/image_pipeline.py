@@ -62,6 +62,11 @@ class ImagePipeline(Pipeline):
         return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
 
     def _check_guidance(self) -> None:
+        recipe = self.checkpoint.recipe
+        if not self.classes and recipe.captions is None:
+            raise UserError("guidance needs something to be guided by: this checkpoint is unconditional; use 1")
+        if getattr(recipe.build_objective(self.generator.tokenizer.vocab_size), "label_dropout", 1) == 0:
+            raise UserError("guidance needs a checkpoint trained with objective.label_dropout above 0; use 1")
         if self.classes and not getattr(self.model, "has_null_label", True):
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")
 

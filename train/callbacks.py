@@ -82,7 +82,7 @@ def describe(values: Mapping[str, float], baseline: float | None) -> str:
             f"loss {values['loss']:.4f}, cross-entropy {values['cross_entropy']:.3f} (knowing nothing: ln V = "
             f"{baseline:.3f}), accuracy {values['accuracy']:.1%}{by_share}"
         )
-    if "squared_error" in values:
+    if "squared_error" in values and "penalty" in values:  # of pixels, not of a target
         return f"PSNR {-10 * math.log10(max(values['squared_error'], 1e-12)):.2f} dB, loss {values['loss']:.5f}"
     return ", ".join(f"{key} {value:.4g}" for key, value in values.items())
 

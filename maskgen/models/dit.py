@@ -31,7 +31,8 @@ class DiT(nn.Module):
         masking: `none`, `naive`, `deferred`, `maskdit` or `mdt`.
         has_variance: the reverse step's variance is answered too (learned range, arXiv 2102.09672).
         positions: `sincos`, fixed, or `learned` from there.
-        attention: `auto`, `sdpa` or `xformers`.
+        qk_norm: RMS-normalised queries and keys, against divergence in half precision.
+        attention: `auto`, `sdpa` or `xformers`; a masking with a position bias always runs on SDPA.
     """
 
     objectives = ("denoising",)
@@ -50,6 +51,7 @@ class DiT(nn.Module):
         masking: Switch = NoMasking(),
         has_variance: bool = False,
         positions: Literal["sincos", "learned"] = "sincos",
+        qk_norm: bool = False,
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class DiT(nn.Module):
         self.time = TimeEmbedding(width, scale=1.0)
         self.labels = LabelEmbedding(n_classes, width) if n_classes else None
         n_out = token_width * (1 + has_variance)
-        self.trunk = masking.trunk(Sizes(width, depth, heads, mlp_ratio, attention, grid, n_out))
+        self.trunk = masking.trunk(Sizes(width, depth, heads, mlp_ratio, attention, grid, n_out, qk_norm))
         if positions == "learned":
             self.positions = nn.Parameter(sincos_2d(grid, width))
         else:

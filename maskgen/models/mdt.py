@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.blocks import AdaBlock, AdaHead
+from maskgen.layers.blocks import AdaHead
 from maskgen.layers.embeddings import sincos_2d
 from maskgen.layers.relative import RelativeBias, relative_index
 from maskgen.models.trunks import SWITCHES, Sizes, Switch, Trunk
@@ -24,7 +24,7 @@ class MDTBlock(nn.Module):
         self.has_skip = has_skip
         self.join = nn.Linear(2 * sizes.width, sizes.width) if has_skip else None
         self.bias = RelativeBias(sizes.grid, sizes.heads)
-        self.block = AdaBlock(sizes.width, sizes.heads, sizes.mlp_ratio, sizes.backend)
+        self.block = sizes.block(sizes.width, sizes.heads)
 
     def forward(self, x: Tensor, hidden: Tensor, index: Tensor, skip: Tensor | None = None) -> Tensor:
         """x, skip (B, n, D), hidden (B, D), index (B or 1, n, n) of the tokens' pairs -> (B, n, D)."""

@@ -27,11 +27,16 @@ class Sizes:
     backend: AttentionBackend
     grid: tuple[int, int]
     n_out: int
+    qk_norm: bool = False
 
     def blocks(self, depth: int | None = None) -> nn.ModuleList:
         """Blocks of the backbone's size."""
         n = self.depth if depth is None else depth
-        return nn.ModuleList(AdaBlock(self.width, self.heads, self.mlp_ratio, self.backend) for _ in range(n))
+        return nn.ModuleList(self.block(self.width, self.heads) for _ in range(n))
+
+    def block(self, width: int, heads: int) -> AdaBlock:
+        """One of another width, under the backbone's condition."""
+        return AdaBlock(width, heads, self.mlp_ratio, self.backend, self.width, self.qk_norm)
 
 
 class Trunk(nn.Module, ABC):
@@ -119,9 +124,7 @@ class DeferredTrunk(Trunk):
     def __init__(self, sizes: Sizes, depth: int, width: int, heads: int) -> None:
         super().__init__()
         self.mixer_in, self.mixer_out = _bridge(sizes.width, width), _bridge(width, sizes.width)
-        self.mixer_blocks = nn.ModuleList(
-            AdaBlock(width, heads, sizes.mlp_ratio, sizes.backend, sizes.width) for _ in range(depth)
-        )
+        self.mixer_blocks = nn.ModuleList(sizes.block(width, heads) for _ in range(depth))
         self.backbone = PlainTrunk(sizes)
 
     def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
@@ -178,9 +181,7 @@ class MaskDiTTrunk(Trunk):
         self.bridge = AdaHead(sizes.width, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.register_buffer("decoder_positions", sincos_2d(sizes.grid, width), persistent=False)
-        self.decoder_blocks = nn.ModuleList(
-            AdaBlock(width, heads, sizes.mlp_ratio, sizes.backend, sizes.width) for _ in range(depth)
-        )
+        self.decoder_blocks = nn.ModuleList(sizes.block(width, heads) for _ in range(depth))
         self.head = AdaHead(width, sizes.n_out, sizes.width)
 
     def set_grid(self, grid: tuple[int, int]) -> None:

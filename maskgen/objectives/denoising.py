@@ -65,6 +65,10 @@ class Denoising:
         self.process, self.weight = process, weight
         self.label_dropout, self.keep_spread = label_dropout, keep_spread
         self.reconstruction_weight = reconstruction_weight
+        # Where no signal is left at t = 1, x_0 cannot be said from eps there.
+        self._last = (
+            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
+        )
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss.
@@ -74,9 +78,12 @@ class Denoising:
         """
         x_0 = batch.x_0
         t = self._times(len(x_0), rng, x_0.device)
+        is_two_pass = keep_ratio < 1 and network_of(model).masking.is_two_pass
         subset = self._subset(x_0, keep_ratio, rng) if keep_ratio < 1 else None
+        if subset is not None and subset.keep.shape[1] == x_0.shape[1] and not is_two_pass:
+            subset = None  # so few were to be dropped that none is
         value, logs = self._pass(model, batch, t, rng, subset)
-        if subset is not None and network_of(model).masking.is_two_pass:
+        if is_two_pass:
             full, logs = self._pass(model, batch, t, rng, None)
             value = value + full
         return Loss(value, {"loss": mean_of(value)} | logs)
@@ -84,11 +91,11 @@ class Denoising:
     def _times(self, n: int, rng: Rng, device: torch.device) -> Tensor:
         t = draw_times(n, rng, device)
         steps = self.process.steps
-        return (t * steps).ceil() / steps if steps else t.clamp(1e-5, 1 - 1e-7)
+        return ((t * steps).ceil() / steps).clamp(max=self._last) if steps else t.clamp(1e-5, 1 - 1e-7)
 
     def _subset(self, x_0: Tensor, keep_ratio: float, rng: Rng) -> TokenSubset:
         if self.keep_spread:
-            keep_ratio = max(keep_ratio - self.keep_spread * float(rng.whole.uniform((1,))), 1e-6)
+            keep_ratio = max(keep_ratio - self.keep_spread * float(rng.whole.fork("keep").uniform((1,))), 1e-6)
         return TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
 
     def _pass(

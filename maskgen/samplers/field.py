@@ -9,12 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskgen.errors import UserError
 from maskgen.predictions import DenoiseField
 from maskgen.processes import Gaussian
 from maskgen.rng import Rng
 from maskgen.samplers.solvers import SOLVERS, Coordinates, SolverName
 
 Spacing = Literal["auto", "trailing", "leading", "linspace", "karras"]
+_ENDS = (1e-30, 1 - 1e-15)
+"""Times that float64 can tell from 0 and 1."""
+
 OnFieldStep = Callable[[int, int, Tensor], None]
 """Called after each evaluation with (evaluations done, in all, the x_0 it gave (B, L, D))."""
 
@@ -117,7 +121,11 @@ class FieldSampler:
         return x * ((a.square() + b.square()).sqrt() / at.norm).to(x), t.expand(len(x))
 
     def knots(self, process: Gaussian) -> tuple[Tensor, Tensor]:
-        """Times (N,) and signal powers alpha (N,), most noise first, float64."""
+        """Times (N,) and signal powers alpha (N,), most noise first, float64.
+
+        Raises:
+            UserError: more steps than a spacing of discrete times has.
+        """
         n, spacing = torch.arange(self.steps, dtype=torch.float64), self.spacing
         if spacing == "auto":
             is_in_sigma = self._solver_for(process) in ("heun", "euler") or process.target == "edm"
@@ -125,7 +133,9 @@ class FieldSampler:
         if spacing == "karras":
             return self._karras(process, n)
         n_train, (low, high) = process.steps or 1000, self._range(process)
-        if spacing == "trailing":
+        if spacing != "trailing" and self.steps > n_train:
+            raise UserError(f"spacing {spacing} has {n_train} times, got steps {self.steps}; take fewer, or trailing")
+        if spacing == "trailing" or self.steps == 1:
             t = high * (1 - n / self.steps)
         elif spacing == "leading":
             t = (n.flip(0) * (n_train // self.steps) + 1) / n_train
@@ -142,17 +152,19 @@ class FieldSampler:
         ends = high ** (1 / self.rho), low ** (1 / self.rho)
         sigma = (ends[0] + n / max(self.steps - 1, 1) * (ends[1] - ends[0])) ** self.rho
         alpha = 1 / (1 + sigma.square())
-        return process.schedule.inverse(alpha), alpha
+        return process.schedule.inverse(alpha).clamp(*_ENDS), alpha
 
     def _range(self, process: Gaussian) -> tuple[float, float]:
         """The first and the last time the network can be asked about by this solver."""
         low = 1 / process.steps if process.steps else 1e-5
         ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
-        least, most = process.schedule.inverse(1 / (1 + ends.square())).tolist()
+        # Of a narrow sigma law the ends can be further out than float64 tells from 0 and 1.
+        least, most = process.schedule.inverse(1 / (1 + ends.square())).clamp(*_ENDS).tolist()
         if process.target == "edm":
             return least, most
-        needs_signal = self._solver_for(process) in ("dpm", "heun", "euler") or process.target == "eps"
-        return low, min(most, 1.0) if needs_signal and float(process.snr(torch.ones(1))) == 0 else 1.0
+        is_in_sigma = self._solver_for(process) in ("dpm", "heun", "euler") or process.scale == "exploding"
+        needs_signal = is_in_sigma or process.target == "eps"
+        return low, most if needs_signal and float(process.snr(torch.ones(1))) == 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,9 @@ class Betas(Schedule):
 def log_products(law: BetaLaw, steps: int) -> Tensor:
     """(steps + 1,) float64: log of the product of the first 0, 1, ... steps factors 1 - beta."""
     if law == "linear":
-        betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
+        betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64, device="cpu")
     else:
-        angles = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2
+        angles = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps + 0.008) / 1.008 * math.pi / 2
         left = angles.cos().square()
         betas = (1 - left[1:] / left[:-1]).clamp(max=0.999)
     return torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])

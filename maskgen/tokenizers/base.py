@@ -58,7 +58,7 @@ class ImageTokenizer(nn.Module):
 
         Images (B, C, H, W) in [0, 1], wanted (B, 1, H, W) bool; a token is wanted if any of its pixels is.
         """
-        tokens = self.encode(images)
+        tokens = self.encode(images.masked_fill(wanted, 0.5))  # what is wanted must not be read off its neighbours
         is_wanted = F.adaptive_max_pool2d(wanted.float(), self.grid).flatten(1).bool()  # (B, L)
         if self.is_continuous:
             return tokens.masked_fill(is_wanted[..., None], torch.nan)

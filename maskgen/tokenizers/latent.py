@@ -15,6 +15,9 @@ from maskgen.rng import Rng
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
 from maskgen.tokenizers.patches import patchify, unpatchify
 
+SLICE = 16
+"""Images an autoencoder sees at once: its activations are hundreds of times the size of its latents."""
+
 PixelRange = Literal["zero_one", "minus_one_one"]
 
 
@@ -135,6 +138,8 @@ class KLTokenizer(_DiffusersTokenizer):
 
     def moments(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, L, 2 D): mean and standard deviation of each number, scaled."""
+        if len(images) > SLICE:
+            return torch.cat([self.moments(part) for part in images.split(SLICE)])
         posterior = self.net.encode(self._to_net(images)).latent_dist
         both = torch.cat([(posterior.mean - self.shift) * self.scale, posterior.std * self.scale])
         return torch.cat(patchify(both, self.patch).chunk(2), -1)
@@ -143,6 +148,8 @@ class KLTokenizer(_DiffusersTokenizer):
         return self.moments(images)[..., : self.token_width]
 
     def decode(self, tokens: Tensor) -> Tensor:
+        if len(tokens) > SLICE:
+            return torch.cat([self.decode(part) for part in tokens.split(SLICE)])
         latents = unpatchify(tokens, self.grid, self.patch) / self.scale + self.shift
         with torch.no_grad():
             return self._from_net(self.net.decode(latents).sample)

@@ -181,6 +181,33 @@ def test_maskdit_learns_what_its_noisy_patches_look_like() -> None:
     assert float(logs["reconstruction"][0]) == pytest.approx(0, abs=1e-4)
 
 
+@every_dropping_switch
+@pytest.mark.parametrize("keep_ratio", [0.99, 0.97])
+def test_a_ratio_that_rounds_to_all_tokens_is_the_plain_loss(masking: dict[str, Any], keep_ratio: float) -> None:
+    built, objective = network(masking).eval(), Denoising(EDM, label_dropout=0)
+    loss = objective(built, batch, Rng.stream(5), keep_ratio=keep_ratio).value
+    assert loss.isfinite()
+    field = Denoising(EDM, label_dropout=0)(network(SMALL["naive"]).eval(), batch, Rng.stream(5), keep_ratio=keep_ratio)
+    assert "reconstruction" not in field.logs
+
+
+@every_switch
+@pytest.mark.parametrize("target", ["v", "flow", "x_0"])
+def test_discrete_times_of_a_schedule_that_ends_in_noise_alone_have_finite_losses(
+    masking: dict[str, Any], target: Any
+) -> None:
+    process = Gaussian(Rectified(), target, "straight", steps=4)  # a quarter of the rows is at t = 1
+    keep_ratio = 1.0 if masking["type"] == "none" else 0.5
+    for seed in range(4):
+        loss = Denoising(process)(network(masking), batch, Rng.stream(seed), keep_ratio=keep_ratio)
+        assert loss.value.isfinite()
+
+
+def test_eps_of_a_schedule_that_ends_in_noise_alone_is_finite_too() -> None:
+    process = Gaussian(Rectified(), "eps", "straight", steps=4)
+    assert Denoising(process)(network(SMALL["none"]), batch, Rng.stream(0)).value.isfinite()
+
+
 def test_a_spread_of_keep_ratios_is_drawn_below_the_one_asked_for() -> None:
     kept = []
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.errors import UserError
 from maskgen.predictions import DenoiseField, Field
 from maskgen.processes import Gaussian
 from maskgen.rng import Rng
@@ -121,6 +122,29 @@ def test_with_many_steps_every_solver_finds_the_data_of_every_process(solver: So
     found = FieldSampler(solver, 200)(ideal(process, 0.5, 0.3), noise, Rng.stream(0), process=process)
     assert float(found.mean()) == pytest.approx(0.3, abs=0.05)
     assert float(found.std()) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "schedule", [LogNormal(), LogNormal(-1.2, 0.5), Rectified(), Betas(), CosineSquared()], ids=repr
+)
+@pytest.mark.parametrize("scale", ["preserving", "exploding", "straight"])
+@pytest.mark.parametrize("target", ["eps", "x_0", "v", "flow", "edm"])
+@every_solver
+def test_every_target_scale_and_schedule_is_sampled_finitely(
+    solver: SolverName, target: Any, scale: Any, schedule: Any
+) -> None:
+    process = Gaussian(schedule, target, scale)
+    for spacing in ("auto", "trailing", "karras"):
+        found = FieldSampler(solver, 3, spacing)(ideal(process), one.float(), Rng.stream(0), process=process)  # type: ignore[arg-type]
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_discrete_spacings_begin_in_noise_in_one_step_and_refuse_more_than_there_are(spacing: Any) -> None:
+    t, _ = FieldSampler("ddim", 1, spacing).knots(DDPM)
+    assert t.tolist() == [1.0]
+    with pytest.raises(UserError, match="has 1000 times, got steps 1500"):
+        FieldSampler("ddim", 1500, spacing).knots(DDPM)
 
 
 @every_solver

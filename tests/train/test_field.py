@@ -120,6 +120,19 @@ def test_a_sample_of_a_field_depends_on_its_own_seed_and_class_only(tmp_path: Pa
         ({"model": {"type": "dit", "has_variance": True}}, "needs discrete times"),
         (
             {
+                "process": {"type": "gaussian", "target": "edm", "scale": "exploding", "schedule": "log_normal"},
+                "objective": {"type": "denoising", "weight": {"type": "edm", "sigma_data": 0.9}},
+            },
+            "edm has sigma_data 0.9, the process 0.5",
+        ),
+        ({"objective": {"type": "denoising", "keep_spread": 0.2}}, "objective.keep_spread: 0.2 of train.keep_ratio 1"),
+        ({"objective": {"type": "denoising", "reconstruction_weight": 0.2}}, "only model.masking maskdit reconstructs"),
+        (
+            {"objective": {"type": "denoising", "label_dropout": 0}, "guidance": {"scale": 2}},
+            "guidance.scale: 2.0 needs a null that was trained",
+        ),
+        (
+            {
                 "process": {"type": "gaussian", "target": "eps"},
                 "model": {"type": "dit", "masking": "maskdit"},
             },
