@@ -263,8 +263,8 @@ _ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits")
 
 
 def _moments(mean: Tensor, cov: Tensor, n: int | None) -> Moments:
-    """From a covariance; where n is unknown, two images stand for any number, as only the covariance is used."""
-    return Moments.from_state(n or 2, mean.double(), cov.double() * ((n or 2) - 1))
+    mean, cov = mean.double(), cov.double()
+    return Moments.from_covariance(mean, cov) if n is None else Moments.from_state(n, mean, cov * (n - 1))
 
 
 def members(path: Path) -> set[str]:
