@@ -11,7 +11,7 @@ import torch
 from maskgen import __version__
 from maskgen.errors import UserError
 from maskgen.eval.features import Extractor
-from maskgen.eval.fidelity import inception_score
+from maskgen.eval.fidelity import N_SPLITS, inception_score, shuffled_inception_score
 from maskgen.eval.frechet import frechet_distance
 from maskgen.eval.intervals import extrapolated_distance
 from maskgen.eval.kernel import kernel_distance, subset_kernel_distance
@@ -21,7 +21,7 @@ from maskgen.eval.report import Entry
 from maskgen.eval.statistics import Statistics
 from maskgen.rng import Rng
 
-ADM_SPLIT, N_SPLITS, FEW = 5000, 10, 5000
+ADM_SPLIT, FEW = 5000, 5000
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def _kernel(scored: Scored) -> list[Entry]:
         scored.entry(
             f"{name} of 100 subsets of {min(1000, len(samples), len(real))}",
             subsets.value,
-            standard_error=subsets.standard_error,
-            facts={"estimator": "mean over subsets; the error is of their mean"},
+            facts={"estimator": "mean over subsets", "std over subsets": subsets.deviation},
         ),
     ]
 
@@ -109,10 +108,13 @@ def _inception(scored: Scored) -> list[Entry]:
     logits = scored.samples.logits
     if logits is None:
         raise UserError(f"--metric inception-score: {scored.protocol} has no classes; take adm or torch-fidelity")
-    size = ADM_SPLIT if scored.protocol == "adm" else -(-len(logits) // N_SPLITS)
-    mean, spread = inception_score(logits, size)
-    n_splits = -(-len(logits) // size)
-    facts = {"splits": n_splits, "few images": len(logits) < FEW}
+    if scored.protocol == "adm":  # as its evaluator does: in the order of the images
+        n_splits, order = -(-len(logits) // ADM_SPLIT), "as they are"
+        mean, spread = inception_score(logits, ADM_SPLIT)
+    else:
+        n_splits, order = N_SPLITS, "shuffled as torch-fidelity does"
+        mean, spread = shuffled_inception_score(logits)
+    facts = {"splits": n_splits, "order": order, "few images": len(logits) < FEW}
     return [
         scored.entry(
             f"inception_score[{scored.protocol}]",
