@@ -86,8 +86,8 @@ def inception_score(logits: Tensor, split_size: int) -> tuple[float, float]:
 def shuffled_inception_score(logits: Tensor, n_splits: int = N_SPLITS) -> tuple[float, float]:
     """As `inception_score`, over `n_splits` parts of (N, K) logits after the permutation that torch-fidelity takes.
 
-    The rows are shuffled by NumPy's Mersenne Twister from seed 2020 and cut at i N // n_splits, so the number is
-    torch-fidelity's own whatever the order of the images' names was meant to be.
+    The rows are shuffled by NumPy's Mersenne Twister from seed 2020 and cut at i N // n_splits, so for the
+    same logits the number is torch-fidelity's own.
 
     Raises:
         ValueError: fewer images than splits.
