@@ -50,7 +50,7 @@ class Statistics:
         spatial: of the features of sFID.
         n: images; None where a file does not say.
         format: of the images' files.
-        digest: SHA-256 of the images.
+        digest: SHA-256 of the images; of a foreign file, of its mean and covariance.
         features, logits: of every image, (N, D) and (N, K), if they were asked for.
         floor: distance of one half of the images to the other, and the images in a half.
         n_labelled, n_right: for each class, images that had that label and those of them that were put there.
@@ -217,6 +217,15 @@ def is_statistics(path: Path) -> bool:
     return path.suffix.lower() == ".npz" and path.is_file() and {"mu.npy", "sigma.npy"} <= members(path)
 
 
+def identity_in(path: Path) -> dict[str, str] | None:
+    """Of which extractor a statistics file says it is; None if it is another package's.
+
+    Raises:
+        UserError: damaged.
+    """
+    return dict(read_statistics(path).identity) if "maskgen.npy" in members(path) else None
+
+
 def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name: str | None = None) -> Statistics:
     """A statistics file, of this package or another's.
 
@@ -251,7 +260,7 @@ def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name:
         spatial=spatial[0] if spatial else None,
         n=n,
         format=facts.get("format", ""),
-        digest=facts.get("digest", ""),
+        digest=facts.get("digest") or _digest(arrays["mu"], arrays["sigma"]),
         features=arrays.get("features"),
         logits=arrays.get("logits"),
         floor=(floor[0], floor[1]) if floor else None,
@@ -260,6 +269,10 @@ def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name:
 
 
 _ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits")
+
+
+def _digest(*arrays: Tensor) -> str:
+    return hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in arrays)).hexdigest()
 
 
 def _moments(mean: Tensor, cov: Tensor, n: int | None) -> Moments:
