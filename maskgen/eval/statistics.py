@@ -20,7 +20,7 @@ from maskgen.data.cache import default_cache_dir
 from maskgen.data.image_sets import ImageSet
 from maskgen.devices import from_first_rank, gather_over_ranks, is_first_rank, my_share
 from maskgen.errors import UserError
-from maskgen.eval.features import Extractor, Features
+from maskgen.eval.features import Extractor, Features, packages
 from maskgen.eval.frechet import Moments, frechet_distance
 from maskgen.files import atomic
 from maskgen.predictions import NULL
@@ -172,7 +172,7 @@ def collect(images: ImageSet, extractor: Extractor, keeps: bool = False, progres
 
 def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
     """As `collect`, from `$MASKGEN_CACHE` if these very images were seen through this very network before."""
-    facts = [images.digest(), extractor.identity, dict(extractor.versions), keeps]
+    facts = [images.digest(), extractor.identity, {**packages(), **extractor.versions}, keeps]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     file = default_cache_dir() / f"statistics-{key}.npz"
     is_there = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -232,3 +233,12 @@ def test_our_file_and_a_foreign_one_compare_if_the_protocol_is_said(
     code, _, error = command("fid", tmp_path / "a.npz", tmp_path / "theirs.npz")
     assert code == 2
     assert "say so with --protocol" in error
+
+
+def test_a_classifier_does_not_go_by_the_name_of_a_protocol(
+    command: Command, digits_judge: Path, sides: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(digits_judge, tmp_path / "adm")
+    code, _, error = command("fid", sides / "a", sides / "b", "--protocol", tmp_path / "adm")
+    assert code == 2
+    assert "would go by the name of the protocol adm; rename the folder" in error
