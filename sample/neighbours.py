@@ -44,10 +44,8 @@ def memorised(scored: Scored, data: ImageSource, arm: Arm, num: int) -> list[Ent
     found, honest = memorisation(samples, train), memorisation(test, train)
     if arm.folder is not None:
         rows = found.closest(SHOWN)
-        pairs = _pairs(
-            _chosen(arm, num, rows.tolist()),
-            [train_images.read(range(row, row + 1))[0] for row in found.nearest[rows].tolist()],
-        )
+        near = [train_images.read(range(row, row + 1))[0] for row in found.nearest[rows].tolist()]
+        pairs = _pairs(_chosen(arm, num, rows.tolist()), near)
         with atomic(arm.folder.parent / PICTURE) as file:
             grid(pairs, len(rows)).save(file, "PNG")
     return [*_entries(scored, found, "samples"), *_entries(scored, honest, test_images.name)]

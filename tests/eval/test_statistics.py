@@ -145,6 +145,16 @@ def test_images_seen_before_are_not_looked_at_again(tmp_path: Path, monkeypatch:
     assert looks == 4, "a damaged file is made again"
 
 
+def test_another_version_of_what_decodes_or_computes_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKGEN_CACHE", str(tmp_path))
+    for version in ("1", "2", "2"):
+        monkeypatch.setattr(statistics, "packages", lambda version=version: {"pillow": version})
+        cached(ArraySet(images("a", 20)), extractor())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_an_image_with_features_that_are_not_numbers_is_named(tmp_path: Path) -> None:
     x = images("a", 5)
     x[3, 0, 0, 1] = 17
