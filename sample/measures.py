@@ -22,7 +22,7 @@ from maskgen.eval.statistics import Statistics
 from maskgen.rng import Rng
 
 ADM_SPLIT, FEW = 5000, 5000
-LEAST = {"kid": 3, "inception-score": N_SPLITS, "precision-recall": 6}
+LEAST = {"kid": 3, "inception-score": N_SPLITS, "precision-recall": 6, "fid-infinity": 15}
 """Samples that a metric needs."""
 
 _NO_CLASSES = "--metric inception-score: {} has no classes; take adm or torch-fidelity"

@@ -116,8 +116,8 @@ class SplitSet(ImageSet):
         return f"{self.name}[{row}]"
 
     def digest(self) -> str:
-        rows = "" if self.n == len(self.split) else hashlib.sha256(self.rows.numpy().data).hexdigest()
-        return hashlib.sha256(f"{self.split.fingerprint()} {self.n} {rows}".encode()).hexdigest()
+        rows = "" if self.n == len(self.split) else f" {hashlib.sha256(self.rows.numpy().data).hexdigest()}"
+        return hashlib.sha256(f"{self.split.fingerprint()} {self.n}{rows}".encode()).hexdigest()
 
 
 class FolderSet(ImageSet):
