@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from maskgen.eval.features import Extractor
 from maskgen.eval.report import plain
 from maskgen.eval.statistics import cached
 from maskgen.files import atomic, require_writable
+from maskgen.lock import RunLock
 from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS
 from maskgen.tokenizers import ImageTokenizer
 
@@ -32,7 +34,7 @@ from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import MEASURES, measure
+from .measures import MEASURES, measure, require_able
 from .pictures import grid
 from .pipeline import settings_of
 
@@ -75,15 +77,23 @@ def run(
         Accelerator(cpu=place.type == "cpu")  # the processes find each other
     extractor = pick_extractor(protocol or DEFAULT, weights, place)
     sweep = Sweep(num, seed, tuple(metrics), folder, **varied)
-    book = Book.read(folder) if (folder / FILE).is_file() else Book(num=num, seed=seed)
-    benches = [_Bench.of(source, extractor, sweep, place) for source in checkpoints]  # mistakes are known at once
-    for bench in benches:
-        book.require_same(bench.ground.floor(), num, seed)
-        bench.fill(book)
-    if not is_first_rank():
-        return ""
-    book.write_pages(folder)
+    with RunLock(folder) if is_first_rank() else nullcontext():  # two writers would lose each other's rows
+        book = Book.read(folder) if (folder / FILE).is_file() else Book(num=num, seed=seed)
+        _fill(book, [_Bench.of(source, extractor, sweep, place) for source in checkpoints])
+        if not is_first_rank():
+            return ""
+        book.write_pages(folder)
     return f"{book.markdown()}\n\nreport: {folder / FILE}, report.md and report.html beside it"
+
+
+def _fill(book: Book, benches: Sequence[_Bench]) -> None:
+    """Score what the book lacks; what does not compare is refused before anything is drawn."""
+    for bench in benches:
+        floor = bench.ground.floor()
+        book.require_same(floor, bench.sweep.num, bench.sweep.seed)
+        book.floor = book.floor or floor
+    for bench in benches:
+        bench.fill(book)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,10 @@ class _Bench:
         pipeline = ImagePipeline(checkpoint, device)
         require_fit(extractor, checkpoint)
         arms = list(_arms(pipeline, source, sweep))
-        return cls(source, arms, ground_of(checkpoint, extractor, bool(set(sweep.metrics) & set(MEASURES))), sweep)
+        ground = ground_of(checkpoint, extractor, bool(set(sweep.metrics) & set(MEASURES)))
+        for name in sweep.metrics:
+            require_able(name, ground.reference, sweep.num)
+        return cls(source, arms, ground, sweep)
 
     def fill(self, book: Book) -> None:
         """Score the arms that the book lacks; it is written after each."""

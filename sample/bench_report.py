@@ -65,7 +65,12 @@ class Book:
         return key in self.rows and set(metrics) <= set(self.rows[key]["metrics"])
 
     def add(self, key: str, row: Row, floor: Entry) -> None:
-        self.rows[key], self.floor = row, floor
+        """Add a row; one of the same samples that is there gives it the metrics that it was not asked for again."""
+        old = self.rows.get(key, {"others": [], "metrics": []})
+        found = {entry["name"] for entry in row["others"]}
+        others = [*row["others"], *(entry for entry in old["others"] if entry["name"] not in found)]
+        metrics = list(dict.fromkeys([*old["metrics"], *row["metrics"]]))
+        self.rows[key], self.floor = {**row, "others": others, "metrics": metrics}, floor
 
     def write(self, folder: Path) -> None:
         """report.json."""
@@ -190,6 +195,8 @@ def _require_same(whole: Book, book: Book, folder: Path) -> None:
 
 def _write_merged(whole: Book, folders: Sequence[Path], target: Path, name: str) -> None:
     require_writable(target, name)
+    if (target / FILE).is_file():
+        Book.read(target)  # a report of another kind is not written over
     for folder in folders:
         for file in (folder / GRIDS).glob("*.png"):
             if not (target / GRIDS / file.name).exists():

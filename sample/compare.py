@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from maskgen.eval.statistics import (
     Collector,
     Statistics,
     cached,
+    identity_in,
     is_statistics,
     members,
     read_statistics,
@@ -31,7 +32,7 @@ from maskgen.shipped import INFO, zoo_names
 from .draws import arm_of
 from .image_pipeline import ImagePipeline
 from .judges import pick_extractor
-from .measures import Scored, measure, notes
+from .measures import Scored, measure, notes, require_able
 from .pictures import check_writable
 from .pipeline import settings_of
 from .progress import progress_bar
@@ -67,8 +68,12 @@ def run(
     if not chosen and extractor is not None and extractor.protocol == "adm":
         chosen = OF_ADM
     keeps = bool(set(chosen) - {"sfid"})
-    side = _Sides(extractor, protocol, num, seed, place, keeps)
-    reference, samples = side.statistics(b), side.statistics(a)
+    side = _Sides(extractor, _identity(extractor, (a, b), protocol), num, seed, place, keeps)
+    reference = side.statistics(b)
+    if is_checkpoint(a):
+        for name in chosen if metrics else ():
+            require_able(name, reference, num)
+    samples = side.statistics(a)
     scored = Scored(extractor, samples, reference, a, side.made.get(a, {}))
     score = scored.distance()
     others = [entry for name in chosen if _can(name, scored, bool(metrics)) for entry in measure(name, scored)]
@@ -88,21 +93,42 @@ def statistics(source: str, output: str, /, protocol: str | None, weights: str |
 
 
 def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place: torch.device) -> Extractor | None:
-    """What images are seen through; None where both sides are statistics already."""
+    """What images are seen through; None where both sides are statistics already.
+
+    Raises:
+        UserError: a foreign file and no --protocol, or one of another protocol than a file says.
+    """
     paths = [Path(side).expanduser() for side in (a, b)]
+    said = [_protocol_of(path, protocol) for path in paths if is_statistics(path)]
     if all(is_statistics(path) for path in paths) and not _has_images(paths[0]):
         return None
+    return pick_extractor(protocol or next((one for one in said if one), DEFAULT), weights, place)
+
+
+def _protocol_of(path: Path, protocol: str | None) -> str | None:
+    """What a statistics file says, None if it is foreign; refused if that is not the one that was asked for."""
+    identity = identity_in(path)
+    if identity is not None:
+        if protocol not in (None, identity["protocol"]) and Path(str(protocol)).name != identity["protocol"]:
+            raise UserError(
+                f"--protocol {protocol}: {path} is of {identity['protocol']}, so they do not compare; leave it out"
+            )
+        return identity["protocol"]
+    if "mu_s.npy" in members(path) and protocol != "adm":
+        raise UserError(
+            f"{path} holds mu_s, so it is ADM's, and compares with nothing else; say so with --protocol adm"
+        )
     if protocol is None:
-        said = [one for path in paths if is_statistics(path) and (one := _protocol_of(path))]
-        protocol = said[0] if said else DEFAULT
-    return pick_extractor(protocol, weights, place)
+        raise UserError(f"{path} does not say of which protocol it is; say so with --protocol")
+    return None
 
 
-def _protocol_of(path: Path) -> str | None:
-    try:
-        return read_statistics(path).identity["protocol"]
-    except UserError:
-        return None
+def _identity(extractor: Extractor | None, sides: Sequence[str], protocol: str | None) -> Mapping[str, str]:
+    """What a foreign file is taken for: what sees the other side's images, or the other file says."""
+    if extractor is not None:
+        return extractor.identity
+    said = [one for side in sides if (one := identity_in(Path(side).expanduser())) is not None]
+    return said[0] if said else {"protocol": str(protocol)}
 
 
 def _has_images(path: Path) -> bool:
@@ -111,10 +137,13 @@ def _has_images(path: Path) -> bool:
 
 @dataclass
 class _Sides:
-    """Makes the statistics of either side; `made` and `notes` are what there is to say of it."""
+    """Makes the statistics of either side; `made` and `notes` are what there is to say of it.
+
+    `identity` is what a foreign file is taken for.
+    """
 
     extractor: Extractor | None
-    protocol: str | None
+    identity: Mapping[str, str]
     num: int
     seed: int
     device: torch.device
@@ -137,10 +166,7 @@ class _Sides:
         return cached(images, extractor, self.keeps, progress_bar(images.name))
 
     def _from_file(self, path: Path, source: str) -> Statistics:
-        identity = {"protocol": self.protocol} if self.protocol else None
-        if self.extractor is not None:
-            identity = self.extractor.identity
-        found = read_statistics(path, identity, source)
+        found = read_statistics(path, self.identity, source)
         if found.n is None:
             self.notes.append(
                 f"{source} does not say its protocol or size; taken to be of {found.identity['protocol']}"

@@ -22,6 +22,7 @@ from maskgen.checkpoint import MODEL
 from maskgen.data.captions import CaptionTable, embedded
 from maskgen.devices import my_share
 from maskgen.errors import UserError
+from maskgen.eval.features import packages
 from maskgen.files import atomic
 from maskgen.generate import Generator
 from maskgen.predictions import NULL
@@ -67,6 +68,8 @@ class Arm:
         tokenizer = self.pipeline.generator.tokenizer
         return {
             "maskgen": __version__,
+            **packages(),
+            "device": self.generator.device.type,
             "checkpoint": info["files"][MODEL]["sha256"],
             "tokenizer": tokenizer.fingerprint(),
             "captions": None if self.captions is None else self.captions.encoder,
@@ -151,7 +154,8 @@ def _write(file: Path, draw: Draw) -> None:
 
 
 def _read(file: Path) -> Draw | None:
-    """What was kept, None if it is damaged: it is then drawn again."""
+    """What was kept, None if it is damaged or not all that its name says: it is then drawn again."""
+    start, stop = (int(part) for part in file.stem.split("-")[1:])
     try:
         with np.load(file, allow_pickle=False) as stored:
             images = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2).contiguous()
@@ -159,4 +163,6 @@ def _read(file: Path) -> Draw | None:
             seconds, evaluations = float(stored["seconds"]), int(stored["evaluations"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    return Draw(int(file.stem.split("-")[1]), images, labels, seconds, evaluations)
+    if not len(images) == len(labels) == stop - start:
+        return None
+    return Draw(start, images, labels, seconds, evaluations)

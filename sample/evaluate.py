@@ -20,7 +20,7 @@ from maskgen.errors import UserError
 from maskgen.eval.features import Extractor, to_float, to_uint8
 from maskgen.eval.fidelity import CodebookUse, Reconstruction
 from maskgen.eval.intervals import over_sets
-from maskgen.eval.report import Entry, Report, publish
+from maskgen.eval.report import Entry, Report, publish, require_no_bench
 from maskgen.eval.statistics import BATCH, Collector, Statistics, cached, collect
 from maskgen.files import require_writable
 from maskgen.tokenizers import ImageTokenizer
@@ -29,7 +29,7 @@ from maskgen.tokenizers.patches import PatchTokenizer
 from .draws import Arm, Draw, arm_of
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import MEASURES, Scored, measure, notes
+from .measures import MEASURES, Scored, measure, notes, require_able
 from .neighbours import memorised
 from .pictures import check_writable
 from .pipeline import settings_of
@@ -77,6 +77,8 @@ def run(
     if task == "tokenizer":
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(place)
         return publish(_tokenizer_report(ground, tokenizer), path)
+    for name in (name for name in metrics if name in MEASURES):
+        require_able(name, ground.reference, num)
     pipeline = ImagePipeline(checkpoint, place)
     arm = arm_of(pipeline, pipeline.with_sampler(**choices), seed, folder)
     return publish(_generator_report(ground, arm, source, num, repeats, tuple(metrics)), path)
@@ -244,6 +246,7 @@ def _output(output: str | None) -> tuple[Path | None, Path | None]:
     if folder.suffix or folder.is_file():
         raise UserError(f"cannot write {output!r}: give a folder or a .json file")
     require_writable(folder, output)
+    require_no_bench(folder / "report.json")
     return folder / "report.json", folder / "samples"
 
 

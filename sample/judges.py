@@ -47,6 +47,10 @@ def _classifier(judge: Checkpoint, name: str, device: torch.device) -> Extractor
         return Features(pool, network.head(pool))
 
     label = Path(name).name
+    if label in protocols.PROTOCOLS or backbones.is_backbone(label):
+        raise UserError(
+            f"--protocol {name}: its scores would go by the name of the protocol {label}; rename the folder"
+        )
     return Extractor(
         label,
         "none: images as they are",

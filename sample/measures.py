@@ -11,7 +11,7 @@ import torch
 from maskgen import __version__
 from maskgen.errors import UserError
 from maskgen.eval.features import Extractor
-from maskgen.eval.fidelity import inception_score
+from maskgen.eval.fidelity import N_SPLITS, inception_score, shuffled_inception_score
 from maskgen.eval.frechet import frechet_distance
 from maskgen.eval.intervals import extrapolated_distance
 from maskgen.eval.kernel import kernel_distance, subset_kernel_distance
@@ -21,7 +21,13 @@ from maskgen.eval.report import Entry
 from maskgen.eval.statistics import Statistics
 from maskgen.rng import Rng
 
-ADM_SPLIT, N_SPLITS, FEW = 5000, 10, 5000
+ADM_SPLIT, FEW = 5000, 5000
+LEAST = {"kid": 3, "inception-score": N_SPLITS, "precision-recall": 6, "fid-infinity": 15}
+"""Samples that a metric needs."""
+
+_NO_CLASSES = "--metric inception-score: {} has no classes; take adm or torch-fidelity"
+_NO_SPATIAL = "--metric sfid: only protocol adm has it, and both sets must (mu_s, sigma_s in a file)"
+_NO_IMAGES = "{} is statistics alone; this metric needs the images"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,26 @@ def measure(name: str, scored: Scored) -> list[Entry]:
         raise UserError(f"--metric {name}: {error}") from None
 
 
+def require_able(name: str, reference: Statistics, num: int) -> None:
+    """See before samples are drawn that a metric can be taken of `num` of them; `reference` is of the same extractor.
+
+    Raises:
+        UserError: the network has no classes or spatial features, images are not there, or they are too few.
+    """
+    protocol = reference.identity["protocol"]
+    if name == "inception-score" and reference.features is not None and reference.logits is None:
+        raise UserError(_NO_CLASSES.format(protocol))
+    if name == "sfid" and reference.spatial is None:
+        raise UserError(_NO_SPATIAL)
+    if name in ("kid", "precision-recall") and reference.features is None:
+        raise UserError(_NO_IMAGES.format(reference.name))
+    least = LEAST.get(name, 2)
+    if name == "inception-score" and protocol == "adm":
+        least = 1
+    if num < least:
+        raise UserError(f"--metric {name} needs at least {least} samples, got --num {num}")
+
+
 def _kernel(scored: Scored) -> list[Entry]:
     samples, real = _features(scored)
     exact = kernel_distance(samples, real)
@@ -99,8 +125,7 @@ def _kernel(scored: Scored) -> list[Entry]:
         scored.entry(
             f"{name} of 100 subsets of {min(1000, len(samples), len(real))}",
             subsets.value,
-            standard_error=subsets.standard_error,
-            facts={"estimator": "mean over subsets; the error is of their mean"},
+            facts={"estimator": "mean over subsets", "std over subsets": subsets.deviation},
         ),
     ]
 
@@ -108,11 +133,14 @@ def _kernel(scored: Scored) -> list[Entry]:
 def _inception(scored: Scored) -> list[Entry]:
     logits = scored.samples.logits
     if logits is None:
-        raise UserError(f"--metric inception-score: {scored.protocol} has no classes; take adm or torch-fidelity")
-    size = ADM_SPLIT if scored.protocol == "adm" else -(-len(logits) // N_SPLITS)
-    mean, spread = inception_score(logits, size)
-    n_splits = -(-len(logits) // size)
-    facts = {"splits": n_splits, "few images": len(logits) < FEW}
+        raise UserError(_NO_CLASSES.format(scored.protocol))
+    if scored.protocol == "adm":  # as its evaluator does: in the order of the images
+        n_splits, order = -(-len(logits) // ADM_SPLIT), "as they are"
+        mean, spread = inception_score(logits, ADM_SPLIT)
+    else:
+        n_splits, order = N_SPLITS, "shuffled as torch-fidelity does"
+        mean, spread = shuffled_inception_score(logits)
+    facts = {"splits": n_splits, "order": order, "few images": len(logits) < FEW}
     return [
         scored.entry(
             f"inception_score[{scored.protocol}]",
@@ -140,7 +168,7 @@ def _infinity(scored: Scored) -> list[Entry]:
 def _spatial(scored: Scored) -> list[Entry]:
     one, other = scored.samples.spatial, scored.reference.spatial
     if one is None or other is None:
-        raise UserError("--metric sfid: only protocol adm has it, and both sets must (mu_s, sigma_s in a file)")
+        raise UserError(_NO_SPATIAL)
     return [scored.entry(f"sFID[{scored.protocol}]", frechet_distance(one, other))]
 
 
@@ -148,7 +176,7 @@ def _features(scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
     samples, real = scored.samples.features, scored.reference.features
     if samples is None or real is None:
         lacking = scored.samples.name if samples is None else scored.reference.name
-        raise UserError(f"{lacking} is statistics alone; this metric needs the images")
+        raise UserError(_NO_IMAGES.format(lacking))
     return samples, real
 
 

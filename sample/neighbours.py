@@ -44,13 +44,22 @@ def memorised(scored: Scored, data: ImageSource, arm: Arm, num: int) -> list[Ent
     found, honest = memorisation(samples, train), memorisation(test, train)
     if arm.folder is not None:
         rows = found.closest(SHOWN)
-        drawn = [draw.images for draw in arm.draw(num)]
-        pairs = _pairs(
-            torch.cat(drawn)[rows], [train_images.read(range(row, row + 1))[0] for row in found.nearest[rows].tolist()]
-        )
+        near = [train_images.read(range(row, row + 1))[0] for row in found.nearest[rows].tolist()]
+        pairs = _pairs(_chosen(arm, num, rows.tolist()), near)
         with atomic(arm.folder.parent / PICTURE) as file:
             grid(pairs, len(rows)).save(file, "PNG")
     return [*_entries(scored, found, "samples"), *_entries(scored, honest, test_images.name)]
+
+
+def _chosen(arm: Arm, num: int, rows: list[int]) -> Tensor:
+    """Some of the samples, (len(rows), C, H, W); the others pass by."""
+    found = {
+        row: draw.images[row - draw.first]
+        for draw in arm.draw(num)
+        for row in rows
+        if draw.first <= row < draw.first + len(draw.images)
+    }
+    return torch.stack([found[row] for row in rows])
 
 
 def _entries(scored: Scored, found: Memorisation, of: str) -> list[Entry]:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.errors import UserError
+from maskgen.eval.report import require_no_bench
 from maskgen.files import atomic, require_writable
 
 MIN_TILE = 56
@@ -69,6 +70,8 @@ def check_writable(name: str, endings: tuple[str, ...]) -> Path:
     if path.suffix and path.is_dir():
         raise UserError(f"cannot write {name!r}: it is a directory")
     require_writable(path.parent if path.suffix else path, name)
+    if path.suffix == ".json":
+        require_no_bench(path)
     if not path.suffix and any(path.glob("*.png")):
         raise UserError(f"cannot write {name!r}: it holds pictures already; choose an empty folder")
     return path

@@ -20,13 +20,13 @@ from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, CheckpointError, c
 from maskgen.devices import pick_device, pick_precision
 from maskgen.errors import UserError
 from maskgen.files import require_writable
+from maskgen.lock import RunLock
 from maskgen.recipe import Recipe, load_recipe
 from maskgen.rng import fold
 
 from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
-from .lock import RunLock
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from maskgen import lock
 from maskgen.checkpoint import checkpoints_in
 from maskgen.errors import UserError
 
-from . import lock, status
+from . import status
 
 COLUMNS = ("run", "recipe", "state", "step", "score", "updated", "error")
 

@@ -18,9 +18,13 @@ from torch import Tensor
 
 from maskgen.data.folder import SUFFIXES, list_images
 from maskgen.data.images import DATASETS, DataError, ImageSource, ImageSplit
+from maskgen.rng import Rng
 
 ARRAYS = ("images", "arr_0")
 """Names under which an .npz file may hold images: ours, and the one of ADM's sample batches."""
+
+_BAD_MEMBER = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+"""What a member of an archive fails with: damaged, of an unknown compression, encrypted, cut off."""
 
 
 class ImageSet(ABC):
@@ -90,26 +94,30 @@ class ArraySet(ImageSet):
 
 
 class SplitSet(ImageSet):
-    """The images of a data set's split, its first `most` or all."""
+    """The images of a data set's split: all, or `most` of them from all over it, always the same (data come sorted)."""
 
     format = "data set"
 
     def __init__(self, split: ImageSplit, name: str, most: int | None = None) -> None:
         self.split, self.name = split, name
         self.n = min(len(split), most or len(split))
-        self.labels = split.labels[: self.n]
+        self.rows = torch.arange(len(split))
+        if self.n < len(split):
+            self.rows = Rng.stream("rows of a split").permutation(1, len(split))[0][: self.n].sort().values
+        self.labels = split.labels[self.rows]
 
     def __len__(self) -> int:
         return self.n
 
     def read(self, rows: range) -> list[Tensor]:
-        return list(self.split.__getitems__(rows)[0])
+        return list(self.split.__getitems__(self.rows[rows.start : rows.stop].tolist())[0])
 
     def label(self, row: int) -> str:
         return f"{self.name}[{row}]"
 
     def digest(self) -> str:
-        return hashlib.sha256(f"{self.split.fingerprint()} {self.n}".encode()).hexdigest()
+        rows = "" if self.n == len(self.split) else f" {hashlib.sha256(self.rows.numpy().data).hexdigest()}"
+        return hashlib.sha256(f"{self.split.fingerprint()} {self.n}{rows}".encode()).hexdigest()
 
 
 class FolderSet(ImageSet):
@@ -153,14 +161,20 @@ class ZipSet(ImageSet):
         try:
             with self.archive.open(self.files[row]) as file:
                 return read_pixels(file, self.label(row))
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        except _BAD_MEMBER as error:
             raise DataError(f"{self.label(row)} cannot be read: {error}; make the archive again") from error
 
     def label(self, row: int) -> str:
         return f"{self.path}:{self.files[row]}"
 
     def digest(self) -> str:
-        return _digest((file, self.archive.read(file)) for file in self.files)
+        return _digest((file, self._bytes(row)) for row, file in enumerate(self.files))
+
+    def _bytes(self, row: int) -> bytes:
+        try:
+            return self.archive.read(self.files[row])
+        except _BAD_MEMBER as error:
+            raise DataError(f"{self.label(row)} cannot be read: {error}; make the archive again") from error
 
 
 class NpzSet(ImageSet):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -77,6 +78,11 @@ class Extractor:
         found = [self.network(part) for part in images.split(self.batch_size)]
         names = [name for name in ("pool", "logits", "spatial") if getattr(found[0], name) is not None]
         return Features(**{name: torch.cat([getattr(one, name).float().cpu() for one in found]) for name in names})
+
+
+def packages() -> dict[str, str]:
+    """Versions of what decodes, resizes and computes: part of the key of all that is kept on disk."""
+    return {name: version(name) for name in ("torch", "torchvision", "pillow")}
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

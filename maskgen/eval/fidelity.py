@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -64,19 +66,43 @@ class Reconstruction:
         return {"psnr": float(self._psnr.compute()), **ssim}
 
 
+N_SPLITS, SPLIT_SEED = 10, 2020
+
+
 def inception_score(logits: Tensor, split_size: int) -> tuple[float, float]:
     """exp of the mean divergence of a class distribution from their mean (Salimans et al., arXiv 1606.03498).
 
-    Its mean and standard deviation over consecutive splits of (N, K) logits; it grows with the images in a split.
+    Its mean and standard deviation over consecutive splits of (N, K) logits; it grows with the images in a split, and
+    falls if neighbours are of one class.
 
     Raises:
         ValueError: no images, or a split size below 1.
     """
     if logits.ndim != 2 or not len(logits) or split_size < 1:
         raise ValueError(f"need logits (N, K) and a split size of at least 1, got {tuple(logits.shape)}, {split_size}")
+    return _over_splits(logits.split(split_size))
+
+
+def shuffled_inception_score(logits: Tensor, n_splits: int = N_SPLITS) -> tuple[float, float]:
+    """As `inception_score`, over `n_splits` parts of (N, K) logits after the permutation that torch-fidelity takes.
+
+    The rows are shuffled by NumPy's Mersenne Twister from seed 2020 and cut at i N // n_splits, so for the
+    same logits the number is torch-fidelity's own.
+
+    Raises:
+        ValueError: fewer images than splits.
+    """
+    if logits.ndim != 2 or not 1 <= n_splits <= len(logits):
+        raise ValueError(f"an Inception score over {n_splits} splits needs as many images, got {tuple(logits.shape)}")
+    rows = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(len(logits)))
+    ends = [part * len(logits) // n_splits for part in range(1, n_splits)]
+    return _over_splits(logits[rows].tensor_split(ends))
+
+
+def _over_splits(parts: Sequence[Tensor]) -> tuple[float, float]:
     scores = []
-    for part in logits.double().split(split_size):
-        log_p = part.log_softmax(1)
+    for part in parts:
+        log_p = part.double().log_softmax(1)
         divergence = (log_p.exp() * (log_p - log_p.logsumexp(0) + math.log(len(part)))).sum(1)
         scores.append(divergence.mean().exp())
     values = torch.stack(scores)

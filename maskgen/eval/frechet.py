@@ -20,6 +20,7 @@ class Moments:
 
     def __init__(self) -> None:
         self.n = 0
+        self._is_counted = True
         self._mean = torch.zeros(0, dtype=torch.float64)
         self._scatter = torch.zeros(0, 0, dtype=torch.float64)  # sum of (x - mean)(x - mean)^T
 
@@ -51,8 +52,10 @@ class Moments:
         """The moments of both sets together; neither is altered.
 
         Raises:
-            ValueError: the feature widths differ.
+            ValueError: the feature widths differ, or a number of samples is not known.
         """
+        if not (self._is_counted and other._is_counted):
+            raise ValueError("moments of an unknown number of samples cannot be merged")
         if not (self.n and other.n):
             first = self if self.n else other
             return first._with(first.n, first._mean, first._scatter)
@@ -95,6 +98,22 @@ class Moments:
             raise ValueError("mean or covariance holds NaN or infinity")
         return cls()._with(n, mean.double(), scatter.double())
 
+    @classmethod
+    def from_covariance(cls, mean: Tensor, cov: Tensor) -> Moments:
+        """A mean (D,) and a covariance (D, D) of nobody knows how many samples: good for a distance, not for merging.
+
+        Raises:
+            ValueError: as `from_state`.
+        """
+        moments = cls.from_state(2, mean, cov)
+        moments._is_counted = False
+        return moments
+
+    @property
+    def known_n(self) -> int | None:
+        """The samples; None where only their covariance is known."""
+        return self.n if self._is_counted else None
+
     def _with(self, n: int, mean: Tensor, scatter: Tensor) -> Moments:
         moments = Moments()
         moments.n, moments._mean, moments._scatter = n, mean, scatter
@@ -118,7 +137,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     if factor is not None and _cholesky(cov_b) is not None:
         overlap = torch.linalg.eigvalsh(factor.mT @ cov_b @ factor).clamp(min=0).sqrt().sum()
     else:
-        overlap = torch.linalg.svdvals(_factor(cov_a, a.n).mT @ _factor(cov_b, b.n)).sum()
+        overlap = torch.linalg.svdvals(_factor(cov_a, a.known_n).mT @ _factor(cov_b, b.known_n)).sum()
     return float((a.mean - b.mean).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap)
 
 
@@ -130,13 +149,14 @@ def _cholesky(cov: Tensor) -> Tensor | None:
     return factor if not failed and float(diagonal.min()) > SOUND * float(diagonal.max()) else None
 
 
-def _factor(cov: Tensor, n: int) -> Tensor:
+def _factor(cov: Tensor, n: int | None) -> Tensor:
     """F (D, rank) with F F^T = cov (D, D) of n samples; eigenvalues that are rounding noise are left out.
 
-    Few samples span few directions: these are found first (Halko et al., arXiv 0909.4061), at the cost of n D^2.
+    Few samples span few directions: these are found first (Halko et al., arXiv 0909.4061), at the cost of n D^2; where
+    n is unknown, all are taken.
     """
     basis = None
-    if 2 * n < len(cov):
+    if n is not None and 2 * n < len(cov):
         basis = torch.linalg.qr(cov @ Rng.stream("range").normal((len(cov), n)).to(cov)).Q
         cov = basis.mT @ cov @ basis
     values, vectors = torch.linalg.eigh(cov)

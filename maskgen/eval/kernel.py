@@ -21,6 +21,14 @@ class KernelDistance:
     standard_error: float
 
 
+@dataclass(frozen=True)
+class SubsetDistance:
+    """`value`, the mean over subsets, and the standard deviation over them."""
+
+    value: float
+    deviation: float
+
+
 def kernel_distance(a: Tensor, b: Tensor) -> KernelDistance:
     """Unbiased MMD^2 with the kernel (x.y / D + 1)^3 over all pairs, features (N, D) and (M, D), in float64.
 
@@ -40,10 +48,10 @@ def kernel_distance(a: Tensor, b: Tensor) -> KernelDistance:
     return KernelDistance(float(value), variance**0.5)
 
 
-def subset_kernel_distance(a: Tensor, b: Tensor, rng: Rng, n_subsets: int = 100, size: int = 1000) -> KernelDistance:
-    """The mean over random subsets, as KID is usually printed, and its standard error over them.
+def subset_kernel_distance(a: Tensor, b: Tensor, rng: Rng, n_subsets: int = 100, size: int = 1000) -> SubsetDistance:
+    """The mean over random subsets, as KID is usually printed, and the standard deviation over them.
 
-    It does not know that subsets overlap: for the spread of KID itself take `kernel_distance`.
+    Subsets overlap, so no error of the mean follows from it: for that take `kernel_distance`.
 
     Raises:
         ValueError: as `kernel_distance`, or fewer than two subsets.
@@ -58,7 +66,7 @@ def subset_kernel_distance(a: Tensor, b: Tensor, rng: Rng, n_subsets: int = 100,
         within = (_others(x).sum() + _others(y).sum()) / (size * (size - 1))
         values.append(within - 2 * _kernel_sums(x, y)[0].sum() / size**2)
     found = torch.stack(values)
-    return KernelDistance(float(found.mean()), float(found.std()) / n_subsets**0.5)
+    return SubsetDistance(float(found.mean()), float(found.std()))
 
 
 def _others(a: Tensor) -> Tensor:

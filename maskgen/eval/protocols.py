@@ -69,7 +69,7 @@ def _script(file: Path, resizes: bool) -> Any:
 def torch_fidelity(file: Path, device: torch.device) -> Network:
     """torch-fidelity's own network, which resizes as TensorFlow 1 did."""
     module = _required("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
-    read_tensors(file)  # the package unpickles whatever the file holds, so it is read without running code first
+    _require_loadable(file)
     names = ["2048", "logits_unbiased"]
     network = _state_of(
         file,
@@ -83,7 +83,7 @@ def torch_fidelity(file: Path, device: torch.device) -> Network:
 def torchmetrics(file: Path, device: torch.device, antialias: bool) -> Network:
     """torchmetrics' own network, resizing as it does with and without its `antialias`."""
     _required("torch_fidelity", "torch-fidelity")
-    read_tensors(file)
+    _require_loadable(file)
     kind = import_module("torchmetrics.image.fid").NoTrainInceptionV3
     options = {"antialias": antialias} if "antialias" in inspect.signature(kind.__init__).parameters else {}
     if antialias and not options:
@@ -166,6 +166,16 @@ def build(name: str, weights: str | None, device: torch.device, batch_size: int 
 def score_name(protocol: str) -> str:
     """What a Fréchet distance of a protocol's features is called: "FID" is said of the 2015 Inception alone."""
     return f"FID[{protocol}]" if protocol in PROTOCOLS else f"frechet_distance[{protocol}]"
+
+
+def _require_loadable(file: Path) -> None:
+    """torch-fidelity unpickles whatever a file holds, so it is read without running code first."""
+    if file.suffix == ".safetensors":
+        raise WeightsError(
+            f"{file}: torch-fidelity and torchmetrics read no .safetensors; give the .pth file, or write it with "
+            "torch.save(safetensors.torch.load_file(FILE), 'FILE.pth')"
+        )
+    read_tensors(file)
 
 
 def _version(package: str) -> str:

@@ -130,6 +130,18 @@ class Report:
         return self.score.value / floor.value if floor is not None and floor.value > 1e-9 else None
 
 
+def require_no_bench(path: Path) -> None:
+    """Raises:
+    UserError: the file is the report of a benchmark, which holds what is not made again in a moment.
+    """
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(tree, dict) and "rows" in tree and "floor" in tree:
+        raise UserError(f"{path} is the report of a benchmark and is not written over; choose another --output")
+
+
 def write_report(path: Path, report: Report) -> None:
     """Write JSON; a reader sees the old file or the new one, never a part. Infinity is written as the string "inf".
 

@@ -20,7 +20,7 @@ from maskgen.data.cache import default_cache_dir
 from maskgen.data.image_sets import ImageSet
 from maskgen.devices import from_first_rank, gather_over_ranks, is_first_rank, my_share
 from maskgen.errors import UserError
-from maskgen.eval.features import Extractor, Features
+from maskgen.eval.features import Extractor, Features, packages
 from maskgen.eval.frechet import Moments, frechet_distance
 from maskgen.files import atomic
 from maskgen.predictions import NULL
@@ -50,7 +50,7 @@ class Statistics:
         spatial: of the features of sFID.
         n: images; None where a file does not say.
         format: of the images' files.
-        digest: SHA-256 of the images.
+        digest: SHA-256 of the images; of a foreign file, of its mean and covariance.
         features, logits: of every image, (N, D) and (N, K), if they were asked for.
         floor: distance of one half of the images to the other, and the images in a half.
         n_labelled, n_right: for each class, images that had that label and those of them that were put there.
@@ -172,7 +172,7 @@ def collect(images: ImageSet, extractor: Extractor, keeps: bool = False, progres
 
 def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
     """As `collect`, from `$MASKGEN_CACHE` if these very images were seen through this very network before."""
-    facts = [images.digest(), extractor.identity, dict(extractor.versions), keeps]
+    facts = [images.digest(), extractor.identity, {**packages(), **extractor.versions}, keeps]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     file = default_cache_dir() / f"statistics-{key}.npz"
     is_there = False
@@ -217,6 +217,15 @@ def is_statistics(path: Path) -> bool:
     return path.suffix.lower() == ".npz" and path.is_file() and {"mu.npy", "sigma.npy"} <= members(path)
 
 
+def identity_in(path: Path) -> dict[str, str] | None:
+    """Of which extractor a statistics file says it is; None if it is another package's.
+
+    Raises:
+        UserError: damaged.
+    """
+    return dict(read_statistics(path).identity) if "maskgen.npy" in members(path) else None
+
+
 def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name: str | None = None) -> Statistics:
     """A statistics file, of this package or another's.
 
@@ -251,7 +260,7 @@ def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name:
         spatial=spatial[0] if spatial else None,
         n=n,
         format=facts.get("format", ""),
-        digest=facts.get("digest", ""),
+        digest=facts.get("digest") or _digest(arrays["mu"], arrays["sigma"]),
         features=arrays.get("features"),
         logits=arrays.get("logits"),
         floor=(floor[0], floor[1]) if floor else None,
@@ -262,9 +271,13 @@ def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name:
 _ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits")
 
 
+def _digest(*arrays: Tensor) -> str:
+    return hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in arrays)).hexdigest()
+
+
 def _moments(mean: Tensor, cov: Tensor, n: int | None) -> Moments:
-    """From a covariance; where n is unknown, two images stand for any number, as only the covariance is used."""
-    return Moments.from_state(n or 2, mean.double(), cov.double() * ((n or 2) - 1))
+    mean, cov = mean.double(), cov.double()
+    return Moments.from_covariance(mean, cov) if n is None else Moments.from_state(n, mean, cov * (n - 1))
 
 
 def members(path: Path) -> set[str]:

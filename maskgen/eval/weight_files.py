@@ -1,4 +1,4 @@
-"""Files of published weights: looked for here first, fetched only then, and never run as code."""
+"""Files of published weights: looked for here first, fetched only then; tensors are read without running code."""
 
 from __future__ import annotations
 
@@ -38,19 +38,30 @@ class WeightsFile:
         `given` and the variable may name the file itself or a folder that holds it under one of its names.
 
         Raises:
-            WeightsError: `given` is not there, or the file is nowhere and cannot be fetched.
+            WeightsError: `given` or what the variable names is not there or of another kind, or the file is nowhere
+                and cannot be fetched.
         """
         if given is not None:
             path = self._in(Path(given).expanduser())
             if path is None:
                 raise WeightsError(f"--weights {given}: no such file, and no folder with {' or '.join(self.names)}")
             return path
-        places = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-        for place in (*map(Path, places), self._hub()):
-            path = self._in(place.expanduser(), may_be_file=self._is_named(place))
-            if path is not None:
-                return path
-        return self._fetch()
+        return self._of_variable() or self._in(self._hub()) or self._fetch()
+
+    def _of_variable(self) -> Path | None:
+        """The file in `$MASKGEN_WEIGHTS`; None if it names nothing, or folders that lack it."""
+        places = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+        for place in places:
+            if not place.exists():
+                raise WeightsError(f"${VARIABLE} names {place}, which is not there")
+        found = [path for place in places if (path := self._in(place, may_be_file=self._is_named(place)))]
+        if wrong := [place for place in places if place.is_file() and not found]:
+            ending = Path(self.names[0]).suffix
+            raise WeightsError(
+                f"${VARIABLE} names {wrong[0]}; {self.names[0]} is wanted, which ends in {ending}. Add that file "
+                f"to the variable, after a {os.pathsep!r}, or give --weights FILE"
+            )
+        return found[0] if found else None
 
     def is_published(self, sha256: str) -> bool:
         """Whether these are the published weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.data.image_sets import ArraySet, ImageSet, open_images
-from maskgen.data.images import DataError
+from maskgen.data.image_sets import ArraySet, ImageSet, SplitSet, open_images
+from maskgen.data.images import DataError, ImageSplit
 from maskgen.eval.features import to_uint8
 from maskgen.rng import Rng
 
@@ -143,3 +144,37 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, case: str) -> None:
     source, message = broken(tmp_path)[case]
     with pytest.raises(DataError, match=message.replace(".", r"\.")):
         read(open_images(str(tmp_path / source)))
+
+
+def test_a_damaged_member_of_an_archive_is_named_before_any_image_is_read(tmp_path: Path) -> None:
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("0.png", b"first" * 20)
+        out.writestr("1.png", b"second" * 20)
+    raw = archive.read_bytes()
+    archive.write_bytes(raw.replace(b"second", b"SECOND", 1))
+    with pytest.raises(DataError, match=r"images\.zip:1\.png cannot be read: Bad CRC-32"):
+        open_images(str(archive)).digest()
+
+
+class Sorted(ImageSplit):
+    """Ten classes, one after the other."""
+
+    labels = torch.arange(1000) // 100
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        labels = self.labels[torch.as_tensor(indices)]
+        return labels.to(torch.uint8).view(-1, 1, 1, 1), labels
+
+    def fingerprint(self) -> str:
+        return "sorted"
+
+
+def test_a_part_of_a_split_is_from_all_over_it() -> None:
+    part = SplitSet(Sorted(), "part", 200)
+    assert part.labels is not None
+    assert torch.bincount(part.labels, minlength=10).min() > 5
+    seen = torch.stack(part.read(range(50, 150))).flatten()
+    assert torch.equal(seen.long(), part.labels[50:150])
+    assert part.digest() != SplitSet(Sorted(), "whole").digest()
+    assert torch.equal(SplitSet(Sorted(), "again", 200).rows, part.rows)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskgen.eval.features import to_uint8
-from maskgen.eval.fidelity import CodebookUse, Reconstruction, inception_score
+from maskgen.eval.fidelity import CodebookUse, Reconstruction, inception_score, shuffled_inception_score
 from maskgen.rng import Rng
 
 
@@ -58,6 +58,23 @@ def test_an_inception_score_is_what_torch_fidelity_says_of_the_same_splits(split
     found = theirs.isc_features_to_metric(logits, splits=splits, shuffle=False)
     wanted = (found["inception_score_mean"], found["inception_score_std"])
     assert inception_score(logits, 80 // splits) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [10, 83])
+def test_a_shuffled_inception_score_is_torch_fidelitys_own(n: int) -> None:
+    theirs = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = 3 * Rng.stream("logits").normal((n, 10))
+    found = theirs.isc_features_to_metric(logits)
+    wanted = (found["inception_score_mean"], found["inception_score_std"])
+    assert shuffled_inception_score(logits) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_images_sorted_by_class_score_as_well_as_any_others() -> None:
+    logits = 50 * torch.eye(5).repeat_interleave(200, 0)
+    assert inception_score(logits, 100)[0] == pytest.approx(1), "each split is of one class"
+    assert shuffled_inception_score(logits)[0] > 4.8
+    with pytest.raises(ValueError, match=r"10 splits needs as many images, got \(9, 5\)"):
+        shuffled_inception_score(logits[:9])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

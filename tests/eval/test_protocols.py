@@ -171,6 +171,13 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         protocols.build("clean-fid", str(tmp_path / "a.pth"), CPU)
 
 
+def test_tensors_that_a_package_cannot_read_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    for name in ("torch-fidelity", "torchmetrics"):
+        with pytest.raises(WeightsError, match=r"read no \.safetensors; give the \.pth file"):
+            protocols.build(name, str(tmp_path / "a.safetensors"), CPU)
+
+
 def test_a_package_that_is_not_there_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = protocols.PROTOCOLS["torch-fidelity"]
     monkeypatch.setitem(protocols.PROTOCOLS, "torch-fidelity", (*entry[:2], ("no-such-package",), entry[3]))

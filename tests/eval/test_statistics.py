@@ -16,8 +16,8 @@ from maskgen.data.image_sets import ArraySet, open_images
 from maskgen.errors import UserError
 from maskgen.eval import statistics
 from maskgen.eval.features import Extractor, Features, to_float, to_uint8
-from maskgen.eval.frechet import frechet_distance
-from maskgen.eval.statistics import Collector, cached, collect, read_statistics, write_statistics
+from maskgen.eval.frechet import Moments, frechet_distance
+from maskgen.eval.statistics import Collector, Statistics, cached, collect, read_statistics, write_statistics
 from maskgen.predictions import NULL
 from maskgen.rng import Rng
 
@@ -107,6 +107,17 @@ def test_a_foreign_file_needs_to_be_told_its_protocol(tmp_path: Path) -> None:
     assert np.allclose(found.moments.cov.numpy(), np.cov(x, rowvar=False))
 
 
+def test_a_foreign_file_of_few_images_is_as_far_away_as_our_own(tmp_path: Path) -> None:
+    x, y = (Rng.stream(key).normal((n, 40)).double() for key, n in (("x", 9), ("y", 300)))
+    np.savez(tmp_path / "theirs.npz", mu=x.mean(0).numpy(), sigma=np.cov(x.numpy(), rowvar=False))
+    write_statistics(tmp_path / "ours.npz", Statistics("x", {"protocol": "adm"}, Moments.of(x), n=9))
+    theirs, ours = (read_statistics(tmp_path / f"{name}.npz", {"protocol": "adm"}) for name in ("theirs", "ours"))
+    wanted = frechet_distance(Moments.of(y), ours.moments)
+    assert frechet_distance(Moments.of(y), theirs.moments) == pytest.approx(wanted, rel=1e-9)
+    with pytest.raises(ValueError, match="unknown number of samples"):
+        theirs.moments.merge(ours.moments)
+
+
 def test_images_seen_before_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKGEN_CACHE", str(tmp_path))
     looks = 0
@@ -132,6 +143,16 @@ def test_images_seen_before_are_not_looked_at_again(tmp_path: Path, monkeypatch:
         file.write_bytes(file.read_bytes()[:100])
     assert cached(ArraySet(images("a", 20)), judge("0")).n == 20
     assert looks == 4, "a damaged file is made again"
+
+
+def test_another_version_of_what_decodes_or_computes_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKGEN_CACHE", str(tmp_path))
+    for version in ("1", "2", "2"):
+        monkeypatch.setattr(statistics, "packages", lambda version=version: {"pillow": version})
+        cached(ArraySet(images("a", 20)), extractor())
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_image_with_features_that_are_not_numbers_is_named(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_places_are_asked_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     hub = put(tmp_path / "torch" / "hub" / "checkpoints" / "other.pth")
     assert FILE.find() == hub
     variable, given = put(tmp_path / "var" / "one.pth"), put(tmp_path / "mine.pth")
-    monkeypatch.setenv("MASKGEN_WEIGHTS", os.pathsep.join([str(tmp_path / "none"), str(variable.parent)]))
+    monkeypatch.setenv("MASKGEN_WEIGHTS", os.pathsep.join([str(tmp_path), str(variable.parent)]))
     assert FILE.find() == variable
     monkeypatch.setenv("MASKGEN_WEIGHTS", str(variable))
     assert FILE.find() == variable
@@ -39,10 +39,18 @@ def test_the_places_are_asked_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     assert FILE.find(str(variable.parent)) == variable
 
 
-def test_a_file_of_another_kind_in_the_variable_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_names_nothing_usable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = put(tmp_path / "torch" / "hub" / "checkpoints" / "one.pth")
-    monkeypatch.setenv("MASKGEN_WEIGHTS", str(put(tmp_path / "script.pt")))
-    assert FILE.find() == hub
+    script = put(tmp_path / "script.pt")
+    for name, message in ((script, r"one\.pth is wanted, which ends in \.pth"), (tmp_path / "none", "not there")):
+        monkeypatch.setenv("MASKGEN_WEIGHTS", str(name))
+        with pytest.raises(WeightsError, match=message):
+            FILE.find()
+    mine = put(tmp_path / "mine.pth")
+    monkeypatch.setenv("MASKGEN_WEIGHTS", os.pathsep.join([str(script), str(mine)]))
+    assert FILE.find() == mine, "one variable names files of two kinds"
+    monkeypatch.setenv("MASKGEN_WEIGHTS", str(tmp_path))
+    assert FILE.find() == hub, "a folder may lack it"
 
 
 def test_given_weights_that_are_not_there_are_never_replaced(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ import pytest
 import torch
 
 from maskgen.cli import main
+from maskgen.eval.report import Entry
+from maskgen.lock import RunLock
+from maskgen.sample.bench_report import Book
 
 Command = Callable[..., tuple[int, str, str]]
 SWEEP = ("--samplers", "maskgit,first_hitting", "--steps", "2,3", "--guidance", "1,2", "--num", "12")
@@ -150,7 +153,7 @@ def test_a_full_disk_is_named_and_what_was_made_before_stays(
     assert "No space left on device: '" in error
     assert str(bench) in error
     assert (bench / "report.json").read_text() == before
-    assert not list(bench.rglob(".*"))
+    assert {file.name for file in bench.rglob(".*")} <= {".lock"}
 
 
 def test_what_cannot_be_benched_is_one_message(
@@ -168,6 +171,51 @@ def test_what_cannot_be_benched_is_one_message(
         assert (code, out) == (2, ""), error
         assert message in error
         assert "Traceback" not in error
+
+
+def test_an_output_has_one_writer_and_one_kind_of_report(
+    bench: Path, digits_run: Path, digits_judge: Path, command: Command, tmp_path: Path
+) -> None:
+    options = ("--num", 12, "--protocol", digits_judge, "--output")
+    with RunLock(bench):
+        code, _, error = command("bench", "fid", digits_run, *options, bench)
+    assert code == 2
+    assert "is being written by process" in error
+    before = (bench / "report.json").read_text()
+    for output in (bench, bench / "report.json"):
+        code, _, error = command("evaluate", digits_run, *options, output)
+        assert code == 2
+        assert "report of a benchmark and is not written over" in error
+    assert (bench / "report.json").read_text() == before
+    (tmp_path / "report.json").write_text('{"score": {}}')
+    for arguments in (("bench", "fid", digits_run, *options, tmp_path), ("report", bench, "--output", tmp_path)):
+        code, _, error = command(*arguments)
+        assert code == 2
+        assert "is no report of `maskgen bench`" in error
+    assert (tmp_path / "report.json").read_text() == '{"score": {}}'
+
+
+def test_a_row_made_again_keeps_the_metrics_it_had() -> None:
+    book, floor = Book(12, 0), Entry("d", "train images", 1.0, 12)
+    book.add("key", {"others": [{"name": "kid", "value": 1}], "metrics": ["kid"]}, floor)
+    book.add("key", {"others": [{"name": "recall", "value": 2}], "metrics": ["precision-recall"]}, floor)
+    assert [entry["name"] for entry in book.rows["key"]["others"]] == ["recall", "kid"]
+    assert book.has("key", ["kid", "precision-recall"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "num", "message"),
+    [("sfid", 12, "only protocol adm has it"), ("inception-score", 9, "needs at least 10 samples, got --num 9")],
+)
+def test_a_metric_that_cannot_work_is_refused_before_anything_is_drawn(
+    digits_run: Path, digits_judge: Path, command: Command, tmp_path: Path, metric: str, num: int, message: str
+) -> None:
+    options = ("--metric", metric, "--num", num, "--protocol", digits_judge, "--output", tmp_path)
+    for words in (("bench", "fid"), ("evaluate",)):
+        code, _, error = command(*words, digits_run, *options)
+        assert code == 2
+        assert message in error
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def started(launch: list[str], *arguments: str | Path, cache: Path) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -132,6 +133,12 @@ def refused(sides: Path, judges: tuple[Path, Path], folder: Path) -> dict[str, t
         "two protocols": ((folder / "one.npz", folder / "two.npz"), "do not compare: protocol one.pt and two.pt"),
         "another protocol's statistics": ((a, folder / "two.npz", *one), "do not compare"),
         "statistics that do not say": ((folder / "bare.npz", folder / "bare.npz"), "say so with --protocol"),
+        "statistics and images that do not say": ((a, folder / "bare.npz"), "say so with --protocol"),
+        "ADM's statistics by another protocol": ((a, folder / "adm.npz", *one), "say so with --protocol adm"),
+        "ADM's statistics unsaid": ((folder / "one.npz", folder / "adm.npz"), "say so with --protocol adm"),
+        "a protocol that neither file is of": (
+            (folder / "one.npz", folder / "one.npz", "--protocol", judges[1]), "is of one.pt, so they do not compare"
+        ),
         "one image": ((folder / "single", b, *one), "holds 1 image"),
         "no image": ((folder / "empty", b, *one), "holds no image"),
         "a damaged image": ((folder / "bad", b, *one), "bad.png is not a readable image"),
@@ -163,6 +170,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory, sides: Path, judges: tuple[Pat
     for name, judge in zip(("one", "two"), judges, strict=True):
         compare.statistics(str(sides / "a"), str(root / f"{name}.npz"), str(judge), None)
     np.savez(root / "bare.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(root / "adm.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(3), sigma_s=np.eye(3))
     for name in ("single", "bad", "mixed", "empty"):
         (root / name).mkdir()
     picture = Image.new("RGB", (6, 6))
@@ -202,3 +210,35 @@ def test_a_checkpoint_is_sampled_and_a_data_set_is_read(
     assert (found["n_samples"], found["n_reference"], found["seed"]) == (30, 297, 5)
     assert found["sampler"]["checkpoint"] == str(digits_run)
     assert "steps" in found["sampler"]
+
+
+def test_our_file_and_a_foreign_one_compare_if_the_protocol_is_said(
+    command: Command, judges: tuple[Path, Path], sides: Path, tmp_path: Path
+) -> None:
+    for name in "ab":
+        assert command("statistics", sides / name, tmp_path / f"{name}.npz", "--protocol", judges[0])[0] == 0
+    with np.load(tmp_path / "b.npz") as stored:
+        np.savez(tmp_path / "theirs.npz", mu=stored["mu"], sigma=stored["sigma"])
+    values, digests = [], []
+    for other in ("b.npz", "theirs.npz"):
+        report = tmp_path / "r.json"
+        protocol = ("--protocol", judges[0])
+        code, _, error = command("fid", tmp_path / "a.npz", tmp_path / other, *protocol, "--output", report)
+        assert code == 0, error
+        found = json.loads(report.read_text())["score"]
+        values.append(found["value"])
+        digests.append(found["reference_digest"])
+    assert values[1] == pytest.approx(values[0], rel=1e-9)
+    assert [len(one) for one in digests] == [64, 64]
+    code, _, error = command("fid", tmp_path / "a.npz", tmp_path / "theirs.npz")
+    assert code == 2
+    assert "say so with --protocol" in error
+
+
+def test_a_classifier_does_not_go_by_the_name_of_a_protocol(
+    command: Command, digits_judge: Path, sides: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(digits_judge, tmp_path / "adm")
+    code, _, error = command("fid", sides / "a", sides / "b", "--protocol", tmp_path / "adm")
+    assert code == 2
+    assert "would go by the name of the protocol adm; rename the folder" in error

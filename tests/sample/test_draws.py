@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -75,6 +76,24 @@ def test_a_damaged_file_is_drawn_again(
     raw[300] ^= 1
     second.write_bytes(raw)
     assert torch.equal(images(kept, 8), whole)
+
+
+def test_a_piece_of_too_few_images_is_drawn_again(pipeline: ImagePipeline, tmp_path: Path) -> None:
+    kept = arm(pipeline, tmp_path / "kept")
+    whole = images(kept, 4)
+    (file,) = (tmp_path / "kept" / kept.key).glob("*.npz")
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    np.savez(file, **{**arrays, "images": arrays["images"][:3]})
+    assert torch.equal(images(kept, 4), whole)
+
+
+def test_the_key_holds_what_draws(pipeline: ImagePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, key = arm(pipeline).settings(), arm(pipeline).key
+    assert {"maskgen", "torch", "torchvision", "pillow"} <= set(settings)
+    assert settings["device"] == "cpu"
+    monkeypatch.setattr(draws, "packages", lambda: {"torch": "another"})
+    assert arm(pipeline).key != key
 
 
 def test_other_weights_another_sampler_and_another_seed_never_mix(pipeline: ImagePipeline, tmp_path: Path) -> None:

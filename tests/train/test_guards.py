@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen import lock
 from maskgen.budget import TrainSettings
 from maskgen.data.images import DataError
 from maskgen.data.loader import CounterSampler, batches
 from maskgen.errors import UserError
-from maskgen.train import lock, status
+from maskgen.lock import RunLock
+from maskgen.train import status
 from maskgen.train.callbacks import Log
-from maskgen.train.lock import RunLock
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
 from maskgen.train.status import Status
@@ -33,7 +34,7 @@ Command = Callable[..., tuple[int, str, str]]
 def test_a_directory_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
     with RunLock(tmp_path):
         assert lock.is_held(tmp_path)
-        with pytest.raises(UserError, match=rf"is being trained by process {os.getpid()} on {socket.gethostname()}"):
+        with pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on {socket.gethostname()}"):
             RunLock(tmp_path).__enter__()
     assert not lock.is_held(tmp_path)
     with RunLock(tmp_path):

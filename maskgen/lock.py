@@ -1,4 +1,4 @@
-"""One run a directory: a lock with process and host, held as long as the process lives."""
+"""One writer a directory: a lock with process and host, held as long as the process lives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ORPHANS = 15.0
 
 
 class RunLock:
-    """Context in which a run directory is this process's.
+    """Context in which a directory is this process's: a run's, a benchmark's.
 
     The kernel lets go of it when the process dies, so a killed run leaves nothing to clean up. A holder on another
     host, whose death this kernel cannot know, touches the file every so often.
@@ -120,4 +120,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _refusal(path: Path, holder: dict[str, Any]) -> str:
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-    return f"{path.parent} is being trained by {who}; stop it first, or choose another --output"
+    return f"{path.parent} is being written by {who}; stop it first, or choose another --output"
