@@ -32,7 +32,7 @@ from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
 from .run import Outside, Run
 from .signals import Signals, Stopped
-from .state import clean, newest_whole, restore
+from .state import clean, newest_whole, restore, set_aside
 from .status import Status
 
 
@@ -134,16 +134,19 @@ def _find_start(directory: Path, recipe: Recipe, resume: bool, *, is_main: bool)
     checkpoint, faults = newest_whole(directory)
     if checkpoint is None:
         if faults:
-            raise CheckpointError("\n".join([f"no checkpoint in {directory} is whole:", *faults]))
+            raise CheckpointError("\n".join([f"no checkpoint in {directory} is whole:", *faults.values()]))
         return None
-    if faults and is_main:
-        print("\n".join([*faults, f"going on from {checkpoint.path.name}, the newest that is whole"]), file=sys.stderr)
     changed = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
     changed = [key for key in changed if getattr(recipe, key) != getattr(checkpoint.recipe, key)]
     if changed:
         raise UserError(
             f"{checkpoint.path} was trained with another {', '.join(changed)}; resume with the same, or start anew"
         )
+    if faults and is_main:
+        set_aside(faults)
+        names = ", ".join(f".bad-{path.name}" for path in faults)
+        said = f"going on from {checkpoint.path.name}, the newest that is whole; newer ones are set aside as {names}"
+        print("\n".join([*faults.values(), said]), file=sys.stderr)
     return checkpoint
 
 

@@ -227,8 +227,8 @@ class Run:
         accelerator.wait_for_everyone()
 
     def _save(self, step: int, info: dict[str, Any]) -> None:
-        save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
-        prune(self.directory, self.recipe.train)
+        path = save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
+        prune(self.directory, self.recipe.train, path)
         spent = {**self.clock.so_far(), "phases": self.clock.phases()}
         write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
         self.outside.status.write("running", step, info["validation"])

@@ -63,6 +63,15 @@ def test_three_steps_and_three_more_are_six_bit_for_bit(whole: Path, tmp_path: P
     assert lines(tmp_path / "run") == lines(whole)
 
 
+def test_a_damaged_newer_checkpoint_is_set_aside_and_outlived(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-6" / "training.safetensors").write_bytes(b"half")
+    short = ("train.steps=4", "train.keep_checkpoints=1")
+    path = digits(tmp_path / "run", *short, resume=True)
+    assert read_checkpoint(tmp_path / "run").path == path == tmp_path / "run" / "checkpoint-4"
+    assert (tmp_path / "run" / ".bad-checkpoint-6").is_dir()
+
+
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
     constant = "train.lr_schedule=constant"
     digits(tmp_path / "a", constant)
