@@ -231,12 +231,17 @@ def _text_to_batch(device: torch.device, eos: int | None) -> ToBatch:
     return convert
 
 
+def spread(total: int, n: int, rank: int = 0, world: int = 1) -> list[int]:
+    """This process's share of n rows at even distances in `total` >= n, which may be sorted by class."""
+    return [i * total // n for i in range(rank, n, world)]
+
+
 @dataclass(frozen=True)
 class SomeRows:
     """Some rows of a data set."""
 
     data: Rows
-    index: range
+    index: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.index)

@@ -31,7 +31,7 @@ from .callbacks import Log, describe, preview_reconstructions, preview_samples, 
 from .clock import Clock
 from .cost import brief, cost_of_parts
 from .loop import Loop, Means, validate
-from .parts import Parts, SomeRows, at_resolution
+from .parts import Parts, SomeRows, at_resolution, spread
 from .signals import Signals, Stopped
 from .state import prune, save
 from .status import Status
@@ -239,9 +239,8 @@ class Run:
         world, n_rows = accelerator.num_processes, self.recipe.train.validation_rows
         if not n_rows or len(held_out) < world:  # every process needs a row, or the means would wait for it
             return {}
-        # Each process takes every world-th row of the first n_rows, so that the means are over each row once.
-        rows = range(accelerator.process_index, min(max(n_rows, world), len(held_out)), world)
-        subset = SomeRows(held_out, rows)
+        n_rows = min(max(n_rows, world), len(held_out))
+        subset = SomeRows(held_out, spread(len(held_out), n_rows, accelerator.process_index, world))
         batch_size = 250 if isinstance(self.parts.source, ImageSource) else 32
         look = (module, self.parts.objective, in_order(subset, batch_size), self.parts.to_batch, accelerator)
         if world > 1:  # one that stops alone would leave the others waiting
