@@ -190,6 +190,12 @@ def stretch_at(settings: TrainSettings, step: int) -> Stretch:
     return next((stretch for stretch in stretches if step < stretch.last), stretches[-1])
 
 
+def images_before(step: int, settings: TrainSettings) -> int:
+    """How many images the steps before one have taken."""
+    stretch = stretch_at(settings, step)
+    return stretch.images + (step - stretch.first) * stretch.batch_size
+
+
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """The rate of step 0, 1, ...: linear warm-up, then constant or half a cosine to `lr_floor` of the rate.
 

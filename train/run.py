@@ -48,7 +48,7 @@ class Outside:
 
 @dataclass
 class Run:
-    """What is between a built network and its last checkpoint."""
+    """What is between a built network and its last checkpoint; `images` is how many rows it has taken."""
 
     recipe: Recipe
     parts: Parts
@@ -56,6 +56,7 @@ class Run:
     directory: Path
     clock: Clock
     outside: Outside
+    images: int = 0
     means: Means = field(default_factory=Means)
 
     def go(self) -> Path:
@@ -148,8 +149,7 @@ class Run:
             len(self.parts.train),
             size,
             self.recipe.seed,
-            start=(self.loop.step - stretch.first) * stretch.accumulate,
-            offset=stretch.images,
+            offset=self.images,  # not a function of the step: the batch size may have changed at a resume
             rank=self.loop.accelerator.process_index,
             world=world,
         )
@@ -159,6 +159,7 @@ class Run:
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, step - 1)
         self.means.add(logs)
         self.clock.step(stretch.index, stretch.batch_size)
+        self.images += stretch.batch_size
         self.log.advance()
         stop, is_saving = self._asked()
         is_last = step == settings.steps
