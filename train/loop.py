@@ -60,6 +60,7 @@ class Loop:
 
     Attributes:
         skipped, skipped_in_a_row: steps whose gradient was not finite, which changed nothing.
+        is_between: the weights are those after `step` whole steps; not while the optimizer changes them.
         waited: seconds that data were waited for; who reads it sets it back.
     """
 
@@ -75,6 +76,7 @@ class Loop:
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    is_between: bool = True
     waited: float = 0.0
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _buffers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Loop:
             self._count(is_finite)
             if is_finite:
                 self.ema.update(self.step)
+            self.is_between = True
             on_step(self.step, logs)
 
     def _train_step(self) -> tuple[Mapping[str, Tensor], bool]:
@@ -117,6 +120,7 @@ class Loop:
         is_finite = bool(torch.isfinite(norm))  # of exchanged gradients: every process decides alike
         if is_finite:
             logs.add({"grad_norm": torch.stack([norm.detach(), torch.ones_like(norm)])})
+            self.is_between = False
             self.optimizer.step()
         else:
             self.undo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,7 @@ from maskgen.budget import Stretch, plan, stretch_at
 from maskgen.checkpoint import newest_in
 from maskgen.cost import TRAINING, Cost, matmul_peak
 from maskgen.data.captions import CaptionedRows
-from maskgen.data.images import ImageSource
+from maskgen.data.images import DataError, ImageSource
 from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.errors import DiskFull, Diverged, OutOfMemory, UserError
 from maskgen.eval.features import to_float
@@ -78,6 +78,9 @@ class Run:
                 if self.loop.step < stretch.last:
                     self._enter(stretch)
                     self.loop.run(self._on_step, until=stretch.last)
+        except DataError:
+            self._stop_without_data()
+            raise
         except Exception as error:
             explained = self._explained(error)
             if explained is error:
@@ -87,6 +90,22 @@ class Run:
             self.log.close()
         accelerator.end_training()
         return self.directory / f"checkpoint-{self.loop.step}"
+
+    def _stop_without_data(self) -> None:
+        """Save and stop if that was asked for and a data worker died of it; nothing else ends well without data."""
+        stop, step = self.outside.signals.stop, self.loop.step
+        if not stop or not self.loop.is_between or self.loop.accelerator.num_processes > 1:
+            return
+        self.loop.undo()
+        path = self.directory / f"checkpoint-{step}"
+        if step and not path.exists() and not self.loop.skipped_in_a_row:
+            self._checkpoint(step, is_looked_at=False)
+        self._end(stop, step)
+
+    def _end(self, stop: int, step: int) -> NoReturn:
+        self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
+        self.loop.accelerator.end_training()
+        raise Stopped(stop, step)
 
     def _introduce(self) -> None:
         self.cost = self._cost()
@@ -153,7 +172,8 @@ class Run:
             rank=self.loop.accelerator.process_index,
             world=world,
         )
-        return batches(self.parts.train, order, self.recipe.train.workers)
+        signals = self.outside.signals
+        return batches(self.parts.train, order, self.recipe.train.workers, lambda: bool(signals.stop))
 
     def _on_step(self, step: int, logs: Mapping[str, Tensor]) -> None:
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, step - 1)
@@ -175,9 +195,7 @@ class Run:
             self.clock.resume()
             stop = stop or self._asked()[0]  # meanwhile; what asks for a checkpoint has one
         if stop and not is_last:
-            self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
-            self.loop.accelerator.end_training()
-            raise Stopped(stop, step)
+            self._end(stop, step)
 
     def _asked(self) -> tuple[int, bool]:
         """The signal that asks for an end, and whether a checkpoint is asked for; all processes get the same answer."""

@@ -53,11 +53,14 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.stop:
             os._exit(128 + number)  # at once: what is being written has another name and is left for the next run
         self.stop = number
+        if signal.SIGCHLD not in self._before:  # torch raises from it when a worker dies, wherever the step is
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         if not self.is_deferred:
             raise Stopped(number, 0)
         if self._is_interruptible:

@@ -202,6 +202,22 @@ class Deadly(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return torch.zeros(len(indices)), torch.as_tensor(indices)
 
 
+class Slow(Deadly):
+    """Rows that say by whom they were read."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return torch.full((len(indices),), os.getpid()), torch.as_tensor(indices)
+
+
+def test_a_worker_outlives_a_signal_to_the_group() -> None:
+    loader = batches(Slow(), CounterSampler(20, 4, 0), workers=1)
+    worker = int(next(loader)[0][0])
+    os.kill(worker, signal.SIGINT)
+    os.kill(worker, signal.SIGTERM)
+    for _ in range(4):
+        assert int(next(loader)[0][0]) == worker
+
+
 class Unreadable(Deadly):
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         if 13 in indices:
