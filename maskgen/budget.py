@@ -126,6 +126,12 @@ class TrainSettings(_Settings):
         steps = [phase.get("steps") if isinstance(phase, Mapping) else None for phase in tree["phases"]]
         return {**tree, "steps": sum(steps)} if steps and all(isinstance(n, int) for n in steps) else tree
 
+    @model_validator(mode="after")
+    def _has_values_to_keep_by(self) -> TrainSettings:
+        if self.keep_best is not None and not self.validation_rows:
+            raise ValueError("keep_best needs a validation; set validation_rows above 0, or leave keep_best out")
+        return self
+
     @property
     def lowest_keep_ratio(self) -> float:
         """The least share of tokens that is kept in any phase."""

@@ -244,6 +244,11 @@ class Run:
                     path = self.directory / "samples" / f"step-{step:08d}"
                     self.outside.signals.attempt(lambda: self._preview(path, module))
         accelerator.wait_for_everyone()
+        if scores and settings.keep_best is not None and settings.keep_best.metric not in scores:
+            raise UserError(
+                f"train.keep_best.metric: the validation has no {settings.keep_best.metric!r}; choose from "
+                f"{', '.join(scores)}, then --resume goes on from checkpoint-{step}"
+            )
 
     def _save(self, step: int, info: dict[str, Any]) -> None:
         path = save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)

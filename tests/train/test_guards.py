@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from maskgen.train.lock import RunLock
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
 from maskgen.train.status import Status
+from maskgen.train.trackers import CsvTracker, run_id
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -154,6 +156,53 @@ def test_runs_are_listed_with_state_step_score_and_error(tmp_path: Path, command
     assert rows["old"].split() == ["old", "?", "?", "3"]
     with RunLock(tmp_path / "c"):
         assert "running" in command("runs", tmp_path)[1]
+
+
+@pytest.mark.parametrize("content", ['{"state": "ok"}', "[1, 2]", '{"step": "3"}', "{"])
+def test_a_status_of_another_program_is_no_run(tmp_path: Path, command: Command, content: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "status.json").write_text(content)
+    code, _, err = command("runs", tmp_path)
+    assert (code, "no run below" in err) == (2, True)
+
+
+def test_a_status_that_may_not_be_read_is_unknown(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Status(tmp_path, "r", 9).write("running", 4)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("maskgen.train.status.read", lambda _: {})
+    assert command("runs", tmp_path)[1].splitlines()[1].split() == [".", "?", "?", "?"]
+
+
+def test_a_wandb_run_is_known_by_an_id_of_its_own_that_a_resume_keeps(tmp_path: Path) -> None:
+    ids = {}
+    for home in ("a/run", "b/run"):
+        (tmp_path / home).mkdir(parents=True)
+        ids[home] = run_id(tmp_path / home, 0)
+        assert run_id(tmp_path / home, 5) == ids[home]
+    assert ids["a/run"] != ids["b/run"]
+    assert run_id(tmp_path / "a/run", 0) != ids["a/run"]
+
+
+def test_a_table_survives_a_start_that_cannot_write_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = CsvTracker(tmp_path, 0)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish()
+    before = (tmp_path / "metrics.csv").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        CsvTracker(tmp_path, 1)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_keeping_the_best_needs_a_validation() -> None:
+    with pytest.raises(ValueError, match="keep_best needs a validation"):
+        TrainSettings.model_validate({"keep_best": {"metric": "loss"}, "validation_rows": 0})
 
 
 def test_a_directory_without_runs_is_said(tmp_path: Path, command: Command) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from maskgen.train.parts import spread
@@ -12,7 +14,7 @@ def test_processes_together_take_each_row_of_an_even_spread_once(total: int, n: 
     rows = sorted(row for rank in range(world) for row in spread(total, n, rank, world))
     assert rows == spread(total, n)
     assert len(set(rows)) == n
-    assert {later - row for row, later in zip(rows, rows[1:], strict=False)} <= {total // n, -(-total // n)}
+    assert {later - row for row, later in itertools.pairwise(rows)} <= {total // n, -(-total // n)}
 
 
 def test_rows_sorted_by_class_are_validated_in_every_class() -> None:

@@ -118,6 +118,12 @@ def test_what_shards_parameters_is_refused(kind: str) -> None:
         require_ddp(accelerator)
 
 
+def test_a_value_to_keep_by_that_no_validation_has_is_said_at_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the validation has no 'lost'; choose from .*loss.*goes on from checkpoint-3"):
+        digits(tmp_path, "train.keep_best={metric: lost}")
+    assert read_checkpoint(tmp_path).step == 3
+
+
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
     constant = "train.lr_schedule=constant"
     digits(tmp_path / "a", constant)
