@@ -34,7 +34,7 @@ def run(directory: str) -> str:
 
 
 def _with_status(root: Path) -> set[Path]:
-    """Directories with a status of ours, or one that only others may read; files of that name are other programs' too."""
+    """Directories with a status of ours or one that only others may read; other programs have such files too."""
     files = root.rglob(status.NAME)
     return {file.parent for file in files if not os.access(file, os.R_OK) or status.read(file.parent)}
 
@@ -51,8 +51,11 @@ def _row(home: Path, root: Path) -> tuple[str, ...]:
         newest = checkpoints_in(home)[-1].name.split("-")[1] if checkpoints_in(home) else "?"
         return (name, "?", "?", newest, "", "", "")
     state = found["state"]
-    if state == "running" and not lock.is_held(home):
-        state = "killed"
+    try:
+        if state == "running" and not lock.is_held(home):
+            state = "killed"
+    except PermissionError:  # another user's
+        state = "unknown"
     step = f"{found['step']:,} / {found['steps']:,}"
     error = str(found["error"]).splitlines()[0][:100] if found["error"] else ""
     return (name, found["recipe"], state, step, _score(found), _ago(found["time"]), error)

@@ -175,6 +175,18 @@ def test_a_status_that_may_not_be_read_is_unknown(
     assert command("runs", tmp_path)[1].splitlines()[1].split() == [".", "?", "?", "?"]
 
 
+def test_a_running_run_whose_lock_may_not_be_opened_is_unknown(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Status(tmp_path, "r", 9).write("running", 4)
+
+    def refused(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr("maskgen.train.runs.lock.is_held", refused)
+    assert "unknown" in command("runs", tmp_path)[1]
+
+
 def test_a_wandb_run_is_known_by_an_id_of_its_own_that_a_resume_keeps(tmp_path: Path) -> None:
     ids = {}
     for home in ("a/run", "b/run"):
