@@ -289,6 +289,7 @@ def interrupted_twice(lab: Lab) -> str:
 
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     child = lab.start(before=lambda: patch("maskgen.train.loop", "stretch_at", at_call(5, twice)))

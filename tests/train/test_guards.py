@@ -76,6 +76,14 @@ def test_a_signal_asks_for_an_end_and_handlers_are_put_back(number: int) -> None
     assert Stopped(number, 3).code == 128 + number
 
 
+def test_the_echo_of_a_signal_is_not_a_second_one() -> None:
+    with Signals() as signals:
+        signals.is_deferred = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # would end this process
+        assert signals.stop == signal.SIGTERM
+
+
 def test_before_there_are_steps_an_end_does_not_wait() -> None:
     with Signals(), pytest.raises(Stopped) as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
