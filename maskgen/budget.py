@@ -126,6 +126,12 @@ class TrainSettings(_Settings):
         steps = [phase.get("steps") if isinstance(phase, Mapping) else None for phase in tree["phases"]]
         return {**tree, "steps": sum(steps)} if steps and all(isinstance(n, int) for n in steps) else tree
 
+    @model_validator(mode="after")
+    def _has_values_to_keep_by(self) -> TrainSettings:
+        if self.keep_best is not None and not self.validation_rows:
+            raise ValueError("keep_best needs a validation; set validation_rows above 0, or leave keep_best out")
+        return self
+
     @property
     def lowest_keep_ratio(self) -> float:
         """The least share of tokens that is kept in any phase."""
@@ -188,6 +194,12 @@ def stretch_at(settings: TrainSettings, step: int) -> Stretch:
     """The phase of step 0, 1, ...; the last one beyond the end."""
     stretches = plan(settings)
     return next((stretch for stretch in stretches if step < stretch.last), stretches[-1])
+
+
+def images_before(step: int, settings: TrainSettings) -> int:
+    """How many images the steps before one have taken."""
+    stretch = stretch_at(settings, step)
+    return stretch.images + (step - stretch.first) * stretch.batch_size
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

@@ -289,6 +289,7 @@ def interrupted_twice(lab: Lab) -> str:
 
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     child = lab.start(before=lambda: patch("maskgen.train.loop", "stretch_at", at_call(5, twice)))
@@ -487,6 +488,41 @@ def dead_worker(lab: Lab) -> str:
     return "the sample is named, exit code 2"
 
 
+def _group(child: Child, number: int) -> None:
+    """A signal to a process and those it has started, as a terminal or a batch system sends it."""
+    others = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    for pid in (*map(int, others), child.pid):
+        os.kill(pid, number)
+
+
+def group_terminated(lab: Lab) -> str:
+    """SIGTERM to a run and its data workers at once"""
+    child = lab.start("train.workers=2", "train.steps=4000", "train.lr_schedule=constant")
+    lab.until(child, 4)
+    _group(child, signal.SIGTERM)
+    assert child.wait() == TERMINATED, child.said
+    read_checkpoint(lab.run).verify()
+    return f"saved, exit code {TERMINATED}"
+
+
+def worker_dead_at_the_end(lab: Lab) -> str:
+    """a data worker killed, and the run asked to stop before it notices"""
+    lab.run.mkdir()
+
+    def both() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        workers = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        for pid in map(int, workers):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+
+    # In the fifth step, before its rows are fetched.
+    child = lab.start("train.workers=1", before=lambda: patch("maskgen.train.loop", "stretch_at", at_call(5, both)))
+    assert child.wait() == TERMINATED, child.said[-2000:]
+    assert checkpoints_in(lab.run)[-1].name in ("checkpoint-4", "checkpoint-5"), child.said[-2000:]
+    return f"saved, exit code {TERMINATED}; {lab.ends_like_the_whole()}"
+
+
 def unreadable_picture(lab: Lab) -> str:
     """a file that is no picture, read by a data worker"""
     from PIL import Image
@@ -524,7 +560,7 @@ FAULTS: dict[str, Callable[[Lab], str]] = {
         all_damaged, without_training_state, terminated, interrupted, interrupted_twice, terminated_in_validation,
         terminated_in_preview, saved_on_demand, one_nan, many_nans, out_of_memory, full_disk, not_writable,
         clock_set_back, two_at_once, lock_of_the_dead, another_recipe, leftovers, cut_metrics, damaged_cache,
-        dead_worker, unreadable_picture)},
+        dead_worker, group_terminated, worker_dead_at_the_end, unreadable_picture)},
 }  # fmt: skip
 
 QUICK = (

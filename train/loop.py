@@ -60,6 +60,7 @@ class Loop:
 
     Attributes:
         skipped, skipped_in_a_row: steps whose gradient was not finite, which changed nothing.
+        is_between: the weights are those after `step` whole steps; not while the optimizer changes them.
         waited: seconds that data were waited for; who reads it sets it back.
     """
 
@@ -75,8 +76,10 @@ class Loop:
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    is_between: bool = True
     waited: float = 0.0
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _buffers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def run(self, on_step: Callable[[int, Mapping[str, Tensor]], None], until: int | None = None) -> None:
         """Train up to a step, `settings.steps` if None; `on_step` gets the number of steps done and the step's logs.
@@ -91,11 +94,13 @@ class Loop:
             self._count(is_finite)
             if is_finite:
                 self.ema.update(self.step)
+            self.is_between = True
             on_step(self.step, logs)
 
     def _train_step(self) -> tuple[Mapping[str, Tensor], bool]:
         """One optimizer step: the logs of its micro-batches together; skipped, without logs, if it is not finite."""
         logs = Means()
+        self._buffers = _persistent_buffers(self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         stretch = stretch_at(self.settings, self.step)
@@ -115,9 +120,17 @@ class Loop:
         is_finite = bool(torch.isfinite(norm))  # of exchanged gradients: every process decides alike
         if is_finite:
             logs.add({"grad_norm": torch.stack([norm.detach(), torch.ones_like(norm)])})
+            self.is_between = False
             self.optimizer.step()
+        else:
+            self.undo()
         self.optimizer.zero_grad()
         return (logs.sums if is_finite else {}), is_finite
+
+    def undo(self) -> None:
+        """Put back what a forward pass of the step moved: running statistics, a codebook."""
+        for buffer, before in self._buffers:
+            buffer.copy_(before)
 
     def _rng(self, micro: int, n_rows: int) -> Rng:
         """Noise of this process's rows of a micro-batch: of the seed, step and place in it, not of who computes it.
@@ -144,6 +157,16 @@ class Loop:
                 f"the loss or its gradient was NaN or infinite in {self.skipped_in_a_row} steps in a row, up to step "
                 f"{self.step}: lower train.lr or raise train.warmup"
             )
+
+
+def _persistent_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that a checkpoint has, each with a copy of what is in it; constants are none of them."""
+    pairs = []
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                pairs.append((buffer, buffer.clone()))
+    return pairs
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from maskgen.data.captions import CaptionedRows, CaptionTable, embedded
 from maskgen.data.images import ImageSource, SplitName
 from maskgen.data.latents import latent_data
 from maskgen.data.loader import Rows, flip
-from maskgen.data.text import TextSource, document_ids, text_data
+from maskgen.data.text import TextData, TextSource, document_ids, text_data
 from maskgen.errors import UserError
 from maskgen.eval.features import to_float
 from maskgen.models import change_grid
@@ -60,8 +61,17 @@ class Parts:
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
-            return {"classes": list(self.source.classes), **shapes}
-        return {"classes": [], "length": self.source.length}
+            return {"classes": list(self.source.classes), **shapes, "data": self.data}
+        return {"classes": [], "length": self.source.length, "data": self.data}
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What tells these training rows from others."""
+        if isinstance(self.source, ImageSource):
+            fingerprint = self.source.split("train").fingerprint()
+        else:
+            fingerprint = self.train.packed.fingerprint if isinstance(self.train, TextData) else ""
+        return {"rows": len(self.train), "fingerprint": fingerprint}
 
 
 def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
@@ -231,12 +241,17 @@ def _text_to_batch(device: torch.device, eos: int | None) -> ToBatch:
     return convert
 
 
+def spread(total: int, n: int, rank: int = 0, world: int = 1) -> list[int]:
+    """This process's share of n rows at even distances in `total` >= n, which may be sorted by class."""
+    return [i * total // n for i in range(rank, n, world)]
+
+
 @dataclass(frozen=True)
 class SomeRows:
     """Some rows of a data set."""
 
     data: Rows
-    index: range
+    index: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.index)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 
 from maskgen.budget import stretch_at
-from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, CheckpointError, copy_tokenizer, newest_in
+from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer
 from maskgen.devices import pick_device, pick_precision
 from maskgen.errors import UserError
 from maskgen.files import require_writable
@@ -32,7 +31,8 @@ from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
 from .run import Outside, Run
 from .signals import Signals, Stopped
-from .state import clean, newest_whole, restore
+from .start import check_data, find_start, images_seen
+from .state import clean, restore
 from .status import Status
 
 
@@ -61,13 +61,28 @@ def run(
         mixed_precision=pick_precision(recipe.train.precision, place),
         kwargs_handlers=[patience],
     )
+    require_ddp(accelerator)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
-        start = _find_start(directory, recipe, resume, is_main=is_main)
+        start = find_start(directory, recipe, resume, accelerator)
         status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
         with _recorded(status):
             return _built(recipe, directory, start, accelerator, Outside(signals, status, about)).go()
+
+
+def require_ddp(accelerator: Accelerator) -> None:
+    """Refuse what spreads parameters over processes: checkpoints would have parts of them.
+
+    Raises:
+        UserError: accelerate is set to FSDP, DeepSpeed or another such.
+    """
+    kind = accelerator.distributed_type
+    if kind != DistributedType.NO and not kind.name.startswith("MULTI_"):
+        raise UserError(
+            f"accelerate is set to {kind.name}, which is not supported: train in one process or with DDP (torchrun, or "
+            "accelerate launch --multi_gpu with a configuration without FSDP, DeepSpeed and Megatron)"
+        )
 
 
 @contextmanager
@@ -99,6 +114,8 @@ def _built(
     if start is not None:  # the checkpoint was written in the phase of the step before it
         resolution = stretch_at(recipe.train, max(start.step - 1, 0)).resolution
         parts = at_resolution(parts, recipe, resolution, accelerator)
+        if accelerator.is_main_process:
+            check_data(start, parts)
     ema = Ema(parts.module, recipe.train.ema)
     optimizer = build_optimizer(parts.module, recipe.train)
     model, prepared = accelerator.prepare(parts.module, optimizer)
@@ -119,32 +136,9 @@ def _built(
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
     )
-    run = Run(recipe, parts, loop, directory, Clock(info), outside)
+    run = Run(recipe, parts, loop, directory, Clock(info), outside, images_seen(start))
     run.means.load(info.get("means", {}), accelerator)
     return run
-
-
-def _find_start(directory: Path, recipe: Recipe, resume: bool, *, is_main: bool) -> Checkpoint | None:
-    """The checkpoint to resume from, or None for a fresh start."""
-    newest = newest_in(directory)
-    if newest is not None and not resume:
-        raise UserError(f"{directory} holds {newest.name}; continue it with --resume, or choose another --output")
-    if newest is None and resume:
-        raise UserError(f"nothing to resume: {directory} has no checkpoint; leave --resume out")
-    checkpoint, faults = newest_whole(directory)
-    if checkpoint is None:
-        if faults:
-            raise CheckpointError("\n".join([f"no checkpoint in {directory} is whole:", *faults]))
-        return None
-    if faults and is_main:
-        print("\n".join([*faults, f"going on from {checkpoint.path.name}, the newest that is whole"]), file=sys.stderr)
-    changed = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
-    changed = [key for key in changed if getattr(recipe, key) != getattr(checkpoint.recipe, key)]
-    if changed:
-        raise UserError(
-            f"{checkpoint.path} was trained with another {', '.join(changed)}; resume with the same, or start anew"
-        )
-    return checkpoint
 
 
 def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:

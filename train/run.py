@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,7 @@ from maskgen.budget import Stretch, plan, stretch_at
 from maskgen.checkpoint import newest_in
 from maskgen.cost import TRAINING, Cost, matmul_peak
 from maskgen.data.captions import CaptionedRows
-from maskgen.data.images import ImageSource
+from maskgen.data.images import DataError, ImageSource
 from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.errors import DiskFull, Diverged, OutOfMemory, UserError
 from maskgen.eval.features import to_float
@@ -31,7 +31,7 @@ from .callbacks import Log, describe, preview_reconstructions, preview_samples, 
 from .clock import Clock
 from .cost import brief, cost_of_parts
 from .loop import Loop, Means, validate
-from .parts import Parts, SomeRows, at_resolution
+from .parts import Parts, SomeRows, at_resolution, spread
 from .signals import Signals, Stopped
 from .state import prune, save
 from .status import Status
@@ -48,7 +48,7 @@ class Outside:
 
 @dataclass
 class Run:
-    """What is between a built network and its last checkpoint."""
+    """What is between a built network and its last checkpoint; `images` is how many rows it has taken."""
 
     recipe: Recipe
     parts: Parts
@@ -56,6 +56,7 @@ class Run:
     directory: Path
     clock: Clock
     outside: Outside
+    images: int = 0
     means: Means = field(default_factory=Means)
 
     def go(self) -> Path:
@@ -77,6 +78,9 @@ class Run:
                 if self.loop.step < stretch.last:
                     self._enter(stretch)
                     self.loop.run(self._on_step, until=stretch.last)
+        except DataError:
+            self._stop_without_data()
+            raise
         except Exception as error:
             explained = self._explained(error)
             if explained is error:
@@ -86,6 +90,22 @@ class Run:
             self.log.close()
         accelerator.end_training()
         return self.directory / f"checkpoint-{self.loop.step}"
+
+    def _stop_without_data(self) -> None:
+        """Save and stop if that was asked for and a data worker died of it; nothing else ends well without data."""
+        stop, step = self.outside.signals.stop, self.loop.step
+        if not stop or not self.loop.is_between or self.loop.accelerator.num_processes > 1:
+            return
+        self.loop.undo()
+        path = self.directory / f"checkpoint-{step}"
+        if step and not path.exists() and not self.loop.skipped_in_a_row:
+            self._checkpoint(step, is_looked_at=False)
+        self._end(stop, step)
+
+    def _end(self, stop: int, step: int) -> NoReturn:
+        self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
+        self.loop.accelerator.end_training()
+        raise Stopped(stop, step)
 
     def _introduce(self) -> None:
         self.cost = self._cost()
@@ -148,17 +168,18 @@ class Run:
             len(self.parts.train),
             size,
             self.recipe.seed,
-            start=(self.loop.step - stretch.first) * stretch.accumulate,
-            offset=stretch.images,
+            offset=self.images,  # not a function of the step: the batch size may have changed at a resume
             rank=self.loop.accelerator.process_index,
             world=world,
         )
-        return batches(self.parts.train, order, self.recipe.train.workers)
+        signals = self.outside.signals
+        return batches(self.parts.train, order, self.recipe.train.workers, lambda: bool(signals.stop))
 
     def _on_step(self, step: int, logs: Mapping[str, Tensor]) -> None:
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, step - 1)
         self.means.add(logs)
         self.clock.step(stretch.index, stretch.batch_size)
+        self.images += stretch.batch_size
         self.log.advance()
         stop, is_saving = self._asked()
         is_last = step == settings.steps
@@ -174,9 +195,7 @@ class Run:
             self.clock.resume()
             stop = stop or self._asked()[0]  # meanwhile; what asks for a checkpoint has one
         if stop and not is_last:
-            self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
-            self.loop.accelerator.end_training()
-            raise Stopped(stop, step)
+            self._end(stop, step)
 
     def _asked(self) -> tuple[int, bool]:
         """The signal that asks for an end, and whether a checkpoint is asked for; all processes get the same answer."""
@@ -225,10 +244,15 @@ class Run:
                     path = self.directory / "samples" / f"step-{step:08d}"
                     self.outside.signals.attempt(lambda: self._preview(path, module))
         accelerator.wait_for_everyone()
+        if scores and settings.keep_best is not None and settings.keep_best.metric not in scores:
+            raise UserError(
+                f"train.keep_best.metric: the validation has no {settings.keep_best.metric!r}; choose from "
+                f"{', '.join(scores)}, then --resume goes on from checkpoint-{step}"
+            )
 
     def _save(self, step: int, info: dict[str, Any]) -> None:
-        save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
-        prune(self.directory, self.recipe.train)
+        path = save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
+        prune(self.directory, self.recipe.train, path)
         spent = {**self.clock.so_far(), "phases": self.clock.phases()}
         write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
         self.outside.status.write("running", step, info["validation"])
@@ -239,9 +263,8 @@ class Run:
         world, n_rows = accelerator.num_processes, self.recipe.train.validation_rows
         if not n_rows or len(held_out) < world:  # every process needs a row, or the means would wait for it
             return {}
-        # Each process takes every world-th row of the first n_rows, so that the means are over each row once.
-        rows = range(accelerator.process_index, min(max(n_rows, world), len(held_out)), world)
-        subset = SomeRows(held_out, rows)
+        n_rows = min(max(n_rows, world), len(held_out))
+        subset = SomeRows(held_out, spread(len(held_out), n_rows, accelerator.process_index, world))
         batch_size = 250 if isinstance(self.parts.source, ImageSource) else 32
         look = (module, self.parts.objective, in_order(subset, batch_size), self.parts.to_batch, accelerator)
         if world > 1:  # one that stops alone would leave the others waiting

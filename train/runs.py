@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,19 @@ def run(directory: str) -> str:
     root = Path(directory).expanduser()
     if not root.is_dir():
         raise UserError(f"no directory {directory}; runs are where `maskgen train --output` put them")
-    homes = sorted({path.parent for path in root.rglob(status.NAME)} | _without_status(root))
+    homes = sorted(_with_status(root) | _without_status(root))
     if not homes:
         raise UserError(f"no run below {directory}; `maskgen train RECIPE --output {directory}/NAME` makes one")
     rows = [COLUMNS, *(_row(home, root) for home in homes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _with_status(root: Path) -> set[Path]:
+    """Directories with a status of ours or one that only others may read; other programs have such files too."""
+    files = root.rglob(status.NAME)
+    return {file.parent for file in files if not os.access(file, os.R_OK) or status.read(file.parent)}
 
 
 def _without_status(root: Path) -> set[Path]:
@@ -42,11 +49,14 @@ def _row(home: Path, root: Path) -> tuple[str, ...]:
     found = status.read(home)
     name = home.relative_to(root).as_posix()
     if not found:
-        newest = checkpoints_in(home)[-1].name.split("-")[1]
+        newest = checkpoints_in(home)[-1].name.split("-")[1] if checkpoints_in(home) else "?"
         return (name, "?", "?", newest, "", "", "")
     state = found["state"]
-    if state == "running" and not lock.is_held(home):
-        state = "killed"
+    try:
+        if state == "running" and not lock.is_held(home):
+            state = "killed"
+    except PermissionError:  # another user's
+        state = "unknown"
     step = f"{found['step']:,} / {found['steps']:,}"
     error = str(found["error"]).splitlines()[0][:100] if found["error"] else ""
     return (name, found["recipe"], state, step, _score(found), _ago(found["time"]), error)

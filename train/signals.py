@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 SAVING = signal.SIGUSR1
+ECHO = 1.0
+"""Seconds in which a second signal is the first one's: `torchrun` passes on what the process group has got already."""
 
 
 class Stopped(SystemExit):
@@ -42,6 +45,7 @@ class Signals:
         self.stop = 0
         self.is_saving = False
         self._is_interruptible = False
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -53,11 +57,16 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.stop and time.monotonic() - self._since < ECHO:
+            return
         if self.stop:
             os._exit(128 + number)  # at once: what is being written has another name and is left for the next run
-        self.stop = number
+        self.stop, self._since = number, time.monotonic()
+        if signal.SIGCHLD not in self._before:  # torch raises from it when a worker dies, wherever the step is
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         if not self.is_deferred:
             raise Stopped(number, 0)
         if self._is_interruptible:

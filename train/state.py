@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,28 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 
-def newest_whole(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_whole(directory: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
     """The newest checkpoint with every file as it was written, and what is wrong with newer ones."""
-    faults: list[str] = []
+    faults: dict[Path, str] = {}
     for path in reversed(checkpoints_in(directory)):
         try:
             checkpoint = read_checkpoint(path)
             checkpoint.verify()
             if TRAINING not in checkpoint.info["files"]:
                 raise CheckpointError(f"{path} has no {TRAINING}: it was exported for use and cannot be resumed")
-        except CheckpointError as error:
-            faults.append(str(error))
+        except (CheckpointError, OSError) as error:  # a disk that cannot read one may still read another
+            faults[path] = str(error)
         else:
             return checkpoint, faults
     return None, faults
+
+
+def set_aside(paths: Iterable[Path]) -> None:
+    """Give damaged checkpoints a name that neither retention nor use counts. Only for who holds the lock."""
+    for path in paths:
+        aside = path.with_name(f".bad-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
 
 def clean(directory: Path) -> None:
@@ -82,10 +90,13 @@ def clean(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(directory: Path, settings: TrainSettings) -> None:
-    """Remove checkpoints that no rule keeps: the newest few, every so many steps, the best by a validation value."""
+def prune(directory: Path, settings: TrainSettings, written: Path | None = None) -> None:
+    """Remove checkpoints that no rule keeps: the newest few, every so many steps, the best by a validation value.
+
+    The one just written stays whatever its number is.
+    """
     paths = checkpoints_in(directory)
-    kept = set(paths[-settings.keep_checkpoints :])
+    kept = {*paths[-settings.keep_checkpoints :], written}
     if settings.keep_every:
         kept |= {path for path in paths if int(path.name.split("-")[1]) % settings.keep_every == 0}
     best = best_of(paths, settings)

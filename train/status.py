@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 NAME = "status.json"
+KEYS: Mapping[str, Any] = {
+    "state": str, "recipe": str, "step": int, "steps": int, "scores": Mapping | None, "error": str, "time": int | float,
+}  # fmt: skip
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -44,9 +47,10 @@ class Status:
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """What a run directory says of itself; empty if nothing that can be read."""
+    """What a run directory says of itself; empty if nothing that can be read, or the file is another program's."""
     try:
-        tree: dict[str, Any] = json.loads((directory / NAME).read_text(encoding="utf-8"))
+        tree = json.loads((directory / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return tree
+    is_ours = isinstance(tree, dict) and all(isinstance(tree.get(key), kind) for key, kind in KEYS.items())
+    return tree if is_ours else {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from maskgen.budget import TrainSettings
+from maskgen.files import atomic
 
+WANDB_ID = ".wandb-id"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
@@ -22,10 +26,13 @@ class CsvTracker:
         path, kept = directory / "metrics.csv", []
         if path.is_file():
             rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
-            kept = [row for row in rows if len(row) == 3 and int(row[0]) <= first]
-        self._file = path.open("w", encoding="utf-8", newline="")
+            kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) <= first]
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([["step", "name", "value"], *kept])
+        with atomic(path) as draft:
+            draft.write(table.getvalue().encode())
+        self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file)
-        self._writer.writerows([["step", "name", "value"], *kept])
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._writer.writerows([step, name, repr(value)] for name, value in values.items())
@@ -49,12 +56,23 @@ def open_trackers(directory: Path, first: int, settings: TrainSettings, say: Cal
     return trackers
 
 
+def run_id(directory: Path, first: int) -> str:
+    """What wandb knows a run by: drawn at its start and kept with it, since directories of one name are many."""
+    file = directory / WANDB_ID
+    if first == 0 or not file.is_file():
+        with atomic(file) as out:
+            out.write(uuid.uuid4().hex[:16].encode())
+    return file.read_text(encoding="utf-8").strip()
+
+
 def _open(name: str, directory: Path, first: int) -> Any:
     """A tracker of accelerate; TensorBoard hides what an interrupted run wrote after `first`."""
     tracker = LOGGER_TYPE_TO_CLASS[name]
     if name == "tensorboard":
         opened = tracker("logs", directory, purge_step=first + 1)
     else:
-        opened = tracker("maskgen", name=directory.name, dir=str(directory), id=directory.name, resume="allow")
+        opened = tracker(
+            "maskgen", name=directory.name, dir=str(directory), id=run_id(directory, first), resume="allow"
+        )
     opened.start()
     return opened

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -78,10 +79,12 @@ class CounterSampler(Sampler[list[int]]):
         return self._held[1]
 
 
-def batches(dataset: Rows, order: CounterSampler, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    dataset: Rows, order: CounterSampler, workers: int = 0, is_ending: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
-    `workers` processes read ahead and change nothing else.
+    `workers` processes read ahead and change nothing else. Once `is_ending`, nobody looks for what killed one.
 
     Raises:
         DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it.
@@ -98,6 +101,8 @@ def batches(dataset: Rows, order: CounterSampler, workers: int = 0) -> Iterator[
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
+            if is_ending():
+                raise DataError(str(error).splitlines()[0]) from None
             suspects = [order.indices(batch + ahead) for ahead in range(2 * workers + 1)]
             raise DataError(_obituary(dataset, suspects, str(error).splitlines()[0])) from None
         yield rows
@@ -110,7 +115,15 @@ def _loader(dataset: Rows, order: Iterable[list[int]], workers: int) -> DataLoad
         collate_fn=_identity,  # __getitems__ has collated already
         num_workers=workers,
         generator=torch.Generator(),  # else the loader draws from the global stream
+        worker_init_fn=_outlive_signals,
     )
+
+
+def _outlive_signals(worker: int) -> None:  # noqa: ARG001
+    """A signal to the process group is for the main process, which still needs its workers to end well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The second one ends a worker: that is how the main process ends one which does not answer.
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _obituary(dataset: Rows, suspects: Sequence[list[int]], said: str) -> str:

@@ -102,7 +102,8 @@ class PackedText:
     """A file of tokens, one document after the other, and what text it is of.
 
     `characters` and `n_bytes` (UTF-8) are what bits per character and per byte divide by: those of the documents and
-    of newlines put between them; a token that ends a document is none. `documents` says whether there are such tokens.
+    of newlines put between them; a token that ends a document is none. `documents` says whether there are such tokens,
+    `fingerprint` is the text's.
     """
 
     file: Path
@@ -111,6 +112,7 @@ class PackedText:
     characters: int
     n_bytes: int
     documents: bool
+    fingerprint: str
 
 
 class TextData(Dataset[tuple[Tensor, Tensor]]):
@@ -176,7 +178,13 @@ def text_data(
     )
     stride = source.stride if split == "train" and source.stride is not None else source.length
     packed = PackedText(
-        file, found["dtype"], found["length"], found["characters"], found["n_bytes"], separator == "eos"
+        file,
+        found["dtype"],
+        found["length"],
+        found["characters"],
+        found["n_bytes"],
+        separator == "eos",
+        header["data"],
     )
     data = TextData(packed, source.length, stride)
     if split == "train" and not len(data):

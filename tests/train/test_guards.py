@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ from maskgen.train.callbacks import Log
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
 from maskgen.train.status import Status
+from maskgen.train.trackers import CsvTracker, run_id
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -73,6 +75,14 @@ def test_a_signal_asks_for_an_end_and_handlers_are_put_back(number: int) -> None
         assert signals.stop == number
     assert signal.getsignal(number) == before
     assert Stopped(number, 3).code == 128 + number
+
+
+def test_the_echo_of_a_signal_is_not_a_second_one() -> None:
+    with Signals() as signals:
+        signals.is_deferred = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # would end this process
+        assert signals.stop == signal.SIGTERM
 
 
 def test_before_there_are_steps_an_end_does_not_wait() -> None:
@@ -157,6 +167,65 @@ def test_runs_are_listed_with_state_step_score_and_error(tmp_path: Path, command
         assert "running" in command("runs", tmp_path)[1]
 
 
+@pytest.mark.parametrize("content", ['{"state": "ok"}', "[1, 2]", '{"step": "3"}', "{"])
+def test_a_status_of_another_program_is_no_run(tmp_path: Path, command: Command, content: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "status.json").write_text(content)
+    code, _, err = command("runs", tmp_path)
+    assert (code, "no run below" in err) == (2, True)
+
+
+def test_a_status_that_may_not_be_read_is_unknown(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Status(tmp_path, "r", 9).write("running", 4)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("maskgen.train.status.read", lambda _: {})
+    assert command("runs", tmp_path)[1].splitlines()[1].split() == [".", "?", "?", "?"]
+
+
+def test_a_running_run_whose_lock_may_not_be_opened_is_unknown(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Status(tmp_path, "r", 9).write("running", 4)
+
+    def refused(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr("maskgen.train.runs.lock.is_held", refused)
+    assert "unknown" in command("runs", tmp_path)[1]
+
+
+def test_a_wandb_run_is_known_by_an_id_of_its_own_that_a_resume_keeps(tmp_path: Path) -> None:
+    ids = {}
+    for home in ("a/run", "b/run"):
+        (tmp_path / home).mkdir(parents=True)
+        ids[home] = run_id(tmp_path / home, 0)
+        assert run_id(tmp_path / home, 5) == ids[home]
+    assert ids["a/run"] != ids["b/run"]
+    assert run_id(tmp_path / "a/run", 0) != ids["a/run"]
+
+
+def test_a_table_survives_a_start_that_cannot_write_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = CsvTracker(tmp_path, 0)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish()
+    before = (tmp_path / "metrics.csv").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        CsvTracker(tmp_path, 1)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_keeping_the_best_needs_a_validation() -> None:
+    with pytest.raises(ValueError, match="keep_best needs a validation"):
+        TrainSettings.model_validate({"keep_best": {"metric": "loss"}, "validation_rows": 0})
+
+
 def test_a_directory_without_runs_is_said(tmp_path: Path, command: Command) -> None:
     assert "no run below" in command("runs", tmp_path)[2]
     assert "no directory" in command("runs", tmp_path / "gone")[2]
@@ -201,6 +270,22 @@ class Deadly(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if 13 in indices and torch.utils.data.get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.zeros(len(indices)), torch.as_tensor(indices)
+
+
+class Slow(Deadly):
+    """Rows that say by whom they were read."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return torch.full((len(indices),), os.getpid()), torch.as_tensor(indices)
+
+
+def test_a_worker_outlives_a_signal_to_the_group() -> None:
+    loader = batches(Slow(), CounterSampler(20, 4, 0), workers=1)
+    worker = int(next(loader)[0][0])
+    os.kill(worker, signal.SIGINT)
+    os.kill(worker, signal.SIGTERM)
+    for _ in range(4):
+        assert int(next(loader)[0][0]) == worker
 
 
 class Unreadable(Deadly):

@@ -14,6 +14,7 @@ from maskgen.budget import TrainSettings
 from maskgen.errors import Diverged
 from maskgen.predictions import Batch, Loss
 from maskgen.rng import Rng
+from maskgen.tokenizers.quantise import VQ
 from maskgen.train.ema import Ema
 from maskgen.train.loop import Loop, Means, validate
 from maskgen.train.optim import build_optimizer
@@ -169,6 +170,29 @@ def test_a_step_without_finite_gradient_changes_nothing_and_is_counted() -> None
     assert not torch.equal(seen[1][0], seen[2][0])
     assert (loop.skipped, loop.skipped_in_a_row) == (2, 0)
     assert all(torch.isfinite(weight).all() for weight, _ in seen)
+
+
+@pytest.mark.parametrize("moving", [nn.BatchNorm1d(3), VQ(4, 3)], ids=["statistics", "codebook"])
+def test_a_skipped_step_leaves_running_statistics_and_codebooks_alone(moving: nn.Module) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.moving = nn.Linear(3, 3), moving
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.linear(x)
+            moved: Tensor = self.moving(z[None])[0][0] if isinstance(self.moving, VQ) else self.moving(z)
+            return moved
+
+    module, loop = Net(), poisoned({2})
+    loop.model, loop.optimizer = module, build_optimizer(module, loop.settings)
+    loop.ema = Ema(module, 0.5)
+    seen: list[dict[str, Tensor]] = []
+    loop.run(lambda *_: seen.append({name: value.clone() for name, value in module.state_dict().items()}))
+    assert loop.skipped == 1
+    assert all(torch.equal(value, seen[2][name]) for name, value in seen[1].items())
+    assert not all(torch.equal(seen[0][name], seen[1][name]) for name, _ in module.named_buffers())
+    assert all(torch.isfinite(value).all() for value in seen[-1].values())
 
 
 def test_a_run_of_them_ends_training_with_the_rows_at_hand() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate import DistributedType
 
 from maskgen.checkpoint import load_model, read_checkpoint
+from maskgen.data.loader import permutation
 from maskgen.errors import UserError
 from maskgen.manifest import sealed
-from maskgen.train.program import run
+from maskgen.train.program import require_ddp, run
 from tests.tiny import TOKENIZER, tokenizer_checkpoint, tree
 
 TINY = [
@@ -61,6 +65,63 @@ def test_three_steps_and_three_more_are_six_bit_for_bit(whole: Path, tmp_path: P
     for name in ("model.safetensors", "training.safetensors"):
         assert first.info["files"][name] == second.info["files"][name]
     assert lines(tmp_path / "run") == lines(whole)
+
+
+def test_a_damaged_newer_checkpoint_is_set_aside_and_outlived(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-6" / "training.safetensors").write_bytes(b"half")
+    short = ("train.steps=4", "train.keep_checkpoints=1")
+    path = digits(tmp_path / "run", *short, resume=True)
+    assert read_checkpoint(tmp_path / "run").path == path == tmp_path / "run" / "checkpoint-4"
+    assert (tmp_path / "run" / ".bad-checkpoint-6").is_dir()
+
+
+def test_other_data_and_another_optimizer_are_refused_at_a_resume(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoint-6" / "checkpoint.json"
+    known = json.loads(file.read_text())
+    assert known["data"]["rows"] == 1500
+    with pytest.raises(UserError, match=r"was trained with another train.optimizer"):
+        digits(tmp_path / "run", "train.optimizer=muon", "train.steps=7", resume=True)
+    file.write_text(json.dumps(sealed({**known, "data": {**known["data"], "rows": 1501}})))
+    with pytest.raises(UserError, match=r"on other data \(1,501 rows then, 1,500 now\): resume with the same"):
+        digits(tmp_path / "run", "train.steps=7", resume=True)
+    file.write_text(json.dumps(sealed({key: value for key, value in known.items() if key != "data"})))
+    assert digits(tmp_path / "run", "train.steps=7", resume=True).name == "checkpoint-7"  # an older one is believed
+
+
+def test_rows_go_on_in_one_order_after_a_change_of_the_batch_size(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    taken: list[int] = []
+
+    def recorded(dataset: Any, order: Any, *_: Any) -> Any:
+        for index in itertools.count():
+            rows = order.indices(index)
+            taken.extend(rows)
+            yield dataset.__getitems__(rows)
+
+    monkeypatch.setattr("maskgen.train.run.batches", recorded)
+    digits(tmp_path / "run", "train.batch_size=10", "train.steps=7", resume=True)
+    digits(tmp_path / "run", "train.batch_size=2", "train.steps=9", resume=True)
+    assert taken == permutation(0, 0, 1500)[24 : 24 + 10 + 4].tolist()
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_what_shards_parameters_is_refused(kind: str) -> None:
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType[kind])
+    with pytest.raises(UserError, match=f"accelerate is set to {kind}, which is not supported"):
+        require_ddp(accelerator)
+    for good in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        accelerator.distributed_type = DistributedType[good]
+        require_ddp(accelerator)
+
+
+def test_a_value_to_keep_by_that_no_validation_has_is_said_at_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the validation has no 'lost'; choose from .*loss.*goes on from checkpoint-3"):
+        digits(tmp_path, "train.keep_best={metric: lost}")
+    assert read_checkpoint(tmp_path).step == 3
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.budget import TrainSettings
-from maskgen.checkpoint import TRAINING, read_checkpoint
+from maskgen.checkpoint import TRAINING, Checkpoint, newest_in, read_checkpoint
 from maskgen.recipe import parse_recipe
 from maskgen.train.ema import Ema
 from maskgen.train.optim import build_optimizer
-from maskgen.train.state import prune, restore, save
+from maskgen.train.state import newest_whole, prune, restore, save, set_aside
 from tests.tiny import CLASSES, SHAPE, TOKENIZER, tree
 
 SETTINGS = TrainSettings(lr=0.01, ema=0.5)
@@ -104,6 +105,31 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None
     prune(tmp_path, TrainSettings(keep_checkpoints=keep))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f"checkpoint-{step}" for step in sorted(steps)[-keep:]} | {"samples"}
+
+
+def test_the_checkpoint_just_written_stays_whatever_its_number(tmp_path: Path) -> None:
+    for step in (200, 250, 300):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    prune(tmp_path, TrainSettings(keep_checkpoints=1), tmp_path / "checkpoint-250")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-250", "checkpoint-300"}
+
+
+def test_a_checkpoint_the_disk_cannot_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, *parts = build("generator")
+    good, bad = (save(tmp_path, step, recipe, *parts, FACTS) for step in (1, 2))  # type: ignore[call-arg, arg-type]
+
+    def verify(self: Checkpoint) -> None:
+        if self.path == bad:
+            raise OSError(errno.EIO, "Input/output error", str(bad))
+
+    monkeypatch.setattr(Checkpoint, "verify", verify)
+    checkpoint, faults = newest_whole(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.path == good
+    assert set(faults) == {bad}
+    set_aside(faults)
+    assert newest_in(tmp_path) == good
+    assert (tmp_path / ".bad-checkpoint-2").is_dir()
 
 
 def test_what_a_user_named_like_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
