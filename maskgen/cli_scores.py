@@ -83,7 +83,8 @@ def fid(a: str, b: str, **options: Any) -> None:
     """Frechet distance of A to the reference B.
 
     Each is a folder, .zip or .npz of images, an .npz of statistics (mu, sigma), DATASET:SPLIT such as
-    fashion_mnist:test, or a checkpoint. Default protocol: clean-fid, or that of a statistics file.
+    fashion_mnist:test, or a checkpoint. Default protocol: clean-fid, or that of a statistics file;
+    another package's file needs it said.
     """
     click.echo(program("sample.compare").run(a, b, **options))
 
