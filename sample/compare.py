@@ -63,6 +63,7 @@ def run(
     """
     path = check_writable(output, (".json",)) if output else None
     place = pick_device(device)
+    _require_there(a, b)  # before any weights are looked for
     extractor = _extractor(a, b, protocol, weights, place)
     chosen = tuple(metrics)
     if not chosen and extractor is not None and extractor.protocol == "adm":
@@ -90,6 +91,15 @@ def statistics(source: str, output: str, /, protocol: str | None, weights: str |
     extractor = pick_extractor(protocol or DEFAULT, weights, pick_device(device))
     write_statistics(path, cached(open_images(source), extractor, progress=progress_bar(source)))
     return str(path)
+
+
+def _require_there(*sides: str) -> None:
+    """Raises:
+    UserError: a side that is neither a statistics file, a checkpoint nor a set of images.
+    """
+    for side in sides:
+        if not is_statistics(Path(side).expanduser()) and not is_checkpoint(side):
+            open_images(side)
 
 
 def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place: torch.device) -> Extractor | None:

@@ -56,9 +56,10 @@ def _load(path: Path) -> Mapping[str, Any]:
             return tensors
         with torch.serialization.safe_globals([argparse.Namespace]):  # the settings of a training run
             tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = str(error).strip().split("\n", 1)[0]
-        raise UserError(f"{path} cannot be read as tensors and plain settings, and nothing else is: {reason}") from None
+    except Exception:  # a damaged or hostile file can raise anything; torch's own message advises to unpickle it
+        raise UserError(
+            f"{path} cannot be read as tensors and plain settings: it is damaged, or holds code, which is never run"
+        ) from None
     if not isinstance(tree, Mapping):
         raise UserError(f"{path} holds a {type(tree).__name__}, not tensors by name")
     return tree
