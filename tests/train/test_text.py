@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -107,11 +107,23 @@ def test_a_validation_is_described_beside_knowing_nothing() -> None:
     assert describe(values | more, math.log(27)) == plain + "; by share masked: masked 0-25% 1.00 (75%)"
 
 
-def test_a_resumed_run_keeps_the_tokenizer_it_began_with(tmp_path: Path) -> None:
+def test_a_resumed_run_is_refused_other_text(tmp_path: Path) -> None:
+    source = recipe(tmp_path / "data", train={"steps": 1})
+    trained(tmp_path / "run", source)
+    (tmp_path / "data" / "poem.txt").write_text(POEM.replace("ï", "i"))
+    with pytest.raises(UserError, match=r"checkpoint-1 was trained on other data \(as many rows\)"):
+        trained(tmp_path / "run", source, "train.steps=2", resume=True)
+
+
+def test_a_resumed_run_keeps_the_tokenizer_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = recipe(tmp_path / "data", train={"steps": 2, "checkpoint_every": 2})
     trained(tmp_path / "run", source)
     before = (tmp_path / "run" / "tokenizer.json").read_bytes()
-    (tmp_path / "data" / "poem.txt").write_text(POEM.replace("ï", "i"))  # a tokenizer made anew would be another
+
+    def anew(*_: object) -> NoReturn:
+        raise AssertionError("a tokenizer made anew may be another")
+
+    monkeypatch.setattr("maskgen.recipe.Recipe.build_text_tokenizer", anew)
     trained(tmp_path / "run", source, "train.steps=3", resume=True)
     assert (tmp_path / "run" / "checkpoint-3" / "tokenizer.json").read_bytes() == before
     (tmp_path / "run" / "tokenizer.json").unlink()  # only checkpoints were brought to this machine
