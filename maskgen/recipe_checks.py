@@ -176,6 +176,9 @@ def check_phases(recipe: Recipe) -> None:
     model = MODELS.check(recipe.model or "")[0]
     arguments = MODELS.check(recipe.model or "")[1]
     if getattr(arguments.get("masking"), "fixed_grid", False) or arguments.get("positions") == "learned":
-        raise RecipeError(f"{key}: masking mdt and learned positions are for one grid of tokens; leave it out")
+        raise RecipeError(
+            f"{key}: masking mdt and learned positions are for one grid of tokens; use model.positions rotary (maskgit) or "
+            "sincos (dit), or leave it out"
+        )
     if not hasattr(MODELS.get(model), "set_grid"):
         raise RecipeError(f"{key}: model {model} is for one grid of tokens; leave it out")

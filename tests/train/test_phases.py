@@ -139,7 +139,7 @@ def test_a_run_goes_from_one_resolution_to_another_and_resumes_across_it(tmp_pat
 
 def test_a_network_of_one_grid_is_refused_before_the_first_step(tmp_path: Path, pictures: Path) -> None:
     source = recipe(tmp_path / "r.yaml", pictures, positions="learned")
-    with pytest.raises(UserError, match=r"cannot work on a grid \(8, 8\): learned positions .* use positions rotary"):
+    with pytest.raises(UserError, match=r"learned positions are for one grid of tokens; use model\.positions rotary"):
         run(source, output=str(tmp_path / "run"), device="cpu")
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
