@@ -177,8 +177,8 @@ def check_phases(recipe: Recipe) -> None:
     arguments = MODELS.check(recipe.model or "")[1]
     if getattr(arguments.get("masking"), "fixed_grid", False) or arguments.get("positions") == "learned":
         raise RecipeError(
-            f"{key}: masking mdt and learned positions are for one grid of tokens; use model.positions rotary (maskgit) "
-            "or sincos (dit), or leave it out"
+            f"{key}: masking mdt and learned positions are for one grid of tokens; use model.positions rotary "
+            "(maskgit) or sincos (dit), or leave it out"
         )
     if not hasattr(MODELS.get(model), "set_grid"):
         raise RecipeError(f"{key}: model {model} is for one grid of tokens; leave it out")
