@@ -104,6 +104,7 @@ class TrainSettings(_Settings):
     phases: tuple[Phase, ...] = ()
     flip: bool = False
     document_attention: bool = Field(False, description="documents packed into a row do not see each other")
+    gradient_checkpointing: bool = Field(False, description="compute a block's activations again, not keep them")
     precision: Literal["auto", "no", "bf16"] = "auto"
     workers: int = Field(0, ge=0)
     checkpoint_every: int = Field(1000, ge=1)

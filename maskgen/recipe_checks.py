@@ -28,6 +28,10 @@ def check_together(recipe: Recipe) -> None:
     objective = recipe.build_objective(vocab_size=0 if recipe.is_continuous else 2)
     if is_generator and recipe.train.flip and not recipe.is_continuous:
         raise RecipeError("train.flip: true mirrors images, this generator trains on stored tokens; leave it out")
+    if recipe.task == "classifier" and recipe.train.gradient_checkpointing:
+        raise RecipeError(
+            "train.gradient_checkpointing: a classifier's running statistics would count each batch twice; leave it out"
+        )
     kept = recipe.train.lowest_keep_ratio
     if not is_generator and kept < 1:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")

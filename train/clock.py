@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+Work = Literal["data", "logging", "saving", "validation", "previews"]
+OVERHEAD: tuple[Work, ...] = ("logging", "saving")
+"""What a run does for no step: `maskgen runs` shows their share."""
 
 
 class Clock:
@@ -15,8 +20,22 @@ class Clock:
         self._origin = time.perf_counter() - float(info.get("seconds", 0))
         self._cpu_origin = time.process_time() - float(info.get("cpu_seconds", 0))
         self._phases: dict[int, dict[str, float]] = {int(one["phase"]): dict(one) for one in info.get("phases", ())}
+        self._spent: dict[str, float] = dict(info.get("spent", {}))
         self._window = (0.0, 0)
         self.resume()
+
+    @contextmanager
+    def on(self, work: Work) -> Iterator[None]:
+        """What goes by inside is spent on this."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(work, time.perf_counter() - began)
+
+    def add(self, work: Work, seconds: float) -> None:
+        """Seconds were spent on this."""
+        self._spent[work] = self._spent.get(work, 0.0) + seconds
 
     def resume(self) -> None:
         """What went by since the last step (a checkpoint, a preview) belongs to no step."""
@@ -52,3 +71,21 @@ class Clock:
             {**spent, "samples_per_second": spent["samples"] / max(spent["seconds"], 1e-9)}
             for _, spent in sorted(self._phases.items())
         ]
+
+    def tree(self) -> dict[str, Any]:
+        """All of it, for JSON; given back to a new clock it counts on."""
+        spent = {work: round(seconds, 3) for work, seconds in self._spent.items()}
+        return {**self.so_far(), "phases": self.phases(), "spent": spent, "shares": self.shares()}
+
+    def shares(self) -> dict[str, float]:
+        """Of the seconds so far: each work's, `steps` what is left of the steps without data and logs, `other`."""
+        total = max(time.perf_counter() - self._origin, 1e-9)
+        shares = {work: seconds / total for work, seconds in self._spent.items()}
+        inside = shares.get("data", 0.0) + shares.get("logging", 0.0)
+        shares["steps"] = max(sum(phase["seconds"] for phase in self._phases.values()) / total - inside, 0.0)
+        return {**shares, "other": max(1 - sum(shares.values()), 0.0)}
+
+    def told(self) -> str:
+        """A line of where the time went."""
+        shares = sorted(self.shares().items(), key=lambda pair: -pair[1])
+        return f"{self.so_far()['seconds']:,.0f} s: {', '.join(f'{work} {share:.1%}' for work, share in shares)}"

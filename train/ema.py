@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import like, local
+
 
 def decay_at(step: int, limit: float) -> float:
     """min(limit, (1 + s) / (10 + s)) with s = step - 1 and nothing kept at step 1; `step` counts from 1."""
@@ -30,8 +32,9 @@ class Ema:
     def update(self, step: int) -> None:
         """After optimizer step `step` (from 1)."""
         if self.limit:
-            weights = [p.detach() for p in self.module.parameters()]
-            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay_at(step, self.limit))
+            weights = [local(p.detach()) for p in self.module.parameters()]
+            averages = [local(value) for value in self.average.values()]
+            torch._foreach_lerp_(averages, weights, 1 - decay_at(step, self.limit))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The module's state with averaged parameters."""
@@ -40,7 +43,7 @@ class Ema:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the averaged parameters out of a state."""
         for name, value in self.average.items():
-            value.copy_(tensors[name])
+            value.copy_(like(tensors[name], value))
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:

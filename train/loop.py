@@ -19,6 +19,7 @@ from maskgen.predictions import Batch
 from maskgen.rng import Rng, fold
 
 from .ema import Ema
+from .sharding import whole
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Loop:
                     loss = self.objective(self.model, batch, rng, keep_ratio=keep_ratio)
                 self.accelerator.backward(loss.value / n_micro)
             logs.add(loss.logs)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        norm = whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
         is_finite = bool(torch.isfinite(norm))  # of exchanged gradients: every process decides alike
         if is_finite:
             logs.add({"grad_norm": torch.stack([norm.detach(), torch.ones_like(norm)])})

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from maskgen.budget import TrainSettings
 
+from .sharding import like, whole
+
 _PLAIN = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm2d)
 
 
@@ -59,10 +61,10 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         average = state["momentum"].lerp_(grad, 1 - self.momentum)
         direction = grad.lerp(average, self.momentum)
-        parts = [orthogonal_factor(part) for part in direction.chunk(group["n_parts"])]
+        parts = [orthogonal_factor(part) for part in whole(direction).chunk(group["n_parts"])]
         scale = 0.2 * math.sqrt(max(parts[0].shape))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(torch.cat(parts), alpha=-group["lr"] * scale)
+        parameter.add_(like(torch.cat(parts), parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonal_factor(matrix: Tensor, steps: int = 5) -> Tensor:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from maskgen.budget import stretch_at
 from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer
 from maskgen.devices import pick_device, pick_precision
-from maskgen.errors import UserError
 from maskgen.files import require_writable
+from maskgen.layers.recompute import recompute
 from maskgen.lock import RunLock
 from maskgen.recipe import Recipe, load_recipe
 from maskgen.rng import fold
@@ -30,6 +30,7 @@ from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
 from .run import Outside, Run
+from .sharding import fsdp_plugin, require_supported, wrap_blocks
 from .signals import Signals, Stopped
 from .start import check_data, find_start, images_seen
 from .state import clean, restore
@@ -60,8 +61,9 @@ def run(
         cpu=place.type == "cpu",
         mixed_precision=pick_precision(recipe.train.precision, place),
         kwargs_handlers=[patience],
+        fsdp_plugin=fsdp_plugin(),
     )
-    require_ddp(accelerator)
+    require_supported(accelerator, recipe)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
@@ -69,20 +71,6 @@ def run(
         status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
         with _recorded(status):
             return _built(recipe, directory, start, accelerator, Outside(signals, status, about)).go()
-
-
-def require_ddp(accelerator: Accelerator) -> None:
-    """Refuse what spreads parameters over processes: checkpoints would have parts of them.
-
-    Raises:
-        UserError: accelerate is set to FSDP, DeepSpeed or another such.
-    """
-    kind = accelerator.distributed_type
-    if kind != DistributedType.NO and not kind.name.startswith("MULTI_"):
-        raise UserError(
-            f"accelerate is set to {kind.name}, which is not supported: train in one process or with DDP (torchrun, or "
-            "accelerate launch --multi_gpu with a configuration without FSDP, DeepSpeed and Megatron)"
-        )
 
 
 @contextmanager
@@ -116,9 +104,12 @@ def _built(
         parts = at_resolution(parts, recipe, resolution, accelerator)
         if accelerator.is_main_process:
             check_data(start, parts)
-    ema = Ema(parts.module, recipe.train.ema)
+    if recipe.train.gradient_checkpointing:
+        recompute(parts.module)
     optimizer = build_optimizer(parts.module, recipe.train)
+    wrap_blocks(accelerator, parts.module)
     model, prepared = accelerator.prepare(parts.module, optimizer)
+    ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)
     info: Mapping[str, Any] = {} if start is None else start.info

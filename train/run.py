@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,25 +16,23 @@ from torch import Tensor, nn
 
 from maskgen import __version__
 from maskgen.budget import Stretch, plan, stretch_at
-from maskgen.checkpoint import newest_in
+from maskgen.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
 from maskgen.cost import TRAINING, Cost, matmul_peak
-from maskgen.data.captions import CaptionedRows
 from maskgen.data.images import DataError, ImageSource
-from maskgen.data.loader import CounterSampler, batches, in_order
+from maskgen.data.loader import CounterSampler, batches
 from maskgen.errors import DiskFull, Diverged, OutOfMemory, UserError
-from maskgen.eval.features import to_float
 from maskgen.files import NO_SPACE, write_json
-from maskgen.generate import Generator
 from maskgen.recipe import Recipe
-from maskgen.tokenizers import ImageTokenizer
 
-from .callbacks import Log, describe, preview_reconstructions, preview_samples, preview_texts
+from .callbacks import Log, describe
 from .clock import Clock
 from .cost import brief, cost_of_parts
-from .loop import Loop, Means, validate
-from .parts import Parts, SomeRows, at_resolution, spread
+from .looks import Looks
+from .loop import Loop, Means
+from .parts import Parts, at_resolution
+from .sharding import is_sharded
 from .signals import Signals, Stopped
-from .state import prune, save
+from .state import collect, prune, save
 from .status import Status
 
 
@@ -89,6 +88,9 @@ class Run:
         finally:
             self.log.close()
         accelerator.end_training()
+        if is_main:
+            self._account(self.loop.step)
+            self.log.say(self.clock.told())
         return self.directory / f"checkpoint-{self.loop.step}"
 
     def _stop_without_data(self) -> None:
@@ -172,20 +174,22 @@ class Run:
             rank=self.loop.accelerator.process_index,
             world=world,
         )
+        order.permute = getattr(self.parts.train, "permute", order.permute)
         signals = self.outside.signals
         return batches(self.parts.train, order, self.recipe.train.workers, lambda: bool(signals.stop))
 
     def _on_step(self, step: int, logs: Mapping[str, Tensor]) -> None:
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, step - 1)
-        self.means.add(logs)
         self.clock.step(stretch.index, stretch.batch_size)
         self.images += stretch.batch_size
-        self.log.advance()
-        stop, is_saving = self._asked()
         is_last = step == settings.steps
         is_due = step % settings.checkpoint_every == 0 or is_last
-        if step % settings.log_every == 0 or is_last:
-            self._write_metrics(step, stretch)
+        with self.clock.on("logging"):
+            self.means.add(logs)
+            self.log.advance()
+            stop, is_saving = self._asked()
+            if step % settings.log_every == 0 or is_last:
+                self._write_metrics(step, stretch)
         if self.loop.skipped_in_a_row and (is_due or stop or is_saving):
             self.log.say(f"step {step}: no checkpoint, as the last {self.loop.skipped_in_a_row} steps were skipped")
             if is_last:
@@ -209,6 +213,7 @@ class Run:
     def _write_metrics(self, step: int, stretch: Stretch) -> None:
         seconds, speed = self.clock.window()
         values = {**self.means.take(self.loop.accelerator), "samples/s": speed}
+        self.clock.add("data", self.loop.waited)
         values["data_wait"], self.loop.waited = self.loop.waited / max(seconds, 1e-9), 0.0
         if self.peak:
             flops = 2 * TRAINING * self.cost.macs[stretch.resolution, stretch.keep_ratio_at(step - 1)].total
@@ -223,26 +228,22 @@ class Run:
 
     def _checkpoint(self, step: int, *, is_looked_at: bool) -> None:
         """Look at the averaged weights if that is due, and write everything."""
-        settings, accelerator = self.recipe.train, self.loop.accelerator
+        settings, accelerator, ema = self.recipe.train, self.loop.accelerator, self.loop.ema
+        looks = Looks(self.recipe, accelerator, self.outside.signals)
         scores: dict[str, float] = {}
         if is_looked_at:
-            with self.loop.ema.applied() as module:
-                scores = self._validate(module)
-        spent = self.clock.so_far()
+            with self.clock.on("validation"), ema.applied() as module:
+                scores = looks.scores(self.parts, module)
         if scores:
-            self.log.metrics(step, {**scores, **spent}, "validation")
-            self.log.say(f"step {step}: {describe(scores, self.parts.objective.baseline)}")
-        means = self.means.state(accelerator)
-        if accelerator.is_main_process:
-            info = dict(self.outside.about) | _facts(accelerator) | self.parts.facts() | spent
-            info |= {"phases": self.clock.phases(), "validation": scores, "means": means}
-            info |= {"skipped": self.loop.skipped, "skipped_in_a_row": self.loop.skipped_in_a_row}
-            self._save(step, info)
-            is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
-            if is_due and is_looked_at:
-                with self.loop.ema.applied() as module:
-                    path = self.directory / "samples" / f"step-{step:08d}"
-                    self.outside.signals.attempt(lambda: self._preview(path, module))
+            with self.clock.on("logging"):
+                self.log.metrics(step, {**scores, **self.clock.so_far()}, "validation")
+                self.log.say(f"step {step}: {describe(scores, self.parts.objective.baseline)}")
+        with self.clock.on("saving"):
+            self._save(step, scores)
+        is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
+        if is_due and is_looked_at and accelerator.is_main_process:
+            with self.clock.on("previews"), self._alone(step) as module:
+                looks.preview(self.parts, self.directory / "samples" / f"step-{step:08d}", module)
         accelerator.wait_for_everyone()
         if scores and settings.keep_best is not None and settings.keep_best.metric not in scores:
             raise UserError(
@@ -250,46 +251,33 @@ class Run:
                 f"{', '.join(scores)}, then --resume goes on from checkpoint-{step}"
             )
 
-    def _save(self, step: int, info: dict[str, Any]) -> None:
-        path = save(self.directory, step, self.recipe, self.parts.module, self.loop.ema, self.loop.optimizer, info)
+    def _alone(self, step: int) -> AbstractContextManager[nn.Module]:
+        """The network with averaged weights, for one process: out of the checkpoint where it is spread over all."""
+        if not is_sharded(self.loop.accelerator):
+            return self.loop.ema.applied()
+        checkpoint = read_checkpoint(self.directory / f"checkpoint-{step}")
+        loaded = load_text_model(checkpoint)[0] if self.recipe.is_text else load_model(checkpoint)[0]
+        return nullcontext(loaded.to(self.loop.accelerator.device))
+
+    def _save(self, step: int, scores: dict[str, float]) -> None:
+        """Write a checkpoint; all processes give their parts, the first one writes."""
+        loop, accelerator = self.loop, self.loop.accelerator
+        is_main = accelerator.is_main_process
+        means = self.means.state(accelerator)
+        tensors = collect(self.parts.module, loop.ema, loop.optimizer, is_kept=is_main)
+        if not is_main:
+            return
+        info = dict(self.outside.about) | _facts(accelerator) | self.parts.facts() | self.clock.tree()
+        info |= {"validation": scores, "means": means}
+        info |= {"skipped": loop.skipped, "skipped_in_a_row": loop.skipped_in_a_row}
+        path = save(self.directory, step, self.recipe, tensors, info)
         prune(self.directory, self.recipe.train, path)
-        spent = {**self.clock.so_far(), "phases": self.clock.phases()}
-        write_json(self.directory / "cost.json", {**self.cost.tree(), **spent})
-        self.outside.status.write("running", step, info["validation"])
+        self._account(step, scores)
 
-    def _validate(self, module: nn.Module) -> dict[str, float]:
-        """Means over held-out rows; nothing where a stop cut them short."""
-        accelerator, held_out = self.loop.accelerator, self.parts.held_out
-        world, n_rows = accelerator.num_processes, self.recipe.train.validation_rows
-        if not n_rows or len(held_out) < world:  # every process needs a row, or the means would wait for it
-            return {}
-        n_rows = min(max(n_rows, world), len(held_out))
-        subset = SomeRows(held_out, spread(len(held_out), n_rows, accelerator.process_index, world))
-        batch_size = 250 if isinstance(self.parts.source, ImageSource) else 32
-        look = (module, self.parts.objective, in_order(subset, batch_size), self.parts.to_batch, accelerator)
-        if world > 1:  # one that stops alone would leave the others waiting
-            return validate(*look)
-        return self.outside.signals.attempt(lambda: validate(*look)) or {}
-
-    def _preview(self, path: Path, module: nn.Module) -> None:
-        """Pictures or texts; `path` is without ending."""
-        recipe, parts, device = self.recipe, self.parts, self.loop.accelerator.device
-        if recipe.task == "generator":
-            assert parts.tokenizer is not None
-            length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
-            sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-            process = recipe.field_process()
-            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process)
-            if recipe.is_text:
-                preview_texts(path.with_suffix(".txt"), generator)
-            else:
-                captions = parts.captions
-                if captions is not None and isinstance(parts.held_out, CaptionedRows):
-                    captions = replace(captions, numbers=parts.held_out.numbers)
-                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes), captions)
-        elif isinstance(module, ImageTokenizer):
-            images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
-            preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))
+    def _account(self, step: int, scores: dict[str, float] | None = None) -> None:
+        """What the run has cost so far, in cost.json and its status."""
+        write_json(self.directory / "cost.json", {**self.cost.tree(), **self.clock.tree()})
+        self.outside.status.write("running", step, scores, shares=self.clock.shares())
 
 
 def _facts(accelerator: Accelerator) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from maskgen.checkpoint import checkpoints_in
 from maskgen.errors import UserError
 
 from . import status
+from .clock import OVERHEAD
 
-COLUMNS = ("run", "recipe", "state", "step", "score", "updated", "error")
+COLUMNS = ("run", "recipe", "state", "step", "score", "overhead", "updated", "error")
 
 
 def run(directory: str) -> str:
@@ -50,7 +51,7 @@ def _row(home: Path, root: Path) -> tuple[str, ...]:
     name = home.relative_to(root).as_posix()
     if not found:
         newest = checkpoints_in(home)[-1].name.split("-")[1] if checkpoints_in(home) else "?"
-        return (name, "?", "?", newest, "", "", "")
+        return (name, "?", "?", newest, "", "", "", "")
     state = found["state"]
     try:
         if state == "running" and not lock.is_held(home):
@@ -59,12 +60,20 @@ def _row(home: Path, root: Path) -> tuple[str, ...]:
         state = "unknown"
     step = f"{found['step']:,} / {found['steps']:,}"
     error = str(found["error"]).splitlines()[0][:100] if found["error"] else ""
-    return (name, found["recipe"], state, step, _score(found), _ago(found["time"]), error)
+    return (name, found["recipe"], state, step, _score(found), _overhead(found), _ago(found["time"]), error)
 
 
 def _score(found: dict[str, Any]) -> str:
     scores = found["scores"] or {}
     return f"loss {scores['loss']:.4g}" if "loss" in scores else ""
+
+
+def _overhead(found: dict[str, Any]) -> str:
+    """Share of the time that logs and checkpoints took."""
+    shares = found.get("shares")
+    if not isinstance(shares, dict) or not shares:
+        return ""
+    return f"{sum(shares.get(work, 0.0) for work in OVERHEAD):.1%}"
 
 
 def _ago(moment: float) -> str:

@@ -25,39 +25,47 @@ from maskgen.recipe import Recipe
 from maskgen.shipped import INFO
 
 from .ema import Ema
+from .sharding import gathered, like
 
 
-def save(
-    directory: Path,
-    step: int,
-    recipe: Recipe,
-    module: nn.Module,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-    facts: dict[str, Any],
-) -> Path:
-    """Write `checkpoint-<step>` with averaged weights for use, raw ones and the optimizer's state for resuming."""
-    path = directory / f"checkpoint-{step}"
+def collect(
+    module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, *, is_kept: bool = True
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint by file: averaged weights for use, raw ones and the optimizer's state for resuming.
+
+    All processes must call where parameters are spread over them; who does not keep the tensors gets none.
+    """
     training = {f"model.{name}": value for name, value in module.state_dict().items()}
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             training[f"optimizer.{names[id(parameter)]}.{key}"] = value
-    write_checkpoint(path, recipe, {MODEL: ema.state_dict(), TRAINING: training}, {"step": step, **facts}, directory)
+    files = {MODEL: ema.state_dict(), TRAINING: training}
+    return {name: gathered(tensors, is_kept=is_kept) for name, tensors in files.items()}
+
+
+def save(
+    directory: Path, step: int, recipe: Recipe, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]
+) -> Path:
+    """Write `checkpoint-<step>`."""
+    path = directory / f"checkpoint-{step}"
+    write_checkpoint(path, recipe, tensors, {"step": step, **facts}, directory)
     return path
 
 
 def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
     """Put a saved state back into freshly built parts."""
     training = checkpoint.tensors(TRAINING)
-    module.load_state_dict({key[6:]: value for key, value in training.items() if key.startswith("model.")})
+    now = module.state_dict()
+    raw = {key[6:]: value for key, value in training.items() if key.startswith("model.")}
+    module.load_state_dict({key: like(value, now[key]) if key in now else value for key, value in raw.items()})
     ema.load(checkpoint.tensors(MODEL))
     for name, parameter in module.named_parameters():
         prefix = f"optimizer.{name}."
         state: dict[str, Tensor] = {k[len(prefix) :]: v for k, v in training.items() if k.startswith(prefix)}
         if state:
             # Adam's step counters live on the CPU, its moments beside the parameter.
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            optimizer.state[parameter] = {k: v if k == "step" else like(v, parameter) for k, v in state.items()}
 
 
 def newest_whole(directory: Path) -> tuple[Checkpoint | None, dict[Path, str]]:

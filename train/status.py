@@ -26,19 +26,26 @@ class Status:
     recipe: str
     steps: int
     scores: Mapping[str, float] | None = None
+    shares: Mapping[str, float] | None = None
     is_main: bool = True
 
     def write(
-        self, state: State, step: int | None = None, scores: Mapping[str, float] | None = None, error: str = ""
+        self,
+        state: State,
+        step: int | None = None,
+        scores: Mapping[str, float] | None = None,
+        error: str = "",
+        shares: Mapping[str, float] | None = None,
     ) -> None:
-        """Where the run is; the last step and scores stay if none are given."""
+        """Where the run is; the last step, scores and shares of time stay if none are given."""
         if not self.is_main:
             return
         before = read(self.directory)
         self.scores = scores or self.scores or before.get("scores")
+        self.shares = shares or self.shares or before.get("shares")
         tree = {
             "state": state, "recipe": self.recipe, "step": before.get("step", 0) if step is None else step,
-            "steps": self.steps, "scores": self.scores, "error": error, "pid": os.getpid(),
+            "steps": self.steps, "scores": self.scores, "shares": self.shares, "error": error, "pid": os.getpid(),
             "host": socket.gethostname(), "time": time.time(),
         }  # fmt: skip
         draft = self.directory / f".{NAME}"  # not flushed to the disk: it is written with every line of the log

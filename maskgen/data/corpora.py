@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.images import DATASETS, DataError
+from maskgen.data.images import DATASETS, DataError, shards_in
 from maskgen.data.text import TextSource
 
 TEXT8_CHARACTERS = 100_000_000
@@ -160,13 +160,13 @@ class Text8(TextSource):
 
 @DATASETS.register("hub_text")
 class HubText(TextSource):
-    """A data set of the Hugging Face hub, `owner/name`, with a column of documents.
+    """A data set of the Hugging Face hub, `owner/name`, with a column of documents; streamed, also a folder of shards.
 
     OpenWebText with the usual test set: name Skylion007/openwebtext, train_split `train[:-100000]`, test_split
     `train[-100000:]`.
 
     Args:
-        name: as the hub spells it.
+        name: as the hub spells it; with streaming also a folder of shards that `datasets` knows (parquet, json ...).
         column: the column of texts.
         train_split: what the data set calls its training split; slices as in `train[:90%]` work without streaming.
         test_split: the same of the test split; null for the last `test_fraction` of the training split.
@@ -194,8 +194,13 @@ class HubText(TextSource):
         test_fraction: float = 0.05,
     ) -> None:
         super().__init__(length, stride, validation_fraction, 0.0 if test_split is not None else test_fraction)
-        if name.startswith((".", "/", "~")) or Path(name).exists():
-            raise DataError(f"{name} is a path, not a name on the hub; use {{type: text_file, path: {name}}}")
+        self.folder = Path(name).expanduser()
+        is_path = name.startswith((".", "/", "~")) or self.folder.exists()
+        if is_path and not (streaming and self.folder.is_dir()):
+            raise DataError(
+                f"{name} is a path, not a name on the hub; use {{type: text_file, path: {name}}}, or streaming with a "
+                "folder of shards"
+            )
         if n_documents is not None and n_documents < 1:
             raise DataError(f"n_documents must be at least 1, got {n_documents}")
         self.name, self.column, self.config, self.revision = name, column, config, revision
@@ -216,6 +221,8 @@ class HubText(TextSource):
         else:
             part, places = self.train_split, self._range(split)
         known = (self.name, self.config, self.revision) if self.streaming else self._rows(part)._fingerprint
+        if self.folder.is_dir():
+            known += tuple(shards_in(self.folder))
         return hashlib.sha256(repr((known, part, places, self.column)).encode()).hexdigest()
 
     def _size(self) -> int:
@@ -252,9 +259,8 @@ class HubText(TextSource):
 
         if part not in self._fetched:
             try:
-                rows = load_dataset(
-                    self.name, self.config, split=part, revision=self.revision, streaming=self.streaming
-                )
+                where = str(self.folder) if self.folder.is_dir() else self.name
+                rows = load_dataset(where, self.config, split=part, revision=self.revision, streaming=self.streaming)
             except Exception as error:  # connection, name, split, revision, disk: each its own type
                 raise DataError(
                     f"data set {self.name!r}, split {part!r}, cannot be had from the hub: {_first_line(error)}"

@@ -36,7 +36,8 @@ class CounterSampler(Sampler[list[int]]):
 
     Batch b covers the B positions from `offset` + b B on of the epochs' permutations laid end to end: every batch is
     full, also where an epoch ends inside it or the data set is smaller than a batch. `offset` is what batches of
-    another size took before. Rank r of w takes the r-th of w equal slices.
+    another size took before. Rank r of w takes the r-th of w equal slices. `permute` gives the order of an epoch; what
+    is read in sequence has one of its own.
 
     Raises:
         ValueError: no rows, a batch that ranks can't share equally, or a number out of range.
@@ -55,6 +56,7 @@ class CounterSampler(Sampler[list[int]]):
             raise ValueError(f"start and offset must be at least 0, got {start} and {offset}")
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
         self.start, self.offset = start, offset
+        self.permute: Callable[[int, int, int], Tensor] = permutation
         self._held: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -75,7 +77,7 @@ class CounterSampler(Sampler[list[int]]):
 
     def _order(self, epoch: int) -> Tensor:
         if self._held[0] != epoch:
-            self._held = (epoch, permutation(self.seed, epoch, self.n))
+            self._held = (epoch, self.permute(self.seed, epoch, self.n))
         return self._held[1]
 
 

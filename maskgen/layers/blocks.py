@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend, KeyValues, SelfAttention, modulate, zero
+from maskgen.layers.recompute import Block
 
 
 class Mlp(nn.Module):
@@ -26,7 +27,7 @@ class Mlp(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-class PostNormBlock(nn.Module):
+class PostNormBlock(Block):
     """BERT's block: x = LN(x + attention(x)); x = LN(x + mlp(x))."""
 
     def __init__(
@@ -50,7 +51,7 @@ class PostNormBlock(nn.Module):
         return x
 
 
-class PreNormBlock(nn.Module):
+class PreNormBlock(Block):
     """x += attention(LN(x)); x += mlp(LN(x)), with shift, scale and gate from a condition where it is modulated.
 
     With `is_modulated` the six (B, D) vectors arrive as `modulation` (B, 6 D), DiT's order [shift, scale, gate] twice
@@ -87,7 +88,7 @@ class PreNormBlock(nn.Module):
         return x
 
 
-class AdaBlock(nn.Module):
+class AdaBlock(Block):
     """DiT's block with adaLN-zero: shift, scale and gate of attention and MLP come from a condition (arXiv 2212.09748).
 
     The layer that makes them starts at zero, so the block starts as the identity.
@@ -136,7 +137,7 @@ class AdaHead(nn.Module):
         return answer
 
 
-class TextBlock(nn.Module):
+class TextBlock(Block):
     """Pre-norm block of the text networks: no bias in attention and norms, tanh GELU (MDLM, arXiv 2406.07524).
 
     With `cond_width` > 0 shift, scale and gate come from a condition of that width, by a layer that starts at zero.

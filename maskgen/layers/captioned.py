@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend, attend, modulate, resolve_backend
 from maskgen.layers.moe import ExpertChoice, SwiGLU
+from maskgen.layers.recompute import Block
 
 EPS = 1e-6
 
@@ -77,7 +78,7 @@ class BlockSizes:
     backend: AttentionBackend
 
 
-class CaptionedBlock(nn.Module):
+class CaptionedBlock(Block):
     """Self-attention and feed-forward layer with adaLN-zero as in DiT, cross-attention to captions, not gated, between.
 
     Its layer of shifts, scales and gates starts at zero, as `init` leaves it: only captions then change the tokens.

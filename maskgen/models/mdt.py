@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from maskgen.layers.blocks import AdaHead
 from maskgen.layers.embeddings import sincos_2d
+from maskgen.layers.recompute import Block
 from maskgen.layers.relative import RelativeBias, relative_index
 from maskgen.models.trunks import SWITCHES, Sizes, Switch, Trunk
 from maskgen.subset import TokenSubset
 
 
-class MDTBlock(nn.Module):
+class MDTBlock(Block):
     """DiT's block with a relative position bias; with `has_skip` another (B, L, D) is joined to its input first."""
 
     def __init__(self, sizes: Sizes, has_skip: bool = False) -> None:
@@ -66,7 +67,8 @@ class MDTTrunk(Trunk):
         if subset is None:
             x = self._encode(x, hidden, everywhere) + self.decoder_positions
             if torch.is_grad_enabled():
-                x = _Held.apply(x, self.mask_token, *self.side_block.parameters())
+                idle = (p for p in (self.mask_token, *self.side_block.parameters()) if not hasattr(p, "placements"))
+                x = _Held.apply(x, *idle)  # parameters spread over processes (FSDP) are not waited for
         else:
             x = self._encode(subset.gather(x), hidden, relative_index(self.grid, subset.keep, x.device))
             x = subset.scatter(x, self.mask_token.to(x.dtype)) + self.decoder_positions

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.layers.recompute import Block
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer, Reconstructed
 from maskgen.tokenizers.quantise import FSQ, VQ
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """x + conv1x1(GELU(conv3x3(GroupNorm(x)))), starting as the identity."""
 
     def __init__(self, width: int) -> None:

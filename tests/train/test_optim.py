@@ -17,7 +17,7 @@ from maskgen.recipe import parse_recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.train.ema import Ema
 from maskgen.train.optim import build_optimizer, decayed, orthogonal_factor
-from maskgen.train.state import restore, save
+from maskgen.train.state import collect, restore, save
 from tests.tiny import CLASSES, SHAPE, tree
 
 MASKGIT = {"type": "maskgit", "width": 8, "depth": 1, "heads": 2}
@@ -279,7 +279,7 @@ def test_a_restored_run_of_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
         tmp_path,
         3,
         parse_recipe(tree(train={"optimizer": "muon"})),
-        *ours,
+        collect(*ours),
         {"classes": CLASSES, "image_shape": list(SHAPE)},
     )
     train(ours, 4)

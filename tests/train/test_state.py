@@ -15,7 +15,7 @@ from maskgen.checkpoint import TRAINING, Checkpoint, newest_in, read_checkpoint
 from maskgen.recipe import parse_recipe
 from maskgen.train.ema import Ema
 from maskgen.train.optim import build_optimizer
-from maskgen.train.state import newest_whole, prune, restore, save, set_aside
+from maskgen.train.state import collect, newest_whole, prune, restore, save, set_aside
 from tests.tiny import CLASSES, SHAPE, TOKENIZER, tree
 
 SETTINGS = TrainSettings(lr=0.01, ema=0.5)
@@ -65,7 +65,7 @@ def everything(module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) ->
 def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     recipe, *parts = build(kind)
     train(kind, *parts, first=1, n=3)
-    path = save(tmp_path, 3, recipe, *parts, FACTS)  # type: ignore[call-arg, arg-type]
+    path = save(tmp_path, 3, recipe, collect(*parts), FACTS)
     train(kind, *parts, first=4, n=3)
 
     _, *others = build(kind, seed=1)
@@ -78,7 +78,7 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
 
 def test_a_state_can_be_saved_before_the_first_step(tmp_path: Path) -> None:
     recipe, module, ema, optimizer = build("generator")
-    path = save(tmp_path, 0, recipe, module, ema, optimizer, FACTS)
+    path = save(tmp_path, 0, recipe, collect(module, ema, optimizer), FACTS)
     _, *others = build("generator", seed=1)
     restore(read_checkpoint(path), *others)
     assert torch.equal(others[0].embedding.weight, module.embedding.weight)
@@ -88,7 +88,7 @@ def test_a_state_can_be_saved_before_the_first_step(tmp_path: Path) -> None:
 def test_use_gets_the_average_and_training_the_raw_weights(tmp_path: Path) -> None:
     recipe, module, ema, optimizer = build("generator")
     train("generator", module, ema, optimizer, first=1, n=3)
-    checkpoint = read_checkpoint(save(tmp_path, 3, recipe, module, ema, optimizer, FACTS))
+    checkpoint = read_checkpoint(save(tmp_path, 3, recipe, collect(module, ema, optimizer), FACTS))
     name = "blocks.0.mlp.expand.weight"
     raw = module.state_dict()[name]
     assert torch.equal(checkpoint.tensors()[name], ema.average[name])
@@ -116,7 +116,7 @@ def test_the_checkpoint_just_written_stays_whatever_its_number(tmp_path: Path) -
 
 def test_a_checkpoint_the_disk_cannot_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, *parts = build("generator")
-    good, bad = (save(tmp_path, step, recipe, *parts, FACTS) for step in (1, 2))  # type: ignore[call-arg, arg-type]
+    good, bad = (save(tmp_path, step, recipe, collect(*parts), FACTS) for step in (1, 2))
 
     def verify(self: Checkpoint) -> None:
         if self.path == bad:

@@ -1,0 +1,72 @@
+"""An order of rows that shards can be read in: shuffled, and yet every shard forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskgen.rng import fold
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows of shards are shuffled, as a function of seed and epoch: nothing is to be remembered.
+
+    Shards are dealt in a new order to `lanes`; a lane reads its shards one after the other, and shuffles each window
+    of `window` rows. A lane has its places in every `period` rows of the run, the same whatever the epoch; where it
+    has ended, the others go on in its places. So a batch of `period` rows that processes cut into slices has each
+    process's rows in few shards, and every row occurs once an epoch.
+
+    Raises:
+        ValueError: a number below 1, or fewer places than lanes.
+    """
+
+    window: int = 256
+    lanes: int = 8
+    period: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.window, self.lanes) < 1 or self.period < self.lanes:
+            raise ValueError(
+                "buffer and lanes must be at least 1 and batch_size at least lanes, got "
+                f"{self.window}, {self.lanes} and {self.period}"
+            )
+
+    def order(self, counts: Sequence[int], seed: int, epoch: int) -> Tensor:
+        """(N,) int64: the rows of an epoch; `counts` are those of the shards, and rows are numbered shard by shard."""
+        starts = torch.tensor([0, *counts]).cumsum(0)
+        total, lanes = int(starts[-1]), min(self.lanes, len(counts))
+        dealt = torch.randperm(len(counts), generator=_generator(seed, "shards", epoch)).tolist()
+        rows, places = [], []
+        for lane in range(lanes):
+            shards = dealt[lane::lanes]
+            rows += [starts[shard] + self._shuffled(counts[shard], seed, epoch, shard) for shard in shards]
+            places.append(self._places(lane, lanes, sum(counts[shard] for shard in shards), epoch * total))
+        order: Tensor = torch.cat(rows)[torch.cat(places).argsort(stable=True)]
+        return order
+
+    def _shuffled(self, n: int, seed: int, epoch: int, shard: int) -> Tensor:
+        """(n,) int64: rows of a shard, each window of them shuffled."""
+        chance = torch.rand(n, generator=_generator(seed, "window", epoch, shard), dtype=torch.float64)
+        return (torch.arange(n) // self.window + chance).argsort(stable=True)
+
+    def _places(self, lane: int, lanes: int, n: int, before: int) -> Tensor:
+        """(n,) int64: where a lane's rows want to be, counted from the last whole period before the epoch."""
+        first, last = lane * self.period // lanes, (lane + 1) * self.period // lanes
+        phase = before % self.period
+        begun = max(last - max(phase, first), 0)  # its places in the period that the epoch begins in
+        index = torch.arange(n)
+        later = index - begun
+        size = last - first
+        return torch.where(
+            index < begun,
+            max(phase, first) + index,
+            self.period * (1 + later // size) + first + later % size,
+        )
+
+
+def _generator(*keys: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(fold(*keys))

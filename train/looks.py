@@ -1,0 +1,71 @@
+"""What a run looks at with its averaged weights: held-out rows, and previews."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from maskgen.data.captions import CaptionedRows
+from maskgen.data.images import ImageSource
+from maskgen.data.loader import in_order
+from maskgen.eval.features import to_float
+from maskgen.generate import Generator
+from maskgen.recipe import Recipe
+from maskgen.tokenizers import ImageTokenizer
+
+from .callbacks import preview_reconstructions, preview_samples, preview_texts
+from .loop import validate
+from .parts import Parts, SomeRows, spread
+from .sharding import is_sharded
+from .signals import Signals
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A stop may cut both short, where no other process waits for this one."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    signals: Signals
+
+    def scores(self, parts: Parts, module: nn.Module) -> dict[str, float]:
+        """Means over held-out rows; nothing where a stop cut them short."""
+        accelerator, held_out = self.accelerator, parts.held_out
+        world, n_rows = accelerator.num_processes, self.recipe.train.validation_rows
+        if not n_rows or len(held_out) < world:  # every process needs a row, or the means would wait for it
+            return {}
+        n_rows = min(max(n_rows, world), len(held_out))
+        if is_sharded(accelerator):  # all must make as many passes
+            n_rows -= n_rows % world
+        subset = SomeRows(held_out, spread(len(held_out), n_rows, accelerator.process_index, world))
+        batch_size = 250 if isinstance(parts.source, ImageSource) else 32
+        look = (module, parts.objective, in_order(subset, batch_size), parts.to_batch, accelerator)
+        if world > 1:  # one that stops alone would leave the others waiting
+            return validate(*look)
+        return self.signals.attempt(lambda: validate(*look)) or {}
+
+    def preview(self, parts: Parts, path: Path, module: nn.Module) -> None:
+        """Pictures or texts in a file, whose `path` is without ending; for the first process alone."""
+        self.signals.attempt(lambda: self._draw(parts, path, module))
+
+    def _draw(self, parts: Parts, path: Path, module: nn.Module) -> None:
+        recipe, device = self.recipe, self.accelerator.device
+        if recipe.task == "generator":
+            assert parts.tokenizer is not None
+            length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
+            sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
+            process = recipe.field_process()
+            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process)
+            if recipe.is_text:
+                preview_texts(path.with_suffix(".txt"), generator)
+            else:
+                captions = parts.captions
+                if captions is not None and isinstance(parts.held_out, CaptionedRows):
+                    captions = replace(captions, numbers=parts.held_out.numbers)
+                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes), captions)
+        elif isinstance(module, ImageTokenizer):
+            images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
+            preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))

@@ -1,0 +1,110 @@
+"""Parameters spread over processes (FSDP 2, by accelerate), and tensors as they are whole."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
+from torch import Tensor, nn
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from maskgen.errors import UserError
+from maskgen.layers.recompute import blocks_of
+from maskgen.recipe import Recipe
+
+FSDP = "ACCELERATE_USE_FSDP"
+
+
+def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """What accelerate's configuration says of FSDP, None if it does not ask for it.
+
+    Raises:
+        UserError: FSDP 1, which flattens parameters, or a loading in which only the first process has weights.
+    """
+    if os.environ.get(FSDP, "false").lower() != "true":
+        return None
+    plugin = FullyShardedDataParallelPlugin()
+    if plugin.fsdp_version != 2:
+        raise UserError(
+            "FSDP 1 is not supported: set fsdp_version: 2 in accelerate's configuration (or FSDP_VERSION=2)"
+        )
+    if plugin.cpu_ram_efficient_loading:
+        raise UserError(
+            "FSDP: every process builds the network from the seed; set fsdp_cpu_ram_efficient_loading: false"
+        )
+    if plugin.activation_checkpointing:
+        raise UserError("FSDP: use train.gradient_checkpointing=true instead of fsdp_activation_checkpointing")
+    return plugin
+
+
+def require_supported(accelerator: Accelerator, recipe: Recipe) -> None:
+    """Refuse what spreads parameters in another way; let processors take the way of GPUs.
+
+    accelerate spreads over GPUs only, and on processors would go on with DDP without a word.
+
+    Raises:
+        UserError: DeepSpeed, Megatron or the like; a recipe whose network cannot be spread.
+    """
+    kind, plugin = accelerator.distributed_type, fsdp_plugin()
+    if plugin is not None and kind == DistributedType.MULTI_CPU:
+        accelerator.state.distributed_type = kind = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = kind  # of which every state takes it anew
+        accelerator.state.fsdp_plugin = plugin
+    if kind == DistributedType.FSDP:
+        _require_spreadable(recipe)
+    elif kind != DistributedType.NO and not kind.name.startswith("MULTI_"):
+        raise UserError(
+            f"accelerate is set to {kind.name}, which is not supported: train in one process, with DDP (torchrun, or "
+            "accelerate launch --multi_gpu) or with FSDP 2 (fsdp_version: 2 in accelerate's configuration)"
+        )
+
+
+def _require_spreadable(recipe: Recipe) -> None:
+    objective = recipe.objective if isinstance(recipe.objective, str) else recipe.objective.get("type")
+    if objective == "state_dependent":
+        raise UserError("FSDP: objective state_dependent reads parameters outside of the network; use DDP")
+
+
+def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
+    """Spread block by block, unless accelerate's configuration has a rule of its own."""
+    plugin = accelerator.state.fsdp_plugin if is_sharded(accelerator) else None
+    if plugin is None or plugin.auto_wrap_policy is not None:
+        return
+    names = sorted({type(block).__name__ for block in blocks_of(module)})
+    if names:
+        plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = transformer_auto_wrap_policy, names
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether each process has a part of each parameter only."""
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor put together out of the parts of all processes, who must all call; itself if it is not spread."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's part of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def like(x: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor, the same in all processes, spread as another is, on its device."""
+    x = x.to(model.device)
+    if not isinstance(model, DTensor):
+        return x
+    return distribute_tensor(x, model.device_mesh, model.placements, src_data_rank=None)
+
+
+def gathered(tensors: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
+    """Whole tensors, one after the other and off the device if they were spread; nothing where they are not kept."""
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        full: Any = whole(value.detach())
+        if is_kept:
+            found[name] = full.cpu() if isinstance(value, DTensor) else full
+    return found
