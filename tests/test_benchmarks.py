@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from maskgen.errors import UserError
 from tests.tiny import text_checkpoint, text_tree
@@ -130,3 +131,25 @@ def test_dropping_tokens_saves_what_its_products_say(monkeypatch: pytest.MonkeyP
         assert plain["of_macs"] == pytest.approx(1 + plain["mixer"], abs=2e-3)
     assert light[1]["of_macs"] > heavy[1]["of_macs"]  # a mixer that costs more leaves less to save
     assert heavy[0]["beats_plain_by_macs"] < light[0]["beats_plain_by_macs"]
+
+
+def test_a_folder_is_timed_until_its_first_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run(monkeypatch, "folder", "--files", "60", "--classes", "3", "--output", tmp_path / "folder.json")
+    seconds = json.loads((tmp_path / "folder.json").read_text())["seconds"]
+    for clock in (0, 1):
+        parts = [values[clock] for name, values in seconds.items() if name != "all"]
+        assert seconds["all"][clock] == pytest.approx(sum(parts))
+
+
+def test_the_parts_of_a_step_are_no_more_than_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = ["image/digits-maskgit", "model.width=16", "model.depth=1", "model.heads=2", "train.batch_size=4"]
+    threads = torch.get_num_threads()
+    try:
+        run(monkeypatch, "step_profile", *small, "--threads", "1", "--steps", "2", "--output", tmp_path / "step.json")
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "step.json").read_text())
+    assert {"forward", "backward", "optimizer", "average", "data", "logging"} <= set(found["share_of"])
+    assert 0 < sum(found["share_of"].values()) <= 1
+    assert 0 < found["products_of_operators"] < 1
+    assert found["mfu"] == pytest.approx(found["gflop"] / found["seconds"] / found["peak_gflops"])

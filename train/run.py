@@ -88,9 +88,8 @@ class Run:
         finally:
             self.log.close()
         accelerator.end_training()
-        if is_main:
-            self._account(self.loop.step)
-            self.log.say(self.clock.told())
+        self._account(self.loop.step)
+        self.log.say(self.clock.told())
         return self.directory / f"checkpoint-{self.loop.step}"
 
     def _stop_without_data(self) -> None:
@@ -105,7 +104,9 @@ class Run:
         self._end(stop, step)
 
     def _end(self, stop: int, step: int) -> NoReturn:
+        self._account(step)
         self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
+        self.log.say(self.clock.told())
         self.loop.accelerator.end_training()
         raise Stopped(stop, step)
 
@@ -240,6 +241,7 @@ class Run:
                 self.log.say(f"step {step}: {describe(scores, self.parts.objective.baseline)}")
         with self.clock.on("saving"):
             self._save(step, scores)
+        self._account(step, scores)
         is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
         if is_due and is_looked_at and accelerator.is_main_process:
             with self.clock.on("previews"), self._alone(step) as module:
@@ -272,10 +274,11 @@ class Run:
         info |= {"skipped": loop.skipped, "skipped_in_a_row": loop.skipped_in_a_row}
         path = save(self.directory, step, self.recipe, tensors, info)
         prune(self.directory, self.recipe.train, path)
-        self._account(step, scores)
 
     def _account(self, step: int, scores: dict[str, float] | None = None) -> None:
         """What the run has cost so far, in cost.json and its status."""
+        if not self.loop.accelerator.is_main_process:
+            return
         write_json(self.directory / "cost.json", {**self.cost.tree(), **self.clock.tree()})
         self.outside.status.write("running", step, scores, shares=self.clock.shares())
 

@@ -25,6 +25,8 @@ from maskgen.errors import UserError
 from maskgen.lock import RunLock
 from maskgen.train import status
 from maskgen.train.callbacks import Log
+from maskgen.train.clock import Clock
+from maskgen.train.program import run
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
 from maskgen.train.status import Status
@@ -160,6 +162,8 @@ def test_runs_are_listed_with_state_step_score_and_error(tmp_path: Path, command
     assert "finished" in rows["a"]
     assert "7 / 20" in rows["a"]
     assert "loss 1.25" in rows["a"]
+    Status(tmp_path / "a", "r", 20).write("finished", 20, shares={"saving": 0.01, "logging": 0.002, "steps": 0.9})
+    assert "1.2%" in next(line for line in command("runs", tmp_path)[1].splitlines() if line.startswith("a "))
     assert rows["b"].endswith("the loss was NaN")
     assert "killed" in rows["c"]
     assert rows["old"].split() == ["old", "?", "?", "3"]
@@ -307,3 +311,41 @@ def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: s
     with pytest.raises(DataError, match=message) as error:
         list(itertools.islice(loader, 5))
     assert "\n" not in str(error.value)
+
+
+def test_a_clock_says_where_the_time_went_and_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def spend(clock: Clock) -> None:
+        nonlocal now
+        now += 6  # a step, one second of which it waited for data
+        clock.step(0, 4)
+        clock.add("data", 1)
+        with clock.on("saving"):
+            now += 2
+        clock.resume()
+        now += 2
+
+    first = Clock()
+    spend(first)
+    shares = {"data": 0.1, "saving": 0.2, "steps": 0.5, "other": 0.2}
+    assert first.shares() == pytest.approx(shares)
+    assert first.told() == "10 s: steps 50.0%, saving 20.0%, other 20.0%, data 10.0%"
+    second = Clock(json.loads(json.dumps(first.tree())))
+    spend(second)
+    assert second.tree()["spent"] == {"data": 2, "saving": 4}
+    assert second.shares() == pytest.approx(shares)
+
+
+@pytest.mark.slow
+def test_wandb_keeps_the_metrics_of_a_run_that_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    small = ["model.width=8", "model.depth=1", "model.heads=2", "train.batch_size=4", "train.tensorboard=false"]
+    brief = ["train.steps=3", "train.log_every=1", "train.preview_every=0", "train.trackers=[wandb]"]
+    run("digits-maskgit", [*small, *brief], str(tmp_path / "run"), device="cpu")
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    name = (tmp_path / "run" / ".wandb-id").read_text().strip()
+    assert name in kept.name
+    assert kept.read_bytes().count(b"train/grad_norm") >= 3  # a record a step
