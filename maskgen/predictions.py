@@ -221,6 +221,21 @@ class Categorical:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One value a token, without spread: what a regression answers (MAE).
+
+    `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True.
+    """
+
+    value: Tensor
+    where: Tensor | None = None
+
+    def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:  # noqa: ARG002 - one signature for all predictions
+        """The value itself, at any temperature."""
+        return self.value
+
+
+@dataclass(frozen=True)
 class Field:
     """What a network of a Gaussian process answers.
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from maskgen.devices import mean_over_ranks
 from maskgen.predictions import Batch, Loss
 from maskgen.registry import Registry
 from maskgen.rng import Rng
@@ -53,6 +54,15 @@ def mean_of(value: Tensor) -> Tensor:
 def sum_of(values: Tensor) -> Tensor:
     """The log of many values: their sum and their count."""
     return torch.stack([values.detach().sum(), values.new_tensor(float(values.numel()))])
+
+
+def number_of(values: Tensor, is_training: bool) -> Tensor:
+    """How many values (N,) a mean is over, at least 1: in training the mean over processes, so that all weigh alike.
+
+    Validation has other numbers of batches in other processes, so nothing is exchanged there.
+    """
+    n = torch.tensor(float(len(values)), device=values.device)
+    return (mean_over_ranks(n) if is_training else n).clamp(min=1)
 
 
 BUCKETS = 4

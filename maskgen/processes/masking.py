@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskgen.processes.base import PROCESSES, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Cosine, Schedule
+from maskgen.schedules import Cosine, Fixed, Schedule
 
 
 def is_mask(x_t: Tensor, mask_id: int) -> Tensor:
@@ -69,6 +69,12 @@ class Absorbing(Masking):
             # Ranks, not a threshold on the noise: the count is exact even where noise is tied.
             is_masked = noise.argsort(dim=1, stable=True).argsort(1) < (ratio * length).round().clamp(1, length)
         return put_masks(x_0, is_masked, self.mask_id)
+
+    def n_masked(self, length: int) -> int | None:
+        """How many of L tokens are masked in every row, None where that differs."""
+        if self.count == "bernoulli" or not isinstance(self.schedule, Fixed):
+            return None
+        return min(max(round(self.schedule.ratio * length), 1), length)
 
 
 @PROCESSES.register("state_dependent")
