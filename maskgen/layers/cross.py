@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend, SelfAttention, attend, resolve_backend
@@ -16,14 +17,17 @@ class CrossAttention(nn.Module):
         width: D.
         memory_width: C.
         heads: H, a divisor of D.
+        dropout: of the attention weights and of the output.
         backend: see `resolve_backend`.
     """
 
-    def __init__(self, width: int, memory_width: int, heads: int, backend: AttentionBackend = "auto") -> None:
+    def __init__(
+        self, width: int, memory_width: int, heads: int, dropout: float = 0.0, backend: AttentionBackend = "auto"
+    ) -> None:
         super().__init__()
         if width < 1 or heads < 1 or width % heads:
             raise ValueError(f"width must be a multiple of heads, both positive, got width {width} and heads {heads}")
-        self.heads, self.backend = heads, resolve_backend(backend)
+        self.heads, self.dropout, self.backend = heads, dropout, resolve_backend(backend)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(memory_width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -32,8 +36,9 @@ class CrossAttention(nn.Module):
         """x (B, M, D), memory (B, S, C) -> (B, M, D); `mask` as `attend` takes it."""
         parts = (self.q(x), *self.kv(memory).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        answer: Tensor = self.out(attend(q, k, v, self.backend, mask=mask).transpose(1, 2).flatten(2))
-        return answer
+        dropout = self.dropout if self.training else 0.0
+        x = attend(q, k, v, self.backend, dropout, mask).transpose(1, 2).flatten(2)
+        return F.dropout(self.out(x), self.dropout, self.training)
 
 
 class CrossBlock(nn.Module):
@@ -49,11 +54,13 @@ class CrossBlock(nn.Module):
         super().__init__()
         width = sizes.width
         self.cross_norm = nn.LayerNorm(width, eps=1e-6)
-        self.cross = CrossAttention(width, memory_width, sizes.heads, sizes.backend)
+        self.cross = CrossAttention(width, memory_width, sizes.heads, sizes.dropout, sizes.backend)
         self.attention_norm = nn.LayerNorm(width, eps=1e-6) if looks_around else None
-        self.attention = SelfAttention(width, sizes.heads, backend=sizes.backend) if looks_around else None
+        self.attention = (
+            SelfAttention(width, sizes.heads, sizes.dropout, backend=sizes.backend) if looks_around else None
+        )
         self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * sizes.mlp_ratio))
+        self.mlp = Mlp(width, int(width * sizes.mlp_ratio), sizes.dropout)
 
     def forward(
         self, x: Tensor, memory: Tensor, memory_mask: Tensor | None = None, own_mask: Tensor | None = None

@@ -75,6 +75,17 @@ class DecoderSpec(ABC):
     @abstractmethod
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder: ...
 
+    def require_fit(self, depth: int, sees_all: bool) -> None:  # noqa: ARG002 - for those that count
+        """Of an encoder of `depth` blocks that sees [MASK]s too or not.
+
+        Raises:
+            ValueError: this decoder does not go with it.
+        """
+        if sees_all and not self.takes_all:
+            raise ValueError("encoder_sees all goes with decoder linear or joint; take one of them, or see visible")
+        if self.needs_all and not sees_all:
+            raise ValueError("decoder linear is for an encoder that sees [MASK]s: mae with encoder_sees all")
+
 
 DECODERS: Registry[DecoderSpec] = Registry("decoder", DecoderSpec)
 
@@ -145,17 +156,32 @@ def _own_mask(asked: TokenSubset) -> Tensor | None:
     return (asked.valid | first)[:, None, None]
 
 
-def _require_readable(reads: Reads, depth: int, encoder: ViTSizes) -> None:
-    if reads == "reversed" and depth > encoder.depth:
-        raise ValueError(
-            f"decoder.reads reversed gives each decoder block an encoder block: depth {depth} is more than the "
-            f"encoder's {encoder.depth}; use fewer, or reads weighted or last"
-        )
+@dataclass(frozen=True)
+class _Reading(DecoderSpec):
+    """Sizes of blocks that read the encoder, and what of it."""
+
+    width: int = 512
+    depth: int = 12
+    heads: int = 16
+    reads: Reads = "weighted"
+    looks_around: ClassVar[bool]
+
+    def require_fit(self, depth: int, sees_all: bool) -> None:
+        super().require_fit(depth, sees_all)
+        if self.reads == "reversed" and self.depth > depth:
+            raise ValueError(
+                f"reads reversed gives each decoder block a block of the encoder: depth {self.depth} is more than its "
+                f"{depth}; use fewer, or reads weighted or last"
+            )
+
+    def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:
+        sizes = replace(encoder, width=self.width, depth=self.depth, heads=self.heads)
+        return _Cross(encoder, sizes, grid, self.reads, self.looks_around)
 
 
 @DECODERS.register("cross")
 @dataclass(frozen=True)
-class Cross(DecoderSpec):
+class Cross(_Reading):
     """Masked patches look at the encoder's output and not at each other: CrossMAE (arXiv 2401.14391).
 
     Args:
@@ -164,21 +190,13 @@ class Cross(DecoderSpec):
             `last`, its output; `reversed`, block i the i-th from the end (DiffMAE).
     """
 
-    width: int = 512
-    depth: int = 12
-    heads: int = 16
-    reads: Reads = "weighted"
     is_independent = True
-
-    def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:
-        _require_readable(self.reads, self.depth, encoder)
-        sizes = replace(encoder, width=self.width, depth=self.depth, heads=self.heads)
-        return _Cross(encoder, sizes, grid, self.reads, looks_around=False)
+    looks_around = False
 
 
 @DECODERS.register("cross_self")
 @dataclass(frozen=True)
-class CrossSelf(DecoderSpec):
+class CrossSelf(_Reading):
     """Masked patches look at the encoder, then at each other: DiffMAE's decoder (arXiv 2304.03283, section 3.2).
 
     Args:
@@ -186,15 +204,9 @@ class CrossSelf(DecoderSpec):
         reads: as of `cross`; DiffMAE's is `reversed`.
     """
 
-    width: int = 512
     depth: int = 8
-    heads: int = 16
     reads: Reads = "reversed"
-
-    def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:
-        _require_readable(self.reads, self.depth, encoder)
-        sizes = replace(encoder, width=self.width, depth=self.depth, heads=self.heads)
-        return _Cross(encoder, sizes, grid, self.reads, looks_around=True)
+    looks_around = True
 
 
 class _Nothing(Decoder):

@@ -26,14 +26,21 @@ class PatchEncoder(nn.Module, ABC):
         grid: (h, w) of the patches, L = h w; positions are fixed sines and cosines.
         sizes: of the encoder.
         decoder: of the masked patches.
+        sees_all: whether the encoder is given [MASK]s too.
+
+    Raises:
+        ValueError: a decoder that does not go with such an encoder.
     """
 
     takes_labels = False
     has_null_label = False
     positions: Tensor
 
-    def __init__(self, token_width: int, grid: tuple[int, int], sizes: ViTSizes, decoder: DecoderSpec) -> None:
+    def __init__(
+        self, token_width: int, grid: tuple[int, int], sizes: ViTSizes, decoder: DecoderSpec, sees_all: bool = False
+    ) -> None:
         super().__init__()
+        decoder.require_fit(sizes.depth, sees_all)
         self.base_grid, self.width = grid, sizes.width
         self.embedding = nn.Linear(token_width, sizes.width)
         self.class_token = nn.Parameter(torch.empty(sizes.width))
@@ -98,11 +105,9 @@ class MAE(PatchEncoder):
         attention: AttentionBackend = "auto",
     ) -> None:
         sees_all = encoder_sees == "all"
-        if sees_all and not decoder.takes_all:
-            raise ValueError("encoder_sees all goes with decoder linear or joint; take one of them, or see visible")
-        if decoder.needs_all and not sees_all:
-            raise ValueError("decoder linear knows of masked patches what the encoder says; set encoder_sees all")
-        super().__init__(token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder)
+        super().__init__(
+            token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder, sees_all
+        )
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
         self._init()

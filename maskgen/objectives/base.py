@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
 from maskgen.predictions import Batch, Loss
+from maskgen.processes import Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
 
@@ -34,6 +35,23 @@ def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
     first, total = rng.place(n)  # strata of the whole batch, whoever computes the rest of it
     strata = rng.whole.permutation(1, total, device=device)[0, first : first + n]
     return (strata + 1 - rng.uniform((n,), device=device)) / total
+
+
+class NoiseTimes:
+    """Times of a Gaussian process's objective, where its network can be asked: a draw is (n,) float64.
+
+    Discrete ones are 1/T ... 1. Where no signal is left at t = 1, x_0 cannot be said from eps there.
+    """
+
+    def __init__(self, process: Gaussian) -> None:
+        self.steps = process.steps
+        self.last = (
+            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
+        )
+
+    def __call__(self, n: int, rng: Rng, device: torch.device) -> Tensor:
+        t = draw_times(n, rng, device)
+        return ((t * self.steps).ceil() / self.steps).clamp(max=self.last) if self.steps else t.clamp(1e-5, 1 - 1e-7)
 
 
 def refuse_dropping(keep_ratio: float) -> None:

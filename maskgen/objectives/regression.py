@@ -35,6 +35,11 @@ class MaskedRegression:
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
         self.process, self.normalise, self.decode_ratio = process, normalise, decode_ratio
 
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether what is predicted are tokens, so that samples can be made of it."""
+        return not self.normalise
+
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
