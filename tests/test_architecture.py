@@ -31,6 +31,7 @@ LAYERS = [
     ],
     [
         "maskgen.schedules",
+        "maskgen.strategies",
         "maskgen.subset",
         "maskgen.layers",
         "maskgen.recipe_tree",
