@@ -29,10 +29,10 @@ LAYERS = [
         "maskgen.shipped",
         "maskgen.zoo",
     ],
+    ["maskgen.subset"],
     [
         "maskgen.schedules",
         "maskgen.strategies",
-        "maskgen.subset",
         "maskgen.layers",
         "maskgen.recipe_tree",
         "maskgen.budget",

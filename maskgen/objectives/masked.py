@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
-from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, sum_of
+from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, guide_by, mean_of, sum_of
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
+from maskgen.schedules import Fixed
 from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS, elbo_of_steps
 
@@ -44,25 +45,36 @@ class MaskedTokens:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if not isinstance(process, Absorbing):
             raise ValueError("masked_tokens needs process absorbing; the learned one has objective state_dependent")
+        if not process.mask_id:
+            raise ValueError("masked_tokens is of tokens that are numbers; vectors are learned by another objective")
         if weight == "elbo" and process.count == "exact":
             # At least one token is masked even as t -> 0, where the weight diverges: the expectation is infinite.
             raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+        if weight == "elbo" and isinstance(process.schedule, Fixed):
+            raise ValueError(
+                "weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule"
+            )
+        if weight == "elbo" and not process.strategy.is_independent:
+            raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
         if steps < 0 or (steps and weight != "elbo"):
             raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
-        self.process = process
+        self.process, self.strategy = process, process.strategy
         self.weight = weight
         self.steps = steps
         self.label_smoothing = label_smoothing
         self.label_dropout = label_dropout
         self.baseline = math.log(process.mask_id)
 
-    def __call__(self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(
+        self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
+    ) -> Loss:
         """batch.x_0 (B, L) -> Loss; with keep_ratio < 1 the dropped tokens neither cost nor count."""
         x_0 = batch.x_0
         t = draw_times(len(x_0), rng, x_0.device)
         if self.steps:
             t = (t * self.steps).ceil() / self.steps
-        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
+        guide = guide_by(self.strategy, model, x_0, batch.cond, progress)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         cond = batch.cond
         if cond is not None and self.label_dropout and getattr(model, "training", True):
             cond = cond.drop(self.label_dropout, rng)
