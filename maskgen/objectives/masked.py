@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
 from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, guide_by, mean_of, sum_of
+from maskgen.objectives.difficulty import relative_loss
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
@@ -22,6 +23,8 @@ from maskgen.weights import WEIGHTS, elbo_of_steps
 @OBJECTIVES.register("masked_tokens")
 class MaskedTokens:
     """Cross-entropy on masked tokens only; logits are computed nowhere else.
+
+    A network that expects losses (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
 
     Args:
         process: absorbing corruption of the tokens.
@@ -84,8 +87,8 @@ class MaskedTokens:
             subset = TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
             where, n_kept = is_masked & subset.is_kept(), subset.keep.numel()
         more: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
-        logits = model(x_t, t.float(), cond, subset=subset, where=where, **more).logits.float()  # (M, V)
-        target = x_0[where]
+        predicted = model(x_t, t.float(), cond, subset=subset, where=where, **more)
+        logits, target = predicted.logits.float(), x_0[where]  # (M, V), (M,)
         loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         weight = self._weight(t)[:, None].expand(where.shape)[where].float()
         n_counted: float | Tensor = n_kept
@@ -96,7 +99,11 @@ class MaskedTokens:
         value = (weight * loss).sum() / n_counted
         plain = loss if not self.label_smoothing else F.cross_entropy(logits.detach(), target, reduction="none")
         ratio = is_masked.float().mean(1, keepdim=True).expand(where.shape)[where]
-        return Loss(value, {"loss": mean_of(value)} | logs_of(plain.detach(), logits.detach(), target, ratio))
+        logs = {"loss": mean_of(value)} | logs_of(plain.detach(), logits.detach(), target, ratio)
+        if predicted.difficulty is not None:
+            relative = relative_loss(predicted.difficulty, plain, where)
+            value, logs = value + relative.value, {**logs, **relative.logs}
+        return Loss(value, logs)
 
     def _weight(self, t: Tensor) -> Tensor:
         """(B,)"""
