@@ -140,11 +140,13 @@ class Categorical:
     """Independent categorical distributions over V tokens.
 
     `logits` is (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. There is no column for
-    [MASK]: it can't be predicted.
+    [MASK]: it can't be predicted. `difficulty`, of its shape without V, orders positions by the loss that the network
+    expects to have there; None from networks that expect none.
     """
 
     logits: Tensor
     where: Tensor | None = None
+    difficulty: Tensor | None = None
 
     def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
         """null + scale (self - null): classifier-free guidance on logits; scale 1 changes nothing.

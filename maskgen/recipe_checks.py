@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES
+from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.samplers.masked import NO_PROBABILITIES
+from maskgen.strategies import STRATEGIES
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.weights import Edm
 
@@ -34,6 +35,7 @@ def check_together(recipe: Recipe) -> None:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
     if is_generator:
         _check_objective(recipe)
+        _check_strategy(recipe, objective)
     elif recipe.train.document_attention:
         raise RecipeError("train.document_attention: only a text has documents; leave it out")
     if recipe.is_text:
@@ -139,6 +141,25 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(
             "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
         )
+
+
+def _check_strategy(recipe: Recipe, objective: Objective) -> None:
+    """Whether the objective draws masks by the strategy there is, and the network can say what it asks."""
+    strategy = getattr(objective, "strategy", None)
+    of_process = getattr(getattr(objective, "process", None), "strategy", strategy)
+    if strategy is None and of_process is not None and not of_process.is_independent:
+        name = OBJECTIVES.check(recipe.objective)[0]
+        raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
+    if strategy is None or strategy.asks is None:
+        return
+    model, arguments = MODELS.check(recipe.model or "")
+    network = MODELS.get(model)
+    able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
+    key = "process.strategy" if of_process is strategy else "objective.strategy"
+    if not hasattr(network, strategy.asks):
+        raise RecipeError(f"{key}: it asks the network, and {model} does not answer; choose from {', '.join(able)}")
+    if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
+        raise RecipeError(f"{key}: hard needs a network that predicts its losses; set model.has_difficulty: true")
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:

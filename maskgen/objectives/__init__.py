@@ -1,6 +1,6 @@
 """Training objectives: a model, a batch and an Rng -> a loss."""
 
-from maskgen.objectives.base import OBJECTIVES, Objective, draw_times
+from maskgen.objectives.base import OBJECTIVES, Objective, draw_times, takes_progress
 from maskgen.objectives.blockwise import BlockTokens, NextToken
 from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
@@ -19,4 +19,5 @@ __all__ = [
     "StateDependentTokens",
     "draw_times",
     "shift_images",
+    "takes_progress",
 ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Batch, Loss
+from maskgen.predictions import Batch, Condition, Loss
 from maskgen.registry import Registry
 from maskgen.rng import Rng
+from maskgen.strategies import Guide, MaskStrategy
 
 
 class Objective(Protocol):
-    """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks."""
+    """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks.
+
+    One that masks by a strategy says which, as `strategy`, and may take `progress`, the share of the run's steps done.
+    """
 
     baseline: float | None
     """The loss of knowing nothing, where there is one. One of a Gaussian process says `is_gaussian = True`."""
@@ -21,7 +26,7 @@ class Objective(Protocol):
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
 
 
-OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size"))
+OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size", "grid"))
 
 
 def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
@@ -74,3 +79,22 @@ def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, T
 def network_of(model: Any) -> Any:
     """The network itself, out of what wraps it for several processes."""
     return getattr(model, "module", model)
+
+
+def takes_progress(objective: Objective) -> bool:
+    """Whether it wants to know the share of the run's steps that are done."""
+    return "progress" in inspect.signature(objective).parameters
+
+
+def guide_by(
+    strategy: MaskStrategy, model: Any, x_0: Tensor, cond: Condition | None = None, progress: float = 0.0
+) -> Guide | None:
+    """What the network itself says of x_0 to a strategy that asks, without gradient; None for one that does not.
+
+    The papers ask a slow average of the network (AttMask's and HPM's teacher). The network itself is current, takes no
+    second copy, and what it says is used for its order alone.
+    """
+    if strategy.asks is None:
+        return None
+    with torch.no_grad():
+        return Guide(getattr(network_of(model), strategy.asks)(x_0, cond).detach().double(), progress)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
-from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, sum_of
+from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, guide_by, mean_of, sum_of
+from maskgen.objectives.difficulty import relative_loss
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
@@ -22,6 +23,8 @@ from maskgen.weights import WEIGHTS, elbo_of_steps
 @OBJECTIVES.register("masked_tokens")
 class MaskedTokens:
     """Cross-entropy on masked tokens only; logits are computed nowhere else.
+
+    A network that expects losses (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
 
     Args:
         process: absorbing corruption of the tokens.
@@ -54,22 +57,27 @@ class MaskedTokens:
             raise ValueError(
                 "weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule"
             )
+        if weight == "elbo" and not process.strategy.is_independent:
+            raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
         if steps < 0 or (steps and weight != "elbo"):
             raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
-        self.process = process
+        self.process, self.strategy = process, process.strategy
         self.weight = weight
         self.steps = steps
         self.label_smoothing = label_smoothing
         self.label_dropout = label_dropout
         self.baseline = math.log(process.mask_id)
 
-    def __call__(self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(
+        self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
+    ) -> Loss:
         """batch.x_0 (B, L) -> Loss; with keep_ratio < 1 the dropped tokens neither cost nor count."""
         x_0 = batch.x_0
         t = draw_times(len(x_0), rng, x_0.device)
         if self.steps:
             t = (t * self.steps).ceil() / self.steps
-        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
+        guide = guide_by(self.strategy, model, x_0, batch.cond, progress)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         cond = batch.cond
         if cond is not None and self.label_dropout and getattr(model, "training", True):
             cond = cond.drop(self.label_dropout, rng)
@@ -79,8 +87,8 @@ class MaskedTokens:
             subset = TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
             where, n_kept = is_masked & subset.is_kept(), subset.keep.numel()
         more: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
-        logits = model(x_t, t.float(), cond, subset=subset, where=where, **more).logits.float()  # (M, V)
-        target = x_0[where]
+        predicted = model(x_t, t.float(), cond, subset=subset, where=where, **more)
+        logits, target = predicted.logits.float(), x_0[where]  # (M, V), (M,)
         loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         weight = self._weight(t)[:, None].expand(where.shape)[where].float()
         n_counted: float | Tensor = n_kept
@@ -91,7 +99,11 @@ class MaskedTokens:
         value = (weight * loss).sum() / n_counted
         plain = loss if not self.label_smoothing else F.cross_entropy(logits.detach(), target, reduction="none")
         ratio = is_masked.float().mean(1, keepdim=True).expand(where.shape)[where]
-        return Loss(value, {"loss": mean_of(value)} | logs_of(plain.detach(), logits.detach(), target, ratio))
+        logs = {"loss": mean_of(value)} | logs_of(plain.detach(), logits.detach(), target, ratio)
+        if predicted.difficulty is not None:
+            relative = relative_loss(predicted.difficulty, plain, where)
+            value, logs = value + relative.value, {**logs, **relative.logs}
+        return Loss(value, logs)
 
     def _weight(self, t: Tensor) -> Tensor:
         """(B,)"""
