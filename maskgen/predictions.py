@@ -62,11 +62,13 @@ class Batch:
     """`x_0`: tokens (B, L) int64 or (B, L, D) float, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
 
     `documents` (B, L) int64: which document of a packed row each token is of; None where tokens may see all others.
+    `view` (B, L) int64: tokens of another view of each image, for a contrastive term; None without one.
     """
 
     x_0: Tensor
     cond: Condition | None = None
     documents: Tensor | None = None
+    view: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,13 @@ class Categorical:
     """Independent categorical distributions over V tokens.
 
     `logits` is (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. There is no column for
-    [MASK]: it can't be predicted.
+    [MASK]: it can't be predicted. `vectors` (2, B, P) are of two views of each image, for a contrastive term; None from
+    networks and calls that have none.
     """
 
     logits: Tensor
     where: Tensor | None = None
+    vectors: Tensor | None = None
 
     def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
         """null + scale (self - null): classifier-free guidance on logits; scale 1 changes nothing.
