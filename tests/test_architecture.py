@@ -29,9 +29,9 @@ LAYERS = [
         "maskgen.shipped",
         "maskgen.zoo",
     ],
+    ["maskgen.subset"],
     [
         "maskgen.schedules",
-        "maskgen.subset",
         "maskgen.layers",
         "maskgen.recipe_tree",
         "maskgen.budget",

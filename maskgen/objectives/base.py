@@ -16,7 +16,7 @@ class Objective(Protocol):
     """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks."""
 
     baseline: float | None
-    """The loss of knowing nothing, where there is one."""
+    """The loss of knowing nothing, where there is one. One of a Gaussian process says `is_gaussian = True`."""
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
 
