@@ -107,7 +107,7 @@ class _RowsOfRanks(torch.autograd.Function):
     """Forward gathers, backward sums what all processes ask of this one's rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
         parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(parts, x.contiguous())
         return torch.stack(parts)

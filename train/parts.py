@@ -52,6 +52,13 @@ class Parts:
     built_for: tuple[int, int, int] | None = None
     captions: CaptionTable | None = None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What samples can be asked for: the classes of the data, none for a network with `condition: none`."""
+        if not isinstance(self.source, ImageSource) or getattr(self.module, "condition", "") == "none":
+            return ()
+        return self.source.classes
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must know of the data."""
         if isinstance(self.source, ImageSource):
@@ -61,7 +68,7 @@ class Parts:
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
-            return {"classes": list(self.source.classes), **shapes, "data": self.data}
+            return {"classes": list(self.classes), **shapes, "data": self.data}
         return {"classes": [], "length": self.source.length, "data": self.data}
 
     @cached_property
