@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
+from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings, Views
 from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
@@ -251,6 +251,8 @@ def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
         return Phase
     if "keep_best" in loc[:-1]:
         return Best
+    if "views" in loc[:-1]:
+        return Views
     sections: dict[str, type[BaseModel]] = {
         "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings
     }  # fmt: skip
