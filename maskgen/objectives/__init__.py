@@ -6,6 +6,7 @@ from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
 from maskgen.objectives.masked import MaskedTokens
 from maskgen.objectives.state_dependent import StateDependentTokens
+from maskgen.objectives.token_diffusion import TokenDiffusion
 
 __all__ = [
     "OBJECTIVES",
@@ -17,6 +18,7 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "StateDependentTokens",
+    "TokenDiffusion",
     "draw_times",
     "shift_images",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +24,18 @@ class Objective(Protocol):
 OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size"))
 
 
-def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
-    """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows.
+RatioPer = Literal["sample", "batch"]
+"""What has a mask ratio of its own: each row, or a whole batch, in all processes alike (MAGE's and MAR's code)."""
+
+
+def draw_times(n: int, rng: Rng, device: torch.device, per: RatioPer = "sample") -> Tensor:
+    """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows; or one for all.
 
     Low-discrepancy times lower the variance of the loss (variational diffusion models, appendix I.1). The permutation
     makes each time uniform by itself, which strata tied to rows are not.
     """
+    if per == "batch":
+        return 1 - rng.whole.uniform((1,), device=device).expand(n)
     first, total = rng.place(n)  # strata of the whole batch, whoever computes the rest of it
     strata = rng.whole.permutation(1, total, device=device)[0, first : first + n]
     return (strata + 1 - rng.uniform((n,), device=device)) / total
