@@ -14,7 +14,7 @@ from maskgen.eval.features import to_uint8
 from maskgen.fields import Preconditioned
 from maskgen.guidance import Guidance
 from maskgen.predictions import NULL, Condition
-from maskgen.processes import Gaussian
+from maskgen.processes import Gaussian, is_mask, put_masks
 from maskgen.rng import Rng
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.layout import Blocks
@@ -36,7 +36,7 @@ class Generator:
         sampler, guidance: how it is decoded.
         device: where.
         length: tokens of a text; images have their tokenizer's grid.
-        process: the Gaussian process of continuous tokens, None for tokens that are numbers.
+        process: the Gaussian process whose field is followed, None for tokens that are unmasked.
     """
 
     denoiser: Any
@@ -74,14 +74,25 @@ class Generator:
             return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
         mask_id = self.tokenizer.vocab_size
         grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
-        x_1 = torch.full((len(seeds), torch.Size(grid).numel()), mask_id, device=self.device)
-        if known is not None:
-            self._check_known(known)
-            x_1 = torch.where(known >= 0, known, x_1)
+        x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
         denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
-        denoise, sampler = self.guidance.bind(denoiser, cond), self.effective_sampler()
+        denoise, sampler = self.guidance.bind(denoiser, cond, mask_id=mask_id), self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
-        return sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        # A patch may be known in part: it was decoded as a whole, and what is known of it stands.
+        return torch.where(known.isnan(), x_0, known) if known is not None and x_0.is_floating_point() else x_0
+
+    def _masked(self, n: int, length: int, known: Tensor | None) -> Tensor:
+        """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float where tokens are vectors."""
+        if isinstance(self.tokenizer, ImageTokenizer) and self.tokenizer.is_continuous:
+            if known is not None:
+                return put_masks(known, is_mask(known, 0), 0)
+            return torch.full((n, length, self.tokenizer.token_width), torch.nan, device=self.device)
+        x_1 = torch.full((n, length), self.tokenizer.vocab_size, device=self.device)
+        if known is None:
+            return x_1
+        self._check_known(known)
+        return torch.where(known >= 0, known, x_1)
 
     def _condition(self, n: int, labels: Tensor | None, captions: Tensor | None) -> Condition | None:
         if labels is None and captions is None:

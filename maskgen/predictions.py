@@ -81,10 +81,12 @@ class Loss:
 class Prediction(Protocol):
     """A distribution over the tokens at the positions that were asked for.
 
-    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...).
+    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...). One of vectors is
+    asked for samples only; one of numbers, `Categorical`, for probabilities too.
     """
 
-    where: Tensor | None
+    @property
+    def where(self) -> Tensor | None: ...
 
     def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor: ...
 
@@ -129,8 +131,8 @@ class DenoiseField(Protocol):
 class Denoise(Protocol):
     """A denoiser with condition and guidance bound: all that a sampler sees."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
-        """x_t (B, L), t (B,) on the CPU in float64."""
+    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Prediction:
+        """x_t (B, L), or (B, L, D) with NaN for [MASK]; t (B,) on the CPU in float64."""
 
 
 @dataclass(frozen=True)

@@ -76,14 +76,21 @@ class Recipe(BaseModel):
 
     @property
     def is_continuous(self) -> bool:
-        """Whether it is of continuous tokens in a Gaussian process."""
+        """Whether its tokens are vectors, not numbers of a vocabulary."""
+        if self.tokenizer is None or self.tokenizer_source is not None:  # only tokenizers of numbers are trained
+            return False
+        return getattr(TOKENIZERS.get(TOKENIZERS.check(self.tokenizer, "tokenizer")[0]), "vocab_size", 1) == 0
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether its tokens drown in noise; if not, they are masked."""
         entry = PROCESSES.get(PROCESSES.check(self.process, "process")[0])
         return inspect.isclass(entry) and issubclass(entry, Gaussian)
 
     @property
     def samplers(self) -> Registry[Any]:
         """Those that can sample what it trains."""
-        return FIELD_SAMPLERS if self.is_continuous else SAMPLERS
+        return FIELD_SAMPLERS if self.is_gaussian else SAMPLERS
 
     @property
     def tokenizer_source(self) -> str | None:
@@ -139,8 +146,8 @@ class Recipe(BaseModel):
         return _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
 
     def field_process(self) -> Gaussian | None:
-        """The Gaussian process of continuous tokens, None for tokens that are numbers."""
-        return cast(Gaussian, self.build_process(0)) if self.is_continuous else None
+        """The Gaussian process, None where tokens are masked."""
+        return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
 
     def build_objective(self, vocab_size: int = 0) -> Objective:
         name, _ = OBJECTIVES.check(self.objective, "objective")
@@ -153,7 +160,7 @@ class Recipe(BaseModel):
         derived: dict[str, Any] = {"vocab_size": vocab_size}
         if takes_tokens and bool(vocab_size) == self.is_continuous:
             kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
-            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the process needs {kinds[1]}; change either")
+            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
         if "process" in wanted:
             derived["process"] = self.build_process(vocab_size)
         elif takes_tokens and self.process != "absorbing":

@@ -11,6 +11,7 @@ from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
+from maskgen.samplers.masked import NO_PROBABILITIES
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.weights import Edm
 
@@ -81,16 +82,30 @@ def _check_kinds(recipe: Recipe) -> None:
     wanted = inspect.signature(MODELS.get(model)).parameters
     if bool({"vocab_size", "token_width"} & set(wanted)) != is_generator:
         raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
-    if is_generator and ("token_width" in wanted) != recipe.is_continuous:
-        other = "absorbing" if recipe.is_continuous else "gaussian"
-        raise RecipeError(
-            f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either"
-        )
+    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
+    if is_generator:
+        _check_tokens(recipe, model, trained_by)
     if recipe.is_text and "grid" in wanted:
         raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
-    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
     if objective not in trained_by:
         raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
+
+
+def _check_tokens(recipe: Recipe, model: str, trained_by: tuple[str, ...]) -> None:
+    """Whether process and network are for tokens of one kind, and the tokenizer makes them."""
+    is_gaussian = any(getattr(OBJECTIVES.get(name), "is_gaussian", False) for name in trained_by)
+    if is_gaussian != recipe.is_gaussian:
+        raise RecipeError(
+            f"process: model {model} needs {'gaussian' if is_gaussian else 'absorbing'}, not "
+            f"{PROCESSES.check(recipe.process)[0]}; change either"
+        )
+    wanted = inspect.signature(MODELS.get(model)).parameters
+    if ("token_width" if recipe.is_continuous else "vocab_size") not in wanted:
+        kinds = ("continuous", "numbers of a vocabulary")
+        made, needed = kinds if recipe.is_continuous else kinds[::-1]
+        raise RecipeError(f"tokenizer: its tokens are {made}, model {model} needs {needed}; change either")
+    if recipe.is_continuous and not recipe.is_gaussian and cast(Any, recipe.build_sampler()).needs_probabilities:
+        raise RecipeError(f"sampler: {NO_PROBABILITIES}")
 
 
 def _check_captions(recipe: Recipe) -> None:

@@ -12,10 +12,15 @@ from maskgen.rng import Rng
 
 @dataclass(frozen=True)
 class TokenSubset:
-    """The kept positions of each row: `keep` (B, K) int64, ascending, out of `length` L."""
+    """The kept positions of each row: `keep` (B, K) int64 out of `length` L.
+
+    Rows may keep different numbers: the row that keeps most sets K, `valid` (B, K) bool says which are meant. The rest
+    pads with positions that are not kept; None where all count. Kept ones come first, ascending.
+    """
 
     keep: Tensor
     length: int
+    valid: Tensor | None = None
 
     @classmethod
     def draw(
@@ -31,6 +36,16 @@ class TokenSubset:
         n_kept = min(max(round(length * keep_ratio), 1), length)
         return cls(rng.permutation(n_rows, length, device=device)[:, :n_kept].sort(1).values, length)
 
+    @classmethod
+    def of(cls, is_kept: Tensor) -> TokenSubset:
+        """The positions (B, L) bool; K is at least 1, so that there is something to compute."""
+        counts = is_kept.sum(1, keepdim=True)
+        n_most = max(int(counts.max()), 1)
+        keep = is_kept.byte().argsort(dim=1, descending=True, stable=True)[:, :n_most]
+        if bool((counts == n_most).all()):
+            return cls(keep, is_kept.shape[1])
+        return cls(keep, is_kept.shape[1], torch.arange(n_most, device=keep.device) < counts)
+
     def gather(self, x: Tensor) -> Tensor:
         """The kept tokens: (B, L, D) -> (B, K, D), or (B, L) -> (B, K)."""
         return x.gather(1, self._index(x))
@@ -39,12 +54,17 @@ class TokenSubset:
         """Kept tokens back in their places, `fill` elsewhere: (B, K, D) -> (B, L, D), or (B, K) -> (B, L)."""
         whole = torch.empty(x.shape[0], self.length, *x.shape[2:], dtype=x.dtype, device=x.device)
         whole[:] = fill
+        if self.valid is not None:  # what pads gives its place back what stands there
+            valid = self.valid if x.ndim == 2 else self.valid[..., None]
+            x = torch.where(valid, x, whole.gather(1, self._index(x)))
         return whole.scatter(1, self._index(x), x)
 
     def is_kept(self) -> Tensor:
         """(B, L) bool."""
         kept = torch.zeros(self.keep.shape[0], self.length, dtype=torch.bool, device=self.keep.device)
-        return kept.scatter(1, self.keep, True)
+        return kept.scatter(
+            1, self.keep, torch.ones_like(self.keep, dtype=torch.bool) if self.valid is None else self.valid
+        )
 
     def _index(self, x: Tensor) -> Tensor:
         return self.keep if x.ndim == 2 else self.keep[..., None].expand(-1, -1, x.shape[2])

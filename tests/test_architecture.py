@@ -29,9 +29,9 @@ LAYERS = [
         "maskgen.shipped",
         "maskgen.zoo",
     ],
+    ["maskgen.subset"],
     [
         "maskgen.schedules",
-        "maskgen.subset",
         "maskgen.layers",
         "maskgen.recipe_tree",
         "maskgen.budget",
@@ -39,6 +39,7 @@ LAYERS = [
     ],
     ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.encoders", "maskgen.weights"],
     ["maskgen.fields"],
+    ["maskgen.heads"],
     ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
     ["maskgen.eval"],
     ["maskgen.generate"],

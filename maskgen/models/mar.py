@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maskgen.heads import DiffusionHead
 from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.visible import JointDecoder, ViTSizes, VisibleEncoder
+from maskgen.layers.visible import JointDecoder, VisibleEncoder, ViTSizes
 from maskgen.models import MODELS
 from maskgen.models.token_head import Diffusion, Head
 from maskgen.predictions import NULL, Categorical, Condition
@@ -21,8 +21,8 @@ from maskgen.subset import TokenSubset
 class MAR(nn.Module):
     """Tokens with [MASK], (B, L, D) or (B, L) -> a prediction of the masked ones (MAR, arXiv 2406.11838; eMIGM).
 
-    Published sizes, width x depth of encoder and decoder, heads: B 768 x 12, 12; L 1024 x 16, 16; H 1280 x 20, 16; eMIGM
-    also XS 448 x 10 and S 512 x 12.
+    Published sizes, width x depth of encoder and decoder, heads: B 768 x 12, 12; L 1024 x 16, 16; H 1280 x 20, 16;
+    eMIGM also XS 448 x 10 and S 512 x 12.
 
     Args:
         vocab_size: V of tokens that are numbers, 0 of vectors.
@@ -33,7 +33,7 @@ class MAR(nn.Module):
         head: `diffusion` of vectors, or `categorical` of numbers.
         n_buffer: class tokens in front of the others.
         encode_visible: the encoder sees visible tokens only, as MAE's does; if not, [MASK]s too.
-        null_token: what stands for "no class": a row of its `own` (MAR), or the `mask` token (eMIGM's guidance with mask).
+        null_token: what stands for "no class": its `own` (MAR), or the `mask` token (eMIGM's guidance with mask).
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -60,6 +60,9 @@ class MAR(nn.Module):
         super().__init__()
         if n_buffer < 1:
             raise ValueError(f"n_buffer must be at least 1: an encoder needs something to see, got {n_buffer}")
+        if head.is_continuous == bool(vocab_size):
+            made, fits = ("numbers", "categorical") if vocab_size else ("vectors", "diffusion")
+            raise ValueError(f"head is not for tokens that are {made}; use {fits}")
         self.vocab_size, self.n_buffer, self.n_classes = vocab_size, n_buffer, n_classes
         self.encode_visible, length = encode_visible, grid[0] * grid[1]
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)

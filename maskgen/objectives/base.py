@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskgen.predictions import Batch, Loss
+from maskgen.processes import Absorbing
 from maskgen.registry import Registry
 from maskgen.rng import Rng
 
@@ -16,7 +17,7 @@ class Objective(Protocol):
     """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks."""
 
     baseline: float | None
-    """The loss of knowing nothing, where there is one."""
+    """The loss of knowing nothing, where there is one. One of a Gaussian process says `is_gaussian = True`."""
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
 
@@ -49,6 +50,21 @@ def refuse_dropping(keep_ratio: float) -> None:
     """
     if keep_ratio < 1:
         raise ValueError(f"only objective masked_tokens drops tokens; use keep_ratio 1, got {keep_ratio}")
+
+
+def require_bound(process: Absorbing, weight: str) -> None:
+    """See that the bound is one, if weight `elbo` asks for it.
+
+    Some token is masked even as t goes to 0 with exact counts, and the weight diverges there: the expectation is
+    infinite.
+
+    Raises:
+        ValueError: it is infinite.
+    """
+    if weight == "elbo" and process.count == "exact":
+        raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+    if weight == "elbo" and process.at_least:
+        raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
 
 
 def mean_of(value: Tensor) -> Tensor:

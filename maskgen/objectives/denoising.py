@@ -46,6 +46,7 @@ class Denoising:
     """
 
     baseline = None
+    is_gaussian = True
 
     def __init__(
         self,

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
-from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, sum_of
+from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, require_bound, sum_of
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
+from maskgen.schedules import Fixed
 from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS, elbo_of_steps
 
@@ -44,9 +45,13 @@ class MaskedTokens:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if not isinstance(process, Absorbing):
             raise ValueError("masked_tokens needs process absorbing; the learned one has objective state_dependent")
-        if weight == "elbo" and process.count == "exact":
-            # At least one token is masked even as t -> 0, where the weight diverges: the expectation is infinite.
-            raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+        if not process.mask_id:
+            raise ValueError("masked_tokens is of tokens that are numbers; vectors are learned by another objective")
+        require_bound(process, weight)
+        if weight == "elbo" and isinstance(process.schedule, Fixed):
+            raise ValueError(
+                "weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule"
+            )
         if steps < 0 or (steps and weight != "elbo"):
             raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
         self.process = process

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
 from maskgen.heads import DiffusionHead
-from maskgen.objectives.base import OBJECTIVES, RatioPer, by_quarter, draw_times, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    RatioPer,
+    by_quarter,
+    draw_times,
+    mean_of,
+    refuse_dropping,
+    require_bound,
+    sum_of,
+)
 from maskgen.objectives.variance import variational_bound
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process, is_mask
@@ -48,8 +57,7 @@ class TokenDiffusion:
     ) -> None:
         if not isinstance(process, Absorbing) or process.mask_id:
             raise ValueError("token_diffusion needs process absorbing over tokens that are vectors")
-        if weight == "elbo" and process.count == "exact":
-            raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+        require_bound(process, weight)
         for name, value in (("label_dropout", label_dropout), ("t_min", t_min)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")

@@ -12,17 +12,29 @@ from maskgen.rng import Rng
 from maskgen.schedules import Cosine, Schedule
 
 
+def is_mask(x_t: Tensor, mask_id: int) -> Tensor:
+    """(B, L) bool, where a token is [MASK]: `mask_id` among numbers (B, L), NaN among vectors (B, L, D)."""
+    return x_t.isnan().any(-1) if x_t.is_floating_point() else x_t == mask_id
+
+
+def put_masks(x: Tensor, where: Tensor, mask_id: int) -> Tensor:
+    """The tokens with [MASK] at `where` (B, L) bool; x (B, L) int64, or (B, L, D) float."""
+    return x.masked_fill(where[..., None], torch.nan) if x.is_floating_point() else x.masked_fill(where, mask_id)
+
+
 class Masking(Process):
-    """What turns tokens into [MASK]; `mask_id` is V."""
+    """What turns tokens into [MASK]; `mask_id` is V, and 0 where tokens are vectors, which NaN masks."""
 
     mask_id: int
 
     def draw_noise(self, x_0: Tensor, rng: Rng) -> Tensor:
-        """(B, L) float64 uniform."""
-        return rng.uniform(x_0.shape, device=x_0.device)
+        """(B, L) float64 uniform, one a token."""
+        return rng.uniform(x_0.shape[:2], device=x_0.device)
 
     def prior(self, shape: tuple[int, ...], rng: Rng, device: torch.device | str = "cpu") -> Tensor:  # noqa: ARG002
-        """All [MASK]."""
+        """All [MASK]: shape (B, L), or (B, L, D) for vectors."""
+        if len(shape) == 3:
+            return torch.full(shape, torch.nan, device=device)
         return torch.full(shape, self.mask_id, dtype=torch.long, device=device)
 
 
@@ -30,31 +42,48 @@ class Masking(Process):
 class Absorbing(Masking):
     """Tokens become [MASK] with chance 1 - alpha(t) (absorbing-state diffusion; MaskGIT's masking).
 
+    Tokens may be numbers, or vectors (MAE, MAR), whose [MASK] is NaN in all D numbers.
+
     Args:
-        vocab_size: V; the mask id is V.
+        vocab_size: V; the mask id is V. 0 for vectors.
         schedule: alpha(t).
         count: `bernoulli`, every token by itself (MD4, MDLM); or `exact`, clamp(round(L * ratio), 1, L) tokens by
             random permutation (MaskGIT).
+        at_least: tokens that are masked in any row (eMIGM: 2).
     """
 
     def __init__(
-        self, vocab_size: int, schedule: Schedule = Cosine(), count: Literal["bernoulli", "exact"] = "exact"
+        self,
+        vocab_size: int,
+        schedule: Schedule = Cosine(),
+        count: Literal["bernoulli", "exact"] = "exact",
+        at_least: int = 0,
     ) -> None:
+        if at_least < 0:
+            raise ValueError(f"at_least must not be negative, got {at_least}")
         self.mask_id = vocab_size
         self.schedule = schedule
         self.count = count
+        self.at_least = at_least
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """(B, L) int64 with `mask_id` where masked; with count `bernoulli`, t may be (B, L)."""
+        """x_0 (B, L) or (B, L, D) with [MASK] where masked; with count `bernoulli`, t may be (B, L)."""
         ratio = self.schedule.mask_ratio(t.double())
         ratio = ratio[:, None] if ratio.ndim == 1 else ratio
         if self.count == "bernoulli":
             is_masked = noise < ratio
+            if self.at_least:
+                is_masked |= _ranks(noise) < self.at_least
         else:
             length = x_0.shape[1]
             # Ranks, not a threshold on the noise: the count is exact even where noise is tied.
-            is_masked = noise.argsort(dim=1, stable=True).argsort(1) < (ratio * length).round().clamp(1, length)
-        return torch.where(is_masked, self.mask_id, x_0)
+            is_masked = _ranks(noise) < (ratio * length).round().clamp(min(max(self.at_least, 1), length), length)
+        return put_masks(x_0, is_masked, self.mask_id)
+
+
+def _ranks(noise: Tensor) -> Tensor:
+    """(B, L) int64: 0 for the least of its row."""
+    return noise.argsort(dim=1, stable=True).argsort(1)
 
 
 @PROCESSES.register("state_dependent")

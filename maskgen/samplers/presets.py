@@ -10,7 +10,7 @@ from maskgen.samplers.adaptive import EntropyBound, Factor, Threshold
 from maskgen.samplers.field import FieldSampler
 from maskgen.samplers.joint import Joint
 from maskgen.samplers.layout import Blocks, Full, Layout
-from maskgen.samplers.masked import MaskedSampler
+from maskgen.samplers.masked import DPM_HEAD, MaskedSampler
 from maskgen.samplers.order import Confidence, Entropy, Halton, Margin, Order, Random
 from maskgen.samplers.quota import Bernoulli, Euler, Even, One, Quota, Scheduled, Share
 from maskgen.samplers.remask import Cap, Held, Loop, LowConfidence, NoRemask, Remask, Rescale
@@ -18,7 +18,6 @@ from maskgen.schedules import Arccos, Cosine, Exponential, Linear, Schedule
 
 SAMPLERS: Registry[MaskedSampler] = Registry("sampler", MaskedSampler)
 DDPM_HEAD = FieldSampler("ddpm", 100, "linspace")
-DPM_HEAD = FieldSampler("dpm", 8)
 
 
 @SAMPLERS.register("maskgit")

@@ -226,3 +226,27 @@ class TruncatedNormal(Schedule):
         )
         below, above = torch.special.ndtr(ends).tolist()
         return below, above - below
+
+
+@SCHEDULES.register("fixed")
+@dataclass(frozen=True)
+class Fixed(Schedule):
+    """The same mask ratio at all times: MAE (0.75), the fixed ratios that MAGE is compared with.
+
+    There is no path from data to nothing: alpha is constant, its derivative 0 and its inverse undefined.
+    """
+
+    ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], got {self.ratio}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 0 * t + (1 - self.ratio)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def inverse(self, alpha: Tensor) -> Tensor:  # noqa: ARG002
+        raise ValueError("schedule fixed has one mask ratio at all times: no time belongs to an alpha; choose another")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.processes import PROCESSES, Absorbing, StateDependent
+from maskgen.processes import PROCESSES, Absorbing, StateDependent, is_mask
 from maskgen.rng import Rng
 from maskgen.schedules import SCHEDULES, Cosine, Linear
 
@@ -126,3 +126,15 @@ def test_learned_rates_are_no_keys() -> None:
     assert (process.mask_id, process.t_min) == (9, 0.01)
     assert PROCESSES.arguments("state_dependent") == ["t_min"]
     assert (process.prior((2, 5), Rng.stream(0)) == 9).all()
+
+
+def test_vectors_are_masked_whole_by_nan_and_otherwise_untouched() -> None:
+    vectors, process = torch.randn(4, 16, 3), Absorbing(0, Linear(), "exact")
+    noise = process.draw_noise(vectors, Rng.stream(0))
+    x_t = process.corrupt(vectors, torch.full((4,), 0.25), noise)
+    is_masked = is_mask(x_t, 0)
+    assert noise.shape == (4, 16)
+    assert (is_masked.sum(1) == 4).all()
+    assert x_t[is_masked].isnan().all()
+    assert torch.equal(x_t[~is_masked], vectors[~is_masked])
+    assert is_mask(process.prior((4, 16, 3), Rng.stream(0)), 0).all()
