@@ -101,14 +101,11 @@ class MAR(nn.Module):
     ) -> Categorical | DiffusionHead:
         """x_t (B, L, D) with NaN, or (B, L) with V, where masked -> prediction, at `where` (B, L) only if given.
 
-        Raises:
-            ValueError: a subset; which tokens are computed is said by what is masked.
+        `subset` are the visible tokens, for who knows them; else they are read off x_t.
         """
-        if subset is not None:
-            raise ValueError("mar leaves out masked tokens by itself; use keep_ratio 1")
         is_masked = is_mask(x_t, self.vocab_size)
         x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
-        visible = TokenSubset.of(~is_masked) if self.encode_visible else None
+        visible = (subset or TokenSubset.of(~is_masked)) if self.encode_visible else None
         encoded = self.encoder(self.embedding_norm(x), visible)
         decoded = self.decoder(encoded, self.decoder_positions, self.mask_token, visible)
         z = decoded[:, self.n_buffer :] + self.head_positions

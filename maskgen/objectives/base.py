@@ -11,6 +11,7 @@ from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing
 from maskgen.registry import Registry
 from maskgen.rng import Rng
+from maskgen.schedules import Fixed
 
 
 class Objective(Protocol):
@@ -53,18 +54,19 @@ def refuse_dropping(keep_ratio: float) -> None:
 
 
 def require_bound(process: Absorbing, weight: str) -> None:
-    """See that the bound is one, if weight `elbo` asks for it.
+    """See that weight `elbo` gives a bound.
 
-    Some token is masked even as t goes to 0 with exact counts, and the weight diverges there: the expectation is
-    infinite.
+    With exact counts some token is masked even as t goes to 0, where the weight diverges: the expectation is infinite.
 
     Raises:
-        ValueError: it is infinite.
+        ValueError: it does not.
     """
     if weight == "elbo" and process.count == "exact":
         raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
     if weight == "elbo" and process.at_least:
         raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
+    if weight == "elbo" and isinstance(process.schedule, Fixed):
+        raise ValueError("weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule")
 
 
 def mean_of(value: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of,
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Fixed
 from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS, elbo_of_steps
 
@@ -48,10 +47,6 @@ class MaskedTokens:
         if not process.mask_id:
             raise ValueError("masked_tokens is of tokens that are numbers; vectors are learned by another objective")
         require_bound(process, weight)
-        if weight == "elbo" and isinstance(process.schedule, Fixed):
-            raise ValueError(
-                "weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule"
-            )
         if steps < 0 or (steps and weight != "elbo"):
             raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
         self.process = process

@@ -23,6 +23,7 @@ from maskgen.objectives.variance import variational_bound
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process, is_mask
 from maskgen.rng import Rng
+from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS
 
 
@@ -77,7 +78,7 @@ class TokenDiffusion:
         is_training = getattr(model, "training", True)
         if cond is not None and self.label_dropout and is_training:
             cond = cond.drop(self.label_dropout, rng)
-        head: DiffusionHead = model(x_t, t.float(), cond, where=where)
+        head: DiffusionHead = model(x_t, t.float(), cond, subset=self._visible(x_t, rng), where=where)
         errors, logs = self._head_loss(head, x_0, rng)  # (M,)
         n_counted: float | Tensor = where.numel()
         if self.weight != "elbo":
@@ -87,6 +88,14 @@ class TokenDiffusion:
         value = (weight * errors).sum() / n_counted
         ratio = where.float().mean(1, keepdim=True).expand(where.shape)[where]
         return Loss(value, {"loss": mean_of(value)} | logs | by_quarter("token_loss", errors.detach(), ratio, "masked"))
+
+    def _visible(self, x_t: Tensor, rng: Rng) -> TokenSubset | None:
+        """On the meta device, where costs are counted and no value says what is masked: as many as on average."""
+        if not x_t.is_meta:
+            return None
+        t = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu").clamp(min=self.t_min)
+        share = float(self.process.schedule.alpha(t).mean())
+        return TokenSubset.draw(len(x_t), x_t.shape[1], max(share, 1e-6), rng, x_t.device)
 
     def _head_loss(self, head: DiffusionHead, x_0: Tensor, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
         """(M,) loss of each masked token, the mean over its noises, and logs; x_0 (B, L, D)."""
