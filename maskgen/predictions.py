@@ -163,7 +163,7 @@ class Categorical:
         `scale` is a number or (B,), one a row.
         """
         if isinstance(scale, Tensor):
-            scale = self._per_position(scale.to(self.logits))[..., None]
+            scale = over_positions(scale.to(self.logits), self.where, self.logits.shape[:-1])[..., None]
         # Written from the conditional side, so that scale 1 is exact to the last bit.
         return Categorical(self.logits + (scale - 1) * (self.logits - null.logits), self.where)
 
@@ -224,11 +224,12 @@ class Categorical:
         top = self.log_probs().exp().topk(2, -1).values
         return top[..., 0] - top[..., 1]
 
-    def _per_position(self, values: Tensor) -> Tensor:
-        """(B,) values of the rows, spread over the positions that are held."""
-        if self.where is None:
-            return values[:, None].expand(self.logits.shape[:-1])
-        return values[:, None].expand(self.where.shape)[self.where]
+
+def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> Tensor:
+    """(B,) values of the rows, spread over positions: `shape` (B, L), or (M,) of those where `where` (B, L) is True."""
+    if where is None:
+        return values[:, None].expand(shape)
+    return values[:, None].expand(where.shape)[where]
 
 
 @dataclass(frozen=True)

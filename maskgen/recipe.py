@@ -15,7 +15,7 @@ from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings, Vie
 from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
-from maskgen.guidance import Guidance
+from maskgen.guidance import Guidance, Ramp
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES, Gaussian, Process
@@ -36,7 +36,7 @@ class GuidanceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = 1.0
-    ramp: Literal["constant", "linear", "power_cosine"] = "constant"
+    ramp: Ramp = "constant"
     power: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
 

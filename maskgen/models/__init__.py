@@ -22,6 +22,7 @@ from maskgen.models import (
     dit,
     mae,
     mage,
+    mar,
     maskgit,
     mdlm,
     mdt,

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
 from maskgen.predictions import Batch, Condition, Loss
-from maskgen.processes import Gaussian
+from maskgen.processes import Absorbing, Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
+from maskgen.schedules import Fixed
 from maskgen.strategies import Guide, MaskStrategy
 
 
@@ -73,6 +74,24 @@ def refuse_dropping(keep_ratio: float) -> None:
     """
     if keep_ratio < 1:
         raise ValueError(f"only objective masked_tokens drops tokens; use keep_ratio 1, got {keep_ratio}")
+
+
+def require_bound(process: Absorbing, weight: str) -> None:
+    """See that weight `elbo` gives a bound.
+
+    With exact counts some token is masked even as t goes to 0, where the weight diverges: the expectation is infinite.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if weight == "elbo" and process.count == "exact":
+        raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+    if weight == "elbo" and process.at_least:
+        raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
+    if weight == "elbo" and isinstance(process.schedule, Fixed):
+        raise ValueError("weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule")
+    if weight == "elbo" and not process.strategy.is_independent:
+        raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
 
 
 def mean_of(value: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from maskgen.objectives.base import (
     mean_of,
     network_of,
     number_of,
+    require_bound,
     sum_of,
 )
 from maskgen.objectives.contrastive import Contrastive
@@ -24,7 +25,6 @@ from maskgen.objectives.difficulty import relative_loss
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Fixed
 from maskgen.strategies import Guide
 from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS, elbo_of_steps
@@ -64,15 +64,7 @@ class MaskedTokens:
             raise ValueError("masked_tokens needs process absorbing; the learned one has objective state_dependent")
         if not process.mask_id:
             raise ValueError("masked_tokens is of tokens that are numbers; vectors are learned by another objective")
-        if weight == "elbo" and process.count == "exact":
-            # At least one token is masked even as t -> 0, where the weight diverges: the expectation is infinite.
-            raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
-        if weight == "elbo" and isinstance(process.schedule, Fixed):
-            raise ValueError(
-                "weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule"
-            )
-        if weight == "elbo" and not process.strategy.is_independent:
-            raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
+        require_bound(process, weight)
         if steps < 0 or (steps and weight != "elbo"):
             raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
         self.process, self.strategy = process, process.strategy
