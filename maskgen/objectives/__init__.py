@@ -1,6 +1,6 @@
 """Training objectives: a model, a batch and an Rng -> a loss."""
 
-from maskgen.objectives.base import OBJECTIVES, Objective, draw_times
+from maskgen.objectives.base import OBJECTIVES, Objective, draw_times, takes_progress
 from maskgen.objectives.blockwise import BlockTokens, NextToken
 from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
@@ -8,6 +8,7 @@ from maskgen.objectives.masked import MaskedTokens
 from maskgen.objectives.masked_denoising import MaskedDenoising
 from maskgen.objectives.regression import MaskedRegression
 from maskgen.objectives.state_dependent import StateDependentTokens
+from maskgen.objectives.token_diffusion import TokenDiffusion
 
 __all__ = [
     "OBJECTIVES",
@@ -21,6 +22,8 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "StateDependentTokens",
+    "TokenDiffusion",
     "draw_times",
     "shift_images",
+    "takes_progress",
 ]
