@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend
+from maskgen.layers.blocks import PreNormBlock
+from maskgen.layers.difficulty import LossHead
 from maskgen.layers.visible import LayeredEncoder, ViTSizes
 from maskgen.models import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
@@ -66,6 +68,14 @@ class PatchEncoder(nn.Module, ABC):
         """(B, L, D), what the encoder says of patches (B, L, token_width) of which none is masked; no class slot."""
         return self._encode(self.embedding(x_0), None)[-1][:, 1:]
 
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
+        """(B, L), how much the class slot attends to each of the patches (B, L, D) in the encoder's last block."""
+        inputs: list[Tensor] = []
+        last = cast(PreNormBlock, self.encoder.blocks[-1])
+        with last.register_forward_pre_hook(lambda _, given: inputs.append(given[0])):
+            self._encode(self.embedding(x_0), None)
+        return last.weights(inputs[0])[:, 0, 1:]
+
     def _encode(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
         """(B, 1 + K, D) of each block, from embedded patches (B, L, D)."""
         slot = self.class_token.expand(len(x), 1, -1)
@@ -86,6 +96,7 @@ class MAE(PatchEncoder):
         width, depth, heads, mlp_ratio, dropout: of the encoder.
         decoder: `joint`, `cross`, `cross_self` or `linear`.
         encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
+        has_difficulty: it also expects errors of patches, learned by those they have; mask strategy hard asks for them.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -102,6 +113,7 @@ class MAE(PatchEncoder):
         dropout: float = 0.0,
         decoder: DecoderSpec = Joint(),
         encoder_sees: Literal["visible", "all"] = "visible",
+        has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
     ) -> None:
         sees_all = encoder_sees == "all"
@@ -110,7 +122,15 @@ class MAE(PatchEncoder):
         )
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
+        self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
         self._init()
+
+    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
+        """(B, L), the higher the larger the error expected of a patch were it masked; needs `has_difficulty`."""
+        everything = TokenSubset.of(torch.ones(x_0.shape[:2], dtype=torch.bool, device=x_0.device), x_0.shape[1])
+        hidden = self.decoder(self._encode(self.embedding(x_0), None), None, self.mask_token, everything)
+        expected: Tensor = cast(LossHead, self.loss_head)(hidden)
+        return expected
 
     def forward(
         self,
@@ -137,6 +157,7 @@ class MAE(PatchEncoder):
             x = torch.where(is_masked[..., None], self.mask_token.to(x.dtype), x)
         seen = None if self.sees_all else visible
         hidden = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
-        if where is not None and not self.is_independent:
-            return Point(self.head(asked.scatter(hidden)[where]), where)
-        return Point(self.head(asked.pack(hidden)), asked.is_kept() if where is None else where)
+        is_packed = where is None or self.is_independent
+        rows = asked.pack(hidden) if is_packed else asked.scatter(hidden)[where]  # (M, W)
+        expected = None if self.loss_head is None else self.loss_head(rows)
+        return Point(self.head(rows), asked.is_kept() if where is None else where, expected)
