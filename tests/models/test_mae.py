@@ -238,3 +238,21 @@ def test_gradients_reach_every_parameter_and_nothing_is_nan() -> None:
             objective(network.train(), Batch(x_0), Rng.stream(0)).value.backward()
             assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
             assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_what_the_class_slot_attends_to_is_a_share_of_its_attention() -> None:
+    for network in (mae(), diffmae()):
+        scores = network.attention_scores(x_0)
+        assert scores.shape == (N, 16)
+        assert (scores > 0).all()
+        assert (scores.sum(1) < 1).all()  # the slot attends to itself too
+        assert not torch.allclose(scores, network.attention_scores(x_0 + 1))
+
+
+@every_mae
+def test_errors_are_expected_of_all_patches_or_of_those_asked_for(switches: dict[str, Any]) -> None:
+    network = mae(has_difficulty=True, **switches)
+    assert network.difficulty(x_0).shape == (N, 16)
+    point = network(x_t, t)
+    assert point.difficulty.shape == point.value.shape[:1]
+    assert mae(**switches)(x_t, t).difficulty is None
