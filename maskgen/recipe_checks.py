@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES, Objective
+from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.samplers.masked import NO_PROBABILITIES
@@ -129,6 +129,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
+    if objective == "masked_regression":
+        _check_regression(recipe)
+    if objective in ("masked_regression", "masked_denoising"):
+        _check_decoder(recipe)
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
@@ -160,6 +164,31 @@ def _check_strategy(recipe: Recipe, objective: Objective) -> None:
         raise RecipeError(f"{key}: it asks the network, and {model} does not answer; choose from {', '.join(able)}")
     if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
         raise RecipeError(f"{key}: hard needs a network that predicts its losses; set model.has_difficulty: true")
+
+
+def _check_regression(recipe: Recipe) -> None:
+    """Whether there is something to decode a part of, and no preview of what is no picture."""
+    arguments, objective = MODELS.check(recipe.model or "")[1], cast(MaskedRegression, recipe.build_objective(0))
+    if objective.decode_ratio < 1 and not getattr(arguments.get("decoder"), "is_independent", False):
+        raise RecipeError(
+            f"objective.decode_ratio: {objective.decode_ratio} of the masked patches needs a decoder in which they do "
+            "not look at each other; take model.decoder cross, or 1"
+        )
+    if not objective.makes_tokens and recipe.train.preview_every:
+        raise RecipeError(
+            "train.preview_every: normalised patches make no picture; use 0, or objective.normalise false"
+        )
+
+
+def _check_decoder(recipe: Recipe) -> None:
+    """Whether the decoder of masked patches goes with the encoder."""
+    model, arguments = MODELS.check(recipe.model or "")
+    defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
+    given = defaults | arguments
+    try:
+        given["decoder"].require_fit(given["depth"], given.get("encoder_sees") == "all")
+    except ValueError as error:
+        raise RecipeError(f"model.decoder: {error}") from None
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:

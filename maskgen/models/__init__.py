@@ -14,7 +14,7 @@ MODELS: Registry[nn.Module] = Registry(
 )
 
 # They register themselves in MODELS.
-from maskgen.models import blockwise, classifier, dit, maskgit, mdlm, mdt, microdit  # noqa: E402, F401
+from maskgen.models import blockwise, classifier, diffmae, dit, mae, maskgit, mdlm, mdt, microdit  # noqa: E402, F401
 
 
 def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:

@@ -5,6 +5,8 @@ from maskgen.objectives.blockwise import BlockTokens, NextToken
 from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
 from maskgen.objectives.masked import MaskedTokens
+from maskgen.objectives.masked_denoising import MaskedDenoising
+from maskgen.objectives.regression import MaskedRegression
 from maskgen.objectives.state_dependent import StateDependentTokens
 
 __all__ = [
@@ -12,6 +14,8 @@ __all__ = [
     "BlockTokens",
     "Classification",
     "Denoising",
+    "MaskedDenoising",
+    "MaskedRegression",
     "MaskedTokens",
     "NextToken",
     "Objective",

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from maskgen.devices import mean_over_ranks
 from maskgen.predictions import Batch, Condition, Loss
+from maskgen.processes import Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
 from maskgen.strategies import Guide, MaskStrategy
@@ -40,6 +42,23 @@ def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
     return (strata + 1 - rng.uniform((n,), device=device)) / total
 
 
+class NoiseTimes:
+    """Times of a Gaussian process's objective, where its network can be asked: a draw is (n,) float64.
+
+    Discrete ones are 1/T ... 1. Where no signal is left at t = 1, x_0 cannot be said from eps there.
+    """
+
+    def __init__(self, process: Gaussian) -> None:
+        self.steps = process.steps
+        self.last = (
+            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
+        )
+
+    def __call__(self, n: int, rng: Rng, device: torch.device) -> Tensor:
+        t = draw_times(n, rng, device)
+        return ((t * self.steps).ceil() / self.steps).clamp(max=self.last) if self.steps else t.clamp(1e-5, 1 - 1e-7)
+
+
 def refuse_dropping(keep_ratio: float) -> None:
     """For objectives under which every token counts.
 
@@ -58,6 +77,15 @@ def mean_of(value: Tensor) -> Tensor:
 def sum_of(values: Tensor) -> Tensor:
     """The log of many values: their sum and their count."""
     return torch.stack([values.detach().sum(), values.new_tensor(float(values.numel()))])
+
+
+def number_of(values: Tensor, is_training: bool) -> Tensor:
+    """How many values (N,) a mean is over, at least 1: in training the mean over processes, so that all weigh alike.
+
+    Validation has other numbers of batches in other processes, so nothing is exchanged there.
+    """
+    n = torch.tensor(float(len(values)), device=values.device)
+    return (mean_over_ranks(n) if is_training else n).clamp(min=1)
 
 
 BUCKETS = 4

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.devices import mean_over_ranks
-from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, guide_by, mean_of, sum_of
+from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, guide_by, mean_of, number_of, sum_of
 from maskgen.objectives.difficulty import relative_loss
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
@@ -93,9 +91,7 @@ class MaskedTokens:
         weight = self._weight(t)[:, None].expand(where.shape)[where].float()
         n_counted: float | Tensor = n_kept
         if self.weight != "elbo":
-            n_masked = torch.tensor(float(len(target)), device=x_0.device)
-            is_training = getattr(model, "training", True)  # validation has other numbers of batches on other ranks
-            n_counted = (mean_over_ranks(n_masked) if is_training else n_masked).clamp(min=1)
+            n_counted = number_of(target, getattr(model, "training", True))
         value = (weight * loss).sum() / n_counted
         plain = loss if not self.label_smoothing else F.cross_entropy(logits.detach(), target, reduction="none")
         ratio = is_masked.float().mean(1, keepdim=True).expand(where.shape)[where]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskgen.processes.base import PROCESSES, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Cosine, Schedule
+from maskgen.schedules import Cosine, Fixed, Schedule
 from maskgen.strategies import Guide, MaskStrategy, Random, first, spread_evenly
 
 
@@ -93,6 +93,12 @@ class Absorbing(Masking):
             length = x_0.shape[1]
             is_masked = first(noise, (ratio * length).round().clamp(1, length))
         return put_masks(x_0, is_masked, self.mask_id)
+
+    def n_masked(self, length: int) -> int | None:
+        """How many of L tokens are masked in every row, None where that differs."""
+        if self.count == "bernoulli" or not isinstance(self.schedule, Fixed):
+            return None
+        return min(max(round(self.schedule.ratio * length), 1), length)
 
 
 @PROCESSES.register("state_dependent")
