@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, guide_by, mean_of, number_of, sum_of
-from maskgen.objectives.difficulty import relative_loss
+from maskgen.objectives.difficulty import with_difficulty
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
@@ -96,10 +96,7 @@ class MaskedTokens:
         plain = loss if not self.label_smoothing else F.cross_entropy(logits.detach(), target, reduction="none")
         ratio = is_masked.float().mean(1, keepdim=True).expand(where.shape)[where]
         logs = {"loss": mean_of(value)} | logs_of(plain.detach(), logits.detach(), target, ratio)
-        if predicted.difficulty is not None:
-            relative = relative_loss(predicted.difficulty, plain, where)
-            value, logs = value + relative.value, {**logs, **relative.logs}
-        return Loss(value, logs)
+        return with_difficulty(Loss(value, logs), predicted.difficulty, plain, where)
 
     def _weight(self, t: Tensor) -> Tensor:
         """(B,)"""
