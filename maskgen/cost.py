@@ -64,7 +64,8 @@ class Subject:
         labels = (rng.uniform((n,)) * self.n_classes).long().to(device)
         if self.caption_shape is not None:
             return Batch(x_0.to(device), Condition(labels, torch.zeros(n, *self.caption_shape, device=device)))
-        return Batch(x_0.to(device), Condition(labels) if self.n_classes else None)
+        view = None if getattr(self.objective, "contrastive", None) is None else x_0.to(device)
+        return Batch(x_0.to(device), Condition(labels) if self.n_classes else None, view=view)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Generator:
         grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
         x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
         denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
-        denoise, sampler = self.guidance.bind(denoiser, cond), self.effective_sampler()
+        denoise, sampler = self.guidance.bind(denoiser, cond, mask_id=mask_id), self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
         x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
         # A patch may be known in part: it was decoded as a whole, and what is known of it stands.

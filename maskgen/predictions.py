@@ -67,11 +67,13 @@ class Batch:
     """`x_0`: tokens (B, L) int64 or (B, L, D) float, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
 
     `documents` (B, L) int64: which document of a packed row each token is of; None where tokens may see all others.
+    `view` (B, L) int64: tokens of another view of each image, for a contrastive term; None without one.
     """
 
     x_0: Tensor
     cond: Condition | None = None
     documents: Tensor | None = None
+    view: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,14 @@ class Categorical:
 
     `logits` is (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. There is no column for
     [MASK]: it can't be predicted. `difficulty`, of its shape without V, orders positions by the loss that the network
-    expects to have there; None from networks that expect none.
+    expects to have there; `vectors` (2, B, P) are of two views of each image, for a contrastive term. Both are None
+    from networks and calls that have none.
     """
 
     logits: Tensor
     where: Tensor | None = None
     difficulty: Tensor | None = None
+    vectors: Tensor | None = None
 
     def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
         """null + scale (self - null): classifier-free guidance on logits; scale 1 changes nothing.
@@ -159,7 +163,7 @@ class Categorical:
         `scale` is a number or (B,), one a row.
         """
         if isinstance(scale, Tensor):
-            scale = self._per_position(scale.to(self.logits))[..., None]
+            scale = over_positions(scale.to(self.logits), self.where, self.logits.shape[:-1])[..., None]
         # Written from the conditional side, so that scale 1 is exact to the last bit.
         return Categorical(self.logits + (scale - 1) * (self.logits - null.logits), self.where)
 
@@ -220,11 +224,12 @@ class Categorical:
         top = self.log_probs().exp().topk(2, -1).values
         return top[..., 0] - top[..., 1]
 
-    def _per_position(self, values: Tensor) -> Tensor:
-        """(B,) values of the rows, spread over the positions that are held."""
-        if self.where is None:
-            return values[:, None].expand(self.logits.shape[:-1])
-        return values[:, None].expand(self.where.shape)[self.where]
+
+def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> Tensor:
+    """(B,) values of the rows, spread over positions: `shape` (B, L), or (M,) of those where `where` (B, L) is True."""
+    if where is None:
+        return values[:, None].expand(shape)
+    return values[:, None].expand(where.shape)[where]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
+from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings, Views
 from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
-from maskgen.guidance import Guidance
+from maskgen.guidance import Guidance, Ramp
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES, Gaussian, Process
@@ -36,7 +36,7 @@ class GuidanceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = 1.0
-    ramp: Literal["constant", "linear", "power_cosine"] = "constant"
+    ramp: Ramp = "constant"
     power: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
 
@@ -251,6 +251,8 @@ def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
         return Phase
     if "keep_best" in loc[:-1]:
         return Best
+    if "views" in loc[:-1]:
+        return Views
     sections: dict[str, type[BaseModel]] = {
         "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings
     }  # fmt: skip

@@ -33,6 +33,7 @@ def check_together(recipe: Recipe) -> None:
     kept = recipe.train.lowest_keep_ratio
     if not is_generator and kept < 1:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
+    _check_views(recipe, objective)
     if is_generator:
         _check_objective(recipe)
         _check_strategy(recipe, objective)
@@ -44,6 +45,10 @@ def check_together(recipe: Recipe) -> None:
                 f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
             )
         return
+    if recipe.guidance.scale != 1 and recipe.model is not None and _condition(recipe) == "none":
+        raise RecipeError(
+            f"guidance.scale: model.condition none has no classes to be guided by; use 1, got {recipe.guidance.scale}"
+        )
     has_null = _has_null_label(recipe)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if scale != 1 and not dropout and has_null and is_generator:
@@ -62,6 +67,27 @@ def _has_null_label(recipe: Recipe) -> bool:
     if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
         return bool(recipe.model["has_null_label"])
     return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
+
+
+def _condition(recipe: Recipe) -> Any:
+    """The model's key `condition`, given or not; None where it has none."""
+    model, arguments = MODELS.check(recipe.model or "")
+    parameter = inspect.signature(MODELS.get(model)).parameters.get("condition")
+    return arguments.get("condition", None if parameter is None else parameter.default)
+
+
+def _check_views(recipe: Recipe, objective: Any) -> None:
+    """A contrastive term needs two views of each image, and a network that makes vectors of them."""
+    makes = MODELS.check(recipe.model)[1].get("projection", 0) if recipe.model is not None else 0
+    given = {
+        "objective.contrastive": getattr(objective, "contrastive", None) is not None,
+        "model.projection (of mage) above 0": bool(makes),
+        "train.views": recipe.train.views is not None,
+    }
+    if any(given.values()) and not all(given.values()):
+        missing = " and ".join(name for name, is_given in given.items() if not is_given)
+        there = " and ".join(name for name, is_given in given.items() if is_given)
+        raise RecipeError(f"{there}: needs {missing}; give all three, or none")
 
 
 def _check_kinds(recipe: Recipe) -> None:

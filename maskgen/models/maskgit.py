@@ -216,17 +216,25 @@ class MaskGIT(nn.Module):
 class MlmHead(nn.Module):
     """(..., D) -> (..., V): dense, GELU, LayerNorm, then the output weights (BERT's head).
 
-    Tied, the bias has a row for every row of the embedding, as published; only the first V are read.
+    Tied, the bias has a row for every row of the embedding, as published; only the first V are read. Detached, the
+    embedding has no gradient from here (MAGE).
     """
 
     def __init__(
-        self, width: int, embedding: nn.Embedding | None, vocab_size: int, eps: float, has_input_norm: bool
+        self,
+        width: int,
+        embedding: nn.Embedding | None,
+        vocab_size: int,
+        eps: float,
+        has_input_norm: bool,
+        is_detached: bool = False,
+        gelu: Literal["none", "tanh"] = "tanh",
     ) -> None:
         super().__init__()
         self.input_norm = nn.LayerNorm(width, eps=eps) if has_input_norm else nn.Identity()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.vocab_size = vocab_size
+        self.vocab_size, self.is_detached, self.gelu = vocab_size, is_detached, gelu
         self.tied = (
             [embedding] if embedding is not None else []
         )  # in a list: the table is the network's, not the head's
@@ -234,6 +242,6 @@ class MlmHead(nn.Module):
         self.output = nn.Linear(width, vocab_size, bias=False) if embedding is None else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.gelu(self.dense(self.input_norm(x)), approximate="tanh"))
+        x = self.norm(F.gelu(self.dense(self.input_norm(x)), approximate=self.gelu))
         weight = self.tied[0].weight[: self.vocab_size] if self.output is None else self.output.weight
-        return F.linear(x, weight, self.bias[: self.vocab_size])
+        return F.linear(x, weight.detach() if self.is_detached else weight, self.bias[: self.vocab_size])

@@ -8,6 +8,7 @@ from maskgen.objectives.masked import MaskedTokens
 from maskgen.objectives.masked_denoising import MaskedDenoising
 from maskgen.objectives.regression import MaskedRegression
 from maskgen.objectives.state_dependent import StateDependentTokens
+from maskgen.objectives.token_diffusion import TokenDiffusion
 
 __all__ = [
     "OBJECTIVES",
@@ -21,6 +22,7 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "StateDependentTokens",
+    "TokenDiffusion",
     "draw_times",
     "shift_images",
     "takes_progress",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
 from maskgen.predictions import Batch, Condition, Loss
-from maskgen.processes import Gaussian
+from maskgen.processes import Absorbing, Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
+from maskgen.schedules import Fixed
 from maskgen.strategies import Guide, MaskStrategy
 
 
@@ -31,12 +32,18 @@ class Objective(Protocol):
 OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size", "grid"))
 
 
-def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
-    """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows.
+RatioPer = Literal["sample", "batch"]
+"""What has a mask ratio of its own: each row, or a whole batch, in all processes alike (MAGE's and MAR's code)."""
+
+
+def draw_times(n: int, rng: Rng, device: torch.device, per: RatioPer = "sample") -> Tensor:
+    """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows; or one for all.
 
     Low-discrepancy times lower the variance of the loss (variational diffusion models, appendix I.1). The permutation
     makes each time uniform by itself, which strata tied to rows are not.
     """
+    if per == "batch":
+        return 1 - rng.whole.uniform((1,), device=device).expand(n)
     first, total = rng.place(n)  # strata of the whole batch, whoever computes the rest of it
     strata = rng.whole.permutation(1, total, device=device)[0, first : first + n]
     return (strata + 1 - rng.uniform((n,), device=device)) / total
@@ -67,6 +74,24 @@ def refuse_dropping(keep_ratio: float) -> None:
     """
     if keep_ratio < 1:
         raise ValueError(f"only objective masked_tokens drops tokens; use keep_ratio 1, got {keep_ratio}")
+
+
+def require_bound(process: Absorbing, weight: str) -> None:
+    """See that weight `elbo` gives a bound.
+
+    With exact counts some token is masked even as t goes to 0, where the weight diverges: the expectation is infinite.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if weight == "elbo" and process.count == "exact":
+        raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+    if weight == "elbo" and process.at_least:
+        raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
+    if weight == "elbo" and isinstance(process.schedule, Fixed):
+        raise ValueError("weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule")
+    if weight == "elbo" and not process.strategy.is_independent:
+        raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
 
 
 def mean_of(value: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Absorbing(Masking):
         schedule: alpha(t).
         count: `exact`, clamp(round(L * ratio), 1, L) tokens of every row (MaskGIT); or `bernoulli`, every token by
             itself (MD4, MDLM). A strategy other than random then masks L * ratio tokens, rounded at random.
+        at_least: tokens that are masked in any row (eMIGM: 2).
         strategy: which tokens are masked first.
         grid: (h, w) of the tokens, for the strategies that know neighbours; None for a text, which is one line.
     """
@@ -59,12 +60,16 @@ class Absorbing(Masking):
         vocab_size: int,
         schedule: Schedule = Cosine(),
         count: Literal["bernoulli", "exact"] = "exact",
+        at_least: int = 0,
         strategy: MaskStrategy = Random(),
         grid: tuple[int, int] | None = None,
     ) -> None:
+        if at_least < 0:
+            raise ValueError(f"at_least must not be negative, got {at_least}")
         self.mask_id = vocab_size
         self.schedule = schedule
         self.count = count
+        self.at_least = at_least
         self.strategy = strategy
         self.grid = grid
 
@@ -89,16 +94,18 @@ class Absorbing(Masking):
         ratio = ratio[:, None] if ratio.ndim == 1 else ratio
         if self.count == "bernoulli":
             is_masked = noise < ratio
+            if self.at_least:
+                is_masked |= first(noise, torch.full_like(ratio, self.at_least))
         else:
             length = x_0.shape[1]
-            is_masked = first(noise, (ratio * length).round().clamp(1, length))
+            is_masked = first(noise, (ratio * length).round().clamp(min(max(self.at_least, 1), length), length))
         return put_masks(x_0, is_masked, self.mask_id)
 
     def n_masked(self, length: int) -> int | None:
         """How many of L tokens are masked in every row, None where that differs."""
         if self.count == "bernoulli" or not isinstance(self.schedule, Fixed):
             return None
-        return min(max(round(self.schedule.ratio * length), 1), length)
+        return min(max(round(self.schedule.ratio * length), self.at_least, 1), length)
 
 
 @PROCESSES.register("state_dependent")
