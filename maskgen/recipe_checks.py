@@ -186,10 +186,11 @@ def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     network = MODELS.get(model)
     able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
     key = "process.strategy" if of_process is strategy else "objective.strategy"
+    name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(strategy))
     if not hasattr(network, strategy.asks):
-        raise RecipeError(f"{key}: it asks the network, and {model} does not answer; choose from {', '.join(able)}")
+        raise RecipeError(f"{key}: {name} asks the network, {model} does not answer; choose from {', '.join(able)}")
     if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
-        raise RecipeError(f"{key}: hard needs a network that predicts its losses; set model.has_difficulty: true")
+        raise RecipeError(f"{key}: {name} needs a network that predicts its losses; set model.has_difficulty: true")
 
 
 def _check_regression(recipe: Recipe) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from maskgen import recipe_tree as module
 from maskgen.recipe import RecipeError, load_recipe, parse_recipe
-from tests.tiny import TOKENIZER, tree
+from maskgen.strategies import STRATEGIES
+from tests.tiny import TOKENIZER, text_tree, tree
 
 
 def write(path: Path, content: dict[str, Any] | str) -> str:
@@ -194,6 +195,54 @@ def test_labels_are_not_dropped_from_a_network_without_a_null_label(changes: dic
     model = {"type": "maskgit", "norm": "post", "condition": "token", "has_null_label": False}
     with pytest.raises(RecipeError, match="has_null_label"):
         parse_recipe(tree(model=model, guidance={"scale": 2.0}, **changes))
+
+
+ASKING = {"attention": "attention_scores", "hard": "difficulty"}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
+def test_a_recipe_names_its_mask_strategy(strategy: str) -> None:
+    model = {"type": "maskgit", "has_difficulty": True}
+    recipe = parse_recipe(tree(process={"type": "absorbing", "strategy": strategy}, model=model))
+    built: Any = recipe.build_objective(5, (8, 8))
+    assert built.strategy == built.process.strategy == STRATEGIES.build(strategy)
+    assert built.process.grid == (8, 8)
+    assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("process", "model", "message"),
+    [
+        ({"strategy": "blocks"}, {}, "process.strategy: .*unknown mask strategy 'blocks'; choose from .*block"),
+        ({"strategy": {"type": "grid", "period": [1, 4]}}, {}, "period must be two whole numbers"),
+        ({"strategy": {"type": "color", "color": "red"}}, {}, "color: input should be 'low', 'high', 'band' or 'stop'"),
+        ({"strategy": "hard"}, {}, "process.strategy: hard needs .* set model.has_difficulty: true"),
+    ],
+)
+def test_a_mask_strategy_without_sense_is_refused(process: dict[str, Any], model: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(tree(process={"type": "absorbing", **process}, model={"type": "maskgit", **model}))
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_a_strategy_that_asks_is_refused_where_the_network_does_not_answer(strategy: str, tmp_path: Path) -> None:
+    changes = {"process": {"type": "absorbing", "strategy": strategy}, "objective": "masked_tokens"}
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(text_tree(tmp_path / "poem.txt", **changes))
+    assert str(error.value).endswith("mdlm does not answer; choose from block, color, grid, random")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mdlm", "weight elbo needs tokens masked independently: strategy random"),
+        ("bd3", "block_tokens needs tokens masked independently: strategy random"),
+    ],
+)
+def test_a_bound_is_refused_under_masks_that_are_not_independent(kind: str, message: str, tmp_path: Path) -> None:
+    process = {"type": "absorbing", "count": "bernoulli", "strategy": "block"}
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(text_tree(tmp_path / "poem.txt", kind, process=process))
 
 
 def test_the_task_follows_from_the_parts() -> None:

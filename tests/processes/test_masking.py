@@ -72,7 +72,7 @@ def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
     process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, vocab_size=9)
     assert isinstance(process, Absorbing)
     assert process.mask_id == 9
-    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy"]
+    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "at_least", "strategy"]
 
 
 def test_times_may_be_given_token_by_token() -> None:
@@ -105,7 +105,7 @@ def test_every_strategy_masks_exact_counts_at_every_time(name: str) -> None:
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> None:
     many = torch.zeros(3000, 16, dtype=torch.long)
-    process = Absorbing(7, Linear(), "bernoulli", STRATEGIES.build(name), (4, 4))
+    process = Absorbing(7, Linear(), "bernoulli", strategy=STRATEGIES.build(name), grid=(4, 4))
     noise = process.draw_noise(many, Rng.stream(0), Guide(Rng.stream(1).normal((3000, 16))))
     counts = (process.corrupt(many, torch.full((3000,), 0.3), noise) == 7).sum(1).double()
     assert counts.mean().item() == pytest.approx(4.8, abs=0.12)
@@ -114,7 +114,7 @@ def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> No
 
 def test_a_strategy_knows_the_grid_and_takes_a_text_for_one_line() -> None:
     blocks, one = STRATEGIES.build({"type": "grid", "period": [2, 2]}), torch.full((4,), 0.75)
-    on_grid, on_line = (Absorbing(7, Linear(), "exact", blocks, grid) for grid in ((4, 4), None))
+    on_grid, on_line = (Absorbing(7, Linear(), strategy=blocks, grid=grid) for grid in ((4, 4), None))
     seen = on_grid.corrupt(x_0, one, on_grid.draw_noise(x_0, Rng.stream(0))).view(4, 2, 2, 2, 2) != 7
     assert (seen.sum((2, 4)) == 1).all()
     seen = on_line.corrupt(x_0, one - 0.25, on_line.draw_noise(x_0, Rng.stream(0))).view(4, 8, 2) != 7
