@@ -125,3 +125,16 @@ def test_the_published_image_transformers_have_exactly_their_parameters(name: st
         network = built(load_recipe(f"image/imagenet-{name}-xl"))
     fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
     assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
+
+
+@pytest.mark.parametrize(("size", "n"), [("b", 111_907_840), ("l", 329_541_888), ("h", 657_074_508)])
+def test_the_published_masked_autoencoders_have_exactly_their_parameters(size: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-mae-{size}"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
+
+
+def test_the_published_crossmae_decodes_a_quarter_of_all_patches() -> None:
+    objective: Any = load_recipe("image/imagenet-crossmae-b").build_objective()
+    assert round(objective.process.n_masked(196) * objective.decode_ratio) == 49

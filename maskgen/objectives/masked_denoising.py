@@ -31,6 +31,8 @@ class MaskedDenoising:
         strategy: which.
         grid: (h, w) of the tokens.
         weight: of the squared error by noise level.
+        strategy: which tokens are masked first.
+        grid: (h, w) of the tokens, for the strategies that know neighbours.
     """
 
     baseline = None
