@@ -123,13 +123,6 @@ class MAE(PatchEncoder):
         self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
         self._init()
 
-    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
-        """(B, L), the higher the larger the error expected of a patch were it masked; needs `has_difficulty`."""
-        everything = TokenSubset.of(torch.ones(x_0.shape[:2], dtype=torch.bool, device=x_0.device), x_0.shape[1])
-        hidden = self.decoder(self._encode(self.embedding(x_0), None), None, self.mask_token, everything)
-        expected: Tensor = cast(LossHead, self.loss_head)(hidden)
-        return expected
-
     def forward(
         self,
         x_t: Tensor,
