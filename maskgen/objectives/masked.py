@@ -138,11 +138,11 @@ class MaskedTokens:
 def drop_masked(is_masked: Tensor, noise: Tensor, keep_ratio: float) -> TokenSubset:
     """All but ceil(L (1 - keep_ratio)) tokens a row: those masked first are dropped, and never one that is visible.
 
-    A row with fewer masked tokens keeps more. `is_masked` (B, L) bool, `noise` (B, L) in [0, 1) that masked them.
+    A row with fewer masked tokens keeps more. `is_masked` (B, L) bool, `noise` (B, L) is what masked them.
     """
     length = is_masked.shape[1]
     n_drop = min(math.ceil(length * (1 - keep_ratio) - 1e-9), length - 1)  # 10 * (1 - 0.7) is above 3 by rounding
-    order = (noise + ~is_masked).argsort(dim=1, stable=True)
+    order = noise.masked_fill(~is_masked, torch.inf).argsort(dim=1, stable=True)
     if is_masked.is_meta:  # where operations are counted and nothing is masked
         return TokenSubset(order[:, n_drop:], length)
     return TokenSubset.of(~is_masked | (order.argsort(1) >= n_drop))
