@@ -15,7 +15,7 @@ from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings, Vie
 from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
-from maskgen.guidance import Guidance
+from maskgen.guidance import Guidance, Ramp
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES, Gaussian, Process
@@ -36,7 +36,7 @@ class GuidanceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = 1.0
-    ramp: Literal["constant", "linear", "power_cosine"] = "constant"
+    ramp: Ramp = "constant"
     power: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
 
@@ -142,14 +142,16 @@ class Recipe(BaseModel):
             raise RecipeError("this recipe has no model")
         return _build(MODELS, self.model, "model", **derived)
 
-    def build_process(self, vocab_size: int) -> Process:
-        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
+    def build_process(self, vocab_size: int, grid: tuple[int, int] | None = None) -> Process:
+        """`grid` of image tokens; a text has none."""
+        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size, grid=grid)
 
     def field_process(self) -> Gaussian | None:
         """The Gaussian process, None where tokens are masked."""
         return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
 
-    def build_objective(self, vocab_size: int = 0) -> Objective:
+    def build_objective(self, vocab_size: int = 0, grid: tuple[int, int] | None = None) -> Objective:
+        """`grid` of image tokens, for whoever draws masks; a text has none."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
         wanted = inspect.signature(OBJECTIVES.get(name)).parameters
         takes_tokens = bool({"process", "vocab_size"} & set(wanted))
@@ -157,12 +159,12 @@ class Recipe(BaseModel):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
-        derived: dict[str, Any] = {"vocab_size": vocab_size}
+        derived: dict[str, Any] = {"vocab_size": vocab_size, "grid": grid}
         if takes_tokens and bool(vocab_size) == self.is_continuous:
             kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
             raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
         if "process" in wanted:
-            derived["process"] = self.build_process(vocab_size)
+            derived["process"] = self.build_process(vocab_size, grid)
         elif takes_tokens and self.process != "absorbing":
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)

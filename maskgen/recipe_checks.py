@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES
+from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.samplers.masked import NO_PROBABILITIES
+from maskgen.strategies import STRATEGIES
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.weights import Edm
 
@@ -35,6 +36,7 @@ def check_together(recipe: Recipe) -> None:
     _check_views(recipe, objective)
     if is_generator:
         _check_objective(recipe)
+        _check_strategy(recipe, objective)
     elif recipe.train.document_attention:
         raise RecipeError("train.document_attention: only a text has documents; leave it out")
     if recipe.is_text:
@@ -153,6 +155,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
+    if objective == "masked_regression":
+        _check_regression(recipe)
+    if objective in ("masked_regression", "masked_denoising"):
+        _check_decoder(recipe)
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
@@ -165,6 +171,50 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(
             "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
         )
+
+
+def _check_strategy(recipe: Recipe, objective: Objective) -> None:
+    """Whether the objective draws masks by the strategy there is, and the network can say what it asks."""
+    strategy = getattr(objective, "strategy", None)
+    of_process = getattr(getattr(objective, "process", None), "strategy", strategy)
+    if strategy is None and of_process is not None and not of_process.is_independent:
+        name = OBJECTIVES.check(recipe.objective)[0]
+        raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
+    if strategy is None or strategy.asks is None:
+        return
+    model, arguments = MODELS.check(recipe.model or "")
+    network = MODELS.get(model)
+    able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
+    key = "process.strategy" if of_process is strategy else "objective.strategy"
+    if not hasattr(network, strategy.asks):
+        raise RecipeError(f"{key}: it asks the network, and {model} does not answer; choose from {', '.join(able)}")
+    if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
+        raise RecipeError(f"{key}: hard needs a network that predicts its losses; set model.has_difficulty: true")
+
+
+def _check_regression(recipe: Recipe) -> None:
+    """Whether there is something to decode a part of, and no preview of what is no picture."""
+    arguments, objective = MODELS.check(recipe.model or "")[1], cast(MaskedRegression, recipe.build_objective(0))
+    if objective.decode_ratio < 1 and not getattr(arguments.get("decoder"), "is_independent", False):
+        raise RecipeError(
+            f"objective.decode_ratio: {objective.decode_ratio} of the masked patches needs a decoder in which they do "
+            "not look at each other; take model.decoder cross, or 1"
+        )
+    if not objective.makes_tokens and recipe.train.preview_every:
+        raise RecipeError(
+            "train.preview_every: normalised patches make no picture; use 0, or objective.normalise false"
+        )
+
+
+def _check_decoder(recipe: Recipe) -> None:
+    """Whether the decoder of masked patches goes with the encoder."""
+    model, arguments = MODELS.check(recipe.model or "")
+    defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
+    given = defaults | arguments
+    try:
+        given["decoder"].require_fit(given["depth"], given.get("encoder_sees") == "all")
+    except ValueError as error:
+        raise RecipeError(f"model.decoder: {error}") from None
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:

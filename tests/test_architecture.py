@@ -32,6 +32,7 @@ LAYERS = [
     ["maskgen.subset"],
     [
         "maskgen.schedules",
+        "maskgen.strategies",
         "maskgen.layers",
         "maskgen.recipe_tree",
         "maskgen.budget",
@@ -39,6 +40,7 @@ LAYERS = [
     ],
     ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.encoders", "maskgen.weights"],
     ["maskgen.fields"],
+    ["maskgen.heads"],
     ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
     ["maskgen.eval"],
     ["maskgen.generate"],

@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.devices import mean_over_ranks
-from maskgen.objectives.base import OBJECTIVES, RatioPer, by_quarter, draw_times, mean_of, network_of, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    RatioPer,
+    by_quarter,
+    draw_times,
+    guide_by,
+    mean_of,
+    network_of,
+    number_of,
+    require_bound,
+    sum_of,
+)
 from maskgen.objectives.contrastive import Contrastive
+from maskgen.objectives.difficulty import relative_loss
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Fixed
+from maskgen.strategies import Guide
 from maskgen.subset import TokenSubset
 from maskgen.weights import WEIGHTS, elbo_of_steps
 
@@ -23,6 +33,8 @@ from maskgen.weights import WEIGHTS, elbo_of_steps
 @OBJECTIVES.register("masked_tokens")
 class MaskedTokens:
     """Cross-entropy on masked tokens only; logits are computed nowhere else.
+
+    A network that expects losses (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
 
     Args:
         process: absorbing corruption of the tokens.
@@ -52,16 +64,10 @@ class MaskedTokens:
             raise ValueError("masked_tokens needs process absorbing; the learned one has objective state_dependent")
         if not process.mask_id:
             raise ValueError("masked_tokens is of tokens that are numbers; vectors are learned by another objective")
-        if weight == "elbo" and process.count == "exact":
-            # At least one token is masked even as t -> 0, where the weight diverges: the expectation is infinite.
-            raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
-        if weight == "elbo" and isinstance(process.schedule, Fixed):
-            raise ValueError(
-                "weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule"
-            )
+        require_bound(process, weight)
         if steps < 0 or (steps and weight != "elbo"):
             raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
-        self.process = process
+        self.process, self.strategy = process, process.strategy
         self.weight = weight
         self.steps = steps
         self.label_smoothing = label_smoothing
@@ -70,14 +76,16 @@ class MaskedTokens:
         self.contrastive = contrastive
         self.baseline = math.log(process.mask_id)
 
-    def __call__(self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(
+        self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
+    ) -> Loss:
         """batch.x_0 (B, L) -> Loss; with keep_ratio < 1 the dropped tokens neither cost nor count.
 
         A network that predicts dropped tokens (`drops_masked`) has masked ones dropped only, and these count.
         """
         x_0, cond, is_training = batch.x_0, batch.cond, getattr(model, "training", True)
         drops_masked = getattr(network_of(model), "drops_masked", False)
-        t, x_t, noise = self._corrupt(x_0, rng)
+        t, x_t, noise = self._corrupt(x_0, rng, guide_by(self.strategy, model, x_0, batch.cond, progress))
         if cond is not None and self.label_dropout and is_training:
             cond = cond.drop(self.label_dropout, rng)
         is_masked = x_t == self.process.mask_id
@@ -89,7 +97,8 @@ class MaskedTokens:
             where, n_kept = is_masked & subset.is_kept(), subset.keep.numel()
         more: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
         if self.contrastive is not None and batch.view is not None:
-            more["view"] = self._masked_view(batch.view, rng.fork("view"), keep_ratio)
+            of_view = guide_by(self.strategy, model, batch.view, batch.cond, progress)
+            more["view"] = self._masked_view(batch.view, rng.fork("view"), keep_ratio, of_view)
         prediction = model(x_t, t.float(), cond, subset=subset, where=where, **more)
         logits, target = prediction.logits.float(), x_0[where]  # (M, V), (M,)
         weight = self._weight(t)[:, None].expand(where.shape)[where].float()
@@ -100,19 +109,24 @@ class MaskedTokens:
             term = self.contrastive(prediction.vectors)
             logs["contrastive"] = mean_of(term)
             value = value + self.contrastive.weight * term
+        if prediction.difficulty is not None:
+            relative = relative_loss(prediction.difficulty, plain, where)
+            value, logs = value + relative.value, {**logs, **relative.logs}
         return Loss(value, {"loss": mean_of(value)} | logs)
 
-    def _corrupt(self, x_0: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def _corrupt(self, x_0: Tensor, rng: Rng, guide: Guide | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Times (B,), tokens with [MASK] (B, L), and the noise (B, L) that says which are masked first."""
         t = draw_times(len(x_0), rng, x_0.device, self.ratio_per)
         if self.steps:
             t = (t * self.steps).ceil() / self.steps
-        noise = self.process.draw_noise(x_0, rng)
+        noise = self.process.draw_noise(x_0, rng, guide)
         return t, self.process.corrupt(x_0, t, noise), noise
 
-    def _masked_view(self, view: Tensor, rng: Rng, keep_ratio: float) -> tuple[Tensor, TokenSubset | None]:
+    def _masked_view(
+        self, view: Tensor, rng: Rng, keep_ratio: float, guide: Guide | None
+    ) -> tuple[Tensor, TokenSubset | None]:
         """Another view (B, L), masked by itself, and its kept tokens."""
-        _, x_t, noise = self._corrupt(view, rng)
+        _, x_t, noise = self._corrupt(view, rng, guide)
         return x_t, None if keep_ratio == 1 else drop_masked(x_t == self.process.mask_id, noise, keep_ratio)
 
     def _cross_entropy(
@@ -122,9 +136,7 @@ class MaskedTokens:
         loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         n_counted: float | Tensor = n_kept
         if self.weight != "elbo":
-            n_masked = torch.tensor(float(len(target)), device=target.device)
-            # Validation has other numbers of batches on other ranks.
-            n_counted = (mean_over_ranks(n_masked) if is_training else n_masked).clamp(min=1)
+            n_counted = number_of(target, is_training)
         plain = loss if not self.label_smoothing else F.cross_entropy(logits.detach(), target, reduction="none")
         return (weight * loss).sum() / n_counted, plain
 

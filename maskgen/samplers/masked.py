@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from maskgen.errors import UserError
+from maskgen.heads import DiffusionHead
 from maskgen.predictions import Categorical, Denoise, Prediction
 from maskgen.processes import is_mask, put_masks
 from maskgen.rng import Rng
+from maskgen.samplers.field import FieldSampler
 from maskgen.samplers.joint import Joint, PerToken
 from maskgen.samplers.layout import Full, Layout
 from maskgen.samplers.order import Confidence, Order, Proposal
@@ -21,9 +23,13 @@ from maskgen.samplers.remask import NoRemask, Remask
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each step with (steps done, steps in all at most, x_s); a decoding that is done early stops."""
 
+DPM_HEAD = FieldSampler("dpm", 8)
 NO_PROBABILITIES = (
     "these tokens are vectors and have no probabilities, which this sampler looks at; take one with order random or "
     "halton, say mar or ancestral, and top_p 1"
+)
+NO_NOISE = (
+    "temperature multiplies the noise of the head's steps, and its solver adds none; use head ddpm, or temperature 1"
 )
 
 
@@ -85,6 +91,7 @@ class MaskedSampler:
         steps: T; some quotas have their own number.
         temperature: of the token draws; 0 takes the mode.
         top_p: share of the probability, after temperature, that tokens are drawn from; orders see the whole.
+        head: how a diffusion head draws its vectors.
     """
 
     order: Order = field(default_factory=Confidence)
@@ -94,6 +101,7 @@ class MaskedSampler:
     steps: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
+    head: FieldSampler = DPM_HEAD
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -110,6 +118,11 @@ class MaskedSampler:
         """Whether it looks at more of a prediction than the tokens drawn from it."""
         looks = self.order.needs_prediction or self.quota.needs_prediction or self.remask.needs_confidence
         return looks or isinstance(self.quota, Joint) or self.top_p < 1
+
+    @property
+    def has_fitting_temperature(self) -> bool:
+        """Whether a head's steps have noise for the temperature to multiply."""
+        return self.temperature == 1 or self.head.draws_noise
 
     @torch.no_grad()
     def __call__(
@@ -133,10 +146,12 @@ class MaskedSampler:
             on_step: watches; the number of steps it is told is the most there can be.
 
         Raises:
-            UserError: settings that look at probabilities, for vectors.
+            UserError: settings that look at probabilities, or a temperature that nothing heeds, for vectors.
         """
         if x_1.is_floating_point() and self.needs_probabilities:
             raise UserError(NO_PROBABILITIES)
+        if x_1.is_floating_point() and not self.has_fitting_temperature:
+            raise UserError(NO_NOISE)
         x_t, length = x_1.clone(), x_1.shape[1]
         spans = self.layout.spans(length)
         shares = [max((self.steps + index) // len(spans), 1) for index in reversed(range(len(spans)))]
@@ -224,6 +239,8 @@ class MaskedSampler:
             return prediction, prediction.nucleus(self.top_p, self.temperature).sample(span.rng, self.temperature)
         if not bool(n.any()):
             return prediction, x_t[where]
+        if isinstance(prediction, DiffusionHead):
+            prediction = prediction.drawn_by(self.head)
         # How much a vector draws is its prediction's affair: a stream of the step's own keeps the rest as it is.
         return prediction, prediction.sample(span.rng.fork("vectors", move.clock.step), self.temperature)
 
