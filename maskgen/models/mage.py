@@ -113,7 +113,7 @@ class Mage(nn.Module):
             other, kept = view
             both = (pooled(encoded[:, 1:], subset), pooled(self.encoder(self._embed(other, cond), kept)[:, 1:], kept))
             vectors = self._project(torch.stack(both))
-        return Categorical(self.head(x if where is None else x[where]), where, vectors)
+        return Categorical(self.head(x if where is None else x[where]), where, vectors=vectors)
 
     def features(self, x_0: Tensor) -> Tensor:
         """Tokens (B, L) int64 -> (B, L, D): the encoder over all of them, the class slot left out of the answer.

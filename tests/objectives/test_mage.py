@@ -37,7 +37,7 @@ class Watch:
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, *, subset: Any, where: Any, view: Any = None
     ) -> Categorical:
         self.x_t, self.t, self.subset, self.where, self.view = x_t, t, subset, where, view
-        return Categorical(pick(self.logits, where).logits, where, self.vectors)
+        return Categorical(pick(self.logits, where).logits, where, vectors=self.vectors)
 
 
 def data(n: int, length: int) -> Batch:
