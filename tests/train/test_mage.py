@@ -14,7 +14,9 @@ import torch
 import maskgen
 from maskgen.checkpoint import load_model, read_checkpoint
 from maskgen.cost import Subject, count, subject
+from maskgen.processes import Absorbing
 from maskgen.recipe import load_recipe, parse_recipe
+from maskgen.train.bench import read_experiment
 from maskgen.train.program import run
 from tests.tiny import tree
 
@@ -141,3 +143,27 @@ def test_half_of_the_tokens_dropped_halve_the_encoder_and_not_the_decoder() -> N
     assert whole["encoder"] == 12 * block[257]
     assert half["encoder"] == 12 * block[129]
     assert half["decoder"] - 129 * 768**2 == whole["decoder"] - 257 * 768**2 == 8 * block[257]
+
+
+def test_the_experiment_on_mask_ratios_has_arms_that_differ_in_what_they_say() -> None:
+    experiment = read_experiment(str(Path(__file__).parents[2] / "configs" / "bench" / "mage.yaml"))
+    arms = {
+        name: load_recipe(arm.recipe, [*experiment.overrides, *arm.overrides]) for name, arm in experiment.arms.items()
+    }
+    for names in experiment.groups.values():
+        assert set(names) <= set(arms)
+    ratios = {}
+    for name, recipe in arms.items():
+        process = recipe.build_process(512)
+        assert isinstance(process, Absorbing)
+        ratios[name] = process.schedule.mask_ratio(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+    assert ratios["fixed-55"] == pytest.approx([0.55, 0.55])
+    assert ratios["fixed-75"] == pytest.approx([0.75, 0.75])
+    assert ratios["cosine"] == pytest.approx([0.38268, 0.92388], abs=1e-5)
+    assert (
+        ratios["variable"]
+        == ratios["contrastive"]
+        == ratios["per-batch"]
+        == pytest.approx([0.58557, 0.78681], abs=1e-5)
+    )
+    assert len({(recipe.train.steps, recipe.train.lr, recipe.train.batch_size) for recipe in arms.values()}) == 1
