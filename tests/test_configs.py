@@ -85,6 +85,17 @@ def test_the_published_maskgit_has_exactly_its_parameters() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
 
 
+@pytest.mark.parametrize(("size", "n"), [("b", 144_896_745), ("l", 407_788_521)])
+def test_the_published_mages_have_exactly_their_used_parameters(size: str, n: int) -> None:
+    with torch.device("meta"):
+        network = cast(Any, built(load_recipe(f"image/imagenet-mage-{size}")))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
+    seen = [network.positions, *network.embedding.parameters(), *network.embedding_norm.parameters()]
+    n_encoder = sum(parameter.numel() for parameter in (*seen, *network.encoder.parameters()))
+    assert n_encoder == {"b": 86_810_112, "l": 304_650_240}[size]
+    assert network.length == 256
+
+
 @pytest.mark.parametrize(("name", "n"), [("micro-dit-xl", 1_165_442_320), ("micro-dit-tiny", 200_692_752)])
 def test_the_published_microdits_have_exactly_their_parameters(name: str, n: int) -> None:
     with torch.device("meta"):
