@@ -38,7 +38,12 @@ class TokenSubset:
 
     @classmethod
     def of(cls, is_kept: Tensor) -> TokenSubset:
-        """The positions (B, L) bool; K is at least 1, so that there is something to compute."""
+        """The positions (B, L) bool; K is at least 1, so that there is something to compute.
+
+        On the meta device, where costs are counted and no value is known, all are kept.
+        """
+        if is_kept.is_meta:
+            return cls(is_kept.byte().argsort(dim=1), is_kept.shape[1])
         counts = is_kept.sum(1, keepdim=True)
         n_most = max(int(counts.max()), 1)
         keep = is_kept.byte().argsort(dim=1, descending=True, stable=True)[:, :n_most]
