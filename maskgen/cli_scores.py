@@ -31,6 +31,7 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
             "sfid",
             "memorisation",
             "reconstruction",
+            "inpainting",
             "likelihood",
             "generative-perplexity",
             "diversity",
@@ -38,7 +39,9 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
     ),
     help="May be repeated. Default: fidelity of images, likelihood of text.",
 )
-@click.option("--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts.")
+@click.option(
+    "--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts; inpainting 1,000."
+)
 @click.option("--repeats", type=click.IntRange(1), help="Sets of that many images, for an interval of the score.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -46,6 +49,8 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
 )
 @PROTOCOL
 @WEIGHTS
+@click.option("--hole", metavar="WHERE", help="Of inpainting, as of `maskgen sample`; default center.")
+@click.option("--completions", type=click.IntRange(2), help="Of each image whose hole is filled; default 4.")
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Likelihood of; default test.")
 @click.option("--strata", type=click.IntRange(1), help="Masks drawn a row for a likelihood bound; default 8.")
 @click.option("--scorer", metavar="CHECKPOINT|HUB_ID", help="Who reads the samples: a text checkpoint or causal model.")
@@ -56,9 +61,10 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
     """Score CHECKPOINT.
 
     fidelity: Frechet distance by a protocol (default fashion-classifier) beside its floors, class accuracy, PSNR, SSIM,
-    codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. likelihood: bits
-    per token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples,
-    beside their entropy and diversity; diversity: these alone.
+    codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. inpainting: test
+    images with a hole, completed: distance, error, diversity. likelihood: bits per token, character, byte or dimension
+    with error bars. generative-perplexity: how a scorer likes the samples, beside their entropy and diversity;
+    diversity: these alone.
     """
     click.echo(program("sample.program").evaluate(checkpoint, **choices(arguments, **options)))
 

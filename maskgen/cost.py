@@ -64,7 +64,8 @@ class Subject:
         labels = (rng.uniform((n,)) * self.n_classes).long().to(device)
         if self.caption_shape is not None:
             return Batch(x_0.to(device), Condition(labels, torch.zeros(n, *self.caption_shape, device=device)))
-        return Batch(x_0.to(device), Condition(labels) if self.n_classes else None)
+        view = None if getattr(self.objective, "contrastive", None) is None else x_0.to(device)
+        return Batch(x_0.to(device), Condition(labels) if self.n_classes else None, view=view)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def subject(
     derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid, "token_width": width}
     if caption_shape is not None:
         derived["caption_width"] = caption_shape[1]
-    network, objective = recipe.build_model(**derived), recipe.build_objective(tokenizer.vocab_size)
+    network = recipe.build_model(**derived)
+    objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
     sample = (*tokens, width) if width else tokens
     return Subject(network, objective, sample, tokenizer.vocab_size, n_classes, caption_shape)
 

@@ -28,7 +28,8 @@ class Generator:
     """A network with all that sampling from it needs.
 
     A network that writes block by block (`block_length`) decodes in its blocks, with the keys and values of finished
-    ones kept; one with learned rates gives them to the samplers that use them.
+    ones kept; one with learned rates gives them to the samplers that use them; one that `sees_known` tokens of a
+    Gaussian process clean is given them as a condition.
 
     Attributes:
         denoiser: a `Denoiser`, or the network of a Gaussian process.
@@ -68,8 +69,9 @@ class Generator:
         Raises:
             UserError: known text that the network cannot take account of.
         """
-        cond = self._condition(len(seeds), labels, captions)
         known = None if known is None else known.to(self.device)
+        visible = known if getattr(self.denoiser, "sees_known", False) else None
+        cond = self._condition(len(seeds), labels, captions, visible)
         if self.process is not None:
             return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
         mask_id = self.tokenizer.vocab_size
@@ -94,11 +96,13 @@ class Generator:
         self._check_known(known)
         return torch.where(known >= 0, known, x_1)
 
-    def _condition(self, n: int, labels: Tensor | None, captions: Tensor | None) -> Condition | None:
-        if labels is None and captions is None:
+    def _condition(
+        self, n: int, labels: Tensor | None, captions: Tensor | None, visible: Tensor | None
+    ) -> Condition | None:
+        if labels is None and captions is None and visible is None:
             return None
         labels = torch.full((n,), NULL) if labels is None else labels
-        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device))
+        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device), visible)
 
     def _field(
         self, process: Gaussian, rng: Rng, cond: Condition | None, known: Tensor | None, on_step: OnStep | None

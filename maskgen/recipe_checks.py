@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES
+from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.samplers import MaskedSampler
 from maskgen.samplers.masked import NO_NOISE, NO_PROBABILITIES
+from maskgen.strategies import STRATEGIES
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.weights import Edm
 
@@ -33,8 +34,10 @@ def check_together(recipe: Recipe) -> None:
     kept = recipe.train.lowest_keep_ratio
     if not is_generator and kept < 1:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
+    _check_views(recipe, objective)
     if is_generator:
         _check_objective(recipe)
+        _check_strategy(recipe, objective)
     elif recipe.train.document_attention:
         raise RecipeError("train.document_attention: only a text has documents; leave it out")
     if recipe.is_text:
@@ -43,6 +46,10 @@ def check_together(recipe: Recipe) -> None:
                 f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
             )
         return
+    if recipe.guidance.scale != 1 and recipe.model is not None and _condition(recipe) == "none":
+        raise RecipeError(
+            f"guidance.scale: model.condition none has no classes to be guided by; use 1, got {recipe.guidance.scale}"
+        )
     has_null = _has_null_label(recipe)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if scale != 1 and not dropout and has_null and is_generator:
@@ -61,6 +68,27 @@ def _has_null_label(recipe: Recipe) -> bool:
     if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
         return bool(recipe.model["has_null_label"])
     return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
+
+
+def _condition(recipe: Recipe) -> Any:
+    """The model's key `condition`, given or not; None where it has none."""
+    model, arguments = MODELS.check(recipe.model or "")
+    parameter = inspect.signature(MODELS.get(model)).parameters.get("condition")
+    return arguments.get("condition", None if parameter is None else parameter.default)
+
+
+def _check_views(recipe: Recipe, objective: Any) -> None:
+    """A contrastive term needs two views of each image, and a network that makes vectors of them."""
+    makes = MODELS.check(recipe.model)[1].get("projection", 0) if recipe.model is not None else 0
+    given = {
+        "objective.contrastive": getattr(objective, "contrastive", None) is not None,
+        "model.projection (of mage) above 0": bool(makes),
+        "train.views": recipe.train.views is not None,
+    }
+    if any(given.values()) and not all(given.values()):
+        missing = " and ".join(name for name, is_given in given.items() if not is_given)
+        there = " and ".join(name for name, is_given in given.items() if is_given)
+        raise RecipeError(f"{there}: needs {missing}; give all three, or none")
 
 
 def _check_kinds(recipe: Recipe) -> None:
@@ -151,6 +179,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
+    if objective == "masked_regression":
+        _check_regression(recipe)
+    if objective in ("masked_regression", "masked_denoising"):
+        _check_decoder(recipe)
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
@@ -163,6 +195,50 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(
             "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
         )
+
+
+def _check_strategy(recipe: Recipe, objective: Objective) -> None:
+    """Whether the objective draws masks by the strategy there is, and the network can say what it asks."""
+    strategy = getattr(objective, "strategy", None)
+    of_process = getattr(getattr(objective, "process", None), "strategy", strategy)
+    if strategy is None and of_process is not None and not of_process.is_independent:
+        name = OBJECTIVES.check(recipe.objective)[0]
+        raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
+    if strategy is None or strategy.asks is None:
+        return
+    model, arguments = MODELS.check(recipe.model or "")
+    network = MODELS.get(model)
+    able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
+    key = "process.strategy" if of_process is strategy else "objective.strategy"
+    if not hasattr(network, strategy.asks):
+        raise RecipeError(f"{key}: it asks the network, and {model} does not answer; choose from {', '.join(able)}")
+    if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
+        raise RecipeError(f"{key}: hard needs a network that predicts its losses; set model.has_difficulty: true")
+
+
+def _check_regression(recipe: Recipe) -> None:
+    """Whether there is something to decode a part of, and no preview of what is no picture."""
+    arguments, objective = MODELS.check(recipe.model or "")[1], cast(MaskedRegression, recipe.build_objective(0))
+    if objective.decode_ratio < 1 and not getattr(arguments.get("decoder"), "is_independent", False):
+        raise RecipeError(
+            f"objective.decode_ratio: {objective.decode_ratio} of the masked patches needs a decoder in which they do "
+            "not look at each other; take model.decoder cross, or 1"
+        )
+    if not objective.makes_tokens and recipe.train.preview_every:
+        raise RecipeError(
+            "train.preview_every: normalised patches make no picture; use 0, or objective.normalise false"
+        )
+
+
+def _check_decoder(recipe: Recipe) -> None:
+    """Whether the decoder of masked patches goes with the encoder."""
+    model, arguments = MODELS.check(recipe.model or "")
+    defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
+    given = defaults | arguments
+    try:
+        given["decoder"].require_fit(given["depth"], given.get("encoder_sees") == "all")
+    except ValueError as error:
+        raise RecipeError(f"model.decoder: {error}") from None
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:

@@ -80,7 +80,9 @@ class Registry(Generic[T]):
         try:
             checked = self._schema(name)(**arguments)
         except ValidationError as error:
-            raise SpecError(explain(error.errors(), path, self.arguments(name))) from None
+            schema = self._schema(name)
+            lines = [explain([fault], path, _keys_at(schema, fault["loc"])) for fault in error.errors()]
+            raise SpecError("\n".join(lines)) from None
         return name, {key: getattr(checked, key) for key in checked.model_fields_set}
 
     def build(self, spec: Spec, path: str = "", **derived: Any) -> T:
@@ -130,6 +132,18 @@ def explain(faults: Sequence[ErrorDetails], path: str, accepted: list[str]) -> s
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{key}: {message[0].lower()}{message[1:]}, got {_short(fault['input'])}")
     return "\n".join(lines)
+
+
+def _keys_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The keys accepted beside a faulty one: an argument may be settings with keys of their own."""
+    for key in loc[:-1]:
+        field = schema.model_fields.get(str(key))
+        hints = () if field is None else (field.annotation, *get_args(field.annotation))
+        inner = [hint for hint in hints if isinstance(hint, type) and issubclass(hint, BaseModel)]
+        if not inner:
+            break
+        schema = inner[0]
+    return list(schema.model_fields)
 
 
 def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) -> type[BaseModel]:

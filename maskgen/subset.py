@@ -37,19 +37,30 @@ class TokenSubset:
         return cls(rng.permutation(n_rows, length, device=device)[:, :n_kept].sort(1).values, length)
 
     @classmethod
-    def of(cls, is_kept: Tensor) -> TokenSubset:
+    def of(cls, is_kept: Tensor, n: int | None = None) -> TokenSubset:
         """The positions (B, L) bool; K is at least 1, so that there is something to compute.
 
-        On the meta device, where costs are counted and no value is known, all are kept.
+        With `n` every row is known to keep n of them, at least 1: nothing is counted, nor waited for on a GPU. On the
+        meta device, where costs are counted and no value is known, it is all of them where it is not given.
         """
-        if is_kept.is_meta:
-            return cls(is_kept.byte().argsort(dim=1), is_kept.shape[1])
+        order = is_kept.byte().argsort(dim=1, descending=True, stable=True)
+        if n is not None or is_kept.is_meta:
+            return cls(order[:, :n], is_kept.shape[1])
         counts = is_kept.sum(1, keepdim=True)
         n_most = max(int(counts.max()), 1)
-        keep = is_kept.byte().argsort(dim=1, descending=True, stable=True)[:, :n_most]
+        keep = order[:, :n_most]
         if bool((counts == n_most).all()):
             return cls(keep, is_kept.shape[1])
         return cls(keep, is_kept.shape[1], torch.arange(n_most, device=keep.device) < counts)
+
+    def rest(self) -> TokenSubset:
+        """The positions that are not kept."""
+        n = None if self.valid is not None else self.length - self.keep.shape[1]
+        return TokenSubset.of(~self.is_kept(), n or None)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The tokens that are meant, row by row: (B, K, ...) -> (N, ...)."""
+        return x.flatten(0, 1) if self.valid is None else x[self.valid]
 
     def gather(self, x: Tensor) -> Tensor:
         """The kept tokens: (B, L, D) -> (B, K, D), or (B, L) -> (B, K)."""

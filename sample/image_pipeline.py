@@ -56,10 +56,24 @@ class ImagePipeline(Pipeline):
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
         network, tokenizer = load_model(checkpoint)
         assert tokenizer is not None
-        self.classes = checkpoint.classes
+        self.classes = checkpoint.classes if getattr(network, "takes_labels", True) else ()
         recipe = checkpoint.recipe
         sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
         return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
+
+    def with_sampler(self, sampler: str | None = None, guidance: float | None = None, **arguments: Any) -> Generator:
+        """As `Pipeline.with_sampler`.
+
+        Raises:
+            UserError: also a checkpoint whose predictions are no tokens.
+        """
+        objective = self.checkpoint.recipe.build_objective(self.generator.tokenizer.vocab_size)
+        if not getattr(objective, "makes_tokens", True):
+            raise UserError(
+                f"{self.checkpoint.path} predicts normalised patches, from which no picture can be made; train with "
+                "objective.normalise=false"
+            )
+        return super().with_sampler(sampler, guidance, **arguments)
 
     def _check_guidance(self) -> None:
         recipe = self.checkpoint.recipe

@@ -10,7 +10,7 @@ from typing import Any
 from maskgen.checkpoint import read_checkpoint
 from maskgen.errors import UserError
 
-from . import diversity, images, likelihood, perplexity, texts
+from . import diversity, images, inpainting, likelihood, perplexity, texts
 from . import evaluate as fidelity
 from .image_pipeline import ImagePipeline
 from .pipeline import load
@@ -84,6 +84,9 @@ class _Metric:
 
 METRICS = {
     "fidelity": _Metric(fidelity.run, frozenset({"num", "repeats", "protocol", "weights"}), False, True),
+    "inpainting": _Metric(
+        inpainting.run, frozenset({"num", "completions", "hole", "protocol", "weights"}), False, True
+    ),
     "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
     "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
     "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
@@ -100,7 +103,9 @@ def _require(source: str, group: str, name: str, is_text: bool) -> None:
     if METRICS[group].is_for_text in (None, is_text):
         return
     kind, others = (
-        ("text", "likelihood, generative-perplexity or diversity") if is_text else ("images", "fidelity or likelihood")
+        ("text", "likelihood, generative-perplexity or diversity")
+        if is_text
+        else ("images", "fidelity, inpainting or likelihood")
     )
     raise UserError(f"--metric {name}: {source} makes {kind}; choose {others}")
 

@@ -32,6 +32,7 @@ LAYERS = [
     ["maskgen.subset"],
     [
         "maskgen.schedules",
+        "maskgen.strategies",
         "maskgen.layers",
         "maskgen.recipe_tree",
         "maskgen.budget",

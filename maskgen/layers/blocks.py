@@ -49,6 +49,10 @@ class PostNormBlock(nn.Module):
         x = self.mlp_norm(x + self.mlp(x))
         return x
 
+    def weights(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """What `SelfAttention.weights` says of the block's input: x (B, L, D) -> (B, L, L)."""
+        return self.attention.weights(x, rotation)
+
 
 class PreNormBlock(nn.Module):
     """x += attention(LN(x)); x += mlp(LN(x)), with shift, scale and gate from a condition where it is modulated.
@@ -91,6 +95,14 @@ class PreNormBlock(nn.Module):
         x = x + gate_a * self.attention.extend(modulate(self.attention_norm(x), shift_a, scale_a), rotation, mask)[0]
         x = x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
         return x
+
+    def weights(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
+        """What `SelfAttention.weights` says of the block's input: x (B, L, D), modulation (B, 6 D) -> (B, L, L)."""
+        x = self.attention_norm(x)
+        if modulation is not None:
+            shift, scale = modulation[:, None].chunk(6, -1)[:2]
+            x = modulate(x, shift, scale)
+        return self.attention.weights(x, rotation)
 
 
 class AdaBlock(nn.Module):

@@ -35,7 +35,7 @@ class ViTSizes:
         return nn.ModuleList(PreNormBlock(*sizes) for _ in range(self.depth))
 
 
-class VisibleEncoder(nn.Module):
+class _Encoder(nn.Module):
     """Blocks over a prefix (class slot, buffers) and the visible tokens only (MAE, arXiv 2111.06377)."""
 
     def __init__(self, sizes: ViTSizes) -> None:
@@ -43,20 +43,38 @@ class VisibleEncoder(nn.Module):
         self.blocks = sizes.blocks()
         self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
 
-    def forward(self, x: Tensor, visible: TokenSubset | None) -> Tensor:
-        """x (B, P + L, D), positions added -> (B, P + K, D); all L tokens are visible where `visible` is None.
+    def layers(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
+        """x (B, P + L, D), positions added -> (B, P + K, D) after each block, only the last one normalised.
 
-        Rows with fewer visible tokens than K are padded; what pads is seen by none, and its answers mean nothing.
+        All L tokens are visible where `visible` is None. Rows with fewer visible tokens than K are padded; what pads is
+        seen by none, and its answers mean nothing.
         """
         mask = None
         if visible is not None:
             n_prefix = x.shape[1] - visible.length
             x = torch.cat([x[:, :n_prefix], visible.gather(x[:, n_prefix:])], 1)
             mask = key_mask(visible, n_prefix)
+        found = []
         for block in self.blocks:
             x = block(x, mask=mask)
-        encoded: Tensor = self.norm(x)
-        return encoded
+            found.append(x)
+        return [*found[:-1], self.norm(x)]
+
+
+class VisibleEncoder(_Encoder):
+    """Blocks over a prefix and the visible tokens only; what the last one says."""
+
+    def forward(self, x: Tensor, visible: TokenSubset | None) -> Tensor:
+        """x (B, P + L, D), positions added -> (B, P + K, D), see `layers`."""
+        return self.layers(x, visible)[-1]
+
+
+class LayeredEncoder(_Encoder):
+    """Blocks over a prefix and the visible tokens only; what each of them says, for decoders that read them all."""
+
+    def forward(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
+        """x (B, P + L, D), positions added -> (B, P + K, D) of each block, see `layers`."""
+        return self.layers(x, visible)
 
 
 class JointDecoder(nn.Module):

@@ -7,14 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskgen.devices import mean_over_ranks
 from maskgen.heads import DiffusionHead
 from maskgen.objectives.base import (
     OBJECTIVES,
+    NoiseTimes,
     RatioPer,
     by_quarter,
     draw_times,
     mean_of,
+    number_of,
     refuse_dropping,
     require_bound,
     sum_of,
@@ -64,7 +65,8 @@ class TokenDiffusion:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
-        self.process, self.weight, self.t_min = process, weight, t_min
+        self.process, self.strategy = process, process.strategy
+        self.weight, self.t_min = weight, t_min
         self.repeats, self.label_dropout = repeats, label_dropout
         self.ratio_per: RatioPer = ratio_per
 
@@ -82,8 +84,7 @@ class TokenDiffusion:
         errors, logs = self._head_loss(head, x_0, rng)  # (M,)
         n_counted: float | Tensor = where.numel()
         if self.weight != "elbo":
-            n_masked = torch.tensor(float(len(errors)), device=x_0.device)
-            n_counted = (mean_over_ranks(n_masked) if is_training else n_masked).clamp(min=1)
+            n_counted = number_of(errors, is_training)
         weight = WEIGHTS[self.weight](self.process.schedule, t)[:, None].expand(where.shape)[where].float()
         value = (weight * errors).sum() / n_counted
         ratio = where.float().mean(1, keepdim=True).expand(where.shape)[where]
@@ -106,7 +107,7 @@ class TokenDiffusion:
         shape = (len(x_0), self.repeats, x_0.shape[1])
         noise = self._packed(rng.normal((*shape, x_0.shape[2]), device=x_0.device), where)
         t = self._packed(1 - rng.uniform((*shape, 1), device=x_0.device), where)[:, 0, 0]  # (R M,) in (0, 1]
-        t = (t * process.steps).ceil() / process.steps if process.steps else t.clamp(1e-5, 1 - 1e-7)
+        t = NoiseTimes(process).nearest(t)
         x_t = process.corrupt(clean, t, noise)
         field = head.field(self.repeats)(x_t, t)
         squared = (field.value.float() - process.answer(clean, noise, t)).square().mean((1, 2))

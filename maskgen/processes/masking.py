@@ -9,7 +9,8 @@ from torch import Tensor
 
 from maskgen.processes.base import PROCESSES, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Cosine, Schedule
+from maskgen.schedules import Cosine, Fixed, Schedule
+from maskgen.strategies import Guide, MaskStrategy, Random, first, spread_evenly
 
 
 def is_mask(x_t: Tensor, mask_id: int) -> Tensor:
@@ -47,8 +48,10 @@ class Absorbing(Masking):
     Args:
         vocab_size: V; the mask id is V. 0 for vectors.
         schedule: alpha(t).
-        count: `bernoulli`, every token by itself (MD4, MDLM); or `exact`, clamp(round(L * ratio), 1, L) tokens by
-            random permutation (MaskGIT).
+        count: `exact`, clamp(round(L * ratio), 1, L) tokens of every row (MaskGIT); or `bernoulli`, every token by
+            itself (MD4, MDLM). A strategy other than random then masks L * ratio tokens, rounded at random.
+        strategy: which tokens are masked first.
+        grid: (h, w) of the tokens, for the strategies that know neighbours; None for a text, which is one line.
         at_least: tokens that are masked in any row (eMIGM: 2).
     """
 
@@ -57,6 +60,8 @@ class Absorbing(Masking):
         vocab_size: int,
         schedule: Schedule = Cosine(),
         count: Literal["bernoulli", "exact"] = "exact",
+        strategy: MaskStrategy = Random(),
+        grid: tuple[int, int] | None = None,
         at_least: int = 0,
     ) -> None:
         if at_least < 0:
@@ -65,6 +70,23 @@ class Absorbing(Masking):
         self.schedule = schedule
         self.count = count
         self.at_least = at_least
+        self.strategy = strategy
+        self.grid = grid
+
+    def draw_noise(self, x_0: Tensor, rng: Rng, guide: Guide | None = None) -> Tensor:
+        """(B, L) scores, the lowest masked first; `guide` for a strategy that asks the network.
+
+        Raises:
+            ValueError: tokens of another grid than the process was built for.
+        """
+        n_rows, length = x_0.shape[:2]
+        grid = self.grid or (1, length)
+        if grid[0] * grid[1] != length:
+            raise ValueError(f"the process is of a grid {grid}, got rows of {length} tokens; build it for their grid")
+        scores = self.strategy.scores(n_rows, grid, rng, guide).to(x_0.device)
+        if self.count == "exact" or self.strategy.is_independent:
+            return scores
+        return spread_evenly(scores, rng)
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_0 (B, L) or (B, L, D) with [MASK] where masked; with count `bernoulli`, t may be (B, L)."""
@@ -73,17 +95,17 @@ class Absorbing(Masking):
         if self.count == "bernoulli":
             is_masked = noise < ratio
             if self.at_least:
-                is_masked |= _ranks(noise) < self.at_least
+                is_masked |= first(noise, torch.full_like(ratio, self.at_least))
         else:
             length = x_0.shape[1]
-            # Ranks, not a threshold on the noise: the count is exact even where noise is tied.
-            is_masked = _ranks(noise) < (ratio * length).round().clamp(min(max(self.at_least, 1), length), length)
+            is_masked = first(noise, (ratio * length).round().clamp(min(max(self.at_least, 1), length), length))
         return put_masks(x_0, is_masked, self.mask_id)
 
-
-def _ranks(noise: Tensor) -> Tensor:
-    """(B, L) int64: 0 for the least of its row."""
-    return noise.argsort(dim=1, stable=True).argsort(1)
+    def n_masked(self, length: int) -> int | None:
+        """How many of L tokens are masked in every row, None where that differs."""
+        if self.count == "bernoulli" or not isinstance(self.schedule, Fixed):
+            return None
+        return min(max(round(self.schedule.ratio * length), self.at_least, 1), length)
 
 
 @PROCESSES.register("state_dependent")
