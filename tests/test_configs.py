@@ -149,3 +149,22 @@ def test_the_published_masked_autoencoders_have_exactly_their_parameters(size: s
 def test_the_published_crossmae_decodes_a_quarter_of_all_patches() -> None:
     objective: Any = load_recipe("image/imagenet-crossmae-b").build_objective()
     assert round(objective.process.n_masked(196) * objective.decode_ratio) == 49
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("mar-b", 207_924_768),
+        ("mar-l", 478_326_304),
+        ("mar-h", 942_403_104),
+        ("emigm-xs", 69_018_848),
+        ("emigm-s", 96_640_544),
+        ("emigm-b", 207_924_000),
+        ("emigm-l", 478_325_280),
+        ("emigm-h", 942_401_824),
+    ],
+)
+def test_the_published_mar_and_emigm_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}"))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
