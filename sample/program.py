@@ -10,7 +10,7 @@ from typing import Any
 from maskgen.checkpoint import read_checkpoint
 from maskgen.errors import UserError
 
-from . import diversity, images, likelihood, perplexity, texts
+from . import diversity, images, likelihood, perplexity, probe, texts
 from . import evaluate as fidelity
 from .image_pipeline import ImagePipeline
 from .pipeline import load
@@ -85,6 +85,7 @@ class _Metric:
 METRICS = {
     "fidelity": _Metric(fidelity.run, frozenset({"num", "repeats", "protocol", "weights"}), False, True),
     "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
+    "probe": _Metric(probe.run, frozenset(), False, False),
     "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
     "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
 }

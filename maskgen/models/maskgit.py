@@ -136,13 +136,31 @@ class MaskGIT(nn.Module):
         x, rotation = self._embed(x_t, cond)
         if subset is not None:
             x, rotation = self._drop(x, rotation, subset)
-        hidden = self._hidden(x_t, t, cond)
-        for index, block in enumerate(self.blocks):
-            x = block(x, None if hidden is None else self.modulations[index](hidden), rotation)
-        x = x[:, int(self.condition == "token") :]
+        x = self._blocks(x, self._hidden(x_t, t, cond), rotation)
         if subset is not None:
             x = subset.scatter(x)
         return Categorical(self.head(x if where is None else x[where]), where)
+
+    def features(self, x_0: Tensor) -> Tensor:
+        """x_0 (B, L) int64 without [MASK] -> what all blocks make of it, (B, L, D), after the last norm.
+
+        No class is given, and the class token is left out.
+
+        Raises:
+            ValueError: a network that has no row for "no class".
+        """
+        if self.n_prefix and not self.has_null_label:
+            raise ValueError("without a null label (has_null_label false) its features depend on a class")
+        x, rotation = self._embed(x_0, None)
+        hidden = self._hidden(x_0, torch.zeros(len(x_0), device=x_0.device), None)
+        out: Tensor = self.head.input_norm(self._blocks(x, hidden, rotation))
+        return out
+
+    def _blocks(self, x: Tensor, hidden: Tensor | None, rotation: Tensor | None) -> Tensor:
+        """Embedded tokens through all blocks, (B, L, D): the class token is left out of the answer."""
+        for index, block in enumerate(self.blocks):
+            x = block(x, None if hidden is None else self.modulations[index](hidden), rotation)
+        return x[:, self.n_prefix :]
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
         """(B, D), what modulates the blocks: class, time or both."""
