@@ -236,8 +236,8 @@ def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> T
 class Point:
     """One value a token, without spread: what a regression answers (MAE).
 
-    `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True. `difficulty`, of its shape without
-    D, orders positions by the error that the network expects, where it does.
+    `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True. `difficulty` is that of
+    `Categorical`.
     """
 
     value: Tensor

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.blocks import PreNormBlock
 from maskgen.layers.difficulty import LossHead
 from maskgen.layers.visible import LayeredEncoder, ViTSizes
 from maskgen.models import MODELS
@@ -69,18 +68,17 @@ class PatchEncoder(nn.Module, ABC):
         return self._encode(self.embedding(x_0), None)[-1][:, 1:]
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
-        """(B, L), how much the class slot attends to each of the patches (B, L, D) in the encoder's last block."""
-        inputs: list[Tensor] = []
-        last = cast(PreNormBlock, self.encoder.blocks[-1])
-        with last.register_forward_pre_hook(lambda _, given: inputs.append(given[0])):
-            self._encode(self.embedding(x_0), None)
-        return last.weights(inputs[0])[:, 0, 1:]
+        """(B, L), how much attention the class slot gives in the last block to patches of which none is masked."""
+        return self.encoder.attention_scores(self._slotted(self.embedding(x_0)))
 
     def _encode(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
         """(B, 1 + K, D) of each block, from embedded patches (B, L, D)."""
-        slot = self.class_token.expand(len(x), 1, -1)
-        layers: list[Tensor] = self.encoder(torch.cat([slot, x], 1) + self.positions, visible)
+        layers: list[Tensor] = self.encoder(self._slotted(x), visible)
         return layers
+
+    def _slotted(self, x: Tensor) -> Tensor:
+        """(B, 1 + L, D), the class slot in front and positions added."""
+        return torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.positions
 
 
 @MODELS.register("mae")
@@ -96,7 +94,7 @@ class MAE(PatchEncoder):
         width, depth, heads, mlp_ratio, dropout: of the encoder.
         decoder: `joint`, `cross`, `cross_self` or `linear`.
         encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
-        has_difficulty: it also expects errors of patches, learned by those they have; mask strategy hard asks for them.
+        has_difficulty: it also expects losses of patches, learned by those they have; mask strategy hard asks for them.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -125,13 +123,6 @@ class MAE(PatchEncoder):
         self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
         self._init()
 
-    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
-        """(B, L), the higher the larger the error expected of a patch were it masked; needs `has_difficulty`."""
-        everything = TokenSubset.of(torch.ones(x_0.shape[:2], dtype=torch.bool, device=x_0.device), x_0.shape[1])
-        hidden = self.decoder(self._encode(self.embedding(x_0), None), None, self.mask_token, everything)
-        expected: Tensor = cast(LossHead, self.loss_head)(hidden)
-        return expected
-
     def forward(
         self,
         x_t: Tensor,
@@ -157,7 +148,19 @@ class MAE(PatchEncoder):
             x = torch.where(is_masked[..., None], self.mask_token.to(x.dtype), x)
         seen = None if self.sees_all else visible
         hidden = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
-        is_packed = where is None or self.is_independent
-        rows = asked.pack(hidden) if is_packed else asked.scatter(hidden)[where]  # (M, W)
-        expected = None if self.loss_head is None else self.loss_head(rows)
-        return Point(self.head(rows), asked.is_kept() if where is None else where, expected)
+        if where is not None and not self.is_independent:
+            hidden = asked.scatter(hidden)[where]
+        else:
+            hidden, where = asked.pack(hidden), asked.is_kept() if where is None else where
+        return Point(self.head(hidden), where, None if self.loss_head is None else self.loss_head(hidden))
+
+    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
+        """(B, L), the higher the larger the loss expected of a patch were it masked; needs `has_difficulty`.
+
+        As in HPM it is asked of patches of which none is masked, and learned on masked ones.
+        """
+        length = x_0.shape[1]
+        everywhere = TokenSubset(torch.arange(length, device=x_0.device).expand(len(x_0), -1), length)
+        hidden = self.decoder(self._encode(self.embedding(x_0), None), None, self.mask_token, everywhere)
+        expected: Tensor = cast(LossHead, self.loss_head)(hidden)
+        return expected

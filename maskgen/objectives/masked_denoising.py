@@ -28,8 +28,8 @@ class MaskedDenoising:
     Args:
         process: gaussian, of target x_0.
         mask_ratio: exactly round(L ratio) tokens of each row are masked.
-        weight: of the squared error by noise level.
         strategy: which tokens are masked first.
+        weight: of the squared error by noise level.
         grid: (h, w) of the tokens, for the strategies that know neighbours.
     """
 
@@ -40,8 +40,8 @@ class MaskedDenoising:
         self,
         process: Process,
         mask_ratio: float = 0.75,
-        weight: NoiseWeight = OnTarget(),
         strategy: MaskStrategy = Random(),
+        weight: NoiseWeight = OnTarget(),
         grid: tuple[int, int] | None = None,
     ) -> None:
         if not isinstance(process, Gaussian) or process.target != "x_0":

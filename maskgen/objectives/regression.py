@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskgen.objectives.base import OBJECTIVES, draw_times, guide_by, mean_of, number_of, refuse_dropping, sum_of
-from maskgen.objectives.difficulty import relative_loss
+from maskgen.objectives.difficulty import with_difficulty
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process, is_mask
 from maskgen.rng import Rng
@@ -60,11 +60,8 @@ class MaskedRegression:
         target = asked.pack(asked.gather(normalised(x_0) if self.normalise else x_0))
         error = (point.value.float() - target).square().mean(-1)  # (M,)
         value = error.sum() / number_of(error, is_training)
-        logs = {"squared_error": sum_of(error)}
-        if point.difficulty is not None:
-            relative = relative_loss(point.difficulty, error, asked.is_kept())
-            value, logs = value + relative.value, {**logs, **relative.logs}
-        return Loss(value, {"loss": mean_of(value)} | logs)
+        logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
+        return with_difficulty(Loss(value, logs), point.difficulty, error, asked.is_kept())
 
 
 def visible_of(process: Absorbing, x_t: Tensor) -> TokenSubset:

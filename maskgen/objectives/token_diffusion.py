@@ -10,9 +10,11 @@ from torch import Tensor
 from maskgen.heads import DiffusionHead
 from maskgen.objectives.base import (
     OBJECTIVES,
+    NoiseTimes,
     RatioPer,
     by_quarter,
     draw_times,
+    guide_by,
     mean_of,
     number_of,
     refuse_dropping,
@@ -64,16 +66,18 @@ class TokenDiffusion:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
-        self.process, self.weight, self.t_min = process, weight, t_min
+        self.process, self.strategy = process, process.strategy
+        self.weight, self.t_min = weight, t_min
         self.repeats, self.label_dropout = repeats, label_dropout
         self.ratio_per: RatioPer = ratio_per
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0, cond = batch.x_0, batch.cond
         t = draw_times(len(x_0), rng, x_0.device, self.ratio_per).clamp(min=self.t_min)
-        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
+        guide = guide_by(self.strategy, model, x_0, cond, progress)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         where = is_mask(x_t, 0)
         is_training = getattr(model, "training", True)
         if cond is not None and self.label_dropout and is_training:
@@ -105,7 +109,7 @@ class TokenDiffusion:
         shape = (len(x_0), self.repeats, x_0.shape[1])
         noise = self._packed(rng.normal((*shape, x_0.shape[2]), device=x_0.device), where)
         t = self._packed(1 - rng.uniform((*shape, 1), device=x_0.device), where)[:, 0, 0]  # (R M,) in (0, 1]
-        t = (t * process.steps).ceil() / process.steps if process.steps else t.clamp(1e-5, 1 - 1e-7)
+        t = NoiseTimes(process).nearest(t)
         x_t = process.corrupt(clean, t, noise)
         field = head.field(self.repeats)(x_t, t)
         squared = (field.value.float() - process.answer(clean, noise, t)).square().mean((1, 2))

@@ -72,7 +72,7 @@ def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
     process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, vocab_size=9)
     assert isinstance(process, Absorbing)
     assert process.mask_id == 9
-    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy"]
+    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy", "at_least"]
 
 
 def test_times_may_be_given_token_by_token() -> None:
@@ -181,3 +181,18 @@ def test_vectors_are_masked_whole_by_nan_and_otherwise_untouched() -> None:
     assert x_t[is_masked].isnan().all()
     assert torch.equal(x_t[~is_masked], vectors[~is_masked])
     assert is_mask(process.prior((4, 16, 3), Rng.stream(0)), 0).all()
+
+
+@every_count
+def test_at_least_so_many_are_masked_in_every_row(count: Any) -> None:
+    x_0, t = torch.zeros(64, 9, dtype=torch.long), torch.full((64,), 0.01)
+    for least in (0, 2, 20):
+        process = Absorbing(5, Linear(), count, at_least=least)
+        n = (process.corrupt(x_0, t, process.draw_noise(x_0, Rng.stream(0))) == 5).sum(1)
+        assert n.min() == max(min(least, 9), int(count == "exact"))
+        assert n.float().mean() <= max(least, 1), "and no more for it"
+
+
+def test_fewer_than_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="at_least"):
+        Absorbing(5, at_least=-1)
