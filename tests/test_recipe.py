@@ -437,7 +437,7 @@ def load_tree_of_a_field() -> dict[str, Any]:
         ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
-        ("mae", ["guidance.scale=2"], ["guidance.scale 1"]),
+        ("mae", ["guidance.scale=2"], ["guidance.scale: model mae has no classes", "use 1"]),
         ("mae", ["process.strategy=hard"], ["process.strategy: hard needs", "model.has_difficulty: true"]),
         ("diffmae", ["process.target=v"], ["objective: masked_denoising needs process gaussian with target x_0"]),
         ("diffmae", ["model.decoder.depth=5"], ["model.decoder: reads reversed", "depth 5 is more than its 4"]),
