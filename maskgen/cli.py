@@ -199,7 +199,7 @@ def _table(rows: list[tuple[str, str]]) -> None:
         click.echo(f"{name:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
 
 
-for _command in (cli_scores.evaluate, cli_scores.fid, cli_scores.statistics, cli_scores.report):
+for _command in (cli_scores.evaluate, cli_scores.fid, cli_scores.probe, cli_scores.statistics, cli_scores.report):
     cli.add_command(_command)
 bench.add_command(cli_scores.bench_fid)
 

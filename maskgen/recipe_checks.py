@@ -11,7 +11,8 @@ from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
-from maskgen.samplers.masked import NO_PROBABILITIES
+from maskgen.samplers import MaskedSampler
+from maskgen.samplers.masked import NO_NOISE, NO_PROBABILITIES
 from maskgen.strategies import STRATEGIES
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.weights import Edm
@@ -132,8 +133,31 @@ def _check_tokens(recipe: Recipe, model: str, trained_by: tuple[str, ...]) -> No
         kinds = ("continuous", "numbers of a vocabulary")
         made, needed = kinds if recipe.is_continuous else kinds[::-1]
         raise RecipeError(f"tokenizer: its tokens are {made}, model {model} needs {needed}; change either")
-    if recipe.is_continuous and not recipe.is_gaussian and cast(Any, recipe.build_sampler()).needs_probabilities:
+    if "head" in wanted:
+        head = MODELS.check(recipe.model or "")[1].get("head", wanted["head"].default)
+        if head.is_continuous != recipe.is_continuous:
+            made, fits = ("vectors", "diffusion") if recipe.is_continuous else ("numbers", "categorical")
+            raise RecipeError(f"model.head: it is not for tokens that are {made}; use {fits}")
+    if not recipe.is_gaussian:
+        _check_decoding(recipe)
+    elif recipe.guidance.ramp == "revealed":
+        raise RecipeError("guidance.ramp: revealed is of tokens that are masked, not of a field; choose another")
+
+
+def _check_decoding(recipe: Recipe) -> None:
+    """Whether the sampler of masked tokens is for tokens of this kind, and the head of the network too."""
+    sampler = cast(MaskedSampler, recipe.build_sampler())
+    if recipe.is_continuous and sampler.needs_probabilities:
         raise RecipeError(f"sampler: {NO_PROBABILITIES}")
+    if recipe.is_continuous and not sampler.has_fitting_temperature:
+        raise RecipeError(f"sampler.{NO_NOISE}")
+    if not recipe.is_continuous and isinstance(recipe.sampler, dict) and "head" in recipe.sampler:
+        raise RecipeError("sampler.head: it draws tokens that are vectors, these are numbers; leave it out")
+    if recipe.guidance.ramp == "revealed" and sampler.needs_probabilities:
+        raise RecipeError(
+            "guidance.ramp: revealed needs to know what a step reveals before the network is asked, so an order random "
+            "or halton and top_p 1; change either"
+        )
 
 
 def _check_captions(recipe: Recipe) -> None:

@@ -40,10 +40,11 @@ class TokenSubset:
     def of(cls, is_kept: Tensor, n: int | None = None) -> TokenSubset:
         """The positions (B, L) bool; K is at least 1, so that there is something to compute.
 
-        With `n` every row is known to keep n of them, at least 1: nothing is counted, nor waited for on a GPU.
+        With `n` every row is known to keep n of them, at least 1: nothing is counted, nor waited for on a GPU. On the
+        meta device, where costs are counted and no value is known, it is all of them where it is not given.
         """
         order = is_kept.byte().argsort(dim=1, descending=True, stable=True)
-        if n is not None:
+        if n is not None or is_kept.is_meta:
             return cls(order[:, :n], is_kept.shape[1])
         counts = is_kept.sum(1, keepdim=True)
         n_most = max(int(counts.max()), 1)

@@ -118,6 +118,10 @@ class Pipeline(ABC):
         """
 
 
+HEAD_EVALUATIONS = "head_evaluations_per_token"
+"""Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
+
+
 def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
@@ -125,6 +129,8 @@ def settings_of(generator: Generator) -> dict[str, Any]:
         return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
+    if getattr(generator.tokenizer, "is_continuous", False):
+        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.evaluations}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 

@@ -360,3 +360,68 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
     (tmp_path / "mine.yaml").write_text("base: base.yaml\nsummary: mine\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert (recipe.seed, recipe.summary) == (5, "mine")
+
+
+VECTORS: dict[str, Any] = {
+    "data": "digits",
+    "tokenizer": {"type": "patches", "size": 2},
+    "model": {"type": "mar", "width": 8, "depth": 1, "heads": 2, "head": {"type": "diffusion", "width": 8, "depth": 1}},
+    "objective": "token_diffusion",
+    "sampler": "emigm",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampler": "maskgit"}, ["sampler", "vectors", "order random"]),
+        ({"sampler": {"type": "emigm", "top_p": 0.9}}, ["sampler", "top_p 1"]),
+        ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "head ddpm"]),
+        ({"sampler": {"type": "emigm", "head": "dmp"}}, ["sampler.head", "'dmp'", "ddpm"]),
+        ({"objective": "masked_tokens"}, ["masked_tokens", "numbers"]),
+        ({"objective": "denoising"}, ["mar is trained by token_diffusion or masked_tokens", "denoising"]),
+        ({"model": {"type": "mar", "head": "categorical"}}, ["model.head", "vectors", "diffusion"]),
+        ({"model": {"type": "mar", "head": {"type": "diffusion", "process": "absorbing"}}}, ["process", "gaussian"]),
+        ({"model": {"type": "mar", "null_token": "zero"}}, ["model.null_token", "'own' or 'mask'"]),
+        ({"process": {"type": "absorbing", "at_least": -1}}, ["at_least", "-1"]),
+        ({"objective": {"type": "token_diffusion", "weight": "elbo"}}, ["objective", "count bernoulli"]),
+        (
+            {"objective": {"type": "token_diffusion", "ratio_per": "pixel"}},
+            ["objective.ratio_per", "'sample' or 'batch'"],
+        ),
+        ({"guidance": {"scale": 2}, "objective": {"type": "token_diffusion", "label_dropout": 0}}, ["label_dropout"]),
+        ({"train": {"keep_ratio": 0.5}}, ["train.keep_ratio", "token_diffusion"]),
+    ],
+)
+def test_a_recipe_of_masked_vectors_that_pairs_parts_wrongly_says_so(changes: dict[str, Any], words: list[str]) -> None:
+    parse_recipe(VECTORS)
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(VECTORS | changes)
+    assert len(str(error.value).splitlines()) <= 2
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampler": {"type": "emigm", "head": "ddpm"}}, ["sampler.head", "numbers"]),
+        ({"model": {"type": "mar", "width": 8, "depth": 1, "heads": 2}}, ["model.head", "numbers", "categorical"]),
+        ({"guidance": {"ramp": "revealed", "scale": 2}}, ["guidance.ramp", "order random"]),
+        ({"objective": "token_diffusion"}, ["maskgit is trained by masked_tokens"]),
+    ],
+)
+def test_a_recipe_of_numbers_takes_nothing_that_is_for_vectors(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(tree(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_field_has_no_share_that_is_revealed() -> None:
+    with pytest.raises(RecipeError, match=r"guidance\.ramp: revealed"):
+        parse_recipe(load_tree_of_a_field() | {"guidance": {"ramp": "revealed", "scale": 2}})
+
+
+def load_tree_of_a_field() -> dict[str, Any]:
+    return yaml.safe_load(load_recipe("image/fashion-dit").dump())  # type: ignore[no-any-return]

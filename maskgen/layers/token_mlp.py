@@ -42,10 +42,11 @@ class TokenMlp(nn.Module):
                 nn.init.zeros_(part.bias)
         for parameter in self.time.parameters():
             nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
-        for layer in (self.head.modulation, self.head.out):
-            zero(layer)
-        for block in self.blocks:
-            zero(block.modulation)
+        zero(self.head.modulation)
+        zero(self.head.out)
+        for part in self.modules():
+            if isinstance(part, TokenBlock):
+                zero(part.modulation)
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         hidden = F.silu(self.time(t) + self.cond(z))
@@ -69,5 +70,6 @@ class TokenBlock(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """x (N, L, W), hidden (N, W) -> (N, L, W)."""
         shift, scale, gate = self.modulation(hidden)[:, None].chunk(3, -1)
-        out = self.contract(F.silu(self.expand(modulate(self.norm(x), shift, scale))))
-        return x + gate * out
+        out: Tensor = self.contract(F.silu(self.expand(modulate(self.norm(x), shift, scale))))
+        moved: Tensor = x + gate * out
+        return moved

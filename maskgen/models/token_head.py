@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskgen.heads import DiffusionHead
 from maskgen.layers.token_mlp import TokenMlp
 from maskgen.predictions import Categorical
-from maskgen.processes import Gaussian, Process
+from maskgen.processes import Gaussian
 from maskgen.registry import Registry
 from maskgen.schedules import Betas
 
@@ -60,12 +60,10 @@ class Diffusion(Head):
 
     width: int = 1024
     depth: int = 6
-    process: Process = COSINE_EPS
+    process: Gaussian = COSINE_EPS
     has_variance: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.process, Gaussian):
-            raise ValueError("process of a diffusion head must be gaussian")
         if self.has_variance and (not self.process.steps or self.process.scale != "preserving"):
             raise ValueError("has_variance needs a process with steps and scale preserving; set them, or leave it out")
 
@@ -79,7 +77,6 @@ class DiffusionLayers(TokenHead):
 
     def __init__(self, settings: Diffusion, net: TokenMlp, token_width: int) -> None:
         super().__init__()
-        assert isinstance(settings.process, Gaussian)
         self.net, self.process, self.token_width = net, settings.process, token_width
         self.has_variance = settings.has_variance
 

@@ -62,7 +62,10 @@ class NoiseTimes:
         )
 
     def __call__(self, n: int, rng: Rng, device: torch.device) -> Tensor:
-        t = draw_times(n, rng, device)
+        return self.nearest(draw_times(n, rng, device))
+
+    def nearest(self, t: Tensor) -> Tensor:
+        """The times that there are to times in (0, 1], any shape."""
         return ((t * self.steps).ceil() / self.steps).clamp(max=self.last) if self.steps else t.clamp(1e-5, 1 - 1e-7)
 
 

@@ -28,9 +28,9 @@ class MaskedDenoising:
     Args:
         process: gaussian, of target x_0.
         mask_ratio: exactly round(L ratio) tokens of each row are masked.
-        strategy: which.
-        grid: (h, w) of the tokens.
+        strategy: which tokens are masked first.
         weight: of the squared error by noise level.
+        grid: (h, w) of the tokens, for the strategies that know neighbours.
     """
 
     baseline = None

@@ -19,6 +19,8 @@ from maskgen.subset import TokenSubset
 class MaskedRegression:
     """Mean squared error on masked tokens only, which are all that is predicted (MAE, arXiv 2111.06377).
 
+    A network that expects errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
+
     Args:
         process: absorbing; its mask ratio is MAE's with `schedule: {type: fixed, ratio: 0.75}`.
         normalise: targets are normalised token by token, (x - mean) / sqrt(variance + 1e-6), the variance unbiased

@@ -10,6 +10,7 @@ from torch import Tensor
 from maskgen.heads import DiffusionHead
 from maskgen.objectives.base import (
     OBJECTIVES,
+    NoiseTimes,
     RatioPer,
     by_quarter,
     draw_times,
@@ -108,7 +109,7 @@ class TokenDiffusion:
         shape = (len(x_0), self.repeats, x_0.shape[1])
         noise = self._packed(rng.normal((*shape, x_0.shape[2]), device=x_0.device), where)
         t = self._packed(1 - rng.uniform((*shape, 1), device=x_0.device), where)[:, 0, 0]  # (R M,) in (0, 1]
-        t = (t * process.steps).ceil() / process.steps if process.steps else t.clamp(1e-5, 1 - 1e-7)
+        t = NoiseTimes(process).nearest(t)
         x_t = process.corrupt(clean, t, noise)
         field = head.field(self.repeats)(x_t, t)
         squared = (field.value.float() - process.answer(clean, noise, t)).square().mean((1, 2))

@@ -50,9 +50,9 @@ class Absorbing(Masking):
         schedule: alpha(t).
         count: `exact`, clamp(round(L * ratio), 1, L) tokens of every row (MaskGIT); or `bernoulli`, every token by
             itself (MD4, MDLM). A strategy other than random then masks L * ratio tokens, rounded at random.
-        at_least: tokens that are masked in any row (eMIGM: 2).
         strategy: which tokens are masked first.
         grid: (h, w) of the tokens, for the strategies that know neighbours; None for a text, which is one line.
+        at_least: tokens that are masked in any row (eMIGM: 2).
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Absorbing(Masking):
         vocab_size: int,
         schedule: Schedule = Cosine(),
         count: Literal["bernoulli", "exact"] = "exact",
-        at_least: int = 0,
         strategy: MaskStrategy = Random(),
         grid: tuple[int, int] | None = None,
+        at_least: int = 0,
     ) -> None:
         if at_least < 0:
             raise ValueError(f"at_least must not be negative, got {at_least}")

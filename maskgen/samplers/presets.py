@@ -51,12 +51,14 @@ def mar(
     temperature: float = 1.0,
     schedule: Schedule = Cosine(),
     head: FieldSampler = DDPM_HEAD,
+    top_p: float = 1.0,
 ) -> MaskedSampler:
     """Random order, cosine counts, vectors drawn in 100 DDPM steps each (MAR, arXiv 2406.11838).
 
     Published guidance: `{ramp: revealed, scale: 3}`.
     """
-    return MaskedSampler(Random(), Scheduled(schedule), head=head, steps=steps, temperature=temperature)
+    order, quota = Random(), Scheduled(schedule)
+    return MaskedSampler(order, quota, steps=steps, temperature=temperature, top_p=top_p, head=head)
 
 
 @SAMPLERS.register("emigm")
@@ -65,6 +67,7 @@ def emigm(
     temperature: float = 1.0,
     schedule: Schedule = Exponential(),
     head: FieldSampler = DPM_HEAD,
+    top_p: float = 1.0,
 ) -> MaskedSampler:
     """Every token by its own coin on an exponential schedule, guidance judged by the time after the step (eMIGM).
 
@@ -72,7 +75,7 @@ def emigm(
     256 x 256 in 16 steps: `{scale: 4, interval: [0.1, 0.3]}`.
     """
     quota = Bernoulli(schedule, end=1e-5, asks_after=True)
-    return MaskedSampler(Random(), quota, head=head, steps=steps, temperature=temperature)
+    return MaskedSampler(Random(), quota, steps=steps, temperature=temperature, top_p=top_p, head=head)
 
 
 @SAMPLERS.register("halton")

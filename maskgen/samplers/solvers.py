@@ -118,10 +118,11 @@ class Ddpm(Solver):
 
     def _mean(self, x_0: Tensor, x: Tensor) -> Tensor:
         """Of the step's normal (DDPM, eq. 7): where it would lead without noise."""
-        now, before = self.alpha[self._done - 1].item(), self.alpha[self._done].item()
+        now, before = self.alpha[self._done - 1 : self._done + 1].tolist()
         from_clean = before**0.5 * (1 - now / before) / (1 - now)
         from_noisy = (now / before) ** 0.5 * (1 - before) / (1 - now)
-        return from_clean * x_0 + from_noisy * x
+        mean: Tensor = from_clean * x_0 + from_noisy * x
+        return mean
 
 
 class Ddim(Solver):

@@ -72,7 +72,7 @@ def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
     process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, vocab_size=9)
     assert isinstance(process, Absorbing)
     assert process.mask_id == 9
-    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "at_least", "strategy"]
+    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy", "at_least"]
 
 
 def test_times_may_be_given_token_by_token() -> None:
@@ -105,7 +105,7 @@ def test_every_strategy_masks_exact_counts_at_every_time(name: str) -> None:
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> None:
     many = torch.zeros(3000, 16, dtype=torch.long)
-    process = Absorbing(7, Linear(), "bernoulli", strategy=STRATEGIES.build(name), grid=(4, 4))
+    process = Absorbing(7, Linear(), "bernoulli", STRATEGIES.build(name), (4, 4))
     noise = process.draw_noise(many, Rng.stream(0), Guide(Rng.stream(1).normal((3000, 16))))
     counts = (process.corrupt(many, torch.full((3000,), 0.3), noise) == 7).sum(1).double()
     assert counts.mean().item() == pytest.approx(4.8, abs=0.12)
@@ -114,7 +114,7 @@ def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> No
 
 def test_a_strategy_knows_the_grid_and_takes_a_text_for_one_line() -> None:
     blocks, one = STRATEGIES.build({"type": "grid", "period": [2, 2]}), torch.full((4,), 0.75)
-    on_grid, on_line = (Absorbing(7, Linear(), strategy=blocks, grid=grid) for grid in ((4, 4), None))
+    on_grid, on_line = (Absorbing(7, Linear(), "exact", blocks, grid) for grid in ((4, 4), None))
     seen = on_grid.corrupt(x_0, one, on_grid.draw_noise(x_0, Rng.stream(0))).view(4, 2, 2, 2, 2) != 7
     assert (seen.sum((2, 4)) == 1).all()
     seen = on_line.corrupt(x_0, one - 0.25, on_line.draw_noise(x_0, Rng.stream(0))).view(4, 8, 2) != 7
@@ -181,3 +181,18 @@ def test_vectors_are_masked_whole_by_nan_and_otherwise_untouched() -> None:
     assert x_t[is_masked].isnan().all()
     assert torch.equal(x_t[~is_masked], vectors[~is_masked])
     assert is_mask(process.prior((4, 16, 3), Rng.stream(0)), 0).all()
+
+
+@every_count
+def test_at_least_so_many_are_masked_in_every_row(count: Any) -> None:
+    x_0, t = torch.zeros(64, 9, dtype=torch.long), torch.full((64,), 0.01)
+    for least in (0, 2, 20):
+        process = Absorbing(5, Linear(), count, at_least=least)
+        n = (process.corrupt(x_0, t, process.draw_noise(x_0, Rng.stream(0))) == 5).sum(1)
+        assert n.min() == max(min(least, 9), int(count == "exact"))
+        assert n.float().mean() <= max(least, 1), "and no more for it"
+
+
+def test_fewer_than_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="at_least"):
+        Absorbing(5, at_least=-1)

@@ -19,6 +19,7 @@ from maskgen.schedules import (
     Fixed,
     Linear,
     Log,
+    LogExp,
     Polynomial,
     Power,
     Schedule,
@@ -56,6 +57,19 @@ def published(name: str, n: int) -> Schedule:
         "log": Log(math.log(n)),
         "exp": Exponential(math.log(n)),
     }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("linear", Linear()), ("cosine", Cosine()), ("poly-0.5", Polynomial(0.5)), ("exp", Exponential()),
+        ("log", LogExp()),
+    ],
+)  # fmt: skip
+def test_mask_ratios_of_emigm_are_as_published(name: str, schedule: Schedule) -> None:
+    found = schedule.mask_ratio(torch.tensor([0.1, 0.2, 0.5, 1.0], dtype=torch.float64)).tolist()
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
+    assert found == pytest.approx(golden[f"emigm gamma {name} t=.1,.2,.5,1"], abs=1e-6)
 
 
 @every_dtype
