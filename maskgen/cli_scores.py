@@ -138,6 +138,7 @@ def statistics(images: str, output: str, protocol: str | None, weights: str | No
 @click.option("--samplers", metavar="a,b", callback=listed(str), help="Presets; default: the recipe's.")
 @click.option("--steps", metavar="4,8,16", callback=listed(int), help="Default: the recipe's.")
 @click.option("--guidance", metavar="1,2,3", callback=listed(float), help="Default: the recipe's.")
+@click.option("--set", "arguments", multiple=True, metavar="key=value", help="Of the sampler; may be repeated.")
 @click.option("--num", "--images", "num", type=click.IntRange(2), default=10_000, show_default=True, help="Of each.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -157,7 +158,8 @@ def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
     Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments; say --images there, as
     torchrun takes --num for its --numa-binding.
     """
-    table = program("sample.bench").run(checkpoints, **options)
+    arguments = choices(options.pop("arguments"))
+    table = program("sample.bench").run(checkpoints, arguments=arguments, **options)
     if table:  # of several processes one speaks
         click.echo(table)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from maskgen.errors import UserError
+from maskgen.strategies import STRATEGIES
 from tests.tiny import text_checkpoint, text_tree
 
 ROOT = Path(__file__).parents[1]
@@ -144,3 +145,14 @@ def test_an_encoder_of_visible_patches_does_a_quarter_of_the_work(
     assert rows["SimMIM"]["encoder_of_full"] == rows["full + decoder"]["encoder_of_full"] == 1
     order = [rows[name]["by_macs"] for name in ("full + decoder", "SimMIM", "MAE", "CrossMAE", "CrossMAE, a third")]
     assert order == sorted(order)
+
+
+@pytest.mark.slow
+def test_every_mask_strategy_is_timed_and_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "masks", "--steps", "1", "--output", tmp_path / "masks.png")
+    said = capsys.readouterr().out
+    for name in STRATEGIES.names():
+        assert f"\n{name}: " in said
+    assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")

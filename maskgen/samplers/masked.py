@@ -23,7 +23,8 @@ from maskgen.samplers.remask import NoRemask, Remask
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each step with (steps done, steps in all at most, x_s); a decoding that is done early stops."""
 
-DPM_HEAD = FieldSampler("dpm", 8)
+DPM_HEAD = FieldSampler("dpm", 8, "karras")
+"""From noise 80 times the signal: where all is noise, eps hardly says x_0, and a long first step believes it."""
 NO_PROBABILITIES = (
     "these tokens are vectors and have no probabilities, which this sampler looks at; take one with order random or "
     "halton, say mar or ancestral, and top_p 1"
