@@ -70,6 +70,33 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
 
 
 @click.command()
+@click.argument("checkpoint")
+@click.option("--data", metavar="NAME|FOLDER|YAML", help="Labelled images of the checkpoint's shape; default its own.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(["linear", "knn"]),
+    default=("linear", "knn"),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option("--num", type=click.IntRange(2), help="At most so many training images.")
+@click.option("--label-share", type=float, default=1.0, show_default=True, help="Of each class's training images.")
+@click.option("--block", type=click.IntRange(0), default=0, help="Of a diffusion transformer; default the middle one.")
+@click.option("--baseline", type=click.Choice(["pixels", "none"]), default="pixels", show_default=True)
+@click.option("--output", metavar="FILE.json", help="Also write the report there.")
+@DEVICE
+def probe(checkpoint: str, baseline: str, **options: Any) -> None:
+    """Score what CHECKPOINT's network knows of the classes of images: accuracy on the test images.
+
+    linear: logistic regression on the mean of the encoder's features of unmasked tokens; knn: a vote of the nearest by
+    cosine. Features are kept in the cache; raw pixels are scored beside.
+    """
+    click.echo(program("sample.probe").run(checkpoint, has_baseline=baseline == "pixels", **options))
+
+
+@click.command()
 @click.argument("a")
 @click.argument("b")
 @PROTOCOL

@@ -236,11 +236,13 @@ def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> T
 class Point:
     """One value a token, without spread: what a regression answers (MAE).
 
-    `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True.
+    `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True. `difficulty` is that of
+    `Categorical`.
     """
 
     value: Tensor
     where: Tensor | None = None
+    difficulty: Tensor | None = None
 
     def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:  # noqa: ARG002 - one signature for all predictions
         """The value itself, at any temperature."""

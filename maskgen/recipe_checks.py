@@ -200,7 +200,7 @@ def _check_objective(recipe: Recipe) -> None:
 def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     """Whether the objective draws masks by the strategy there is, and the network can say what it asks."""
     strategy = getattr(objective, "strategy", None)
-    of_process = getattr(getattr(objective, "process", None), "strategy", strategy)
+    of_process = getattr(getattr(objective, "process", None), "strategy", None)
     if strategy is None and of_process is not None and not of_process.is_independent:
         name = OBJECTIVES.check(recipe.objective)[0]
         raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
@@ -209,11 +209,12 @@ def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     model, arguments = MODELS.check(recipe.model or "")
     network = MODELS.get(model)
     able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
-    key = "process.strategy" if of_process is strategy else "objective.strategy"
+    key = "objective.strategy" if of_process is None else "process.strategy"
+    name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(strategy))
     if not hasattr(network, strategy.asks):
-        raise RecipeError(f"{key}: it asks the network, and {model} does not answer; choose from {', '.join(able)}")
+        raise RecipeError(f"{key}: {name} asks the network, {model} does not answer; choose from {', '.join(able)}")
     if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
-        raise RecipeError(f"{key}: hard needs a network that predicts its losses; set model.has_difficulty: true")
+        raise RecipeError(f"{key}: {name} needs a network that predicts its losses; set model.has_difficulty: true")
 
 
 def _check_regression(recipe: Recipe) -> None:

@@ -38,7 +38,7 @@ def run(
     source: str,
     /,
     *,
-    num: int = 1000,
+    num: int | None = None,
     completions: int = 4,
     hole: str = "center",
     seed: int = 0,
@@ -48,7 +48,7 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Complete `num` test images, evenly spread, each several times; the table it prints.
+    """Complete `num` test images (1,000 if there are), evenly spread, each several times; the table it prints.
 
     Completion k of the i-th image is of seed `seed` + i `completions` + k; a network with classes is told the image's.
     Pixels that are known stay.
@@ -57,18 +57,20 @@ def run(
         UserError: a checkpoint, protocol, hole or output that cannot be used, or too few images.
     """
     path = check_writable(output, (".json",)) if output else None
+    if completions < 2:
+        raise UserError(f"--completions must be at least 2, got {completions}: one says nothing of diversity")
     place = pick_device(device)
     checkpoint = read_checkpoint(source)
+    shape = checkpoint.image_shape
+    wanted = Edit.of(torch.zeros(shape, dtype=torch.uint8), hole, shape).wanted
     pipeline = ImagePipeline(checkpoint, place)
     generator = pipeline.with_sampler(**choices)
     extractor = pick_extractor(protocol, weights, place)
     require_fit(extractor, checkpoint)
     ground = ground_of(checkpoint, extractor)
+    num = min(1000, len(ground.test)) if num is None else num
     if not 2 <= num <= len(ground.test):
         raise UserError(f"--num must be 2 to {len(ground.test)}, the test images there are, got {num}")
-    if completions < 2:
-        raise UserError(f"--completions must be at least 2, got {completions}: one says nothing of diversity")
-    wanted = Edit.of(ground.test.__getitems__([0])[0][0], hole, checkpoint.image_shape).wanted
     painter = Painter(generator, bool(pipeline.classes), wanted, completions, seed)
     found = Found(extractor, wanted, completions)
     for batch in tqdm(painter(ground.test, num), "completions", unit="batch", disable=None):
@@ -76,7 +78,9 @@ def run(
     sampler = {"checkpoint": source, "step": checkpoint.step, **settings_of(generator), "hole": hole}
     made = {"seed": seed, "sampler": sampler, "facts": {"completions": completions}}
     scored = ground.scored(found.sets[0].result("completed images"), "completed images", **made)
-    return publish(Report(scored.distance(), ground.floor(), others=found.entries(scored), notes=notes(scored)), path)
+    whole = scored.distance(found.real.result("images without holes"), of="images without holes")
+    others = [whole, *found.entries(scored)]
+    return publish(Report(scored.distance(), ground.floor(), others=others, notes=notes(scored)), path)
 
 
 @dataclass(frozen=True)

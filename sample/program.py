@@ -10,7 +10,7 @@ from typing import Any
 from maskgen.checkpoint import read_checkpoint
 from maskgen.errors import UserError
 
-from . import diversity, images, inpainting, likelihood, perplexity, texts
+from . import diversity, images, inpainting, likelihood, perplexity, probe, texts
 from . import evaluate as fidelity
 from .image_pipeline import ImagePipeline
 from .pipeline import load
@@ -88,6 +88,7 @@ METRICS = {
         inpainting.run, frozenset({"num", "completions", "hole", "protocol", "weights"}), False, True
     ),
     "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
+    "probe": _Metric(probe.run, frozenset(), False, False),
     "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
     "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
 }

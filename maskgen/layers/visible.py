@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,13 @@ class _Encoder(nn.Module):
             x = block(x, mask=mask)
             found.append(x)
         return [*found[:-1], self.norm(x)]
+
+    def attention_scores(self, x: Tensor, n_prefix: int = 1) -> Tensor:
+        """(B, L), how much attention the prefix gives to each token in the last block; x (B, P + L, D), all visible."""
+        for block in self.blocks[:-1]:
+            x = block(x)
+        weights: Tensor = cast(PreNormBlock, self.blocks[-1]).weights(x)
+        return weights[:, :n_prefix, n_prefix:].mean(1)
 
 
 class VisibleEncoder(_Encoder):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend
+from maskgen.layers.difficulty import LossHead
 from maskgen.layers.visible import LayeredEncoder, ViTSizes
 from maskgen.models import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
@@ -66,11 +67,18 @@ class PatchEncoder(nn.Module, ABC):
         """(B, L, D), what the encoder says of patches (B, L, token_width) of which none is masked; no class slot."""
         return self._encode(self.embedding(x_0), None)[-1][:, 1:]
 
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
+        """(B, L), how much attention the class slot gives in the last block to patches of which none is masked."""
+        return self.encoder.attention_scores(self._slotted(self.embedding(x_0)))
+
     def _encode(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
         """(B, 1 + K, D) of each block, from embedded patches (B, L, D)."""
-        slot = self.class_token.expand(len(x), 1, -1)
-        layers: list[Tensor] = self.encoder(torch.cat([slot, x], 1) + self.positions, visible)
+        layers: list[Tensor] = self.encoder(self._slotted(x), visible)
         return layers
+
+    def _slotted(self, x: Tensor) -> Tensor:
+        """(B, 1 + L, D), the class slot in front and positions added."""
+        return torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.positions
 
 
 @MODELS.register("mae")
@@ -86,6 +94,7 @@ class MAE(PatchEncoder):
         width, depth, heads, mlp_ratio, dropout: of the encoder.
         decoder: `joint`, `cross`, `cross_self` or `linear`.
         encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
+        has_difficulty: it also expects losses of patches, learned by those they have; mask strategy hard asks for them.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -102,6 +111,7 @@ class MAE(PatchEncoder):
         dropout: float = 0.0,
         decoder: DecoderSpec = Joint(),
         encoder_sees: Literal["visible", "all"] = "visible",
+        has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
     ) -> None:
         sees_all = encoder_sees == "all"
@@ -110,6 +120,7 @@ class MAE(PatchEncoder):
         )
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
+        self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
         self._init()
 
     def forward(
@@ -138,5 +149,18 @@ class MAE(PatchEncoder):
         seen = None if self.sees_all else visible
         hidden = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
         if where is not None and not self.is_independent:
-            return Point(self.head(asked.scatter(hidden)[where]), where)
-        return Point(self.head(asked.pack(hidden)), asked.is_kept() if where is None else where)
+            hidden = asked.scatter(hidden)[where]
+        else:
+            hidden, where = asked.pack(hidden), asked.is_kept() if where is None else where
+        return Point(self.head(hidden), where, None if self.loss_head is None else self.loss_head(hidden))
+
+    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
+        """(B, L), the higher the larger the loss expected of a patch were it masked; needs `has_difficulty`.
+
+        As in HPM it is asked of patches of which none is masked, and learned on masked ones.
+        """
+        length = x_0.shape[1]
+        everywhere = TokenSubset(torch.arange(length, device=x_0.device).expand(len(x_0), -1), length)
+        hidden = self.decoder(self._encode(self.embedding(x_0), None), None, self.mask_token, everywhere)
+        expected: Tensor = cast(LossHead, self.loss_head)(hidden)
+        return expected

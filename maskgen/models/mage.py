@@ -113,7 +113,11 @@ class Mage(nn.Module):
             other, kept = view
             both = (pooled(encoded[:, 1:], subset), pooled(self.encoder(self._embed(other, cond), kept)[:, 1:], kept))
             vectors = self._project(torch.stack(both))
-        return Categorical(self.head(x if where is None else x[where]), where, vectors)
+        return Categorical(self.head(x if where is None else x[where]), where, vectors=vectors)
+
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        """(B, L), how much attention the class slot gives to each of the tokens (B, L) in the encoder's last block."""
+        return self.encoder.attention_scores(self._embed(x_0, cond))
 
     def features(self, x_0: Tensor) -> Tensor:
         """Tokens (B, L) int64 -> (B, L, D): the encoder over all of them, the class slot left out of the answer.

@@ -104,13 +104,22 @@ class MAR(nn.Module):
         `subset` are the visible tokens, for who knows them; else they are read off x_t.
         """
         is_masked = is_mask(x_t, self.vocab_size)
-        x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
         visible = (subset or TokenSubset.of(~is_masked)) if self.encode_visible else None
-        encoded = self.encoder(self.embedding_norm(x), visible)
+        encoded = self.encoder(self._input(x_t, is_masked, cond), visible)
         decoded = self.decoder(encoded, self.decoder_positions, self.mask_token, visible)
         z = decoded[:, self.n_buffer :] + self.head_positions
         prediction: Categorical | DiffusionHead = self.head(z if where is None else z[where], where)
         return prediction
+
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        """(B, L), how much attention the class tokens give to each of the others in the encoder's last block."""
+        return self.encoder.attention_scores(self._input(x_0, is_mask(x_0, self.vocab_size), cond), self.n_buffer)
+
+    def _input(self, x_t: Tensor, is_masked: Tensor, cond: Condition | None) -> Tensor:
+        """(B, buffers + L, W), what the encoder is given."""
+        x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
+        normed: Tensor = self.embedding_norm(x)
+        return normed
 
     def _embed(self, x_t: Tensor, is_masked: Tensor) -> Tensor:
         """(B, L, W) with the mask token where masked; what is left out there does not matter."""

@@ -183,6 +183,20 @@ class MaskGIT(nn.Module):
         """(B, 6 D) of a block."""
         return None if hidden is None else cast(Tensor, self.modulations[index](hidden))
 
+    def features(self, x_0: Tensor) -> Tensor:
+        """x_0 (B, L) int64 without [MASK] -> what all blocks make of it, (B, L, D), after the last norm.
+
+        No class is given, and the class token is left out.
+
+        Raises:
+            ValueError: a network that has no row for "no class".
+        """
+        if self.n_prefix and not self.has_null_label:
+            raise ValueError("without a null label (has_null_label false) its features depend on a class")
+        x = self._through(x_0, torch.zeros(len(x_0), device=x_0.device), None)
+        out: Tensor = self.head.input_norm(x[:, self.n_prefix :])
+        return out
+
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
         """(B, D), what modulates the blocks: class, time or both."""
         parts = [self.labels(self._labels(x_t, cond))] if self.condition == "adaln" else []

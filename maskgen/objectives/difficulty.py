@@ -29,3 +29,11 @@ def relative_loss(expected: Tensor, losses: Tensor, where: Tensor) -> Loss:
     value = (F.softplus(-ahead) * is_pair).sum() / n_pairs
     is_right = ((ahead > 0) * is_pair).sum() / n_pairs
     return Loss(value, {"difficulty": mean_of(value), "difficulty/pairs right": mean_of(is_right)})
+
+
+def with_difficulty(loss: Loss, expected: Tensor | None, losses: Tensor, where: Tensor) -> Loss:
+    """The loss and, of a network that expects losses, the relative one: see `relative_loss`."""
+    if expected is None:
+        return loss
+    relative = relative_loss(expected, losses, where)
+    return Loss(loss.value + relative.value, {**loss.logs, **relative.logs})

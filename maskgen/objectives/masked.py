@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from maskgen.objectives.base import (
     sum_of,
 )
 from maskgen.objectives.contrastive import Contrastive
-from maskgen.objectives.difficulty import relative_loss
+from maskgen.objectives.difficulty import with_difficulty
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
@@ -109,10 +110,7 @@ class MaskedTokens:
             term = self.contrastive(prediction.vectors)
             logs["contrastive"] = mean_of(term)
             value = value + self.contrastive.weight * term
-        if prediction.difficulty is not None:
-            relative = relative_loss(prediction.difficulty, plain, where)
-            value, logs = value + relative.value, {**logs, **relative.logs}
-        return Loss(value, {"loss": mean_of(value)} | logs)
+        return with_difficulty(Loss(value, {"loss": mean_of(value)} | logs), prediction.difficulty, plain, where)
 
     def _corrupt(self, x_0: Tensor, rng: Rng, guide: Guide | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Times (B,), tokens with [MASK] (B, L), and the noise (B, L) that says which are masked first."""
@@ -150,11 +148,11 @@ class MaskedTokens:
 def drop_masked(is_masked: Tensor, noise: Tensor, keep_ratio: float) -> TokenSubset:
     """All but ceil(L (1 - keep_ratio)) tokens a row: those masked first are dropped, and never one that is visible.
 
-    A row with fewer masked tokens keeps more. `is_masked` (B, L) bool, `noise` (B, L) in [0, 1) that masked them.
+    A row with fewer masked tokens keeps more. `is_masked` (B, L) bool, `noise` (B, L) that masked them.
     """
     length = is_masked.shape[1]
     n_drop = min(math.ceil(length * (1 - keep_ratio) - 1e-9), length - 1)  # 10 * (1 - 0.7) is above 3 by rounding
-    order = (noise + ~is_masked).argsort(dim=1, stable=True)
+    order = noise.masked_fill(~is_masked, torch.inf).argsort(dim=1, stable=True)
     if is_masked.is_meta:  # where operations are counted and nothing is masked
         return TokenSubset(order[:, n_drop:], length)
     return TokenSubset.of(~is_masked | (order.argsort(1) >= n_drop))

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from maskgen.fields import Preconditioned
-from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, guide_by, mean_of, refuse_dropping, sum_of
 from maskgen.objectives.regression import visible_of
 from maskgen.predictions import NULL, Batch, Condition, Loss
 from maskgen.processes import Absorbing, Gaussian, Process
 from maskgen.rng import Rng
 from maskgen.schedules import Fixed
+from maskgen.strategies import MaskStrategy, Random
 from maskgen.weights import NoiseWeight, OnTarget
 
 
@@ -26,26 +27,36 @@ class MaskedDenoising:
 
     Args:
         process: gaussian, of target x_0.
-        mask_ratio: exactly round(L ratio) tokens of each row are masked, at random.
+        mask_ratio: exactly round(L ratio) tokens of each row are masked.
+        strategy: which tokens are masked first.
         weight: of the squared error by noise level.
+        grid: (h, w) of the tokens, for the strategies that know neighbours.
     """
 
     baseline = None
     is_gaussian = True
 
-    def __init__(self, process: Process, mask_ratio: float = 0.75, weight: NoiseWeight = OnTarget()) -> None:
+    def __init__(
+        self,
+        process: Process,
+        mask_ratio: float = 0.75,
+        strategy: MaskStrategy = Random(),
+        weight: NoiseWeight = OnTarget(),
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         if not isinstance(process, Gaussian) or process.target != "x_0":
             raise ValueError("masked_denoising needs process gaussian with target x_0: visible tokens are their own")
         self.process, self.weight = process, weight
-        self.masking = Absorbing(0, Fixed(mask_ratio))
+        self.strategy, self.masking = strategy, Absorbing(0, Fixed(mask_ratio), strategy=strategy, grid=grid)
         self._times = NoiseTimes(process)
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
         t = self._times(len(x_0), rng, x_0.device)
-        visible = self.masking.corrupt(x_0, t, self.masking.draw_noise(x_0, rng))
+        guide = guide_by(self.strategy, model, x_0, batch.cond, progress)
+        visible = self.masking.corrupt(x_0, t, self.masking.draw_noise(x_0, rng, guide))
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
         cond = batch.cond or Condition(torch.full((len(x_0),), NULL, device=x_0.device))
         subset = visible_of(self.masking, visible)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, draw_times, guide_by, mean_of, number_of, refuse_dropping, sum_of
+from maskgen.objectives.difficulty import with_difficulty
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process, is_mask
 from maskgen.rng import Rng
@@ -17,6 +18,8 @@ from maskgen.subset import TokenSubset
 @OBJECTIVES.register("masked_regression")
 class MaskedRegression:
     """Mean squared error on masked tokens only, which are all that is predicted (MAE, arXiv 2111.06377).
+
+    A network that expects errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
 
     Args:
         process: absorbing; its mask ratio is MAE's with `schedule: {type: fixed, ratio: 0.75}`.
@@ -33,19 +36,21 @@ class MaskedRegression:
             raise ValueError("masked_regression needs process absorbing and tokens that are vectors")
         if not 0 < decode_ratio <= 1:
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
-        self.process, self.normalise, self.decode_ratio = process, normalise, decode_ratio
+        self.process, self.strategy = process, process.strategy
+        self.normalise, self.decode_ratio = normalise, decode_ratio
 
     @property
     def makes_tokens(self) -> bool:
         """Whether what is predicted are tokens, so that samples can be made of it."""
         return not self.normalise
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
         t = draw_times(len(x_0), rng, x_0.device)
-        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
+        guide = guide_by(self.strategy, model, x_0, batch.cond, progress)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         visible = visible_of(self.process, x_t)
         is_training = getattr(model, "training", True)
         asked = visible.rest()
@@ -55,7 +60,8 @@ class MaskedRegression:
         target = asked.pack(asked.gather(normalised(x_0) if self.normalise else x_0))
         error = (point.value.float() - target).square().mean(-1)  # (M,)
         value = error.sum() / number_of(error, is_training)
-        return Loss(value, {"loss": mean_of(value), "squared_error": sum_of(error)})
+        logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
+        return with_difficulty(Loss(value, logs), point.difficulty, error, asked.is_kept())
 
 
 def visible_of(process: Absorbing, x_t: Tensor) -> TokenSubset:

@@ -14,6 +14,7 @@ from maskgen.objectives.base import (
     RatioPer,
     by_quarter,
     draw_times,
+    guide_by,
     mean_of,
     number_of,
     refuse_dropping,
@@ -70,12 +71,13 @@ class TokenDiffusion:
         self.repeats, self.label_dropout = repeats, label_dropout
         self.ratio_per: RatioPer = ratio_per
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0, cond = batch.x_0, batch.cond
         t = draw_times(len(x_0), rng, x_0.device, self.ratio_per).clamp(min=self.t_min)
-        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
+        guide = guide_by(self.strategy, model, x_0, cond, progress)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         where = is_mask(x_t, 0)
         is_training = getattr(model, "training", True)
         if cond is not None and self.label_dropout and is_training:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.models import MODELS
-from maskgen.objectives import MaskedTokens
+from maskgen.objectives import MaskedDenoising, MaskedRegression, MaskedTokens
 from maskgen.objectives.base import guide_by
 from maskgen.objectives.difficulty import relative_loss
+from maskgen.objectives.token_diffusion import TokenDiffusion
 from maskgen.predictions import Batch, Categorical, Condition
-from maskgen.processes import Absorbing
+from maskgen.processes import Absorbing, Gaussian
 from maskgen.rng import Rng
-from maskgen.schedules import Linear
+from maskgen.schedules import Fixed, Linear
 from maskgen.strategies import STRATEGIES, Attention, Hard, Random
 
 V, GRID, N_CLASSES = 5, (3, 4), 3
@@ -80,13 +81,13 @@ class Noisy(nn.Module):
 
 def test_difficulty_learns_what_is_hard_and_the_masks_go_there_as_training_goes_on() -> None:
     length, model = 12, Noisy(12)
-    objective = MaskedTokens(Absorbing(2, Linear(), "exact", Hard()))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    for step in range(60):
-        x_0 = (Rng.stream("data", step).uniform((32, length)) < 0.5).long()
+    objective = MaskedTokens(Absorbing(2, Linear(), strategy=Hard()))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.2)
+    for step in range(30):
+        x_0 = (Rng.stream("data", step).uniform((16, length)) < 0.5).long()
         x_0[:, : length // 2] = 0
         optimizer.zero_grad()
-        objective(model, Batch(x_0), Rng.stream(step), progress=step / 60).value.backward()  # type: ignore[no-untyped-call]
+        objective(model, Batch(x_0), Rng.stream(step), progress=step / 30).value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert model.expected[length // 2 :].min() > model.expected[: length // 2].max()
     shares = []
@@ -145,7 +146,7 @@ def test_a_network_expects_losses_only_if_asked_to_and_is_the_same_otherwise() -
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_trains_a_network(name: str) -> None:
-    objective = MaskedTokens(Absorbing(V, Linear(), "exact", STRATEGIES.build(name), GRID))
+    objective = MaskedTokens(Absorbing(V, Linear(), strategy=STRATEGIES.build(name), grid=GRID))
     model = network(has_difficulty=True)
     loss = objective(model, batch(), Rng.stream(0), progress=0.5)
     loss.value.backward()  # type: ignore[no-untyped-call]
@@ -168,4 +169,149 @@ def test_asking_leaves_no_gradient_and_nothing_is_asked_by_a_strategy_that_looks
 
 def test_the_bound_refuses_masks_that_are_not_independent() -> None:
     with pytest.raises(ValueError, match="weight elbo needs tokens masked independently: strategy random"):
-        MaskedTokens(Absorbing(V, Linear(), "bernoulli", Hard()), "elbo")
+        MaskedTokens(Absorbing(V, Linear(), "bernoulli", strategy=Hard()), "elbo")
+
+
+# Patches: MAE and DiffMAE
+
+D = 4
+
+
+def patches(n: int = 6) -> Batch:
+    return Batch(Rng.stream("patches").normal((n, 12, D)))
+
+
+def patch_network(name: str = "mae", **more: Any) -> Any:
+    torch.manual_seed(0)
+    decoder = {"type": "joint", "width": 8, "depth": 1, "heads": 2}
+    spec = {"type": name, "width": 16, "depth": 2, "heads": 2, "decoder": decoder, **more}
+    return MODELS.build(spec, token_width=D, grid=GRID)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mae": {},
+    "crossmae": {"decoder": {"type": "cross", "width": 8, "depth": 2, "heads": 2}},
+    "simmim": {"decoder": "linear", "encoder_sees": "all"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_every_strategy_trains_a_masked_autoencoder(kind: str, name: str) -> None:
+    process = Absorbing(0, Fixed(0.75), strategy=STRATEGIES.build(name), grid=GRID)
+    objective, model = MaskedRegression(process), patch_network(**KINDS[kind], has_difficulty=True)
+    loss = objective(model, patches(), Rng.stream(0), progress=0.5)
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    assert loss.value.item() == pytest.approx((loss.logs["loss"][0] + loss.logs["difficulty"][0]).item())
+    assert loss.logs["squared_error"][1] == 6 * 9
+    assert all(p.grad is not None and p.grad.any() for p in model.loss_head.out.parameters() if p.ndim == 2)
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"hard"}))
+def test_strategies_choose_what_a_denoising_autoencoder_does_not_see(name: str) -> None:
+    strategy, model, seen = STRATEGIES.build(name), patch_network("diffmae"), []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[2].visible))
+    objective = MaskedDenoising(Gaussian(Linear(), "x_0"), 0.75, strategy, grid=GRID)
+    objective(model, patches(), Rng.stream(0), progress=0.5).value.backward()  # type: ignore[no-untyped-call]
+    is_masked = seen[0].isnan().all(-1)
+    assert is_masked.sum(1).tolist() == [9] * 6
+    if name == "grid":  # of period 2 to 4, so lines of the grid repeat
+        assert len({tuple(row) for row in is_masked.int().tolist()}) > 1
+    assert objective.strategy == strategy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_autoencoder_says_where_it_looks_and_what_it_expects(kind: str) -> None:
+    model, given = patch_network(**KINDS[kind], has_difficulty=True).eval(), patches()
+    scores, expected = model.attention_scores(given.x_0), model.difficulty(given.x_0)
+    assert scores.shape == expected.shape == (6, 12)
+    assert (scores > 0).all()
+    assert (scores.sum(1) < 1).all()  # the slot looks at itself too
+    torch.testing.assert_close(model.attention_scores(given.x_0[2:3]), scores[2:3])
+    torch.testing.assert_close(model.difficulty(given.x_0[2:3]), expected[2:3])
+    assert expected.std(1).min() > 0
+
+
+def test_a_masked_autoencoder_is_the_same_with_and_without_expecting_losses() -> None:
+    expecting = patch_network(has_difficulty=True)
+    plain = patch_network()
+    missing, unexpected = plain.load_state_dict(expecting.state_dict(), strict=False)
+    assert not missing
+    assert all(name.startswith("loss_head") for name in unexpected)
+    x_t = patches().x_0.masked_fill(torch.arange(12)[:, None] % 2 == 0, torch.nan)
+    one, other = (model(x_t, torch.ones(6)) for model in (plain, expecting))
+    assert torch.equal(one.value, other.value)
+    assert one.difficulty is None
+    assert other.difficulty.shape == (36,)
+
+
+def test_a_masked_autoencoder_learns_which_patches_are_hard() -> None:
+    model = patch_network(has_difficulty=True)
+    objective = MaskedRegression(Absorbing(0, Fixed(0.5), strategy=Hard(), grid=GRID), normalise=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(60):
+        x_0 = Rng.stream("noise", step).normal((32, 12, D))
+        x_0[:, :6] *= 0.1  # half of the patches hold next to nothing
+        optimizer.zero_grad()
+        objective(model, Batch(x_0), Rng.stream(step), progress=step / 60).value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    expected = model.difficulty(x_0)
+    assert (expected[:, 6:, None] > expected[:, None, :6]).double().mean() > 0.9
+
+
+# MAGE and MAR
+
+
+def visible_family(name: str) -> tuple[Any, Any, Batch]:
+    """Network, the objective by strategy, and a batch."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "dropout": 0.0}
+    if name == "mage":
+        sizes = {"type": "mage", "decoder_depth": 1, "condition": "token", "projection": 4, **sizes}
+        return MODELS.build(sizes, vocab_size=V, grid=GRID, n_classes=N_CLASSES), MaskedTokens, batch()
+    head = {"type": "diffusion", "width": 8, "depth": 1}
+    sizes = {"type": "mar", "n_buffer": 3, "head": head, **sizes}
+    network = MODELS.build(sizes, vocab_size=0, token_width=D, grid=GRID, n_classes=N_CLASSES)
+    return network, TokenDiffusion, Batch(patches().x_0, batch().cond)
+
+
+@pytest.mark.parametrize("kind", ["mage", "mar"])
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"hard"}))
+def test_every_strategy_a_network_answers_trains_mage_and_mar(kind: str, name: str) -> None:
+    network, make, given = visible_family(kind)
+    process = Absorbing(V * (kind == "mage"), Linear(), strategy=STRATEGIES.build(name), grid=GRID)
+    loss = make(process)(network, given, Rng.stream(0), progress=0.5)
+    loss.value.backward()
+    assert torch.isfinite(loss.value)
+
+
+@pytest.mark.parametrize("kind", ["mage", "mar"])
+def test_the_class_slots_of_mage_and_mar_say_where_they_look(kind: str) -> None:
+    network, _, given = visible_family(kind)
+    scores = network.eval().attention_scores(given.x_0, given.cond)
+    assert scores.shape == (6, 12)
+    assert (scores > 0).all()
+    assert (scores.sum(1) < 1).all()
+    other = Condition((given.cond.labels + 1) % N_CLASSES)  # type: ignore[union-attr]
+    assert not torch.allclose(network.attention_scores(given.x_0, other), scores)
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"hard"}))
+def test_mage_drops_masked_tokens_only_and_half_of_all_by_any_strategy(name: str) -> None:
+    network, _, given = visible_family("mage")
+    process = Absorbing(V, Fixed(0.75), strategy=STRATEGIES.build(name), grid=GRID)
+    seen: list[Any] = []
+    network.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((args[0], kwargs["subset"])), with_kwargs=True
+    )
+    MaskedTokens(process)(network, given, Rng.stream(0), keep_ratio=0.5)
+    x_t, subset = seen[0]
+    assert (subset.is_kept() | (x_t == V)).all()
+    assert subset.is_kept().sum(1).tolist() == [6] * 6
+
+
+def test_vectors_of_views_are_no_difficulty() -> None:
+    network, _, given = visible_family("mage")
+    answer = network(given.x_0, torch.zeros(6), view=(given.x_0, None))
+    assert answer.vectors.shape == (2, 6, 4)
+    assert answer.difficulty is None

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from maskgen.errors import UserError
-from maskgen.train.bench import Experiment, read_experiment, run
+from maskgen.train.bench import run
 from maskgen.train.bench_report import summarise, write_reports
+from maskgen.train.experiment import Experiment, read_experiment
 
 SMALL = [
     *("model.width=8", "model.depth=1", "model.heads=2", "train.batch_size=8", "train.preview_every=0"),
