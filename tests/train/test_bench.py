@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from maskgen.errors import UserError
+from maskgen.recipe import load_recipe
+from maskgen.shipped import experiment_names
 from maskgen.train.bench import run
 from maskgen.train.bench_report import summarise, write_reports
 from maskgen.train.experiment import Experiment, read_experiment
@@ -113,3 +115,12 @@ def test_an_arm_is_the_mean_of_its_whole_runs_with_a_standard_error(tmp_path: Pa
     assert (arm["value"], arm["standard_error"], arm["n_seeds"]) == (2.0, 1.0, 2)
     assert arm["errors"] == ["seed 2: boom"]
     assert "| A | 2.000 ± 1.000 | 2 (1 failed) | 100 | 10 | 80 | 2.0 M |" in write_reports(tmp_path, "", rows)
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_arm_of_a_shipped_experiment_is_a_valid_recipe(name: str) -> None:
+    experiment = read_experiment(name=name)
+    for arm in experiment.arms.values():
+        if arm.recipe:
+            load_recipe(arm.recipe, [*experiment.overrides, *arm.overrides])
+    assert {arm for names in experiment.groups.values() for arm in names} <= set(experiment.arms)
