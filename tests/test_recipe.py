@@ -412,3 +412,49 @@ def test_a_recipe_of_numbers_takes_nothing_that_is_for_vectors(changes: dict[str
 def test_a_field_has_no_share_that_is_revealed() -> None:
     with pytest.raises(RecipeError, match=r"guidance\.ramp: revealed"):
         parse_recipe(FIELD | {"guidance": {"ramp": "revealed", "scale": 2}})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("mae", ["objective.decode_ratio=0.3"], ["objective.decode_ratio: 0.3", "take model.decoder cross, or 1"]),
+        ("mae", ["train.preview_every=100"], ["train.preview_every", "use 0, or objective.normalise false"]),
+        ("mae", ["model.encoder_sees=all", "model.decoder=cross"], ["model.decoder", "goes with decoder linear or"]),
+        ("mae", ["model.decoder=linear"], ["model.decoder", "encoder_sees all"]),
+        ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
+        ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
+        ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
+        ("mae", ["guidance.scale=2"], ["guidance.scale: model mae has no classes", "use 1"]),
+        ("mae", ["process.strategy=hard"], ["process.strategy: hard needs", "model.has_difficulty: true"]),
+        ("diffmae", ["process.target=v"], ["objective: masked_denoising needs process gaussian with target x_0"]),
+        ("diffmae", ["model.decoder.depth=5"], ["model.decoder: reads reversed", "depth 5 is more than its 4"]),
+        ("diffmae", ["objective.strategy=hard"], ["objective.strategy: hard asks the network, diffmae does not"]),
+        ("diffmae", ["objective.mask_ratio=0"], ["objective: ratio must be in (0, 1]"]),
+        ("diffmae", ["objective=denoising"], ["objective: diffmae is trained by masked_denoising, not by denoising"]),
+    ],
+)
+def test_masked_autoencoders_of_parts_that_do_not_fit_are_refused_in_a_line(
+    name: str, overrides: list[str], words: list[str]
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(f"image/fashion-{name}", overrides)
+    assert len(str(error.value).splitlines()) == 1
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("mae", ["model.decoder={type: cross, width: 64, depth: 2, heads: 2}", "objective.decode_ratio=0.3334"]),
+        ("mae", ["objective.normalise=false", "train.preview_every=100"]),
+        ("mae", ["model.encoder_sees=all"]),
+        ("mae", ["process.strategy=attention"]),
+        ("mae", ["process.strategy=hard", "model.has_difficulty=true"]),
+        ("mae", ["process.schedule=cosine"]),
+        ("diffmae", ["objective.strategy=block"]),
+        ("diffmae", ["model.decoder={type: joint, width: 64, depth: 1, heads: 2}"]),
+    ],
+)
+def test_what_masked_autoencoders_can_be_combined_with(name: str, overrides: list[str]) -> None:
+    load_recipe(f"image/fashion-{name}", overrides)
