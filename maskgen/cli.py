@@ -157,12 +157,12 @@ def runs(directory: str) -> None:
 
 
 @cli.command()
-@click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit"]))
+@click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit", "mar", "emigm"]))
 @click.argument("file")
 @click.option("--output", required=True, metavar="DIR", help="The checkpoint to be.")
 @click.option("--weights", type=click.Choice(["ema", "model"]), help="Which of the two that a training file holds.")
 def convert(layout: str, file: str, output: str, weights: str | None) -> None:
-    """Turn FILE, a public checkpoint (.pt or .safetensors) of DiT, MDTv2 or MaskDiT, into one of ours.
+    """Turn FILE, a public checkpoint (.pt or .safetensors) of DiT, MDTv2, MaskDiT, MAR or eMIGM, into ours.
 
     Nothing in the file is ever run: it is read as tensors and plain settings, or refused.
     """

@@ -31,6 +31,7 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
             "sfid",
             "memorisation",
             "reconstruction",
+            "inpainting",
             "likelihood",
             "probe",
             "generative-perplexity",
@@ -39,7 +40,9 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
     ),
     help="May be repeated. Default: fidelity of images, likelihood of text.",
 )
-@click.option("--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts.")
+@click.option(
+    "--num", type=click.IntRange(2), help="Samples to score; default 10,000 images, 64 texts; inpainting 1,000."
+)
 @click.option("--repeats", type=click.IntRange(1), help="Sets of that many images, for an interval of the score.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -47,6 +50,8 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
 )
 @PROTOCOL
 @WEIGHTS
+@click.option("--hole", metavar="WHERE", help="Of inpainting, as of `maskgen sample`; default center.")
+@click.option("--completions", type=click.IntRange(2), help="Of each image whose hole is filled; default 4.")
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Likelihood of; default test.")
 @click.option("--strata", type=click.IntRange(1), help="Masks drawn a row for a likelihood bound; default 8.")
 @click.option("--scorer", metavar="CHECKPOINT|HUB_ID", help="Who reads the samples: a text checkpoint or causal model.")
@@ -57,9 +62,10 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
     """Score CHECKPOINT.
 
     fidelity: Frechet distance by a protocol (default fashion-classifier) beside its floors, class accuracy, PSNR, SSIM,
-    codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. likelihood: bits
-    per token, character, byte or dimension with error bars. generative-perplexity: how a scorer likes the samples,
-    beside their entropy and diversity; diversity: these alone. probe: `maskgen probe` as it is by default.
+    codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. inpainting: test
+    images with a hole, completed: distance, error, diversity. likelihood: bits per token, character, byte or dimension
+    with error bars. generative-perplexity: how a scorer likes the samples, beside their entropy and diversity;
+    diversity: these alone. probe: `maskgen probe` as it is by default.
     """
     click.echo(program("sample.program").evaluate(checkpoint, **choices(arguments, **options)))
 
@@ -140,6 +146,7 @@ def statistics(images: str, output: str, protocol: str | None, weights: str | No
 @click.option("--samplers", metavar="a,b", callback=listed(str), help="Presets; default: the recipe's.")
 @click.option("--steps", metavar="4,8,16", callback=listed(int), help="Default: the recipe's.")
 @click.option("--guidance", metavar="1,2,3", callback=listed(float), help="Default: the recipe's.")
+@click.option("--set", "arguments", multiple=True, metavar="key=value", help="Of the sampler; may be repeated.")
 @click.option("--num", "--images", "num", type=click.IntRange(2), default=10_000, show_default=True, help="Of each.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -159,7 +166,8 @@ def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
     Over processes: torchrun --nproc_per_node 2 -m maskgen.sample.bench with the same arguments; say --images there, as
     torchrun takes --num for its --numa-binding.
     """
-    table = program("sample.bench").run(checkpoints, **options)
+    arguments = choices(options.pop("arguments"))
+    table = program("sample.bench").run(checkpoints, arguments=arguments, **options)
     if table:  # of several processes one speaks
         click.echo(table)
 

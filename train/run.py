@@ -156,7 +156,7 @@ class Run:
         """Data of a phase, from the loop's step on; the network on its grid."""
         self.parts = at_resolution(self.parts, self.recipe, stretch.resolution, self.loop.accelerator)
         self.loop.data = self._batches(stretch)
-        self.loop.to_batch = self.parts.to_batch
+        self.loop.to_batch, self.loop.objective = self.parts.to_batch, self.parts.objective
         self.clock.resume()
 
     def _batches(self, stretch: Stretch) -> Iterator[tuple[Tensor, Tensor]]:
@@ -286,7 +286,7 @@ class Run:
                 captions = parts.captions
                 if captions is not None and isinstance(parts.held_out, CaptionedRows):
                     captions = replace(captions, numbers=parts.held_out.numbers)
-                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes), captions)
+                preview_samples(path.with_suffix(".png"), generator, len(parts.classes), captions)
         elif isinstance(module, ImageTokenizer):
             images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
             preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))

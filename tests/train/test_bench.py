@@ -12,6 +12,7 @@ import yaml
 
 from maskgen.cli import cli
 from maskgen.errors import UserError
+from maskgen.recipe import load_recipe
 from maskgen.shipped import experiment_names
 from maskgen.train.bench import run
 from maskgen.train.bench_report import summarise, write_reports
@@ -241,3 +242,12 @@ def test_an_earlier_checkpoints_score_does_not_stand_for_the_last_ones(tmp_path:
     arm = summarise([unfinished])
     assert arm["scores"] == {}
     assert "| A | failed: seed 0: evaluate: out of memory |" in write_reports(tmp_path, "", [unfinished])
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_arm_of_a_shipped_experiment_is_a_valid_recipe(name: str) -> None:
+    experiment = read_experiment(name=name)
+    for arm in experiment.arms.values():
+        if arm.recipe:
+            load_recipe(arm.recipe, [*experiment.overrides, *arm.overrides])
+    assert {arm for names in experiment.groups.values() for arm in names} <= set(experiment.arms)

@@ -72,6 +72,23 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_contrastive_term_has_its_negatives_in_all_processes(tmp_path: Path) -> None:
+    recipe = tmp_path / "mage-c.yaml"
+    recipe.write_text(
+        "{data: digits, tokenizer: {type: pixels, levels: 5}, "
+        "model: {type: mage, width: 16, depth: 1, heads: 2, decoder_depth: 1, dropout: 0, projection: 8}, "
+        "objective: {type: masked_tokens, contrastive: {weight: 1.0}}, "
+        "process: {type: absorbing, schedule: truncated_normal}, train: {views: {n: 2}, keep_ratio: 0.5}}"
+    )
+    torchrun(tmp_path / "two", str(recipe))
+    run(str(recipe), COMMON[:-2], str(tmp_path / "one"), device="cpu")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    first, second = (read_checkpoint(tmp_path / name).tensors() for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_two_processes_killed_go_on_bit_for_bit(tmp_path: Path) -> None:
     torchrun(tmp_path / "whole", "digits-maskgit", *SMALL)
     torchrun(tmp_path / "parts", "digits-maskgit", *SMALL, "train.keep_checkpoints=3")
