@@ -82,6 +82,27 @@ class Best(_Settings):
     mode: Literal["min", "max"] = "min"
 
 
+class Views(_Settings):
+    """Augmented views of the training images, `n` of each, stored as tokens; a step takes one of each image at random.
+
+    For a contrastive term. The image itself is learned to be generated, or without `has_original` another view.
+    """
+
+    n: int = Field(8, ge=1, le=255)
+    scale: tuple[Ratio, Ratio] = Field((0.5, 1.0), description="share of the image's area that a view shows")
+    shift: int = Field(0, ge=0, description="pixels a view is moved by at most, beyond its place in the image")
+    flip: bool = False
+    has_original: bool = True
+
+    @model_validator(mode="after")
+    def _are_possible(self) -> Views:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale goes from the least to the largest share, got {self.scale}")
+        if not self.has_original and self.n < 2:
+            raise ValueError("has_original false takes two of the n views; set n to 2 or more")
+        return self
+
+
 class TrainSettings(_Settings):
     """How a recipe is trained.
 
@@ -103,6 +124,7 @@ class TrainSettings(_Settings):
     keep_ratio: KeepRatio = 1.0
     phases: tuple[Phase, ...] = ()
     flip: bool = False
+    views: Views | None = None
     document_attention: bool = Field(False, description="documents packed into a row do not see each other")
     gradient_checkpointing: bool = Field(False, description="compute a block's activations again, not keep them")
     precision: Literal["auto", "no", "bf16"] = "auto"

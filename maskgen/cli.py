@@ -115,13 +115,14 @@ def bench() -> None:
 
 @bench.command()
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option("--experiment", metavar="NAME", help="A shipped one (an unknown name lists them); default budget.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Processor minutes an arm and seed.")
 @click.option("--seeds", type=click.IntRange(1), help="Runs an arm.")
 @click.option("--arms", metavar="a,b", help="Only these; a group of the file stands for its arms.")
 @click.option("--num", type=click.IntRange(2), help="Samples the last checkpoint is scored with.")
-@click.option("--output", metavar="DIR", default="runs/bench-budget", show_default=True)
+@click.option("--output", metavar="DIR", help="Default runs/bench-NAME.")
 @click.option("--jobs", type=click.IntRange(1), help="Trainings side by side, one core each; alone one has all cores.")
-@click.option("--file", metavar="YAML", help="Arms of your own; default the shipped bench/budget.")
+@click.option("--file", metavar="YAML", help="An experiment of your own.")
 def budget(**options: Any) -> None:
     """Train several recipes for equal processor seconds and score them alike. Goes on where it was stopped.
 
@@ -156,12 +157,12 @@ def runs(directory: str) -> None:
 
 
 @cli.command()
-@click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit"]))
+@click.argument("layout", type=click.Choice(["dit", "mdtv2", "maskdit", "mar", "emigm"]))
 @click.argument("file")
 @click.option("--output", required=True, metavar="DIR", help="The checkpoint to be.")
 @click.option("--weights", type=click.Choice(["ema", "model"]), help="Which of the two that a training file holds.")
 def convert(layout: str, file: str, output: str, weights: str | None) -> None:
-    """Turn FILE, a public checkpoint (.pt or .safetensors) of DiT, MDTv2 or MaskDiT, into one of ours.
+    """Turn FILE, a public checkpoint (.pt or .safetensors) of DiT, MDTv2, MaskDiT, MAR or eMIGM, into ours.
 
     Nothing in the file is ever run: it is read as tensors and plain settings, or refused.
     """
@@ -199,7 +200,7 @@ def _table(rows: list[tuple[str, str]]) -> None:
         click.echo(f"{name:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
 
 
-for _command in (cli_scores.evaluate, cli_scores.fid, cli_scores.statistics, cli_scores.report):
+for _command in (cli_scores.evaluate, cli_scores.fid, cli_scores.probe, cli_scores.statistics, cli_scores.report):
     cli.add_command(_command)
 bench.add_command(cli_scores.bench_fid)
 

@@ -64,7 +64,8 @@ class Subject:
         labels = (rng.uniform((n,)) * self.n_classes).long().to(device)
         if self.caption_shape is not None:
             return Batch(x_0.to(device), Condition(labels, torch.zeros(n, *self.caption_shape, device=device)))
-        return Batch(x_0.to(device), Condition(labels) if self.n_classes else None)
+        view = None if getattr(self.objective, "contrastive", None) is None else x_0.to(device)
+        return Batch(x_0.to(device), Condition(labels) if self.n_classes else None, view=view)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def subject(
     derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid, "token_width": width}
     if caption_shape is not None:
         derived["caption_width"] = caption_shape[1]
-    network, objective = recipe.build_model(**derived), recipe.build_objective(tokenizer.vocab_size)
+    network = recipe.build_model(**derived)
+    objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
     sample = (*tokens, width) if width else tokens
     return Subject(network, objective, sample, tokenizer.vocab_size, n_classes, caption_shape)
 
@@ -129,7 +131,10 @@ def count(what: Subject, keep_ratio: float = 1.0) -> Macs:
     with everywhere, torch.no_grad(), FlopCounterMode(display=False) as counter:
         what.objective(network, batch, Rng.stream("cost"), keep_ratio=keep_ratio)
     counts = {name: sum(operators.values()) / 2 / n for name, operators in counter.get_flop_counts().items()}
-    stages = _stages(network, {tuple(name.split(".")[1:]): macs for name, macs in counts.items()})
+    paths = {tuple(name.split(".")): macs for name, macs in counts.items()}
+    # A mask strategy that asks the network calls its parts, not itself: that pass is in the rest. It has no backward
+    # pass, which a run's total gives it all the same.
+    stages = _stages(network, {path[1:]: macs for path, macs in paths.items() if path[0] == type(network).__name__})
     total = counter.get_total_flops() / 2 / n
     rest = total - sum(stages.values())
     return Macs(total, {**stages, "other": rest} if rest > 1e-3 * total else stages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -101,6 +101,32 @@ def gather_over_ranks(x: torch.Tensor) -> list[torch.Tensor]:
     torch.distributed.all_gather(parts, padded)
     flat = [part[: int(size)].cpu() for part, size in zip(parts, sizes[:, 0], strict=True)]
     return [part.flatten() for part in flat] if x.ndim == 1 else flat
+
+
+class _RowsOfRanks(torch.autograd.Function):
+    """Forward gathers, backward sums what all processes ask of this one's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return sum_over_ranks(gradients[0])[torch.distributed.get_rank()]
+
+
+def rows_of_ranks(x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """The tensors of all processes, equal in shape, joined along `dim`; the tensor itself in a single one.
+
+    The gradient of a loss that all processes compute alike is that of their sum, so with gradients averaged over
+    processes, as in training, it is the gradient of the one loss.
+    """
+    if not _is_shared(x):
+        return x
+    gathered: torch.Tensor = _RowsOfRanks.apply(x)
+    return torch.cat(gathered.unbind(), dim)
 
 
 def _is_distributed() -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maskgen.predictions import Condition, Field
 from maskgen.processes import Gaussian
 from maskgen.processes.gaussian import per_row
 from maskgen.subset import TokenSubset
+
+CLEAN = 1e-3
+"""A time at which continuous processes have hardly any noise; at 0 EDM's logarithm of it would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,13 @@ class Preconditioned:
         c = self.process.scalings(t)
         answer: Field = self.network(per_row(c.c_in, x_t) * x_t, c.c_noise.float(), cond, subset=subset)
         return answer
+
+    def features(self, x_0: Tensor, **choices: Any) -> Tensor:
+        """x_0 (B, L, D) as the network sees it at the process's cleanest time, without noise -> its features.
+
+        `choices` are those of the network's `features`.
+        """
+        t = torch.full((len(x_0),), 1 / self.process.steps if self.process.steps else CLEAN, device=x_0.device)
+        c, (a, _) = self.process.scalings(t), self.process.amplitudes(t)
+        found: Tensor = self.network.features(per_row(c.c_in * a, x_0) * x_0, c.c_noise.float(), **choices)
+        return found

@@ -14,7 +14,7 @@ from maskgen.eval.features import to_uint8
 from maskgen.fields import Preconditioned
 from maskgen.guidance import Guidance
 from maskgen.predictions import NULL, Condition
-from maskgen.processes import Gaussian
+from maskgen.processes import Gaussian, is_mask, put_masks
 from maskgen.rng import Rng
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.layout import Blocks
@@ -28,7 +28,8 @@ class Generator:
     """A network with all that sampling from it needs.
 
     A network that writes block by block (`block_length`) decodes in its blocks, with the keys and values of finished
-    ones kept; one with learned rates gives them to the samplers that use them.
+    ones kept; one with learned rates gives them to the samplers that use them; one that `sees_known` tokens of a
+    Gaussian process clean is given them as a condition.
 
     Attributes:
         denoiser: a `Denoiser`, or the network of a Gaussian process.
@@ -36,7 +37,7 @@ class Generator:
         sampler, guidance: how it is decoded.
         device: where.
         length: tokens of a text; images have their tokenizer's grid.
-        process: the Gaussian process of continuous tokens, None for tokens that are numbers.
+        process: the Gaussian process whose field is followed, None for tokens that are unmasked.
     """
 
     denoiser: Any
@@ -68,26 +69,40 @@ class Generator:
         Raises:
             UserError: known text that the network cannot take account of.
         """
-        cond = self._condition(len(seeds), labels, captions)
         known = None if known is None else known.to(self.device)
+        visible = known if getattr(self.denoiser, "sees_known", False) else None
+        cond = self._condition(len(seeds), labels, captions, visible)
         if self.process is not None:
             return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
         mask_id = self.tokenizer.vocab_size
         grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
-        x_1 = torch.full((len(seeds), torch.Size(grid).numel()), mask_id, device=self.device)
-        if known is not None:
-            self._check_known(known)
-            x_1 = torch.where(known >= 0, known, x_1)
+        x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
         denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
-        denoise, sampler = self.guidance.bind(denoiser, cond), self.effective_sampler()
+        denoise, sampler = self.guidance.bind(denoiser, cond, mask_id=mask_id), self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
-        return sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        # A patch may be known in part: it was decoded as a whole, and what is known of it stands.
+        return torch.where(known.isnan(), x_0, known) if known is not None and x_0.is_floating_point() else x_0
 
-    def _condition(self, n: int, labels: Tensor | None, captions: Tensor | None) -> Condition | None:
-        if labels is None and captions is None:
+    def _masked(self, n: int, length: int, known: Tensor | None) -> Tensor:
+        """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float where tokens are vectors."""
+        if isinstance(self.tokenizer, ImageTokenizer) and self.tokenizer.is_continuous:
+            if known is not None:
+                return put_masks(known, is_mask(known, 0), 0)
+            return torch.full((n, length, self.tokenizer.token_width), torch.nan, device=self.device)
+        x_1 = torch.full((n, length), self.tokenizer.vocab_size, device=self.device)
+        if known is None:
+            return x_1
+        self._check_known(known)
+        return torch.where(known >= 0, known, x_1)
+
+    def _condition(
+        self, n: int, labels: Tensor | None, captions: Tensor | None, visible: Tensor | None
+    ) -> Condition | None:
+        if labels is None and captions is None and visible is None:
             return None
         labels = torch.full((n,), NULL) if labels is None else labels
-        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device))
+        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device), visible)
 
     def _field(
         self, process: Gaussian, rng: Rng, cond: Condition | None, known: Tensor | None, on_step: OnStep | None

@@ -29,32 +29,37 @@ class Condition:
         labels: (B,) int64, `NULL` where there is none.
         captions: (B, S, C) float, embedded captions of S tokens; None for a network that takes none. The null
             caption is all zeros (MicroDiT, arXiv 2407.15811).
+        visible: (B, L, D) float, clean tokens with NaN where one is to be made; None for a network that does not look
+            at them (DiffMAE does, arXiv 2304.03283). They belong to the null condition too.
     """
 
     labels: Tensor
     captions: Tensor | None = None
+    visible: Tensor | None = None
 
     def null(self) -> Condition:
-        """The same rows without condition."""
+        """The same rows without condition, what is visible left."""
         captions = None if self.captions is None else torch.zeros_like(self.captions)
-        return Condition(torch.full_like(self.labels, NULL), captions)
+        return Condition(torch.full_like(self.labels, NULL), captions, self.visible)
 
     def drop(self, probability: float, rng: Rng) -> Condition:
         """Each row's condition replaced by null with this probability (training of guidance)."""
         is_dropped = rng.uniform(self.labels.shape, device=self.labels.device) < probability
         captions = None if self.captions is None else self.captions.masked_fill(is_dropped[:, None, None], 0)
-        return Condition(self.labels.masked_fill(is_dropped, NULL), captions)
+        return Condition(self.labels.masked_fill(is_dropped, NULL), captions, self.visible)
 
     def join(self, other: Condition) -> Condition:
         """The rows of both, one after the other."""
-        both = None
-        if self.captions is not None and other.captions is not None:
-            both = torch.cat([self.captions, other.captions])
-        return Condition(torch.cat([self.labels, other.labels]), both)
+        captions, visible = (
+            None if one is None or two is None else torch.cat([one, two])
+            for one, two in ((self.captions, other.captions), (self.visible, other.visible))
+        )
+        return Condition(torch.cat([self.labels, other.labels]), captions, visible)
 
     def rows(self, index: Tensor) -> Condition:
         """The rows an index or a (B,) bool picks."""
-        return Condition(self.labels[index], None if self.captions is None else self.captions[index])
+        captions, visible = (None if part is None else part[index] for part in (self.captions, self.visible))
+        return Condition(self.labels[index], captions, visible)
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,13 @@ class Batch:
     """`x_0`: tokens (B, L) int64 or (B, L, D) float, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
 
     `documents` (B, L) int64: which document of a packed row each token is of; None where tokens may see all others.
+    `view` (B, L) int64: tokens of another view of each image, for a contrastive term; None without one.
     """
 
     x_0: Tensor
     cond: Condition | None = None
     documents: Tensor | None = None
+    view: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,12 @@ class Loss:
 class Prediction(Protocol):
     """A distribution over the tokens at the positions that were asked for.
 
-    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...).
+    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...). One of vectors is
+    asked for samples only; one of numbers, `Categorical`, for probabilities too.
     """
 
-    where: Tensor | None
+    @property
+    def where(self) -> Tensor | None: ...
 
     def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor: ...
 
@@ -129,8 +138,8 @@ class DenoiseField(Protocol):
 class Denoise(Protocol):
     """A denoiser with condition and guidance bound: all that a sampler sees."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
-        """x_t (B, L), t (B,) on the CPU in float64."""
+    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Prediction:
+        """x_t (B, L), or (B, L, D) with NaN for [MASK]; t (B,) on the CPU in float64."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +147,15 @@ class Categorical:
     """Independent categorical distributions over V tokens.
 
     `logits` is (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. There is no column for
-    [MASK]: it can't be predicted.
+    [MASK]: it can't be predicted. `difficulty`, of its shape without V, orders positions by the loss that the network
+    expects to have there; `vectors` (2, B, P) are of two views of each image, for a contrastive term. Both are None
+    from networks and calls that have none.
     """
 
     logits: Tensor
     where: Tensor | None = None
+    difficulty: Tensor | None = None
+    vectors: Tensor | None = None
 
     def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
         """null + scale (self - null): classifier-free guidance on logits; scale 1 changes nothing.
@@ -150,7 +163,7 @@ class Categorical:
         `scale` is a number or (B,), one a row.
         """
         if isinstance(scale, Tensor):
-            scale = self._per_position(scale.to(self.logits))[..., None]
+            scale = over_positions(scale.to(self.logits), self.where, self.logits.shape[:-1])[..., None]
         # Written from the conditional side, so that scale 1 is exact to the last bit.
         return Categorical(self.logits + (scale - 1) * (self.logits - null.logits), self.where)
 
@@ -211,11 +224,29 @@ class Categorical:
         top = self.log_probs().exp().topk(2, -1).values
         return top[..., 0] - top[..., 1]
 
-    def _per_position(self, values: Tensor) -> Tensor:
-        """(B,) values of the rows, spread over the positions that are held."""
-        if self.where is None:
-            return values[:, None].expand(self.logits.shape[:-1])
-        return values[:, None].expand(self.where.shape)[self.where]
+
+def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> Tensor:
+    """(B,) values of the rows, spread over positions: `shape` (B, L), or (M,) of those where `where` (B, L) is True."""
+    if where is None:
+        return values[:, None].expand(shape)
+    return values[:, None].expand(where.shape)[where]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value a token, without spread: what a regression answers (MAE).
+
+    `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True. `difficulty` is that of
+    `Categorical`.
+    """
+
+    value: Tensor
+    where: Tensor | None = None
+    difficulty: Tensor | None = None
+
+    def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:  # noqa: ARG002 - one signature for all predictions
+        """The value itself, at any temperature."""
+        return self.value
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
+from maskgen.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings, Views
 from maskgen.data.captions import CaptionSettings
 from maskgen.data.images import DATASETS, ImageSource
 from maskgen.data.text import TextSource
-from maskgen.guidance import Guidance
+from maskgen.guidance import Guidance, Ramp
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective
 from maskgen.processes import PROCESSES, Gaussian, Process
@@ -36,7 +36,7 @@ class GuidanceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = 1.0
-    ramp: Literal["constant", "linear", "power_cosine"] = "constant"
+    ramp: Ramp = "constant"
     power: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
 
@@ -76,14 +76,21 @@ class Recipe(BaseModel):
 
     @property
     def is_continuous(self) -> bool:
-        """Whether it is of continuous tokens in a Gaussian process."""
+        """Whether its tokens are vectors, not numbers of a vocabulary."""
+        if self.tokenizer is None or self.tokenizer_source is not None:  # only tokenizers of numbers are trained
+            return False
+        return getattr(TOKENIZERS.get(TOKENIZERS.check(self.tokenizer, "tokenizer")[0]), "vocab_size", 1) == 0
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether its tokens drown in noise; if not, they are masked."""
         entry = PROCESSES.get(PROCESSES.check(self.process, "process")[0])
         return inspect.isclass(entry) and issubclass(entry, Gaussian)
 
     @property
     def samplers(self) -> Registry[Any]:
         """Those that can sample what it trains."""
-        return FIELD_SAMPLERS if self.is_continuous else SAMPLERS
+        return FIELD_SAMPLERS if self.is_gaussian else SAMPLERS
 
     @property
     def tokenizer_source(self) -> str | None:
@@ -135,14 +142,16 @@ class Recipe(BaseModel):
             raise RecipeError("this recipe has no model")
         return _build(MODELS, self.model, "model", **derived)
 
-    def build_process(self, vocab_size: int) -> Process:
-        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size)
+    def build_process(self, vocab_size: int, grid: tuple[int, int] | None = None) -> Process:
+        """`grid` of image tokens; a text has none."""
+        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size, grid=grid)
 
     def field_process(self) -> Gaussian | None:
-        """The Gaussian process of continuous tokens, None for tokens that are numbers."""
-        return cast(Gaussian, self.build_process(0)) if self.is_continuous else None
+        """The Gaussian process, None where tokens are masked."""
+        return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
 
-    def build_objective(self, vocab_size: int = 0) -> Objective:
+    def build_objective(self, vocab_size: int = 0, grid: tuple[int, int] | None = None) -> Objective:
+        """`grid` of image tokens, for whoever draws masks; a text has none."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
         wanted = inspect.signature(OBJECTIVES.get(name)).parameters
         takes_tokens = bool({"process", "vocab_size"} & set(wanted))
@@ -150,12 +159,12 @@ class Recipe(BaseModel):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
-        derived: dict[str, Any] = {"vocab_size": vocab_size}
+        derived: dict[str, Any] = {"vocab_size": vocab_size, "grid": grid}
         if takes_tokens and bool(vocab_size) == self.is_continuous:
             kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
-            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the process needs {kinds[1]}; change either")
+            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
         if "process" in wanted:
-            derived["process"] = self.build_process(vocab_size)
+            derived["process"] = self.build_process(vocab_size, grid)
         elif takes_tokens and self.process != "absorbing":
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)
@@ -242,6 +251,8 @@ def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
         return Phase
     if "keep_best" in loc[:-1]:
         return Best
+    if "views" in loc[:-1]:
+        return Views
     sections: dict[str, type[BaseModel]] = {
         "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings
     }  # fmt: skip

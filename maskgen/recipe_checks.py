@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES
+from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
+from maskgen.samplers import MaskedSampler
+from maskgen.samplers.masked import NO_NOISE, NO_PROBABILITIES
+from maskgen.strategies import STRATEGIES
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.weights import Edm
 
@@ -35,8 +38,10 @@ def check_together(recipe: Recipe) -> None:
     kept = recipe.train.lowest_keep_ratio
     if not is_generator and kept < 1:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
+    _check_views(recipe, objective)
     if is_generator:
         _check_objective(recipe)
+        _check_strategy(recipe, objective)
     elif recipe.train.document_attention:
         raise RecipeError("train.document_attention: only a text has documents; leave it out")
     if recipe.is_text:
@@ -45,6 +50,11 @@ def check_together(recipe: Recipe) -> None:
                 f"guidance.scale: text has no classes to be guided by; use 1, got {recipe.guidance.scale}"
             )
         return
+    if recipe.guidance.scale != 1 and recipe.model is not None and _condition(recipe) == "none":
+        model = MODELS.check(recipe.model)[0]
+        has_key = "condition" in inspect.signature(MODELS.get(model)).parameters
+        what = "model.condition none" if has_key else f"model {model}"
+        raise RecipeError(f"guidance.scale: {what} has no classes to be guided by; use 1, got {recipe.guidance.scale}")
     has_null = _has_null_label(recipe)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if scale != 1 and not dropout and has_null and is_generator:
@@ -63,6 +73,28 @@ def _has_null_label(recipe: Recipe) -> bool:
     if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
         return bool(recipe.model["has_null_label"])
     return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
+
+
+def _condition(recipe: Recipe) -> Any:
+    """The model's key `condition`, given or not; where it has none what the network says of itself, or None."""
+    model, arguments = MODELS.check(recipe.model or "")
+    network = MODELS.get(model)
+    parameter = inspect.signature(network).parameters.get("condition")
+    return arguments.get("condition", getattr(network, "condition", None) if parameter is None else parameter.default)
+
+
+def _check_views(recipe: Recipe, objective: Any) -> None:
+    """A contrastive term needs two views of each image, and a network that makes vectors of them."""
+    makes = MODELS.check(recipe.model)[1].get("projection", 0) if recipe.model is not None else 0
+    given = {
+        "objective.contrastive": getattr(objective, "contrastive", None) is not None,
+        "model.projection (of mage) above 0": bool(makes),
+        "train.views": recipe.train.views is not None,
+    }
+    if any(given.values()) and not all(given.values()):
+        missing = " and ".join(name for name, is_given in given.items() if not is_given)
+        there = " and ".join(name for name, is_given in given.items() if is_given)
+        raise RecipeError(f"{there}: needs {missing}; give all three, or none")
 
 
 def _check_kinds(recipe: Recipe) -> None:
@@ -85,16 +117,53 @@ def _check_kinds(recipe: Recipe) -> None:
     wanted = inspect.signature(MODELS.get(model)).parameters
     if bool({"vocab_size", "token_width"} & set(wanted)) != is_generator:
         raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
-    if is_generator and ("token_width" in wanted) != recipe.is_continuous:
-        other = "absorbing" if recipe.is_continuous else "gaussian"
-        raise RecipeError(
-            f"process: model {model} needs {other}, not {PROCESSES.check(recipe.process)[0]}; change either"
-        )
+    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
+    if is_generator:
+        _check_tokens(recipe, model, trained_by)
     if recipe.is_text and "grid" in wanted:
         raise RecipeError(f"model: {model} lives on a grid of image tokens; for text choose mdlm, bd3 or ar")
-    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
     if objective not in trained_by:
         raise RecipeError(f"objective: {model} is trained by {' or '.join(trained_by)}, not by {objective}")
+
+
+def _check_tokens(recipe: Recipe, model: str, trained_by: tuple[str, ...]) -> None:
+    """Whether process and network are for tokens of one kind, and the tokenizer makes them."""
+    is_gaussian = any(getattr(OBJECTIVES.get(name), "is_gaussian", False) for name in trained_by)
+    if is_gaussian != recipe.is_gaussian:
+        raise RecipeError(
+            f"process: model {model} needs {'gaussian' if is_gaussian else 'absorbing'}, not "
+            f"{PROCESSES.check(recipe.process)[0]}; change either"
+        )
+    wanted = inspect.signature(MODELS.get(model)).parameters
+    if ("token_width" if recipe.is_continuous else "vocab_size") not in wanted:
+        kinds = ("continuous", "numbers of a vocabulary")
+        made, needed = kinds if recipe.is_continuous else kinds[::-1]
+        raise RecipeError(f"tokenizer: its tokens are {made}, model {model} needs {needed}; change either")
+    if "head" in wanted:
+        head = MODELS.check(recipe.model or "")[1].get("head", wanted["head"].default)
+        if head.is_continuous != recipe.is_continuous:
+            made, fits = ("vectors", "diffusion") if recipe.is_continuous else ("numbers", "categorical")
+            raise RecipeError(f"model.head: it is not for tokens that are {made}; use {fits}")
+    if not recipe.is_gaussian:
+        _check_decoding(recipe)
+    elif recipe.guidance.ramp == "revealed":
+        raise RecipeError("guidance.ramp: revealed is of tokens that are masked, not of a field; choose another")
+
+
+def _check_decoding(recipe: Recipe) -> None:
+    """Whether the sampler of masked tokens is for tokens of this kind, and the head of the network too."""
+    sampler = cast(MaskedSampler, recipe.build_sampler())
+    if recipe.is_continuous and sampler.needs_probabilities:
+        raise RecipeError(f"sampler: {NO_PROBABILITIES}")
+    if recipe.is_continuous and not sampler.has_fitting_temperature:
+        raise RecipeError(f"sampler.{NO_NOISE}")
+    if not recipe.is_continuous and isinstance(recipe.sampler, dict) and "head" in recipe.sampler:
+        raise RecipeError("sampler.head: it draws tokens that are vectors, these are numbers; leave it out")
+    if recipe.guidance.ramp == "revealed" and sampler.needs_probabilities:
+        raise RecipeError(
+            "guidance.ramp: revealed needs to know what a step reveals before the network is asked, so an order random "
+            "or halton and top_p 1; change either"
+        )
 
 
 def _check_captions(recipe: Recipe) -> None:
@@ -116,6 +185,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
+    if objective == "masked_regression":
+        _check_regression(recipe)
+    if objective in ("masked_regression", "masked_denoising"):
+        _check_decoder(recipe)
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
@@ -128,6 +201,51 @@ def _check_objective(recipe: Recipe) -> None:
         raise RecipeError(
             "model.has_exponents: true goes with objective state_dependent, which learns them; change either"
         )
+
+
+def _check_strategy(recipe: Recipe, objective: Objective) -> None:
+    """Whether the objective draws masks by the strategy there is, and the network can say what it asks."""
+    strategy = getattr(objective, "strategy", None)
+    of_process = getattr(getattr(objective, "process", None), "strategy", None)
+    if strategy is None and of_process is not None and not of_process.is_independent:
+        name = OBJECTIVES.check(recipe.objective)[0]
+        raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
+    if strategy is None or strategy.asks is None:
+        return
+    model, arguments = MODELS.check(recipe.model or "")
+    network = MODELS.get(model)
+    able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
+    key = "objective.strategy" if of_process is None else "process.strategy"
+    name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(strategy))
+    if not hasattr(network, strategy.asks):
+        raise RecipeError(f"{key}: {name} asks the network, {model} does not answer; choose from {', '.join(able)}")
+    if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
+        raise RecipeError(f"{key}: {name} needs a network that predicts its losses; set model.has_difficulty: true")
+
+
+def _check_regression(recipe: Recipe) -> None:
+    """Whether there is something to decode a part of, and no preview of what is no picture."""
+    arguments, objective = MODELS.check(recipe.model or "")[1], cast(MaskedRegression, recipe.build_objective(0))
+    if objective.decode_ratio < 1 and not getattr(arguments.get("decoder"), "is_independent", False):
+        raise RecipeError(
+            f"objective.decode_ratio: {objective.decode_ratio} of the masked patches needs a decoder in which they do "
+            "not look at each other; take model.decoder cross, or 1"
+        )
+    if not objective.makes_tokens and recipe.train.preview_every:
+        raise RecipeError(
+            "train.preview_every: normalised patches make no picture; use 0, or objective.normalise false"
+        )
+
+
+def _check_decoder(recipe: Recipe) -> None:
+    """Whether the decoder of masked patches goes with the encoder."""
+    model, arguments = MODELS.check(recipe.model or "")
+    defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
+    given = defaults | arguments
+    try:
+        given["decoder"].require_fit(given["depth"], given.get("encoder_sees") == "all")
+    except ValueError as error:
+        raise RecipeError(f"model.decoder: {error}") from None
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:

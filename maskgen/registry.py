@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -28,7 +28,8 @@ class Registry(Generic[T]):
 
     Args:
         kind: what an entry is called in messages, ``"schedule"``.
-        base: the type that parameters of this kind are annotated with: they then accept a nested spec.
+        base: the type that parameters of this kind are annotated with, or with a subclass that is wanted: they then
+            accept a nested spec.
         derived: constructor arguments that are computed from other parts (a vocabulary size); never keys.
     """
 
@@ -79,7 +80,9 @@ class Registry(Generic[T]):
         try:
             checked = self._schema(name)(**arguments)
         except ValidationError as error:
-            raise SpecError(explain(error.errors(), path, self.arguments(name))) from None
+            schema = self._schema(name)
+            lines = [explain([fault], path, _keys_at(schema, fault["loc"])) for fault in error.errors()]
+            raise SpecError("\n".join(lines)) from None
         return name, {key: getattr(checked, key) for key in checked.model_fields_set}
 
     def build(self, spec: Spec, path: str = "", **derived: Any) -> T:
@@ -131,6 +134,18 @@ def explain(faults: Sequence[ErrorDetails], path: str, accepted: list[str]) -> s
     return "\n".join(lines)
 
 
+def _keys_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The keys accepted beside a faulty one: an argument may be settings with keys of their own."""
+    for key in loc[:-1]:
+        field = schema.model_fields.get(str(key))
+        hints = () if field is None else (field.annotation, *get_args(field.annotation))
+        inner = [hint for hint in hints if isinstance(hint, type) and issubclass(hint, BaseModel)]
+        if not inner:
+            break
+        schema = inner[0]
+    return list(schema.model_fields)
+
+
 def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) -> type[BaseModel]:
     hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
     fields: dict[str, Any] = {}
@@ -148,12 +163,24 @@ def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) 
 
 def _nested(hint: Any) -> Any:
     """The annotation, with types that have a registry made buildable from a spec."""
-    if isinstance(hint, type) and hint in Registry._by_base:
-        registry = Registry._by_base[hint]
-        return Annotated[hint, BeforeValidator(lambda spec: spec if isinstance(spec, hint) else registry.build(spec))]
+    base = next((base for base in getattr(hint, "__mro__", ()) if base in Registry._by_base), None)
+    if base is not None:
+        registry = Registry._by_base[base]
+        return Annotated[
+            hint, BeforeValidator(lambda spec: spec if isinstance(spec, hint) else _part(registry, spec, hint))
+        ]
     if get_origin(hint) in (Union, types.UnionType):
         return Union[tuple(_nested(part) for part in get_args(hint))]  # noqa: UP007 - built at run time
     return hint
+
+
+def _part(registry: Registry[Any], spec: Spec, wanted: type) -> Any:
+    """Build a nested part, which must be of a type."""
+    entry = registry.get(registry.check(spec)[0])
+    if inspect.isclass(entry) and not issubclass(entry, wanted):
+        fitting = [name for name in registry.names() if issubclass(cast(type, registry.get(name)), wanted)]
+        raise SpecError(f"a {registry.kind} here is {' or '.join(fitting)}")
+    return registry.build(spec)
 
 
 def _at(path: str) -> str:

@@ -22,6 +22,12 @@ def recipe_names() -> list[str]:
     )
 
 
+def experiment_names() -> list[str]:
+    """The shipped experiments over recipes, as `maskgen bench budget --experiment` takes them."""
+    folder = resources.files("maskgen.configs").joinpath("bench")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe."""
     return resources.files("maskgen.configs").joinpath(name + ".yaml").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maskgen.eval.features import to_uint8
 from maskgen.files import atomic
+from maskgen.processes import is_mask, put_masks
 from maskgen.tokenizers import ImageTokenizer
 
 from .pictures import grid
@@ -19,15 +20,15 @@ MASK_GREY = 128
 
 
 class Recorder:
-    """Keeps the tokens of the first batch after each step."""
+    """Keeps the tokens of the first batch after each step; `is_field` if a Gaussian process is followed."""
 
-    def __init__(self, tokenizer: ImageTokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: ImageTokenizer, is_field: bool = False) -> None:
+        self.tokenizer, self.is_field = tokenizer, is_field
         self.steps: list[Tensor] = []
         self.is_over = False
 
     def add(self, x_t: Tensor, done: int) -> None:
-        """x_t (B, L), or x_0's estimate (B, L, D), after `done` steps.
+        """x_t, or of a field x_0's estimate, after `done` steps.
 
         A later batch starts again at 1, and from there on nothing is kept.
         """
@@ -40,14 +41,15 @@ class Recorder:
         """(N, C, H, W) uint8 a step, from all masked to none; [MASK] is a grey patch. None if there was no step."""
         if not self.steps:
             return []
-        tokenizer, (rows, columns) = self.tokenizer, self.tokenizer.grid
-        if tokenizer.is_continuous:  # what is seen is the x_0 that each step took for the truth
+        tokenizer, (rows, columns), mask_id = self.tokenizer, self.tokenizer.grid, self.tokenizer.vocab_size
+        if self.is_field:  # what is seen is the x_0 that each step took for the truth
             return [to_uint8(tokenizer.decode(x_0)).cpu() for x_0 in self.steps]
-        start = torch.full_like(self.steps[0], tokenizer.vocab_size)
+        everywhere = torch.ones(self.steps[0].shape[:2], dtype=torch.bool, device=self.steps[0].device)
         frames = []
-        for x_t in [start, *self.steps]:
-            is_masked = x_t == tokenizer.vocab_size
-            images = to_uint8(tokenizer.decode(x_t.masked_fill(is_masked, 0))).cpu()
+        for x_t in [put_masks(self.steps[0], everywhere, mask_id), *self.steps]:
+            is_masked = is_mask(x_t, mask_id)
+            shown = x_t.nan_to_num(0) if x_t.is_floating_point() else x_t.masked_fill(is_masked, 0)
+            images = to_uint8(tokenizer.decode(shown)).cpu()
             height, width = images.shape[-2] // rows, images.shape[-1] // columns
             patches = is_masked.view(-1, 1, rows, columns).cpu()
             patches = patches.repeat_interleave(height, 2).repeat_interleave(width, 3)

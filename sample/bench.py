@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is varied (None: as the recipe has it), and what all arms share."""
+    """What is varied (None: as the recipe has it), and what all arms share; `arguments` are of their samplers."""
 
     num: int
     seed: int
@@ -52,6 +52,7 @@ class Sweep:
     samplers: Sequence[str] | None = None
     steps: Sequence[int] | None = None
     guidance: Sequence[float] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -163,13 +164,14 @@ class _Bench:
 
 def _arms(pipeline: ImagePipeline, source: str, sweep: Sweep) -> Iterator[tuple[dict[str, Any], Arm]]:
     """Every combination once; a sampler that takes no steps is not repeated for each."""
+    given = [f"{key}={value}" for key, value in sweep.arguments.items()]
     for sampler, guidance in product(sweep.samplers or (None,), sweep.guidance or (None,)):
         for steps in sweep.steps if sweep.steps and _takes_steps(sampler) else (None,):
-            more = {} if steps is None else {"steps": steps}
+            more = dict(sweep.arguments) if steps is None else {**sweep.arguments, "steps": steps}
             generator = pipeline.with_sampler(sampler, guidance, **more)
             facts = {
                 "checkpoint": source,
-                "sampler": sampler or "recipe's",
+                "sampler": " ".join([sampler or "recipe's", *given]),
                 "steps": steps,
                 "guidance": guidance if guidance is not None else generator.guidance.scale,
             }

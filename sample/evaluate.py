@@ -32,7 +32,7 @@ from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, Scored, measure, notes, require_able
 from .neighbours import memorised
 from .pictures import check_writable
-from .pipeline import settings_of
+from .pipeline import HEAD_EVALUATIONS, settings_of
 from .progress import progress_bar
 
 FLOOR_IMAGES = 10_000
@@ -162,8 +162,10 @@ class Cost:
         self.evaluations += draw.evaluations
 
     def entries(self, scored: Scored) -> list[Entry]:
-        """Network evaluations and seconds a sample; entries of the samples, compared with nothing."""
+        """Network evaluations and seconds a sample, and a head's; entries of the samples, compared with nothing."""
         found = {"evaluations_per_sample": self.evaluations / self.n, "seconds_per_sample": self.seconds / self.n}
+        if HEAD_EVALUATIONS in scored.made["sampler"]:
+            found[HEAD_EVALUATIONS] = float(scored.made["sampler"][HEAD_EVALUATIONS])
         return [Entry(name, "samples", value, self.n, **scored.made) for name, value in found.items()]
 
 

@@ -61,6 +61,20 @@ class ImagePipeline(Pipeline):
         sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
         return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
 
+    def with_sampler(self, sampler: str | None = None, guidance: float | None = None, **arguments: Any) -> Generator:
+        """As `Pipeline.with_sampler`.
+
+        Raises:
+            UserError: also a checkpoint whose predictions are no tokens.
+        """
+        objective = self.checkpoint.recipe.build_objective(self.generator.tokenizer.vocab_size)
+        if not getattr(objective, "makes_tokens", True):
+            raise UserError(
+                f"{self.checkpoint.path} predicts normalised patches, from which no picture can be made; train with "
+                "objective.normalise=false"
+            )
+        return super().with_sampler(sampler, guidance, **arguments)
+
     def _check_guidance(self) -> None:
         recipe = self.checkpoint.recipe
         if not self.classes and recipe.captions is None:

@@ -40,7 +40,7 @@ def run(
     pipeline.with_sampler(**choices)  # refuses what is no choice
     tokenizer = pipeline.generator.tokenizer
     assert isinstance(tokenizer, ImageTokenizer)
-    recorder = Recorder(tokenizer)
+    recorder = Recorder(tokenizer, is_field=pipeline.generator.process is not None)
     with tqdm(unit="step", desc="sampling", dynamic_ncols=True, disable=None) as bar:
 
         def on_step(done: int, total: int, x_t: Tensor) -> None:

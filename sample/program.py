@@ -10,14 +10,14 @@ from typing import Any
 from maskgen.checkpoint import read_checkpoint
 from maskgen.errors import UserError
 
-from . import diversity, images, likelihood, perplexity, texts
+from . import diversity, images, inpainting, likelihood, perplexity, probe, texts
 from . import evaluate as fidelity
 from .image_pipeline import ImagePipeline
 from .pipeline import load
 from .text_pipeline import TextPipeline
 
 TEXT_ONLY = ("length", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance")
+IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance", "guidance_interval")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
@@ -84,7 +84,11 @@ class _Metric:
 
 METRICS = {
     "fidelity": _Metric(fidelity.run, frozenset({"num", "repeats", "protocol", "weights"}), False, True),
+    "inpainting": _Metric(
+        inpainting.run, frozenset({"num", "completions", "hole", "protocol", "weights"}), False, True
+    ),
     "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
+    "probe": _Metric(probe.run, frozenset(), False, False),
     "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
     "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
 }
@@ -100,7 +104,9 @@ def _require(source: str, group: str, name: str, is_text: bool) -> None:
     if METRICS[group].is_for_text in (None, is_text):
         return
     kind, others = (
-        ("text", "likelihood, generative-perplexity or diversity") if is_text else ("images", "fidelity or likelihood")
+        ("text", "likelihood, generative-perplexity or diversity")
+        if is_text
+        else ("images", "fidelity, inpainting or likelihood")
     )
     raise UserError(f"--metric {name}: {source} makes {kind}; choose {others}")
 

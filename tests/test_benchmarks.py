@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from maskgen.errors import UserError
+from maskgen.strategies import STRATEGIES
 from tests.tiny import text_checkpoint, text_tree
 
 ROOT = Path(__file__).parents[1]
@@ -153,3 +154,28 @@ def test_the_parts_of_a_step_are_no_more_than_the_step(monkeypatch: pytest.Monke
     assert 0 < sum(found["share_of"].values()) <= 1
     assert 0 < found["products_of_operators"] < 1
     assert found["mfu"] == pytest.approx(found["gflop"] / found["seconds"] / found["peak_gflops"])
+
+
+def test_an_encoder_of_visible_patches_does_a_quarter_of_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "visible.json"
+    small = ["--size", "fashion", "--tokens", "49", "--token-width", "16", "--batch-size", "2", "--repeats", "1"]
+    run(monkeypatch, "visible", *small, "--output", output)
+    rows = {row["arm"]: row for row in json.loads(output.read_text())["rows"]}
+    for name in ("MAE", "CrossMAE", "CrossMAE, a third"):
+        assert rows[name]["encoder_of_full"] == pytest.approx(0.25, rel=0.05)
+    assert rows["SimMIM"]["encoder_of_full"] == rows["full + decoder"]["encoder_of_full"] == 1
+    order = [rows[name]["by_macs"] for name in ("full + decoder", "SimMIM", "MAE", "CrossMAE", "CrossMAE, a third")]
+    assert order == sorted(order)
+
+
+@pytest.mark.slow
+def test_every_mask_strategy_is_timed_and_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "masks", "--steps", "1", "--output", tmp_path / "masks.png")
+    said = capsys.readouterr().out
+    for name in STRATEGIES.names():
+        assert f"\n{name}: " in said
+    assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")

@@ -85,6 +85,17 @@ def test_the_published_maskgit_has_exactly_its_parameters() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
 
 
+@pytest.mark.parametrize(("size", "n"), [("b", 144_896_745), ("l", 407_788_521)])
+def test_the_published_mages_have_exactly_their_used_parameters(size: str, n: int) -> None:
+    with torch.device("meta"):
+        network = cast(Any, built(load_recipe(f"image/imagenet-mage-{size}")))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
+    seen = [network.positions, *network.embedding.parameters(), *network.embedding_norm.parameters()]
+    n_encoder = sum(parameter.numel() for parameter in (*seen, *network.encoder.parameters()))
+    assert n_encoder == {"b": 86_810_112, "l": 304_650_240}[size]
+    assert network.length == 256
+
+
 @pytest.mark.parametrize(("name", "n"), [("micro-dit-xl", 1_165_442_320), ("micro-dit-tiny", 200_692_752)])
 def test_the_published_microdits_have_exactly_their_parameters(name: str, n: int) -> None:
     with torch.device("meta"):
@@ -125,3 +136,35 @@ def test_the_published_image_transformers_have_exactly_their_parameters(name: st
         network = built(load_recipe(f"image/imagenet-{name}-xl"))
     fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
     assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
+
+
+@pytest.mark.parametrize(("size", "n"), [("b", 111_907_840), ("l", 329_541_888), ("h", 657_074_508)])
+def test_the_published_masked_autoencoders_have_exactly_their_parameters(size: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-mae-{size}"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
+
+
+def test_the_published_crossmae_decodes_a_quarter_of_all_patches() -> None:
+    objective: Any = load_recipe("image/imagenet-crossmae-b").build_objective()
+    assert round(objective.process.n_masked(196) * objective.decode_ratio) == 49
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("mar-b", 207_924_768),
+        ("mar-l", 478_326_304),
+        ("mar-h", 942_403_104),
+        ("emigm-xs", 69_018_848),
+        ("emigm-s", 96_640_544),
+        ("emigm-b", 207_924_000),
+        ("emigm-l", 478_325_280),
+        ("emigm-h", 942_401_824),
+    ],
+)
+def test_the_published_mar_and_emigm_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}"))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n

@@ -20,10 +20,10 @@ Command = Callable[..., tuple[int, str, str]]
 WIDTH, DEPTH, LENGTH, VOCABULARY = 16, 3, 64, 5
 
 
-def tiny(condition: str = "token", **model: Any) -> Subject:
+def tiny(condition: str = "token", strategy: str = "random", **model: Any) -> Subject:
     spec = {"type": "maskgit", "width": WIDTH, "depth": DEPTH, "heads": 2, "condition": condition, **model}
     with torch.device("meta"):
-        recipe = parse_recipe(tree(model=spec))
+        recipe = parse_recipe(tree(model=spec, process={"type": "absorbing", "strategy": strategy}))
         return subject(recipe, recipe.build_tokenizer((1, 8, 8)), n_classes=10)
 
 
@@ -187,3 +187,15 @@ def test_a_recipe_that_cannot_drop_tokens_is_not_compared_with_dropping(command:
     code, out, _ = command("cost", "text/kjv-ar", "--vocab", "63", "--no-measure")
     assert code == 0
     assert "0.25" not in out
+
+
+def test_what_a_strategy_asks_of_the_network_is_counted() -> None:
+    def of(strategy: str) -> Macs:
+        return count(tiny("token", strategy, has_difficulty=True))
+
+    n, plain = LENGTH + 1, of("random")
+    last = 3 * n * WIDTH**2 + n**2 * WIDTH  # queries, keys and values, and who looks where
+    attention, hard = (of(strategy).total - plain.total for strategy in ("attention", "hard"))
+    assert attention == (DEPTH - 1) * block(n) + last
+    assert hard == 2 * (DEPTH * block(n) + LENGTH * WIDTH)
+    assert of("hard").stages == {**plain.stages, "other": hard}

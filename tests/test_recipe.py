@@ -12,7 +12,8 @@ from torch import nn
 
 from maskgen import recipe_tree as module
 from maskgen.recipe import RecipeError, load_recipe, parse_recipe
-from tests.tiny import TOKENIZER, tree
+from maskgen.strategies import STRATEGIES
+from tests.tiny import FIELD, TOKENIZER, VECTORS, text_tree, tree
 
 
 def write(path: Path, content: dict[str, Any] | str) -> str:
@@ -196,6 +197,54 @@ def test_labels_are_not_dropped_from_a_network_without_a_null_label(changes: dic
         parse_recipe(tree(model=model, guidance={"scale": 2.0}, **changes))
 
 
+ASKING = {"attention": "attention_scores", "hard": "difficulty"}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
+def test_a_recipe_names_its_mask_strategy(strategy: str) -> None:
+    model = {"type": "maskgit", "has_difficulty": True}
+    recipe = parse_recipe(tree(process={"type": "absorbing", "strategy": strategy}, model=model))
+    built: Any = recipe.build_objective(5, (8, 8))
+    assert built.strategy == built.process.strategy == STRATEGIES.build(strategy)
+    assert built.process.grid == (8, 8)
+    assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("process", "model", "message"),
+    [
+        ({"strategy": "blocks"}, {}, "process.strategy: .*unknown mask strategy 'blocks'; choose from .*block"),
+        ({"strategy": {"type": "grid", "period": [1, 4]}}, {}, "period must be two whole numbers"),
+        ({"strategy": {"type": "color", "color": "red"}}, {}, "color: input should be 'low', 'high', 'band' or 'stop'"),
+        ({"strategy": "hard"}, {}, "process.strategy: hard needs .* set model.has_difficulty: true"),
+    ],
+)
+def test_a_mask_strategy_without_sense_is_refused(process: dict[str, Any], model: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(tree(process={"type": "absorbing", **process}, model={"type": "maskgit", **model}))
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_a_strategy_that_asks_is_refused_where_the_network_does_not_answer(strategy: str, tmp_path: Path) -> None:
+    changes = {"process": {"type": "absorbing", "strategy": strategy}, "objective": "masked_tokens"}
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(text_tree(tmp_path / "poem.txt", **changes))
+    assert str(error.value).endswith("mdlm does not answer; choose from block, color, grid, random")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mdlm", "weight elbo needs tokens masked independently: strategy random"),
+        ("bd3", "block_tokens needs tokens masked independently: strategy random"),
+    ],
+)
+def test_a_bound_is_refused_under_masks_that_are_not_independent(kind: str, message: str, tmp_path: Path) -> None:
+    process = {"type": "absorbing", "count": "bernoulli", "strategy": "block"}
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(text_tree(tmp_path / "poem.txt", kind, process=process))
+
+
 def test_the_task_follows_from_the_parts() -> None:
     assert parse_recipe(tree()).task == "generator"
     assert parse_recipe(tree(TOKENIZER)).task == "tokenizer"
@@ -311,3 +360,101 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
     (tmp_path / "mine.yaml").write_text("base: base.yaml\nsummary: mine\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert (recipe.seed, recipe.summary) == (5, "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampler": "maskgit"}, ["sampler", "vectors", "order random"]),
+        ({"sampler": {"type": "emigm", "top_p": 0.9}}, ["sampler", "top_p 1"]),
+        ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "head ddpm"]),
+        ({"sampler": {"type": "emigm", "head": "dmp"}}, ["sampler.head", "'dmp'", "ddpm"]),
+        ({"objective": "masked_tokens"}, ["masked_tokens", "numbers"]),
+        ({"objective": "denoising"}, ["mar is trained by token_diffusion or masked_tokens", "denoising"]),
+        ({"model": {"type": "mar", "head": "categorical"}}, ["model.head", "vectors", "diffusion"]),
+        ({"model": {"type": "mar", "head": {"type": "diffusion", "process": "absorbing"}}}, ["process", "gaussian"]),
+        ({"model": {"type": "mar", "null_token": "zero"}}, ["model.null_token", "'own' or 'mask'"]),
+        ({"process": {"type": "absorbing", "at_least": -1}}, ["at_least", "-1"]),
+        ({"objective": {"type": "token_diffusion", "weight": "elbo"}}, ["objective", "count bernoulli"]),
+        (
+            {"objective": {"type": "token_diffusion", "ratio_per": "pixel"}},
+            ["objective.ratio_per", "'sample' or 'batch'"],
+        ),
+        ({"guidance": {"scale": 2}, "objective": {"type": "token_diffusion", "label_dropout": 0}}, ["label_dropout"]),
+        ({"train": {"keep_ratio": 0.5}}, ["train.keep_ratio", "token_diffusion"]),
+    ],
+)
+def test_a_recipe_of_masked_vectors_that_pairs_parts_wrongly_says_so(changes: dict[str, Any], words: list[str]) -> None:
+    parse_recipe(VECTORS)
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(VECTORS | changes)
+    assert len(str(error.value).splitlines()) <= 2
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampler": {"type": "emigm", "head": "ddpm"}}, ["sampler.head", "numbers"]),
+        ({"model": {"type": "mar", "width": 8, "depth": 1, "heads": 2}}, ["model.head", "numbers", "categorical"]),
+        ({"guidance": {"ramp": "revealed", "scale": 2}}, ["guidance.ramp", "order random"]),
+        ({"objective": "token_diffusion"}, ["maskgit is trained by masked_tokens"]),
+    ],
+)
+def test_a_recipe_of_numbers_takes_nothing_that_is_for_vectors(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(tree(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_field_has_no_share_that_is_revealed() -> None:
+    with pytest.raises(RecipeError, match=r"guidance\.ramp: revealed"):
+        parse_recipe(FIELD | {"guidance": {"ramp": "revealed", "scale": 2}})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("mae", ["objective.decode_ratio=0.3"], ["objective.decode_ratio: 0.3", "take model.decoder cross, or 1"]),
+        ("mae", ["train.preview_every=100"], ["train.preview_every", "use 0, or objective.normalise false"]),
+        ("mae", ["model.encoder_sees=all", "model.decoder=cross"], ["model.decoder", "goes with decoder linear or"]),
+        ("mae", ["model.decoder=linear"], ["model.decoder", "encoder_sees all"]),
+        ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
+        ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
+        ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
+        ("mae", ["guidance.scale=2"], ["guidance.scale: model mae has no classes", "use 1"]),
+        ("mae", ["process.strategy=hard"], ["process.strategy: hard needs", "model.has_difficulty: true"]),
+        ("diffmae", ["process.target=v"], ["objective: masked_denoising needs process gaussian with target x_0"]),
+        ("diffmae", ["model.decoder.depth=5"], ["model.decoder: reads reversed", "depth 5 is more than its 4"]),
+        ("diffmae", ["objective.strategy=hard"], ["objective.strategy: hard asks the network, diffmae does not"]),
+        ("diffmae", ["objective.mask_ratio=0"], ["objective: ratio must be in (0, 1]"]),
+        ("diffmae", ["objective=denoising"], ["objective: diffmae is trained by masked_denoising, not by denoising"]),
+    ],
+)
+def test_masked_autoencoders_of_parts_that_do_not_fit_are_refused_in_a_line(
+    name: str, overrides: list[str], words: list[str]
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(f"image/fashion-{name}", overrides)
+    assert len(str(error.value).splitlines()) == 1
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("mae", ["model.decoder={type: cross, width: 64, depth: 2, heads: 2}", "objective.decode_ratio=0.3334"]),
+        ("mae", ["objective.normalise=false", "train.preview_every=100"]),
+        ("mae", ["model.encoder_sees=all"]),
+        ("mae", ["process.strategy=attention"]),
+        ("mae", ["process.strategy=hard", "model.has_difficulty=true"]),
+        ("mae", ["process.schedule=cosine"]),
+        ("diffmae", ["objective.strategy=block"]),
+        ("diffmae", ["model.decoder={type: joint, width: 64, depth: 1, heads: 2}"]),
+    ],
+)
+def test_what_masked_autoencoders_can_be_combined_with(name: str, overrides: list[str]) -> None:
+    load_recipe(f"image/fashion-{name}", overrides)

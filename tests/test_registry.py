@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import pytest
 
@@ -143,3 +143,30 @@ def test_shared_keys_are_checked_like_own_ones_and_given_only_where_they_were() 
     for wrong, words in (({"colour": 3}, "colour: "), ({"size": 3}, "accepted here: colour, inside")):
         with pytest.raises(SpecError, match=words):
             shapes.build({"type": "painted", **wrong})
+
+
+def test_a_nested_part_may_have_to_be_of_one_type() -> None:
+    class Shape:
+        pass
+
+    shapes: Registry[Shape] = Registry("shape", Shape)
+
+    @shapes.register("round")
+    class Round(Shape):
+        pass
+
+    @shapes.register("square")
+    class Square(Shape):
+        pass
+
+    boxes: Registry[Any] = Registry("box")
+
+    @boxes.register("box")
+    class Box:
+        def __init__(self, shape: Square) -> None:
+            self.shape = shape
+
+    Box.__init__.__annotations__["shape"] = Square  # a class in a function has no name outside it
+    assert isinstance(boxes.build({"type": "box", "shape": "square"}).shape, Square)
+    with pytest.raises(SpecError, match="a shape here is square, got 'round'"):
+        boxes.build({"type": "box", "shape": "round"})

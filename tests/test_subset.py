@@ -59,3 +59,23 @@ def test_a_row_depends_on_its_own_seed_only() -> None:
 def test_an_impossible_ratio_is_refused(keep_ratio: float) -> None:
     with pytest.raises(ValueError, match=r"keep_ratio must be in \(0, 1\], got"):
         TokenSubset.draw(1, 8, keep_ratio, Rng.stream(0))
+
+
+def test_a_known_count_gives_the_same_subset_without_counting() -> None:
+    is_kept = TokenSubset.draw(5, 8, 0.4, Rng.stream(0)).is_kept()
+    counted, known = TokenSubset.of(is_kept), TokenSubset.of(is_kept, 3)
+    assert torch.equal(counted.keep, known.keep)
+    assert counted.valid is known.valid is None
+    assert TokenSubset.of(is_kept.to("meta"), 3).keep.shape == (5, 3)
+
+
+@pytest.mark.parametrize("n", [[3, 3], [1, 5], [0, 8], [0, 0], [8, 8]])
+def test_the_rest_is_what_is_not_kept(n: list[int]) -> None:
+    is_kept = torch.arange(8) < torch.tensor(n)[:, None]
+    assert torch.equal(TokenSubset.of(is_kept).rest().is_kept(), ~is_kept)
+
+
+def test_packed_tokens_are_those_that_are_meant_row_by_row() -> None:
+    x, is_kept = torch.arange(16).view(2, 8), torch.arange(8) >= torch.tensor([[5], [2]])
+    subset = TokenSubset.of(is_kept)
+    assert torch.equal(subset.pack(subset.gather(x)), x[is_kept])

@@ -15,6 +15,8 @@ from maskgen.weights import WEIGHTS, elbo_of_steps
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("schedule", SCHEDULES.names())
 def test_a_weight_is_a_positive_number_a_row(schedule: str, weight: str) -> None:
+    if (schedule, weight) == ("fixed", "elbo"):
+        pytest.skip("it does not move, so its bound has no weight; the objective refuses the pair")
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     values = WEIGHTS[weight](SCHEDULES.build(schedule), t)
     assert values.shape == t.shape

@@ -5,86 +5,34 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maskgen.budget import plan
 from maskgen.checkpoint import checkpoints_in
 from maskgen.errors import UserError
 from maskgen.files import require_writable, write_json
 from maskgen.recipe import load_recipe
-from maskgen.registry import explain
-from maskgen.shipped import recipe_text
 
 from .bench_report import write_reports
+from .experiment import Arm, Experiment, Score, read_experiment, read_json
 from .subprocesses import Failed, maskgen
 
 CALIBRATION_STEPS = 24
 """Of each phase."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Arm(_Part):
-    """A recipe that takes part."""
-
-    recipe: str
-    label: str = ""
-    overrides: tuple[str, ...] = ()
-
-
-class Scoring(_Part):
-    """How every arm is scored: the last checkpoint with `num` samples, `along` earlier ones with `num_along`."""
-
-    num: int = Field(10_000, ge=2)
-    along: int = Field(4, ge=0)
-    num_along: int = Field(2_000, ge=2)
-    options: tuple[str, ...] = ()
-
-
-class Experiment(_Part):
-    """The file of an experiment."""
-
-    summary: str = ""
-    minutes: float = Field(gt=0)
-    seeds: int = Field(1, ge=1)
-    jobs: int = Field(1, ge=1)
-    overrides: tuple[str, ...] = ()
-    evaluate: Scoring = Scoring()
-    groups: Mapping[str, tuple[str, ...]] = {}
-    arms: Mapping[str, Arm]
-
-    def chosen(self, names: str | None) -> list[str]:
-        """The arms of comma-separated names and groups; the group `main`, or all, for None.
-
-        Raises:
-            UserError: a name that is neither.
-        """
-        if names is None:
-            return list(self.groups.get("main", self.arms))
-        found: list[str] = []
-        for name in filter(None, names.split(",")):
-            if name not in self.groups and name not in self.arms:
-                raise UserError(f"--arms {name}: unknown; choose from {', '.join([*self.groups, *self.arms])}")
-            found += self.groups.get(name, (name,))
-        return list(dict.fromkeys(found))
-
-
 def run(
     *,
+    experiment: str | None = None,
     minutes: float | None = None,
     seeds: int | None = None,
     arms: str | None = None,
     num: int | None = None,
-    output: str = "runs/bench-budget",
+    output: str | None = None,
     jobs: int | None = None,
     file: str | None = None,
     overrides: Sequence[str] = (),
@@ -92,56 +40,92 @@ def run(
     """Run what is missing of an experiment; its table. `overrides` are for the recipes of all arms.
 
     Raises:
-        UserError: a file, arm or output that cannot be used.
+        UserError: an experiment, file, arm or output that cannot be used.
     """
-    experiment = read_experiment(file)
-    names, directory = experiment.chosen(arms), Path(output).expanduser()
-    require_writable(directory, output)
-    scoring = experiment.evaluate.model_copy(update={} if num is None else {"num": num})
-    budget, common = 60 * (minutes or experiment.minutes), (*experiment.overrides, *overrides)
+    if experiment is not None and file is not None:
+        raise UserError(f"--experiment {experiment} and --file {file} are two experiments; give one")
+    name = experiment or "budget"
+    plans = _with_num(read_experiment(file, name), num)
+    names, home = plans.chosen(arms), Path(output or f"runs/bench-{name}").expanduser()
+    require_writable(home, str(home))
+    trained = list(dict.fromkeys(map(plans.training_of, names)))
+    budget, common = 60 * (minutes or plans.minutes), (*plans.overrides, *overrides)
     pieces = [
-        Piece(name, experiment.arms[name], seed, common, scoring, budget, directory)
-        for seed in range(seeds or experiment.seeds)
-        for name in names
+        Training(one, plans.arms[one], seed, common, plans.evaluate.along if plans.evaluate else 0, budget, home)
+        for seed in range(seeds or plans.seeds)
+        for one in trained
     ]
-    n_jobs = jobs or experiment.jobs
+    n_jobs = jobs or plans.jobs
     threads = 1 if n_jobs > 1 else None
+    arms_of = {one: [name for name in names if plans.training_of(name) == one] for one in trained}
+    scorings = [[Scored(plans, name, piece) for name in arms_of[piece.name]] for piece in pieces]
     with ThreadPoolExecutor(n_jobs) as pool:
-        plans = dict(zip(names, pool.map(lambda piece: piece.plan(threads), pieces[: len(names)]), strict=True))
-        list(pool.map(lambda piece: piece.go(plans[piece.name], threads), pieces))
-    return write_reports(directory, experiment.summary, [piece.result() for piece in pieces])
+        steps = dict(zip(trained, pool.map(lambda piece: piece.plan(threads), pieces[: len(trained)]), strict=True))
+        list(pool.map(lambda piece, scored: _go(piece, scored, steps[piece.name], threads), pieces, scorings))
+    found = {(one.name, one.training.seed): one.result() for scored in scorings for one in scored}
+    rows = [found[name, seed] for seed in range(seeds or plans.seeds) for name in names]
+    return write_reports(home, plans.summary, rows)
 
 
-def read_experiment(file: str | None) -> Experiment:
-    """An experiment from a YAML file, the shipped one for None.
+def _with_num(experiment: Experiment, num: int | None) -> Experiment:
+    if num is None or experiment.evaluate is None:
+        return experiment
+    return experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"num": num})})
 
-    Raises:
-        UserError: unreadable, an unknown key or a wrong value.
+
+def _go(training: Training, scored: Sequence[Scored], steps: int | Exception, threads: int | None) -> None:
+    """Everything that is missing of a training and of what is scored with it.
+
+    A failure is written down and tried again the next time.
     """
+    fault = _attempt(training.directory, lambda: training.train(steps, threads))
+    for one in scored:
+        if fault is None:
+            one.score(threads)
+        elif one.directory != training.directory:
+            write_note(one.directory, [fault])
+
+
+def _attempt(directory: Path, work: Any) -> str | None:
+    """Why it failed, which is written down, or None."""
+    write_note(directory, [])
     try:
-        text = recipe_text("bench/budget") if file is None else Path(file).expanduser().read_text(encoding="utf-8")
-        return Experiment.model_validate(yaml.safe_load(text))
-    except ValidationError as error:
-        raise UserError(explain(error.errors(), "", list(Experiment.model_fields))) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--file {file} cannot be read: {' '.join(str(error).split())}") from None
+        work()
+    except (UserError, Failed) as error:
+        write_note(directory, [str(error)])
+        return str(error)
+    return None
+
+
+def write_note(directory: Path, faults: Sequence[str]) -> None:
+    """What failed, in failed.txt; without faults there is no such file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    note = directory / "failed.txt"
+    if faults:
+        note.write_text("\n".join(faults) + "\n", encoding="utf-8")
+    else:
+        note.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """An arm and a seed: calibrated, trained and scored in processes of its own; what is finished is kept."""
+class Training:
+    """An arm and a seed: calibrated and trained in processes of its own; what is finished is kept."""
 
     name: str
     arm: Arm
     seed: int
     common: tuple[str, ...]
-    scoring: Scoring
+    along: int
     budget: float
     home: Path
 
     @property
     def directory(self) -> Path:
         return self.home / f"{self.name}-seed{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
 
     @property
     def overrides(self) -> list[str]:
@@ -155,7 +139,7 @@ class Piece:
         """
         file, wanted = self.home / f"{self.name}.json", {"budget": self.budget, "arm": self._arm()}
         if file.is_file():
-            stored = _read(file)
+            stored = read_json(file)
             if {key: stored[key] for key in wanted} != wanted:
                 raise UserError(
                     f"{file} is of another budget or recipe; choose another --output, or remove {self.home}"
@@ -169,7 +153,8 @@ class Piece:
         return int(found["steps"])
 
     def _arm(self) -> dict[str, Any]:
-        return self.arm.model_dump(mode="json", exclude={"label"}) | {"common": list(self.common)}
+        """What the training depends on."""
+        return self.arm.model_dump(mode="json", include={"recipe", "overrides"}) | {"common": list(self.common)}
 
     def _calibrate(self, threads: int | None) -> dict[str, Any]:
         """Some steps of each phase: seconds of a step, weighted by the phases' shares."""
@@ -180,7 +165,7 @@ class Piece:
         shutil.rmtree(trial, ignore_errors=True)
         changes = [f"train.phases={json.dumps(phases)}", f"train.steps={n_steps}", f"train.checkpoint_every={n_steps}"]
         maskgen("train", self.arm.recipe, *self.overrides, *changes, "--output", trial, threads=threads)
-        spent = _read(trial / "cost.json")["phases"]
+        spent = read_json(trial / "cost.json")["phases"]
         shutil.rmtree(trial)
         seconds = sum(
             len(stretch) / settings.steps * one["cpu_seconds"] / one["steps"]
@@ -188,55 +173,83 @@ class Piece:
         )
         return {"seconds_per_step": seconds, "steps": max(1, round(self.budget / seconds)), "phases": spent}
 
-    def go(self, steps: int | Exception, threads: int | None) -> None:
-        """Everything that is missing; a failure is written down, and tried again the next time."""
-        note = self.directory / "failed.txt"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)
-        try:
-            if isinstance(steps, Exception):
-                raise steps
-            self._train(steps, threads)
-            self._score(threads)
-        except (UserError, Failed) as error:
-            note.write_text(f"{error}\n", encoding="utf-8")
+    def train(self, steps: int | Exception, threads: int | None) -> None:
+        """Train, or go on with it, unless it is done.
 
-    def _train(self, steps: int, threads: int | None) -> None:
-        home = self.directory / "run"
-        if (home / f"checkpoint-{steps}").is_dir():
+        Raises:
+            UserError, Failed: it could not.
+        """
+        if isinstance(steps, Exception):
+            raise steps
+        if (self.run / f"checkpoint-{steps}").is_dir():
             return
-        every = math.ceil(steps / (self.scoring.along + 1))
+        every = math.ceil(steps / (self.along + 1))
         changes = [f"train.steps={steps}", f"train.checkpoint_every={every}", "train.keep_checkpoints=1000"]
-        resume = ["--resume"] if checkpoints_in(home) else []
-        maskgen("train", self.arm.recipe, *self.overrides, *changes, "--output", home, *resume, threads=threads)
+        resume = ["--resume"] if checkpoints_in(self.run) else []
+        maskgen("train", self.arm.recipe, *self.overrides, *changes, "--output", self.run, *resume, threads=threads)
 
-    def _score(self, threads: int | None) -> None:
-        """Reports of the checkpoints, the last one first."""
-        *earlier, last = checkpoints_in(self.directory / "run")
-        for path, num in [(last, self.scoring.num), *((path, self.scoring.num_along) for path in earlier)]:
-            report = self.directory / f"{path.name}-{num}.json"
+
+@dataclass(frozen=True)
+class Scored:
+    """An arm, scored with the network of a training."""
+
+    experiment: Experiment
+    name: str
+    training: Training
+
+    @property
+    def directory(self) -> Path:
+        return self.training.home / f"{self.name}-seed{self.training.seed}"
+
+    def score(self, threads: int | None) -> None:
+        """Make the reports that are missing; one that fails does not keep the others from being made."""
+        faults = []
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path, score in self._wanted():
+            report = self.directory / score.file(path.name)
             if not report.is_file():
-                options: list[str | Path] = [*self.scoring.options, "--num", str(num), "--output", report]
-                maskgen("evaluate", path, *options, threads=threads)
+                try:
+                    maskgen(*score.arguments(path, report), threads=threads)
+                except Failed as error:
+                    faults.append(f"{score.key}: {error}")
+        write_note(self.directory, faults)
+
+    def _wanted(self) -> Iterator[tuple[Path, Score]]:
+        """Checkpoints and what each is scored by, the last one first."""
+        paths = checkpoints_in(self.training.run)
+        yield from ((path, score) for path in paths[-1:] for score in self.experiment.scores(self.name))
+        along = self.experiment.along(self.name)
+        if along is not None:
+            yield from ((path, along) for path in paths[:-1])
 
     def result(self) -> dict[str, Any]:
-        """What is known of it, for the report; `error` where it failed."""
-        row: dict[str, Any] = {"arm": self.name, "label": self.arm.label or self.name, "seed": self.seed, "scores": []}
+        """What is known of it, for the report; `error` where something failed."""
+        arm = self.experiment.arms[self.name]
+        row: dict[str, Any] = {"arm": self.name, "label": arm.label or self.name, "seed": self.training.seed}
         note = self.directory / "failed.txt"
         if note.is_file():
             row["error"] = note.read_text(encoding="utf-8").strip()
-        for path in checkpoints_in(self.directory / "run"):
-            info = _read(path / "checkpoint.json")
-            for num in {self.scoring.num, self.scoring.num_along}:
-                report = self.directory / f"{path.name}-{num}.json"
-                if report.is_file():
-                    score = _read(report)["score"]
-                    row["scores"].append(
-                        {"step": info["step"], "cpu_seconds": info["cpu_seconds"], "num": num, "name": score["name"]}
-                        | {"value": score["value"]}
-                    )
-        cost = self.directory / "run" / "cost.json"
-        return row | (_spent(_read(cost)) if cost.is_file() and row["scores"] else {})
+        row["scores"] = [found for path, score in self._wanted() for found in self._read(path, score)]
+        row["last_step"] = max((read_json(path / "checkpoint.json")["step"] for path, _ in self._wanted()), default=0)
+        cost = self.training.run / "cost.json"
+        return row | (_spent(read_json(cost)) if cost.is_file() and row["scores"] else {})
+
+    def _read(self, path: Path, score: Score) -> Iterator[dict[str, Any]]:
+        """The numbers of a report that are wanted: its score, and others of the same thing."""
+        file = self.directory / score.file(path.name)
+        if not file.is_file():
+            return
+        info, report = read_json(path / "checkpoint.json"), read_json(file)
+        first = report["score"]
+        others = [
+            entry
+            for entry in report["others"]
+            if entry["of"] == first["of"] and entry["name"].split("[")[0] in score.also
+        ]
+        for entry in [first, *others]:
+            at = {"step": info["step"], "cpu_seconds": info["cpu_seconds"], "key": score.key}
+            num = score.num or entry["n_samples"] or 0
+            yield at | {"num": num, "name": entry["name"], "value": float(entry["value"])}
 
 
 def _phase(settings: Any, index: int) -> dict[str, Any]:
@@ -254,8 +267,3 @@ def _spent(cost: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": cost["parameters"],
         "macs_per_sample": cost["flops"] / samples / 6,
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return tree

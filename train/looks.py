@@ -65,7 +65,7 @@ class Looks:
                 captions = parts.captions
                 if captions is not None and isinstance(parts.held_out, CaptionedRows):
                     captions = replace(captions, numbers=parts.held_out.numbers)
-                preview_samples(path.with_suffix(".png"), generator, len(parts.source.classes), captions)
+                preview_samples(path.with_suffix(".png"), generator, len(parts.classes), captions)
         elif isinstance(module, ImageTokenizer):
             images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
             preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskgen.budget import TrainSettings, learning_rate, stretch_at
 from maskgen.errors import Diverged
-from maskgen.objectives import Objective
+from maskgen.objectives import Objective, takes_progress
 from maskgen.predictions import Batch
 from maskgen.rng import Rng, fold
 
@@ -106,6 +106,9 @@ class Loop:
             group["lr"] = learning_rate(self.step, self.settings)
         stretch = stretch_at(self.settings, self.step)
         n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
+        told: dict[str, float] = {"keep_ratio": keep_ratio}
+        if takes_progress(self.objective):
+            told["progress"] = self.step / self.settings.steps
         self.rows.clear()
         for micro in range(n_micro):
             x_0, labels = self._next_rows()
@@ -114,7 +117,7 @@ class Loop:
             is_last = micro == n_micro - 1
             with _sync(self.accelerator, self.model, is_last):
                 with self.accelerator.autocast():
-                    loss = self.objective(self.model, batch, rng, keep_ratio=keep_ratio)
+                    loss = self.objective(self.model, batch, rng, **told)
                 self.accelerator.backward(loss.value / n_micro)
             logs.add(loss.logs)
         norm = whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))

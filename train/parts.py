@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from maskgen.checkpoint import TOKENIZER, load_tokenizer
 from maskgen.data.cache import token_data
 from maskgen.data.captions import CaptionedRows, CaptionTable, embedded
-from maskgen.data.images import ImageSource, SplitName
+from maskgen.data.images import ImageSource, ImageSplit, SplitName
 from maskgen.data.latents import latent_data
 from maskgen.data.loader import Rows, flip
 from maskgen.data.text import TextData, TextSource, document_ids, text_data
+from maskgen.data.views import ViewedSplit, ViewedTokens, pair_of
 from maskgen.errors import UserError
 from maskgen.eval.features import to_float
 from maskgen.models import change_grid
@@ -52,6 +53,13 @@ class Parts:
     built_for: tuple[int, int, int] | None = None
     captions: CaptionTable | None = None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What samples can be asked for: the classes of the data, none for a network with `condition: none`."""
+        if not isinstance(self.source, ImageSource) or getattr(self.module, "condition", "") == "none":
+            return ()
+        return self.source.classes
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must know of the data."""
         if isinstance(self.source, ImageSource):
@@ -61,7 +69,7 @@ class Parts:
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
-            return {"classes": list(self.source.classes), **shapes, "data": self.data}
+            return {"classes": list(self.classes), **shapes, "data": self.data}
         return {"classes": [], "length": self.source.length, "data": self.data}
 
     @cached_property
@@ -98,7 +106,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         module = recipe.build_model(
             n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
         )
-        objective = recipe.build_objective(tokenizer.vocab_size)
+        objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
         if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
     to_batch = _to_batch(recipe, tokenizer, source, device, captions)
@@ -122,7 +130,9 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
         train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
     to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
-    return replace(parts, source=source, tokenizer=tokenizer, train=train, held_out=test, to_batch=to_batch)
+    objective = sized.build_objective(tokenizer.vocab_size, tokenizer.grid)
+    sized_parts = replace(parts, source=source, tokenizer=tokenizer, objective=objective, to_batch=to_batch)
+    return replace(sized_parts, train=train, held_out=test)
 
 
 def check_grids(parts: Parts, recipe: Recipe) -> None:
@@ -153,8 +163,16 @@ def _tokens(
         elif tokenizer.is_continuous:  # it takes no time
             train, test = (source.split(name) for name in SPLITS)
         else:
-            train, test = (token_data(source.split(name), tokenizer, **options) for name in SPLITS)
+            train, test = (token_data(to_encode(recipe, source, name), tokenizer, **options) for name in SPLITS)
+            if recipe.train.views is not None:
+                train = ViewedTokens(train, recipe.train.views)
     return tokenizer, train, test
+
+
+def to_encode(recipe: Recipe, source: ImageSource, name: SplitName) -> ImageSplit:
+    """The images of a split whose tokens are stored: those of training with their views."""
+    split, views = source.split(name), recipe.train.views
+    return split if views is None or name != "train" else ViewedSplit(split, views)
 
 
 def _captions(
@@ -226,7 +244,10 @@ def _to_batch(
         return Condition(labels.to(device)) if has_labels else None
 
     def convert(rows: Tensor, labels: Tensor, rng: Rng) -> Batch:
-        return Batch(to_x_0(rows.to(device), rng), to_condition(labels))
+        rows, view = rows.to(device), None
+        if recipe.train.views is not None and rows.ndim == 3:  # held-out rows have no views
+            rows, view = pair_of(rows, recipe.train.views, rng.fork("views"))
+        return Batch(to_x_0(rows, rng), to_condition(labels), view=view)
 
     return convert
 

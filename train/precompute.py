@@ -18,7 +18,7 @@ from maskgen.recipe import Recipe, load_recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.latent import KLTokenizer
 
-from .parts import SPLITS
+from .parts import SPLITS, to_encode
 from .subprocesses import Failed, maskgen
 
 
@@ -56,7 +56,7 @@ def run(
         raise UserError(f"{source}: its tokens take no time to make, so they are not kept; nothing to do")
     counts = []
     for name in SPLITS:
-        split = image_source.split(name)
+        split = to_encode(recipe, image_source, name)
         counts.append(f"{len(split):,} {name}")
         if part is not None:
             _data(recipe, PartSplit(split, part, parts), tokenizer, device)

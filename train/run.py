@@ -159,7 +159,7 @@ class Run:
         """Data of a phase, from the loop's step on; the network on its grid."""
         self.parts = at_resolution(self.parts, self.recipe, stretch.resolution, self.loop.accelerator)
         self.loop.data = self._batches(stretch)
-        self.loop.to_batch = self.parts.to_batch
+        self.loop.to_batch, self.loop.objective = self.parts.to_batch, self.parts.objective
         self.clock.resume()
 
     def _batches(self, stretch: Stretch) -> Iterator[tuple[Tensor, Tensor]]:

@@ -65,8 +65,6 @@ class Signals:
         if self.stop:
             os._exit(128 + number)  # at once: what is being written has another name and is left for the next run
         self.stop, self._since = number, time.monotonic()
-        if signal.SIGCHLD not in self._before:  # torch raises from it when a worker dies, wherever the step is
-            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         if not self.is_deferred:
             raise Stopped(number, 0)
         if self._is_interruptible:

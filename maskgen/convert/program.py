@@ -16,28 +16,36 @@ from torch import Tensor
 from maskgen.checkpoint import MODEL, write_checkpoint
 from maskgen.convert.dit import dit, dit_spec
 from maskgen.convert.files import Weights, read_state
+from maskgen.convert.mar import emigm, emigm_spec, mar, mar_spec
 from maskgen.convert.maskdit import maskdit, maskdit_spec
 from maskgen.convert.mdtv2 import mdtv2, mdtv2_spec
 from maskgen.errors import UserError
 from maskgen.models import MODELS
 from maskgen.recipe import load_recipe, parse_recipe
 
-Name = Literal["dit", "mdtv2", "maskdit"]
+Name = Literal["dit", "mdtv2", "maskdit", "mar", "emigm"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A public layout: its tensors under our names, the network they fit, and the recipe whose the rest is."""
+    """A public layout: its tensors under our names, the network they fit, and the recipe whose the rest is.
+
+    `positions` names a tensor (1, L, D) there; `n_null` rows of the labels here are for no class.
+    """
 
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     spec: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     recipe: str
+    positions: str = "pos_embed"
+    n_null: int = 1
 
 
 LAYOUTS: Mapping[Name, Layout] = {
     "dit": Layout(dit, dit_spec, "image/imagenet-dit-xl"),
     "mdtv2": Layout(mdtv2, mdtv2_spec, "image/imagenet-mdtv2-xl"),
     "maskdit": Layout(maskdit, maskdit_spec, "image/imagenet-maskdit-xl"),
+    "mar": Layout(mar, mar_spec, "image/imagenet-mar-b", "diffusion_pos_embed_learned", 0),
+    "emigm": Layout(emigm, emigm_spec, "image/imagenet-emigm-b", "diffusion_pos_embed_learned", 0),
 }
 AUTOENCODER_SIDE = 8
 """Pixels a latent stands for, on a side."""
@@ -53,7 +61,7 @@ def run(layout: Name, file: str, output: str, weights: Weights | None = None) ->
     state = read_state(Path(file).expanduser(), weights)
     tensors = found.convert(state)
     spec = found.spec(state)
-    side, n_classes = _side(state), len(tensors["labels.weight"]) - 1
+    side, n_classes = math.isqrt(state[found.positions].shape[-2]), len(tensors["labels.weight"]) - found.n_null
     _check(spec, tensors, side, n_classes)
     recipe = parse_recipe(yaml.safe_load(load_recipe(found.recipe).dump()) | {"model": spec})
     shape = (3, *(side * 2 * AUTOENCODER_SIDE,) * 2)
@@ -67,11 +75,6 @@ def run(layout: Name, file: str, output: str, weights: Weights | None = None) ->
     return path
 
 
-def _side(state: Mapping[str, Tensor]) -> int:
-    """Tokens on a side of the grid."""
-    return math.isqrt(state["pos_embed"].shape[-2])
-
-
 def _check(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], side: int, n_classes: int) -> None:
     """Hold the tensors against the network, which takes no memory.
 
@@ -80,7 +83,7 @@ def _check(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], side: int, n_
     """
     with torch.device("meta"):
         network = MODELS.build(
-            spec, token_width=tensors["embedding.weight"].shape[1], grid=(side, side), n_classes=n_classes
+            spec, vocab_size=0, token_width=tensors["embedding.weight"].shape[1], grid=(side, side), n_classes=n_classes
         )
     wanted = {key: value.shape for key, value in network.state_dict().items()}
     given = {key: value.shape for key, value in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
@@ -91,7 +92,7 @@ def batches(
     Raises:
         DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it.
     """
-    loader = iter(_loader(dataset, order, workers))
+    loader = _open(dataset, order, workers)
     for batch in itertools.count(order.start):
         try:
             rows = next(loader)
@@ -100,18 +101,26 @@ def batches(
             if not traceback:
                 raise
             raise DataError(traceback.splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not _is_of_a_dead_worker(error):
                 raise
+            said = (str(error) or type(error).__name__).splitlines()[0]
             if is_ending():
-                raise DataError(str(error).splitlines()[0]) from None
+                raise DataError(said) from None
             suspects = [order.indices(batch + ahead) for ahead in range(2 * workers + 1)]
-            raise DataError(_obituary(dataset, suspects, str(error).splitlines()[0])) from None
+            raise DataError(_obituary(dataset, suspects, said)) from None
         yield rows
 
 
-def _loader(dataset: Rows, order: Iterable[list[int]], workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    return DataLoader(
+def _is_of_a_dead_worker(error: Exception) -> bool:
+    """Whether the loader says that a worker died, or the memory it had shared could not be fetched from it."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker" in str(error)
+    return "Original Traceback" not in str(error)  # what a living worker raises comes with its traceback
+
+
+def _open(dataset: Rows, order: Iterable[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         cast("Dataset[tuple[Tensor, Tensor]]", dataset),
         batch_sampler=cast(Any, order),
         collate_fn=_identity,  # __getitems__ has collated already
@@ -119,6 +128,12 @@ def _loader(dataset: Rows, order: Iterable[list[int]], workers: int) -> DataLoad
         generator=torch.Generator(),  # else the loader draws from the global stream
         worker_init_fn=_outlive_signals,
     )
+    rows = iter(loader)
+    if workers and threading.current_thread() is threading.main_thread():
+        # By PyTorch's handler the death of a worker is raised wherever the main process is, in the midst of a step or
+        # of saving. Without, it is found where the worker's rows are waited for, some seconds later.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return rows
 
 
 def _outlive_signals(worker: int) -> None:  # noqa: ARG001
@@ -141,8 +156,8 @@ def _obituary(dataset: Rows, suspects: Sequence[list[int]], said: str) -> str:
 
 def _survives(dataset: Rows, rows: list[int]) -> bool:
     try:
-        next(iter(_loader(dataset, [rows], 1)))
-    except RuntimeError:
+        next(_open(dataset, [rows], 1))
+    except (RuntimeError, ConnectionError, EOFError):
         return False
     return True
 

@@ -111,16 +111,25 @@ class SelfAttention(nn.Module):
         past: KeyValues | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Attention of x (B, L, D) to `past` and itself under `mask`, and the keys and values of `x` alone."""
-        # Cut along D, so that the backward pass joins the three gradients in one copy.
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = self._parts(x, rotation)
         new = (k, v)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         x = attend(q, k, v, self.backend, self.dropout if self.training else 0.0, mask).transpose(1, 2).flatten(2)
         return F.dropout(self.out(x), self.dropout, self.training), new
+
+    def weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, L): the share of its attention that each token gives to each, mean over the heads."""
+        q, k, _ = self._parts(x, rotation)
+        given: Tensor = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)
+        return given
+
+    def _parts(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, L, d), turned to their positions."""
+        # Cut along D, so that the backward pass joins the three gradients in one copy.
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        q, k = self.q_norm(q), self.k_norm(k)
+        return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
 
 def init_transformer(module: nn.Module, std: float = 0.02) -> None:

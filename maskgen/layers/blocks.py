@@ -50,6 +50,10 @@ class PostNormBlock(Block):
         x = self.mlp_norm(x + self.mlp(x))
         return x
 
+    def weights(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """What `SelfAttention.weights` says of the block's input: x (B, L, D) -> (B, L, L)."""
+        return self.attention.weights(x, rotation)
+
 
 class PreNormBlock(Block):
     """x += attention(LN(x)); x += mlp(LN(x)), with shift, scale and gate from a condition where it is modulated.
@@ -76,16 +80,30 @@ class PreNormBlock(Block):
         self.mlp_norm = nn.LayerNorm(width, eps=eps, elementwise_affine=not is_modulated)
         self.mlp = Mlp(width, int(width * mlp_ratio), dropout)
 
-    def forward(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
-        """x (B, L, D), modulation (B, 6 D) -> (B, L, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor | None = None,
+        rotation: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, L, D), modulation (B, 6 D), `mask` as `attend` takes it -> (B, L, D)."""
         if modulation is None:
-            x = x + self.attention(self.attention_norm(x), rotation)
+            x = x + self.attention.extend(self.attention_norm(x), rotation, mask)[0]
             x = x + self.mlp(self.mlp_norm(x))
             return x
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, None].chunk(6, -1)
-        x = x + gate_a * self.attention(modulate(self.attention_norm(x), shift_a, scale_a), rotation)
+        x = x + gate_a * self.attention.extend(modulate(self.attention_norm(x), shift_a, scale_a), rotation, mask)[0]
         x = x + gate_m * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
         return x
+
+    def weights(self, x: Tensor, modulation: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
+        """What `SelfAttention.weights` says of the block's input: x (B, L, D), modulation (B, 6 D) -> (B, L, L)."""
+        x = self.attention_norm(x)
+        if modulation is not None:
+            shift, scale = modulation[:, None].chunk(6, -1)[:2]
+            x = modulate(x, shift, scale)
+        return self.attention.weights(x, rotation)
 
 
 class AdaBlock(Block):

@@ -1,3 +1,4 @@
+# ruff: noqa: E402, F401
 """The networks, one a file, by the name a recipe calls them."""
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ MODELS: Registry[nn.Module] = Registry(
 )
 
 # They register themselves in MODELS.
-from maskgen.models import blockwise, classifier, dit, maskgit, mdlm, mdt, microdit  # noqa: E402, F401
+from maskgen.models import (
+    blockwise,
+    classifier,
+    diffmae,
+    dit,
+    mae,
+    mage,
+    mar,
+    maskgit,
+    mdlm,
+    mdt,
+    microdit,
+)
 
 
 def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:

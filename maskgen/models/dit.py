@@ -106,10 +106,24 @@ class DiT(nn.Module):
         """
         if subset is not None and not self.masking.drops:
             raise ValueError("masking none drops no tokens; take naive, deferred, maskdit or mdt, or keep_ratio 1")
-        x = self.embedding(x_t) + self.positions
-        hidden = self.time(t)
-        if self.labels is not None:
-            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
-        answer = self.trunk(x, F.silu(hidden), subset)
+        answer = self.trunk(self.embedding(x_t) + self.positions, self._hidden(t, cond), subset)
         value, variance = answer.chunk(2, -1) if self.has_variance else (answer, None)
         return Field(value, variance, None if self.masking.answers_all else subset)
+
+    def features(self, x_0: Tensor, t: Tensor, block: int = 0) -> Tensor:
+        """x_0 (B, L, D) and a time near 0, t (B,), as the process scales them -> (B, L, width) after some block.
+
+        No class is given. `block` counts from 1; 0 is the middle one: the best features of diffusion networks lie
+        inside of them, not at their end (DDAE, arXiv 2303.09769).
+
+        Raises:
+            ValueError: no such block.
+        """
+        return self.trunk.features(self.embedding(x_0) + self.positions, self._hidden(t, None), block)
+
+    def _hidden(self, t: Tensor, cond: Condition | None) -> Tensor:
+        """(B, width), what modulates the blocks: time and class."""
+        hidden: Tensor = self.time(t)
+        if self.labels is not None:
+            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
+        return F.silu(hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend, init_transformer, zero
 from maskgen.layers.blocks import PostNormBlock, PreNormBlock
+from maskgen.layers.difficulty import LossHead
 from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, rotation_2d
 from maskgen.models import MODELS
 from maskgen.predictions import NULL, Categorical, Condition
@@ -35,6 +36,7 @@ class MaskGIT(nn.Module):
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
         qk_norm: RMS-normalised queries and keys (with `norm: pre`).
+        has_difficulty: it also expects losses of tokens, learned by those they have; mask strategy hard asks for them.
         has_time: t is a condition too (with `condition: adaln`), the explicit time of discrete interpolants; without,
             what is masked says what time it is.
         attention: `auto`, `sdpa` or `xformers`.
@@ -59,6 +61,7 @@ class MaskGIT(nn.Module):
         has_null_label: bool = True,
         qk_norm: bool = False,
         has_time: bool = False,
+        has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
@@ -98,6 +101,7 @@ class MaskGIT(nn.Module):
         if self.condition == "adaln":
             self.labels = LabelEmbedding(n_classes, width)
         self.time = TimeEmbedding(width) if has_time else None
+        self.loss_head = LossHead(width) if has_difficulty else None
         self._init(width, depth, is_modulated)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
@@ -133,16 +137,64 @@ class MaskGIT(nn.Module):
 
         With `subset`, tokens that are not kept are left out of compute and logits there mean nothing.
         """
+        x = self._through(x_t, t, cond, subset)[:, self.n_prefix :]
+        if subset is not None:
+            x = subset.scatter(x)
+        x = x if where is None else x[where]
+        return Categorical(self.head(x), where, None if self.loss_head is None else self.loss_head(x))
+
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        """(B, L), how much attention each of the tokens (B, L) gets in the last block.
+
+        From the class token where there is one, else from all tokens.
+        """
+        t, last = torch.zeros(len(x_0), device=x_0.device), len(self.blocks) - 1
+        x, hidden = self._through(x_0, t, cond, n_blocks=last), self._hidden(x_0, t, cond)
+        weights = cast(PreNormBlock | PostNormBlock, self.blocks[last]).weights(
+            x, self._modulation(last, hidden), self.rotation
+        )
+        given = weights[:, 0] if self.n_prefix else weights.mean(1)
+        return given[:, self.n_prefix :]
+
+    def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """(B, L), the higher the larger the loss expected of a masked token of x_t (B, L); needs `has_difficulty`."""
+        expected: Tensor = cast(LossHead, self.loss_head)(self._through(x_t, t, cond)[:, self.n_prefix :])
+        return expected
+
+    def _through(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None,
+        subset: TokenSubset | None = None,
+        n_blocks: int | None = None,
+    ) -> Tensor:
+        """(B, n_prefix + K, D) after the first blocks, after all if None."""
         x, rotation = self._embed(x_t, cond)
         if subset is not None:
             x, rotation = self._drop(x, rotation, subset)
         hidden = self._hidden(x_t, t, cond)
-        for index, block in enumerate(self.blocks):
-            x = block(x, None if hidden is None else self.modulations[index](hidden), rotation)
-        x = x[:, int(self.condition == "token") :]
-        if subset is not None:
-            x = subset.scatter(x)
-        return Categorical(self.head(x if where is None else x[where]), where)
+        for index, block in enumerate(self.blocks[:n_blocks]):
+            x = block(x, self._modulation(index, hidden), rotation)
+        return x
+
+    def _modulation(self, index: int, hidden: Tensor | None) -> Tensor | None:
+        """(B, 6 D) of a block."""
+        return None if hidden is None else cast(Tensor, self.modulations[index](hidden))
+
+    def features(self, x_0: Tensor) -> Tensor:
+        """x_0 (B, L) int64 without [MASK] -> what all blocks make of it, (B, L, D), after the last norm.
+
+        No class is given, and the class token is left out.
+
+        Raises:
+            ValueError: a network that has no row for "no class".
+        """
+        if self.n_prefix and not self.has_null_label:
+            raise ValueError("without a null label (has_null_label false) its features depend on a class")
+        x = self._through(x_0, torch.zeros(len(x_0), device=x_0.device), None)
+        out: Tensor = self.head.input_norm(x[:, self.n_prefix :])
+        return out
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
         """(B, D), what modulates the blocks: class, time or both."""
@@ -177,17 +229,25 @@ class MaskGIT(nn.Module):
 class MlmHead(nn.Module):
     """(..., D) -> (..., V): dense, GELU, LayerNorm, then the output weights (BERT's head).
 
-    Tied, the bias has a row for every row of the embedding, as published; only the first V are read.
+    Tied, the bias has a row for every row of the embedding, as published; only the first V are read. Detached, the
+    embedding has no gradient from here (MAGE).
     """
 
     def __init__(
-        self, width: int, embedding: nn.Embedding | None, vocab_size: int, eps: float, has_input_norm: bool
+        self,
+        width: int,
+        embedding: nn.Embedding | None,
+        vocab_size: int,
+        eps: float,
+        has_input_norm: bool,
+        is_detached: bool = False,
+        gelu: Literal["none", "tanh"] = "tanh",
     ) -> None:
         super().__init__()
         self.input_norm = nn.LayerNorm(width, eps=eps) if has_input_norm else nn.Identity()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.vocab_size = vocab_size
+        self.vocab_size, self.is_detached, self.gelu = vocab_size, is_detached, gelu
         self.tied = (
             [embedding] if embedding is not None else []
         )  # in a list: the table is the network's, not the head's
@@ -195,6 +255,6 @@ class MlmHead(nn.Module):
         self.output = nn.Linear(width, vocab_size, bias=False) if embedding is None else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.gelu(self.dense(self.input_norm(x)), approximate="tanh"))
+        x = self.norm(F.gelu(self.dense(self.input_norm(x)), approximate=self.gelu))
         weight = self.tied[0].weight[: self.vocab_size] if self.output is None else self.output.weight
-        return F.linear(x, weight, self.bias[: self.vocab_size])
+        return F.linear(x, weight.detach() if self.is_detached else weight, self.bias[: self.vocab_size])

@@ -49,6 +49,14 @@ class Trunk(nn.Module, ABC):
     def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
         """x (B, L, D), hidden (B, D) after its activation; `subset` None computes all tokens."""
 
+    def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:  # noqa: ARG002
+        """x (B, L, D) after `block` of the encoder's blocks, 0 for half of them.
+
+        Raises:
+            ValueError: no such block, or a trunk whose blocks do not follow each other.
+        """
+        raise ValueError(f"the blocks of a {type(self).__name__} cannot be looked into")
+
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Tokens will come from another grid.
 
@@ -81,6 +89,19 @@ class Switch(ABC):
 SWITCHES: Registry[Switch] = Registry("masking", Switch)
 
 
+def through(blocks: nn.ModuleList, x: Tensor, hidden: Tensor, block: int) -> Tensor:
+    """x (B, L, D) after the first `block` of the blocks, 0 for half of them.
+
+    Raises:
+        ValueError: no such block.
+    """
+    if not 0 <= block <= len(blocks):
+        raise ValueError(f"block must be in 1 to {len(blocks)}, or 0 for the middle one, got {block}")
+    for one in blocks[: block or max(1, len(blocks) // 2)]:
+        x = one(x, hidden)
+    return x
+
+
 class PlainTrunk(Trunk):
     """Blocks over the tokens there are: DiT, and naive masking."""
 
@@ -96,6 +117,9 @@ class PlainTrunk(Trunk):
             x = block(x, hidden)
         answer: Tensor = self.head(x, hidden)
         return answer
+
+    def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:
+        return through(self.blocks, x, hidden, block)
 
 
 @SWITCHES.register("none")
@@ -128,13 +152,20 @@ class DeferredTrunk(Trunk):
         self.backbone = PlainTrunk(sizes)
 
     def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
-        x = self.mixer_in(x)
-        for block in self.mixer_blocks:
-            x = block(x, hidden)
+        x = self._mixed(x, hidden)
         if subset is not None:
             x = subset.gather(x)  # before the projection: it is then of the kept tokens only
         answer: Tensor = self.backbone(self.mixer_out(x), hidden, None)
         return answer
+
+    def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:
+        return self.backbone.features(self.mixer_out(self._mixed(x, hidden)), hidden, block)
+
+    def _mixed(self, x: Tensor, hidden: Tensor) -> Tensor:
+        x = self.mixer_in(x)
+        for block in self.mixer_blocks:
+            x = block(x, hidden)
+        return x
 
 
 def _bridge(width_in: int, width_out: int) -> nn.Module:
@@ -201,6 +232,9 @@ class MaskDiTTrunk(Trunk):
             x = block(x, hidden)
         answer: Tensor = self.head(x, hidden)
         return answer
+
+    def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:
+        return through(self.blocks, x, hidden, block)
 
 
 @SWITCHES.register("maskdit")

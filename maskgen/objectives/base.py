@@ -2,37 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import inspect
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from maskgen.devices import mean_over_ranks
 from maskgen.predictions import Batch, Loss
+from maskgen.processes import Absorbing, Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
+from maskgen.schedules import Fixed
 
 
 class Objective(Protocol):
-    """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks."""
+    """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks.
+
+    One that masks by a strategy says which, as `strategy`, and may take `progress`, the share of the run's steps done.
+    """
 
     baseline: float | None
-    """The loss of knowing nothing, where there is one."""
+    """The loss of knowing nothing, where there is one. One of a Gaussian process says `is_gaussian = True`."""
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
 
 
-OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size"))
+OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size", "grid"))
 
 
-def draw_times(n: int, rng: Rng, device: torch.device) -> Tensor:
-    """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows.
+RatioPer = Literal["sample", "batch"]
+"""What has a mask ratio of its own: each row, or a whole batch, in all processes alike (MAGE's and MAR's code)."""
+
+
+def draw_times(n: int, rng: Rng, device: torch.device, per: RatioPer = "sample") -> Tensor:
+    """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows; or one for all.
 
     Low-discrepancy times lower the variance of the loss (variational diffusion models, appendix I.1). The permutation
     makes each time uniform by itself, which strata tied to rows are not.
     """
+    if per == "batch":
+        return 1 - rng.whole.uniform((1,), device=device).expand(n)
     first, total = rng.place(n)  # strata of the whole batch, whoever computes the rest of it
     strata = rng.whole.permutation(1, total, device=device)[0, first : first + n]
     return (strata + 1 - rng.uniform((n,), device=device)) / total
+
+
+class NoiseTimes:
+    """Times of a Gaussian process's objective, where its network can be asked: a draw is (n,) float64.
+
+    Discrete ones are 1/T ... 1. Where no signal is left at t = 1, x_0 cannot be said from eps there.
+    """
+
+    def __init__(self, process: Gaussian) -> None:
+        self.steps = process.steps
+        self.last = (
+            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
+        )
+
+    def __call__(self, n: int, rng: Rng, device: torch.device) -> Tensor:
+        return self.nearest(draw_times(n, rng, device))
+
+    def nearest(self, t: Tensor) -> Tensor:
+        """The times that there are to times in (0, 1], any shape."""
+        return ((t * self.steps).ceil() / self.steps).clamp(max=self.last) if self.steps else t.clamp(1e-5, 1 - 1e-7)
 
 
 def refuse_dropping(keep_ratio: float) -> None:
@@ -45,6 +78,24 @@ def refuse_dropping(keep_ratio: float) -> None:
         raise ValueError(f"only objective masked_tokens drops tokens; use keep_ratio 1, got {keep_ratio}")
 
 
+def require_bound(process: Absorbing, weight: str) -> None:
+    """See that weight `elbo` gives a bound.
+
+    With exact counts some token is masked even as t goes to 0, where the weight diverges: the expectation is infinite.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if weight == "elbo" and process.count == "exact":
+        raise ValueError("weight elbo needs a process with count bernoulli, got exact; use that, or weight uniform")
+    if weight == "elbo" and process.at_least:
+        raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
+    if weight == "elbo" and isinstance(process.schedule, Fixed):
+        raise ValueError("weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule")
+    if weight == "elbo" and not process.strategy.is_independent:
+        raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
+
+
 def mean_of(value: Tensor) -> Tensor:
     """The log of a scalar: itself and the count 1."""
     return torch.stack([value.detach(), torch.ones_like(value)])
@@ -53,6 +104,15 @@ def mean_of(value: Tensor) -> Tensor:
 def sum_of(values: Tensor) -> Tensor:
     """The log of many values: their sum and their count."""
     return torch.stack([values.detach().sum(), values.new_tensor(float(values.numel()))])
+
+
+def number_of(values: Tensor, is_training: bool) -> Tensor:
+    """How many values (N,) a mean is over, at least 1: in training the mean over processes, so that all weigh alike.
+
+    Validation has other numbers of batches in other processes, so nothing is exchanged there.
+    """
+    n = torch.tensor(float(len(values)), device=values.device)
+    return (mean_over_ranks(n) if is_training else n).clamp(min=1)
 
 
 BUCKETS = 4
@@ -74,3 +134,8 @@ def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, T
 def network_of(model: Any) -> Any:
     """The network itself, out of what wraps it for several processes."""
     return getattr(model, "module", model)
+
+
+def takes_progress(objective: Objective) -> bool:
+    """Whether it wants to know the share of the run's steps that are done."""
+    return "progress" in inspect.signature(objective).parameters

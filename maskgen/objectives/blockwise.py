@@ -29,6 +29,8 @@ class BlockTokens:
     def __init__(self, process: Process, interval: tuple[float, float] = (0.0, 1.0)) -> None:
         if not isinstance(process, Absorbing) or process.count != "bernoulli":
             raise ValueError("block_tokens needs process absorbing with count bernoulli")
+        if not process.strategy.is_independent:
+            raise ValueError("block_tokens needs tokens masked independently: strategy random")
         if not 0 <= interval[0] < interval[1] <= 1:
             raise ValueError(f"interval must lie in [0, 1], low first, got {interval}")
         self.process = process

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskgen.fields import Preconditioned
-from maskgen.objectives.base import OBJECTIVES, by_quarter, draw_times, mean_of, network_of, sum_of
+from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, network_of, sum_of
 from maskgen.objectives.variance import variational_bound
 from maskgen.predictions import Batch, Condition, Field, Loss
 from maskgen.processes import Gaussian, Process
@@ -46,6 +45,7 @@ class Denoising:
     """
 
     baseline = None
+    is_gaussian = True
 
     def __init__(
         self,
@@ -65,10 +65,7 @@ class Denoising:
         self.process, self.weight = process, weight
         self.label_dropout, self.keep_spread = label_dropout, keep_spread
         self.reconstruction_weight = reconstruction_weight
-        # Where no signal is left at t = 1, x_0 cannot be said from eps there.
-        self._last = (
-            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
-        )
+        self._times = NoiseTimes(process)
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss.
@@ -87,11 +84,6 @@ class Denoising:
             full, logs = self._pass(model, batch, t, rng, None)
             value = value + full
         return Loss(value, {"loss": mean_of(value)} | logs)
-
-    def _times(self, n: int, rng: Rng, device: torch.device) -> Tensor:
-        t = draw_times(n, rng, device)
-        steps = self.process.steps
-        return ((t * steps).ceil() / steps).clamp(max=self._last) if steps else t.clamp(1e-5, 1 - 1e-7)
 
     def _subset(self, x_0: Tensor, keep_ratio: float, rng: Rng) -> TokenSubset:
         if self.keep_spread:

@@ -2,6 +2,16 @@
 
 from maskgen.processes.base import PROCESSES, Process
 from maskgen.processes.gaussian import Gaussian, Scalings
-from maskgen.processes.masking import Absorbing, Masking, StateDependent
+from maskgen.processes.masking import Absorbing, Masking, StateDependent, is_mask, put_masks
 
-__all__ = ["PROCESSES", "Absorbing", "Gaussian", "Masking", "Process", "Scalings", "StateDependent"]
+__all__ = [
+    "PROCESSES",
+    "Absorbing",
+    "Gaussian",
+    "Masking",
+    "Process",
+    "Scalings",
+    "StateDependent",
+    "is_mask",
+    "put_masks",
+]

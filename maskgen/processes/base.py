@@ -27,4 +27,4 @@ class Process(ABC):
         """x_1, from which sampling starts."""
 
 
-PROCESSES: Registry[Process] = Registry("process", Process, derived=("vocab_size",))
+PROCESSES: Registry[Process] = Registry("process", Process, derived=("vocab_size", "grid"))

@@ -72,6 +72,11 @@ class FieldSampler:
         """Evaluations of the network for a batch, guidance not counted."""
         return 2 * self.steps - 1 if self.solver == "heun" else self.steps
 
+    @property
+    def draws_noise(self) -> bool:
+        """Whether its steps add noise, which a temperature can multiply."""
+        return self.solver == "ddpm" or (self.solver == "ddim" and self.eta > 0)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -82,6 +87,7 @@ class FieldSampler:
         process: Gaussian,
         known: Tensor | None = None,
         on_step: OnFieldStep | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """x_0 (B, L, D).
 
@@ -92,9 +98,11 @@ class FieldSampler:
             process: the network's.
             known: (B, L, D), NaN where a value is wanted.
             on_step: watches.
+            temperature: multiplies the noise of the steps.
         """
         t, alpha = self.knots(process)
         solver = SOLVERS[self._solver_for(process)](alpha, self)
+        solver.temperature = temperature
         levels = torch.cat([alpha, alpha.new_ones(1)])
         hole = _Hole(known, rng.fork("known")) if known is not None else None
         x = noise.double() * solver.coordinates(levels[:1]).start.to(noise.device)

@@ -160,9 +160,27 @@ class Bernoulli(Quota):
     law as independent coins. The random order needs no prediction, so the network runs only on rows in which a coin
     fell: T (1 - (1 - 1/T)^L) times a row on average with a linear schedule. This is cached ancestral sampling
     (MDLM's `ddpm_cache`, arXiv 2406.07524), row by row, and exact for networks that look at the time as well.
+
+    Args:
+        schedule: alpha.
+        end: times go evenly from 1 to it (eMIGM: 1e-5).
+        asks_after: the network, and guidance, are told the time after the step, not the one before it (eMIGM, arXiv
+            2503.07197: its guidance interval is of s).
     """
 
     schedule: Schedule = field(default_factory=Linear)
+    end: float = 0.0
+    asks_after: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.end < 1:
+            raise ValueError(f"end must be in [0, 1), got {self.end}")
+
+    def next_time(self, clock: Clock, rng: Rng) -> Tensor:  # noqa: ARG002
+        return torch.full_like(clock.t, 1 - (1 - self.end) * (clock.step + 1) / clock.n_steps)
+
+    def asked_at(self, move: Move) -> Tensor:
+        return move.s if self.asks_after else move.clock.t
 
     def count(self, move: Move, rng: Rng) -> Tensor:
         alpha_t, alpha_s = self.schedule.alpha(move.clock.t), self.schedule.alpha(move.s)

@@ -72,7 +72,12 @@ class Solver:
         scheduler: with N steps.
         coordinates: what x is to it, at a signal power (1,).
         calls: its evaluations.
+
+    Attributes:
+        temperature: multiplies the noise of its steps, if it draws any (MAR, arXiv 2406.11838, section 4.2).
     """
+
+    temperature: float = 1.0
 
     def __init__(self, scheduler: Any, coordinates: Callable[[Tensor], Coordinates], calls: list[Call]) -> None:
         self.scheduler, self.coordinates, self.calls = scheduler, coordinates, calls
@@ -100,15 +105,24 @@ class Ddpm(Solver):
             for kind in (f"fixed_{settings.variance}", "learned_range")
         )
         self.learned = _products(learned, alpha)
+        self.alpha = torch.cat([alpha, alpha.new_ones(1)])
         super().__init__(_products(fixed, alpha), preserving, _in_turn(len(alpha)))
 
     def _step(self, x_0: Tensor, field: Field, timestep: Tensor, x: Tensor, rng: Rng) -> Tensor:
         if field.variance is None:
             moved: Tensor = self.scheduler.step(x_0, timestep, x, generator=rng.generators).prev_sample
-            return moved
-        answer = torch.cat([x_0, field.variance.to(x_0)], -1).mT  # it takes channels second
-        moved = self.learned.step(answer, timestep, x.mT, generator=rng.generators).prev_sample.mT
-        return moved
+        else:
+            answer = torch.cat([x_0, field.variance.to(x_0)], -1).mT  # it takes channels second
+            moved = self.learned.step(answer, timestep, x.mT, generator=rng.generators).prev_sample.mT
+        return moved if self.temperature == 1 else self._mean(x_0, x).lerp(moved, self.temperature)
+
+    def _mean(self, x_0: Tensor, x: Tensor) -> Tensor:
+        """Of the step's normal (DDPM, eq. 7): where it would lead without noise."""
+        now, before = self.alpha[self._done - 1 : self._done + 1].tolist()
+        from_clean = before**0.5 * (1 - now / before) / (1 - now)
+        from_noisy = (now / before) ** 0.5 * (1 - before) / (1 - now)
+        mean: Tensor = from_clean * x_0 + from_noisy * x
+        return mean
 
 
 class Ddim(Solver):
@@ -122,7 +136,7 @@ class Ddim(Solver):
         self.eta = settings.eta
 
     def _step(self, x_0: Tensor, field: Field, timestep: Tensor, x: Tensor, rng: Rng) -> Tensor:  # noqa: ARG002
-        noise = rng.normal(x.shape, device=x.device) if self.eta else None
+        noise = self.temperature * rng.normal(x.shape, device=x.device) if self.eta else None
         moved: Tensor = self.scheduler.step(x_0, timestep, x, eta=self.eta, variance_noise=noise).prev_sample
         return moved
 

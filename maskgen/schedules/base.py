@@ -2,8 +2,8 @@
 
 alpha(t) is the chance that a token is still visible at time t and falls from 1 (t = 0, data) to 0 (t = 1, nothing
 left); a Gaussian process reads the same function as signal power, so that alpha / (1 - alpha) is its signal-to-noise
-ratio. Three entries bend that and say so: `Exponential` ends at exp(-rate), `Betas` at what is left after its last
-step, and `TruncatedNormal` starts below 1.
+ratio. Four entries bend that and say so: `Exponential` ends at exp(-rate), `Betas` at what is left after its last
+step, `TruncatedNormal` starts below 1, and `Fixed` does not move.
 
 All methods are elementwise on float tensors and keep shape and dtype.
 """

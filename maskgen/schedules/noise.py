@@ -24,14 +24,21 @@ class Betas(Schedule):
         law: `linear`, beta from 0.1/T to 20/T (DDPM, arXiv 2006.11239: 1e-4 to 0.02 at T = 1,000); or `cosine`,
             the ratios of cos^2, at most 0.999 (arXiv 2102.09672).
         steps: T.
+        power: of the linear betas of T = 1,000, which are then scaled to T steps: below 1 there is more noise early
+            (DiffMAE, arXiv 2304.03283: 0.8).
     """
 
     law: BetaLaw = "linear"
     steps: int = 1000
+    power: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 21:
-            raise ValueError(f"steps must be at least 21, or a linear beta exceeds 1; got {self.steps}")
+        require_positive("power", self.power)
+        if self.power != 1 and self.law != "linear":
+            raise ValueError(f"power is of law linear; leave it out with {self.law}, got {self.power}")
+        least = int(1000 * 0.02**self.power) + 1
+        if self.steps < least:
+            raise ValueError(f"steps must be at least {least}, or a linear beta exceeds 1; got {self.steps}")
 
     def alpha(self, t: Tensor) -> Tensor:
         index, share, logs = self._cell(t)
@@ -43,7 +50,7 @@ class Betas(Schedule):
         return (slope * torch.lerp(logs[index], logs[index + 1], share).exp()).to(t.dtype)
 
     def inverse(self, alpha: Tensor) -> Tensor:
-        logs = log_products(self.law, self.steps).to(alpha.device)
+        logs = log_products(self.law, self.steps, self.power).to(alpha.device)
         fallen = -alpha.double().log()
         index = (torch.searchsorted(-logs, fallen.contiguous(), right=True) - 1).clamp(0, self.steps - 1)
         share = (fallen + logs[index]) / (logs[index] - logs[index + 1])
@@ -54,14 +61,14 @@ class Betas(Schedule):
         place = t.double() * self.steps
         # The nudge puts i/T into the cell that begins there, in float32 as in float64.
         index = (place.detach() + 1e-3).floor().long().clamp(0, self.steps - 1)
-        return index, place - index, log_products(self.law, self.steps).to(t.device)
+        return index, place - index, log_products(self.law, self.steps, self.power).to(t.device)
 
 
 @cache
-def log_products(law: BetaLaw, steps: int) -> Tensor:
+def log_products(law: BetaLaw, steps: int, power: float = 1.0) -> Tensor:
     """(steps + 1,) float64: log of the product of the first 0, 1, ... steps factors 1 - beta."""
     if law == "linear":
-        betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64, device="cpu")
+        betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64, device="cpu") ** power * (1000 / steps)
     else:
         angles = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps + 0.008) / 1.008 * math.pi / 2
         left = angles.cos().square()

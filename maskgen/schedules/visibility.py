@@ -166,6 +166,27 @@ class Log(Schedule):
         return -torch.expm1(-self.rate * (1 - alpha))
 
 
+@SCHEDULES.register("log_exp")
+@dataclass(frozen=True)
+class LogExp(Schedule):
+    """alpha = 1 - ln(1 + (e^rate - 1) t) / rate: eMIGM's `log-exp` (rate 5). Falls as fast, and ends at 0."""
+
+    rate: float = 5.0
+
+    def __post_init__(self) -> None:
+        require_positive("rate", self.rate)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (1 - torch.log1p(math.expm1(self.rate) * t) / self.rate).clamp(min=0)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        growth = math.expm1(self.rate)
+        return -growth / (self.rate * (1 + growth * t))
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        return torch.expm1(self.rate * (1 - alpha)) / math.expm1(self.rate)
+
+
 @SCHEDULES.register("truncated_normal")
 @dataclass(frozen=True)
 class TruncatedNormal(Schedule):
@@ -205,3 +226,27 @@ class TruncatedNormal(Schedule):
         )
         below, above = torch.special.ndtr(ends).tolist()
         return below, above - below
+
+
+@SCHEDULES.register("fixed")
+@dataclass(frozen=True)
+class Fixed(Schedule):
+    """The same mask ratio at all times: MAE (0.75), the fixed ratios that MAGE is compared with.
+
+    There is no path from data to nothing: alpha is constant, its derivative 0 and its inverse undefined.
+    """
+
+    ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], got {self.ratio}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 0 * t + (1 - self.ratio)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def inverse(self, alpha: Tensor) -> Tensor:  # noqa: ARG002
+        raise ValueError("schedule fixed has one mask ratio at all times: no time belongs to an alpha; choose another")

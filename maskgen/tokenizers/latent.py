@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,11 @@ from maskgen.tokenizers.patches import patchify, unpatchify
 
 SLICE = 16
 """Images an autoencoder sees at once: its activations are hundreds of times the size of its latents."""
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "xwen99/mar-vae-kl16": {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 16}
+}
+"""What is needed of the configurations of autoencoders on the hub that are unlike Stable Diffusion's; MAR's KL-16."""
 
 PixelRange = Literal["zero_one", "minus_one_one"]
 
@@ -125,9 +131,9 @@ class KLTokenizer(_DiffusersTokenizer):
         patch: int = 1,
         latent_channels: int = 4,
     ) -> dict[str, Any]:
-        """`sizes` without the weights: of an autoencoder in a folder, else as Stable Diffusion's, 1/8 of the side."""
+        """`sizes` without the weights: of an autoencoder in a folder or one known, else as Stable Diffusion's."""
         file = Path(source).expanduser() / subfolder / "config.json"
-        config = json.loads(file.read_bytes()) if file.is_file() else {}
+        config = json.loads(file.read_bytes()) if file.is_file() else KNOWN.get(source, {})
         side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
         channels = config.get("latent_channels", latent_channels)
         grid = (image_shape[1] // side, image_shape[2] // side)

@@ -24,8 +24,9 @@ SIZES = {"width": 32, "depth": 2, "heads": 4}
 DERIVED: dict[str, Any] = {
     "vocab_size": 5, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 16, 16), "caption_width": 6
 }  # fmt: skip
+DECODERS: dict[str, Any] = {"diffmae": {"decoder": {"type": "cross_self", "depth": 2}}}
 NETWORKS = {
-    **{name: {"type": name, **SIZES} for name in MODELS.names() if name != "classifier"},
+    **{name: {"type": name, **SIZES, **DECODERS.get(name, {})} for name in MODELS.names() if name != "classifier"},
     **{f"dit {name}": {"type": "dit", **SIZES, "depth": 6, "masking": name} for name in SWITCHES.names()},
     "dropout": {"type": "mdlm", **SIZES, "dropout": 0.3},
     "two conditions": {"type": "maskgit", **SIZES, "has_time": True, "dropout": 0.1},
@@ -35,7 +36,8 @@ every_network = pytest.mark.parametrize("spec", NETWORKS.values(), ids=NETWORKS.
 
 def built(spec: dict[str, Any]) -> nn.Module:
     torch.manual_seed(0)
-    network = MODELS.build(spec, **DERIVED)
+    has_vectors = "token_width" in inspect.signature(MODELS.get(spec["type"])).parameters
+    network = MODELS.build(spec, **DERIVED | ({"vocab_size": 0} if has_vectors else {}))
     for parameter in network.parameters():
         if float(parameter.detach().abs().max()) == 0:
             nn.init.normal_(parameter, std=0.2)
@@ -48,7 +50,10 @@ def passed(network: nn.Module) -> Tensor:
     takes = inspect.signature(network.forward).parameters
     is_continuous = "token_width" in inspect.signature(type(network).__init__).parameters
     x_t = rng.normal((2, 16, 4)) if is_continuous else (rng.uniform((2, 16)) * 6).long()
-    cond = Condition(torch.tensor([0, 2]), rng.normal((2, 3, 6)))
+    seen = x_t.where(keep.is_kept()[..., None], torch.nan) if is_continuous else None
+    cond = Condition(torch.tensor([0, 2]), rng.normal((2, 3, 6)), visible=seen)
+    if not {"denoising", "masked_denoising"} & set(network.objectives) and seen is not None:  # type: ignore[arg-type]
+        x_t = seen  # [MASK] is NaN
     drops = getattr(getattr(network, "masking", None), "drops", False) and "subset" in takes
     torch.manual_seed(1)  # dropout
     answer = network(x_t, torch.tensor([0.3, 0.7]), cond, **({"subset": keep} if drops else {}))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import pytest
 import torch
 
-from maskgen.processes import PROCESSES, Absorbing, StateDependent
+from maskgen.processes import PROCESSES, Absorbing, StateDependent, is_mask
 from maskgen.rng import Rng
 from maskgen.schedules import SCHEDULES, Cosine, Linear
+from maskgen.strategies import STRATEGIES, Guide
 
 x_0 = torch.arange(64).view(4, 16) % 7
 every_count = pytest.mark.parametrize("count", ["bernoulli", "exact"])
@@ -71,7 +72,7 @@ def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
     process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, vocab_size=9)
     assert isinstance(process, Absorbing)
     assert process.mask_id == 9
-    assert PROCESSES.arguments("absorbing") == ["schedule", "count"]
+    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy", "at_least"]
 
 
 def test_times_may_be_given_token_by_token() -> None:
@@ -81,6 +82,48 @@ def test_times_may_be_given_token_by_token() -> None:
     assert torch.equal(process.corrupt(x_0, t, noise), torch.stack(one_by_one, 1))
     rows = torch.tensor([0.2, 0.4, 0.6, 0.8])
     assert torch.equal(process.corrupt(x_0, rows, noise), process.corrupt(x_0, rows[:, None].expand(4, 16), noise))
+
+
+# Strategies
+
+
+def test_random_masks_are_those_of_plain_uniform_noise() -> None:
+    for count in get_args(Literal["bernoulli", "exact"]):
+        noise = Absorbing(7, Linear(), count).draw_noise(x_0, Rng.stream(0))
+        assert torch.equal(noise, Rng.stream(0).uniform((4, 16)))
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_every_strategy_masks_exact_counts_at_every_time(name: str) -> None:
+    process = PROCESSES.build({"type": "absorbing", "schedule": "linear", "strategy": name}, vocab_size=7, grid=(4, 4))
+    noise = cast(Absorbing, process).draw_noise(x_0, Rng.stream(0), Guide(torch.randn(4, 16)))
+    x_t = process.corrupt(x_0, torch.tensor([0.25, 0.5, 0.75, 1.0]), noise)
+    assert (x_t == 7).sum(1).tolist() == [4, 8, 12, 16]
+    assert ((x_t == x_0) | (x_t == 7)).all()
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> None:
+    many = torch.zeros(3000, 16, dtype=torch.long)
+    process = Absorbing(7, Linear(), "bernoulli", STRATEGIES.build(name), (4, 4))
+    noise = process.draw_noise(many, Rng.stream(0), Guide(Rng.stream(1).normal((3000, 16))))
+    counts = (process.corrupt(many, torch.full((3000,), 0.3), noise) == 7).sum(1).double()
+    assert counts.mean().item() == pytest.approx(4.8, abs=0.12)
+    assert name == "random" or set(counts.tolist()) == {4.0, 5.0}
+
+
+def test_a_strategy_knows_the_grid_and_takes_a_text_for_one_line() -> None:
+    blocks, one = STRATEGIES.build({"type": "grid", "period": [2, 2]}), torch.full((4,), 0.75)
+    on_grid, on_line = (Absorbing(7, Linear(), "exact", blocks, grid) for grid in ((4, 4), None))
+    seen = on_grid.corrupt(x_0, one, on_grid.draw_noise(x_0, Rng.stream(0))).view(4, 2, 2, 2, 2) != 7
+    assert (seen.sum((2, 4)) == 1).all()
+    seen = on_line.corrupt(x_0, one - 0.25, on_line.draw_noise(x_0, Rng.stream(0))).view(4, 8, 2) != 7
+    assert (seen == seen[:, :1]).all()
+
+
+def test_rows_of_another_length_than_the_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the process is of a grid \(3, 3\), got rows of 16 tokens"):
+        Absorbing(7, grid=(3, 3)).draw_noise(x_0, Rng.stream(0))
 
 
 # Rates of the tokens' own
@@ -126,3 +169,30 @@ def test_learned_rates_are_no_keys() -> None:
     assert (process.mask_id, process.t_min) == (9, 0.01)
     assert PROCESSES.arguments("state_dependent") == ["t_min"]
     assert (process.prior((2, 5), Rng.stream(0)) == 9).all()
+
+
+def test_vectors_are_masked_whole_by_nan_and_otherwise_untouched() -> None:
+    vectors, process = torch.randn(4, 16, 3), Absorbing(0, Linear(), "exact")
+    noise = process.draw_noise(vectors, Rng.stream(0))
+    x_t = process.corrupt(vectors, torch.full((4,), 0.25), noise)
+    is_masked = is_mask(x_t, 0)
+    assert noise.shape == (4, 16)
+    assert (is_masked.sum(1) == 4).all()
+    assert x_t[is_masked].isnan().all()
+    assert torch.equal(x_t[~is_masked], vectors[~is_masked])
+    assert is_mask(process.prior((4, 16, 3), Rng.stream(0)), 0).all()
+
+
+@every_count
+def test_at_least_so_many_are_masked_in_every_row(count: Any) -> None:
+    x_0, t = torch.zeros(64, 9, dtype=torch.long), torch.full((64,), 0.01)
+    for least in (0, 2, 20):
+        process = Absorbing(5, Linear(), count, at_least=least)
+        n = (process.corrupt(x_0, t, process.draw_noise(x_0, Rng.stream(0))) == 5).sum(1)
+        assert n.min() == max(min(least, 9), int(count == "exact"))
+        assert n.float().mean() <= max(least, 1), "and no more for it"
+
+
+def test_fewer_than_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="at_least"):
+        Absorbing(5, at_least=-1)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical
+from maskgen.guidance import Guidance
+from maskgen.predictions import Categorical, Condition
 from maskgen.registry import SpecError
 from maskgen.rng import Rng
-from maskgen.samplers import SAMPLERS, MaskedSampler
+from maskgen.samplers import SAMPLERS, FieldSampler, MaskedSampler
 from maskgen.samplers.adaptive import EntropyBound, Factor, Threshold
 from maskgen.samplers.joint import Joint
 from maskgen.samplers.layout import Blocks, Full
@@ -17,7 +23,9 @@ from maskgen.samplers.order import Confidence, Entropy, Halton, Margin, Random
 from maskgen.samplers.quota import Bernoulli, Euler, Even, One, Scheduled, Share
 from maskgen.samplers.remask import Cap, Held, Loop, LowConfidence, Rescale
 from maskgen.schedules import Arccos, Cosine, Linear
-from tests.toys import MASK, waves
+from tests.toys import MASK, constant, waves
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 
 
 def test_maskgit_is_confidence_with_cosine_counts() -> None:
@@ -27,6 +35,88 @@ def test_maskgit_is_confidence_with_cosine_counts() -> None:
 def test_mage_is_maskgit_with_its_own_settings() -> None:
     as_maskgit = {"type": "maskgit", "steps": 20, "choice_temperature": 6.0}
     assert SAMPLERS.build("mage") == SAMPLERS.build(as_maskgit)
+
+
+def test_mar_is_random_order_with_cosine_counts_and_a_hundred_steps_a_vector() -> None:
+    head = FieldSampler("ddpm", 100, "linspace")
+    assert SAMPLERS.build("mar") == MaskedSampler(Random(), Scheduled(Cosine()), steps=64, head=head)
+
+
+@pytest.mark.parametrize("n", [8, 64, 256])
+def test_mar_reveals_as_many_a_step_as_published(n: int) -> None:
+    sizes: list[int] = []
+    run(SAMPLERS.build({"type": "mar", "steps": n}), lambda before, after: sizes.append(int((before - after)[0])))
+    known = {
+        8: GOLDEN["mar tokens per step num_iter=8"],
+        64: [part for four in GOLDEN["mar tokens per step num_iter=64 first4,last4,sum,zeros"][:2] for part in four],
+        256: [1] * 8,
+    }[n]
+    assert (sizes if n == 8 else sizes[:4] + sizes[-4:]) == known
+    assert sum(sizes) == 256
+    assert min(sizes) >= 1
+
+
+@pytest.mark.parametrize("schedule", ["exponential", "cosine"])
+def test_emigm_reveals_as_many_a_step_on_average_as_published(schedule: str) -> None:
+    known = GOLDEN[f"emigm {schedule[:3] if schedule == 'exponential' else schedule} expected tokens/step n=16"]
+    means: list[float] = []
+    sampler = SAMPLERS.build({"type": "emigm", "schedule": schedule, "steps": 16})
+    run(sampler, lambda before, after: means.append((before - after).double().mean().item()), n_rows=400)
+    error = torch.tensor(known).sqrt() / 400**0.5
+    assert ((torch.tensor(means) - torch.tensor(known)).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "low", "high", "nfe"),
+    [(16, 0.1, 0.3, 19), (128, 0.18, 0.6, 181), (128, 0.05, 0.4, 173), (128, 0.3, 0.7, 179), (64, 0.25, 0.5, 80)],
+)
+def test_emigm_takes_as_many_passes_under_guidance_as_published(steps: int, low: float, high: float, nfe: int) -> None:
+    seen: list[Tensor] = []
+
+    def network(x_t: Tensor, t: Tensor, cond: Condition | None = None, *, where: Tensor) -> Categorical:
+        seen.append(t)
+        return Categorical(torch.zeros(int(where.sum()), 2), where)
+
+    n_rows = 64  # so that some row asks for something in every step
+    guidance = Guidance(4.0, interval=(low, high))
+    denoise = guidance.bind(network, Condition(torch.zeros(n_rows, dtype=torch.long)))
+    x_1 = torch.full((n_rows, 256), 2)
+    SAMPLERS.build({"type": "emigm", "steps": steps})(denoise, x_1, Rng.stream(0), mask_id=2)
+    assert len(seen) == steps
+    assert sum(1 + bool(guidance.is_on(t.double())) for t in seen) == nfe
+
+
+def test_mars_guidance_grows_with_what_is_revealed_as_published() -> None:
+    guidance, scales = Guidance(3.0, ramp="revealed"), list[float]()
+
+    class Spy(Categorical):
+        def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
+            assert isinstance(scale, Tensor)
+            scales.append(scale[0].item())
+            return super().guide(null, scale)
+
+        def halves(self) -> tuple[Categorical, Categorical]:
+            first, second = super().halves()
+            return Spy(first.logits, first.where), Spy(second.logits, second.where)
+
+    def network(x_t: Tensor, t: Tensor, cond: Condition | None = None, *, where: Tensor) -> Categorical:
+        return Spy(torch.zeros(int(where.sum()), 2), where)
+
+    denoise = guidance.bind(network, Condition(torch.zeros(2, dtype=torch.long)), mask_id=2)
+    SAMPLERS.build("mar")(denoise, torch.full((2, 256), 2), Rng.per_sample([0, 1]), mask_id=2)
+    known = GOLDEN["mar linear cfg(3.0) num_iter64 at step 0,31,62,63"]
+    assert [scales[step] for step in (0, 31, 62, 63)] == pytest.approx(known, abs=1e-6)
+
+
+def run(sampler: MaskedSampler, look: Callable[[Tensor, Tensor], None], n_rows: int = 1, length: int = 256) -> None:
+    """Decode without a network; `look` gets how many (B,) were masked before and after each step."""
+    left = [torch.full((n_rows,), length)]
+
+    def on_step(done: int, total: int, x_s: Tensor) -> None:
+        left.append((x_s == 2).sum(1))
+        look(left[-2], left[-1])
+
+    sampler(constant(2), torch.full((n_rows, length), 2), Rng.stream(0), mask_id=2, on_step=on_step)
 
 
 def test_halton_is_its_order_with_arccos_counts_of_what_is_revealed() -> None:

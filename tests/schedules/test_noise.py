@@ -72,3 +72,28 @@ def test_the_rectified_noise_level_is_t_over_what_is_left() -> None:
 def test_too_few_steps_for_a_beta_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 21"):
         Betas(steps=20)
+
+
+def test_betas_raised_to_a_power_below_1_noise_sooner() -> None:
+    """DiffMAE: linspace(1e-4, 0.02, 1000) ** 0.8."""
+    t = torch.tensor([1, 2, 500, 1000], dtype=torch.float64) / 1000
+    found = Betas(power=0.8).alpha(t)
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64) ** 0.8
+    assert torch.allclose(found, (1 - betas).cumprod(0)[[0, 1, 499, 999]])
+    assert (found < Betas().alpha(t)).all()
+    early = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    few, many = (Betas(steps=steps, power=0.8).alpha(early).log().tolist() for steps in (200, 1000))
+    assert few == pytest.approx(many, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"power": 0}, "power must be positive"),
+        ({"power": 0.8, "law": "cosine"}, "power is of law linear"),
+        ({"power": 0.8, "steps": 43}, "steps must be at least 44"),
+    ],
+)
+def test_powers_that_are_no_betas_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Betas(**arguments)

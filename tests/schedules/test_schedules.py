@@ -16,8 +16,10 @@ from maskgen.schedules import (
     Arccos,
     Cosine,
     Exponential,
+    Fixed,
     Linear,
     Log,
+    LogExp,
     Polynomial,
     Power,
     Schedule,
@@ -28,9 +30,13 @@ GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "ima
 ENDS = {
     "exponential": (1.0, math.exp(-5)),
     "truncated_normal": (0.5, 0.0),
+    "fixed": (0.25, 0.25),
     "betas": (1.0, 4.035829765375676e-05),  # as published: golden/image_continuous.json
 }
 """alpha(0) and alpha(1) of those that bend the rule; 1 and 0 for all others."""
+
+MOVING = [name for name in SCHEDULES.names() if name != "fixed"]
+"""Those with a path from data to nothing."""
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES.names())
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -51,6 +57,19 @@ def published(name: str, n: int) -> Schedule:
         "log": Log(math.log(n)),
         "exp": Exponential(math.log(n)),
     }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("linear", Linear()), ("cosine", Cosine()), ("poly-0.5", Polynomial(0.5)), ("exp", Exponential()),
+        ("log", LogExp()),
+    ],
+)  # fmt: skip
+def test_mask_ratios_of_emigm_are_as_published(name: str, schedule: Schedule) -> None:
+    found = schedule.mask_ratio(torch.tensor([0.1, 0.2, 0.5, 1.0], dtype=torch.float64)).tolist()
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
+    assert found == pytest.approx(golden[f"emigm gamma {name} t=.1,.2,.5,1"], abs=1e-6)
 
 
 @every_dtype
@@ -80,7 +99,7 @@ def test_alpha_dot_is_the_derivative_of_alpha_and_never_positive(name: str, dtyp
     assert (schedule.alpha_dot(times(dtype)) <= 0).all()
 
 
-@every_schedule
+@pytest.mark.parametrize("name", MOVING)
 def test_inverse_undoes_alpha(name: str) -> None:
     schedule = SCHEDULES.build(name)
     t = times()
@@ -102,7 +121,9 @@ def test_what_is_derived_agrees_with_alpha(name: str) -> None:
 @every_schedule
 def test_shape_is_kept(name: str) -> None:
     schedule, t = SCHEDULES.build(name), torch.rand(2, 3)
-    assert schedule.alpha(t).shape == schedule.alpha_dot(t).shape == schedule.inverse(t).shape == (2, 3)
+    assert schedule.alpha(t).shape == schedule.alpha_dot(t).shape == (2, 3)
+    if name in MOVING:
+        assert schedule.inverse(t).shape == (2, 3)
 
 
 @pytest.mark.parametrize("rounding", ["masked", "revealed"])
@@ -229,3 +250,11 @@ def test_an_impossible_truncation_is_refused() -> None:
         TruncatedNormal(low=0.9, high=0.5)
     with pytest.raises(ValueError, match="std must be positive, got 0"):
         TruncatedNormal(std=0)
+
+
+def test_the_fixed_ratio_is_the_same_at_all_times_and_has_no_inverse() -> None:
+    assert Fixed(0.6).mask_ratio(times()).tolist() == pytest.approx([0.6] * 1001)
+    with pytest.raises(ValueError, match="fixed has one mask ratio at all times"):
+        Fixed().inverse(torch.tensor(0.5))
+    with pytest.raises(ValueError, match=r"ratio must be in \(0, 1\], got 0"):
+        Fixed(0)

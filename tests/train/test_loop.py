@@ -94,6 +94,27 @@ def test_noise_is_a_function_of_seed_step_and_micro_batch() -> None:
     assert not any(torch.equal(a, b) for i, a in enumerate(first) for b in first[:i])
 
 
+class Eager(Distance):
+    """One that wants to know how far the run is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress: list[float] = []
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
+        self.progress.append(progress)
+        return super().__call__(model, batch, rng, keep_ratio=keep_ratio)
+
+
+def test_progress_is_the_share_of_steps_done_whoever_began_them() -> None:
+    loop, resumed = build(accumulate=2, batch_size=8, steps=4), build(steps=4)
+    loop.objective, resumed.objective, resumed.step = Eager(), Eager(), 2
+    for one in (loop, resumed):
+        one.run(lambda *_: None)
+    assert loop.objective.progress == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
+    assert resumed.objective.progress == [0.5, 0.75]
+
+
 def test_the_keep_ratio_reaches_the_objective() -> None:
     loop = build(keep_ratio=0.25)
     loop.run(lambda *_: None)

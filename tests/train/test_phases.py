@@ -137,6 +137,12 @@ def test_a_run_goes_from_one_resolution_to_another_and_resumes_across_it(tmp_pat
         assert weights(home / "checkpoint-4") == weights(last.path)
 
 
+def test_masks_follow_the_grid_of_a_phase(tmp_path: Path, pictures: Path) -> None:
+    source = recipe(tmp_path / "r.yaml", pictures)  # a process of another grid refuses rows of this one
+    last = run(source, ["process={type: absorbing, strategy: block}"], str(tmp_path / "a"), device="cpu")
+    assert read_checkpoint(last).image_shape == (1, 8, 8)
+
+
 def test_a_network_of_one_grid_is_refused_before_the_first_step(tmp_path: Path, pictures: Path) -> None:
     source = recipe(tmp_path / "r.yaml", pictures, positions="learned")
     with pytest.raises(UserError, match=r"learned positions are for one grid of tokens; use model\.positions rotary"):

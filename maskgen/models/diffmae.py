@@ -1,0 +1,71 @@
+"""DiffMAE: an encoder of clean visible patches, and a decoder that denoises the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend
+from maskgen.layers.embeddings import TimeEmbedding
+from maskgen.layers.visible import ViTSizes
+from maskgen.models import MODELS
+from maskgen.models.decoders import CrossSelf, DecoderSpec
+from maskgen.models.mae import PatchEncoder
+from maskgen.predictions import Condition, Field
+from maskgen.processes import is_mask
+from maskgen.subset import TokenSubset
+
+
+@MODELS.register("diffmae")
+class DiffMAE(PatchEncoder):
+    """Clean visible patches and noised others (B, L, D) -> Field of x_0 (Wei et al., arXiv 2304.03283).
+
+    A MAE whose masked patches are not one learned vector but the noised patch, embedded, and the time. Sampling
+    completes a picture: what is known of it is seen clean by the encoder.
+
+    Args:
+        token_width: numbers a patch has.
+        grid: (h, w) of the patches, L = h w.
+        width, depth, heads, mlp_ratio, dropout: of the encoder, sizes as MAE's.
+        decoder: `cross_self`, `joint` or `cross`.
+        attention: `auto`, `sdpa` or `xformers`.
+    """
+
+    objectives = ("masked_denoising",)
+    sees_known = True
+
+    def __init__(
+        self,
+        token_width: int,
+        grid: tuple[int, int],
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        decoder: DecoderSpec = CrossSelf(),
+        attention: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__(token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder)
+        self.noised = nn.Linear(token_width, self.decoder.width)
+        self.time = TimeEmbedding(self.decoder.width, scale=1.0)
+        self._init()
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, *, subset: TokenSubset | None = None
+    ) -> Field:
+        """x_t (B, L, D) and t (B,) as the process scales them, clean patches in `cond.visible` -> Field of x_0.
+
+        It is of all patches, the visible ones their own; or of the masked ones alone, if their number is known.
+
+        Args:
+            subset: the visible patches; whoever knows how many there are saves their counting.
+        """
+        clean = torch.full_like(x_t, torch.nan) if cond is None or cond.visible is None else cond.visible.to(x_t)
+        is_masked = is_mask(clean, 0)
+        visible = TokenSubset.of(~is_masked) if subset is None else subset
+        clean = clean.masked_fill(is_masked[..., None], 0)
+        queries = self.noised(x_t) + self.time(t)[:, None]
+        masked = visible.rest()
+        value = self.head(self.decoder(self._encode(self.embedding(clean), visible), visible, queries, masked))
+        return Field(value, subset=masked) if subset is not None else Field(masked.scatter(value, clean.to(value)))

@@ -1,0 +1,172 @@
+"""Masked autoencoders: an encoder of the visible patches, and a decoder that regresses the others."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.layers.attention import AttentionBackend
+from maskgen.layers.difficulty import LossHead
+from maskgen.layers.visible import LayeredEncoder, ViTSizes
+from maskgen.models import MODELS
+from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
+from maskgen.models.trunks import init_trunk
+from maskgen.predictions import Condition, Point
+from maskgen.processes import is_mask
+from maskgen.subset import TokenSubset
+
+
+class PatchEncoder(nn.Module, ABC):
+    """A ViT over a class slot and the visible patches, and a decoder of the others: what MAE and DiffMAE share.
+
+    Args:
+        token_width: numbers a patch has.
+        grid: (h, w) of the patches, L = h w; positions are fixed sines and cosines.
+        sizes: of the encoder.
+        decoder: of the masked patches.
+        sees_all: whether the encoder is given [MASK]s too.
+
+    Raises:
+        ValueError: a decoder that does not go with such an encoder.
+    """
+
+    condition = "none"
+    positions: Tensor
+
+    def __init__(
+        self, token_width: int, grid: tuple[int, int], sizes: ViTSizes, decoder: DecoderSpec, sees_all: bool = False
+    ) -> None:
+        super().__init__()
+        decoder.require_fit(sizes.depth, sees_all)
+        self.base_grid, self.width = grid, sizes.width
+        self.embedding = nn.Linear(token_width, sizes.width)
+        self.class_token = nn.Parameter(torch.empty(sizes.width))
+        self.register_buffer("positions", slot_and_grid(grid, grid, sizes.width), persistent=False)
+        self.encoder = LayeredEncoder(sizes)
+        self.decoder = decoder.build(sizes, grid)
+        self.head = nn.Linear(self.decoder.width, token_width)
+
+    def _init(self) -> None:
+        """MAE's start: Xavier-uniform matrices, zero biases, small tokens."""
+        init_trunk(self)
+        nn.init.normal_(self.class_token, std=0.02)
+        mixing = getattr(self.decoder, "mixing", None)
+        if mixing is not None:
+            nn.init.normal_(mixing, std=mixing.shape[1] ** -0.5)
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Patches will come from another grid of the same picture: positions are spread over it."""
+        self.positions = slot_and_grid(self.base_grid, grid, self.width).to(self.positions.device)
+        self.decoder.set_grid(grid)
+
+    def features(self, x_0: Tensor) -> Tensor:
+        """(B, L, D), what the encoder says of patches (B, L, token_width) of which none is masked; no class slot."""
+        return self._encode(self.embedding(x_0), None)[-1][:, 1:]
+
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
+        """(B, L), how much attention the class slot gives in the last block to patches of which none is masked."""
+        return self.encoder.attention_scores(self._slotted(self.embedding(x_0)))
+
+    def _encode(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
+        """(B, 1 + K, D) of each block, from embedded patches (B, L, D)."""
+        layers: list[Tensor] = self.encoder(self._slotted(x), visible)
+        return layers
+
+    def _slotted(self, x: Tensor) -> Tensor:
+        """(B, 1 + L, D), the class slot in front and positions added."""
+        return torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.positions
+
+
+@MODELS.register("mae")
+class MAE(PatchEncoder):
+    """Patches (B, L, D) with [MASK] = NaN -> the masked ones (He et al., arXiv 2111.06377).
+
+    Published sizes, width x depth, heads: B 768 x 12, 12; L 1024 x 24, 16; H 1280 x 32, 16. With decoder `cross` it is
+    CrossMAE (arXiv 2401.14391); `encoder_sees: all` with decoder `linear` is SimMIM (arXiv 2111.09886).
+
+    Args:
+        token_width: numbers a patch has.
+        grid: (h, w) of the patches, L = h w.
+        width, depth, heads, mlp_ratio, dropout: of the encoder.
+        decoder: `joint`, `cross`, `cross_self` or `linear`.
+        encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
+        has_difficulty: it also expects losses of patches, learned by those they have; mask strategy hard asks for them.
+        attention: `auto`, `sdpa` or `xformers`.
+    """
+
+    objectives = ("masked_regression",)
+
+    def __init__(
+        self,
+        token_width: int,
+        grid: tuple[int, int],
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        decoder: DecoderSpec = Joint(),
+        encoder_sees: Literal["visible", "all"] = "visible",
+        has_difficulty: bool = False,
+        attention: AttentionBackend = "auto",
+    ) -> None:
+        sees_all = encoder_sees == "all"
+        super().__init__(
+            token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder, sees_all
+        )
+        self.sees_all, self.is_independent = sees_all, decoder.is_independent
+        self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
+        self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
+        self._init()
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,  # noqa: ARG002 - one signature for all denoisers
+        cond: Condition | None = None,  # noqa: ARG002
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,
+        asked: TokenSubset | None = None,
+    ) -> Point:
+        """x_t (B, L, D), NaN in masked patches -> Point of the M masked ones, or of those at `where` (B, L), packed.
+
+        Args:
+            subset: the visible patches; whoever knows how many there are saves their counting.
+            asked: as `where`, as positions.
+        """
+        visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
+        if asked is None:  # whoever is decoded together must all be there
+            asked = visible.rest() if where is None or not self.is_independent else TokenSubset.of(where)
+        hidden = self._decode(x_t, visible, asked)
+        if where is not None and not self.is_independent:
+            hidden = asked.scatter(hidden)[where]
+        else:
+            hidden, where = asked.pack(hidden), asked.is_kept() if where is None else where
+        return Point(self.head(hidden), where, None if self.loss_head is None else self.loss_head(hidden))
+
+    def difficulty(
+        self,
+        x_t: Tensor,
+        t: Tensor,  # noqa: ARG002 - one signature for all networks
+        cond: Condition | None = None,  # noqa: ARG002
+        *,
+        subset: TokenSubset | None = None,
+    ) -> Tensor:
+        """(B, L), the higher the larger the loss expected of a masked patch, 0 elsewhere; needs `has_difficulty`."""
+        visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
+        asked = visible.rest()
+        return asked.scatter(cast(LossHead, self.loss_head)(self._decode(x_t, visible, asked)))
+
+    def _decode(self, x_t: Tensor, visible: TokenSubset, asked: TokenSubset) -> Tensor:
+        """(B, M, W), what the decoder says of the patches asked for."""
+        is_masked = is_mask(x_t, 0)[..., None]
+        x = self.embedding(x_t.masked_fill(is_masked, 0))
+        if self.sees_all:
+            x = torch.where(is_masked, self.mask_token.to(x.dtype), x)
+        seen = None if self.sees_all else visible
+        decoded: Tensor = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
+        return decoded

@@ -1,0 +1,136 @@
+"""MAR and eMIGM: an encoder of visible tokens, a decoder of all, and a head that draws each token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.heads import DiffusionHead
+from maskgen.layers.attention import AttentionBackend
+from maskgen.layers.visible import JointDecoder, VisibleEncoder, ViTSizes
+from maskgen.models import MODELS
+from maskgen.models.token_head import Diffusion, Head
+from maskgen.predictions import NULL, Categorical, Condition
+from maskgen.processes import is_mask
+from maskgen.subset import TokenSubset
+
+
+@MODELS.register("mar")
+class MAR(nn.Module):
+    """Tokens with [MASK], (B, L, D) or (B, L) -> a prediction of the masked ones (MAR, arXiv 2406.11838; eMIGM).
+
+    Published sizes, width x depth of encoder and decoder, heads: B 768 x 12, 12; L 1024 x 16, 16; H 1280 x 20, 16;
+    eMIGM also XS 448 x 10 and S 512 x 12.
+
+    Args:
+        vocab_size: V of tokens that are numbers, 0 of vectors.
+        token_width: D of vectors.
+        grid: (h, w) of the tokens, L = h w.
+        n_classes: labels; 0 for an unconditional network.
+        width, depth, heads, mlp_ratio, dropout: of the encoder and of the decoder.
+        head: `diffusion` of vectors, or `categorical` of numbers.
+        n_buffer: class tokens in front of the others.
+        encode_visible: the encoder sees visible tokens only, as MAE's does; if not, [MASK]s too.
+        null_token: what stands for "no class": its `own` (MAR), or the `mask` token (eMIGM's guidance with mask).
+        attention: `auto`, `sdpa` or `xformers`.
+    """
+
+    objectives = ("token_diffusion", "masked_tokens")
+    has_null_label = True
+
+    def __init__(
+        self,
+        vocab_size: int,
+        token_width: int,
+        grid: tuple[int, int],
+        n_classes: int = 0,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.1,
+        head: Head = Diffusion(),
+        n_buffer: int = 64,
+        encode_visible: bool = True,
+        null_token: Literal["own", "mask"] = "own",
+        attention: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__()
+        if n_buffer < 1:
+            raise ValueError(f"n_buffer must be at least 1: an encoder needs something to see, got {n_buffer}")
+        if head.is_continuous == bool(vocab_size):
+            made, fits = ("numbers", "categorical") if vocab_size else ("vectors", "diffusion")
+            raise ValueError(f"head is not for tokens that are {made}; use {fits}")
+        self.vocab_size, self.n_buffer, self.n_classes = vocab_size, n_buffer, n_classes
+        self.encode_visible, length = encode_visible, grid[0] * grid[1]
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
+        self.embedding = nn.Embedding(vocab_size, width) if vocab_size else nn.Linear(token_width, width)
+        self.labels = nn.Embedding(n_classes, width) if n_classes else None
+        self.null = nn.Parameter(torch.empty(width)) if null_token == "own" else None
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.encoder_positions = nn.Parameter(torch.empty(n_buffer + length, width))
+        self.decoder_positions = nn.Parameter(torch.empty(n_buffer + length, width))
+        self.head_positions = nn.Parameter(torch.empty(length, width))
+        self.embedding_norm = nn.LayerNorm(width, eps=1e-6)
+        self.encoder = VisibleEncoder(sizes)
+        self.decoder = JointDecoder(width, sizes)
+        self._init()
+        self.head = head.build(width, vocab_size, token_width)
+
+    def _init(self) -> None:
+        """Xavier-uniform matrices, zero biases; tokens and positions normal with deviation 0.02, as published."""
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+            elif isinstance(part, nn.Embedding):
+                nn.init.normal_(part.weight, std=0.02)
+        for parameter in self.parameters(recurse=False):
+            nn.init.normal_(parameter, std=0.02)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,  # noqa: ARG002 - what is masked says what time it is
+        cond: Condition | None = None,
+        *,
+        subset: TokenSubset | None = None,
+        where: Tensor | None = None,
+    ) -> Categorical | DiffusionHead:
+        """x_t (B, L, D) with NaN, or (B, L) with V, where masked -> prediction, at `where` (B, L) only if given.
+
+        `subset` are the visible tokens, for who knows them; else they are read off x_t.
+        """
+        is_masked = is_mask(x_t, self.vocab_size)
+        visible = (subset or TokenSubset.of(~is_masked)) if self.encode_visible else None
+        encoded = self.encoder(self._input(x_t, is_masked, cond), visible)
+        decoded = self.decoder(encoded, self.decoder_positions, self.mask_token, visible)
+        z = decoded[:, self.n_buffer :] + self.head_positions
+        prediction: Categorical | DiffusionHead = self.head(z if where is None else z[where], where)
+        return prediction
+
+    def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        """(B, L), how much attention the class tokens give to each of the others in the encoder's last block."""
+        return self.encoder.attention_scores(self._input(x_0, is_mask(x_0, self.vocab_size), cond), self.n_buffer)
+
+    def _input(self, x_t: Tensor, is_masked: Tensor, cond: Condition | None) -> Tensor:
+        """(B, buffers + L, W), what the encoder is given."""
+        x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
+        normed: Tensor = self.embedding_norm(x)
+        return normed
+
+    def _embed(self, x_t: Tensor, is_masked: Tensor) -> Tensor:
+        """(B, L, W) with the mask token where masked; what is left out there does not matter."""
+        known = x_t.masked_fill(is_masked if x_t.ndim == 2 else is_masked[..., None], 0)
+        return torch.where(is_masked[..., None], self.mask_token, self.embedding(known))
+
+    def _condition(self, n_rows: int, cond: Condition | None) -> Tensor:
+        """(B, buffers, W), the class in each, or what stands for none."""
+        null = self.mask_token if self.null is None else self.null
+        if self.labels is None or cond is None:
+            return null.expand(n_rows, self.n_buffer, -1)
+        labels = cond.labels
+        rows = torch.where((labels == NULL)[:, None], null, self.labels(labels.clamp(min=0)))
+        return rows[:, None].expand(-1, self.n_buffer, -1)

@@ -1,0 +1,83 @@
+"""Squared error of masked tokens that are vectors: MAE, CrossMAE, SimMIM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
+from maskgen.objectives.difficulty import with_difficulty
+from maskgen.objectives.guides import guide_by, visible_of
+from maskgen.predictions import Batch, Loss
+from maskgen.processes import Absorbing, Process
+from maskgen.rng import Rng
+from maskgen.subset import TokenSubset
+
+
+@OBJECTIVES.register("masked_regression")
+class MaskedRegression:
+    """Mean squared error on masked tokens only, which are all that is predicted (MAE, arXiv 2111.06377).
+
+    A network that expects errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
+
+    Args:
+        process: absorbing; its mask ratio is MAE's with `schedule: {type: fixed, ratio: 0.75}`.
+        normalise: targets are normalised token by token, (x - mean) / sqrt(variance + 1e-6), the variance unbiased
+            (MAE, section 4.1). What is learned then are better features, but no picture.
+        decode_ratio: share of the masked tokens that a training step predicts (CrossMAE, arXiv 2401.14391: a third, its
+            prediction ratio 0.25 at 75 % masking). A model in evaluation mode predicts all.
+    """
+
+    baseline = None
+
+    def __init__(self, process: Process, normalise: bool = True, decode_ratio: float = 1.0) -> None:
+        if not isinstance(process, Absorbing) or process.mask_id:
+            raise ValueError("masked_regression needs process absorbing and tokens that are vectors")
+        if not 0 < decode_ratio <= 1:
+            raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
+        self.process, self.strategy = process, process.strategy
+        self.normalise, self.decode_ratio = normalise, decode_ratio
+
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether what is predicted are tokens, so that samples can be made of it."""
+        return not self.normalise
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
+        """batch.x_0 (B, L, D) -> Loss."""
+        refuse_dropping(keep_ratio)
+        x_0 = batch.x_0
+        t = draw_times(len(x_0), rng, x_0.device)
+        guide = guide_by(self.process, model, x_0, batch.cond, rng, progress)
+        x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
+        visible = visible_of(self.process, x_t)
+        is_training = getattr(model, "training", True)
+        asked = visible.rest()
+        if self.decode_ratio < 1 and is_training:
+            asked = some_of(asked, self.decode_ratio, rng)
+        point = model(x_t, t.float(), batch.cond, subset=visible, asked=asked)
+        target = asked.pack(asked.gather(normalised(x_0) if self.normalise else x_0))
+        error = (point.value.float() - target).square().mean(-1)  # (M,)
+        value = error.sum() / number_of(error, is_training)
+        logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
+        return with_difficulty(Loss(value, logs), point.difficulty, error, asked.is_kept())
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Tokens (B, L, D) of mean 0 and variance 1 each, the unbiased one."""
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def some_of(tokens: TokenSubset, ratio: float, rng: Rng) -> TokenSubset:
+    """round(ratio K) of each row's K tokens, at least 1, at random."""
+    chance = rng.uniform(tokens.keep.shape, device=tokens.keep.device)
+    if tokens.valid is None:
+        n = max(round(tokens.keep.shape[1] * ratio), 1)
+        picked = chance.argsort(1)[:, :n].sort(1).values
+        return TokenSubset(tokens.keep.gather(1, picked), tokens.length)
+    counts = (tokens.valid.sum(1, keepdim=True).double() * ratio).round().clamp(min=1)
+    rank = chance.masked_fill(~tokens.valid, 2.0).argsort(1).argsort(1)
+    is_picked = (rank < counts) & tokens.valid
+    return TokenSubset.of(torch.zeros_like(tokens.is_kept()).scatter(1, tokens.keep, is_picked))

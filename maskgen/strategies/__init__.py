@@ -1,0 +1,19 @@
+"""Mask strategies: which tokens are masked first."""
+
+from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, first, spread_evenly
+from maskgen.strategies.guided import Attention, Hard
+from maskgen.strategies.oblivious import Blocks, Color, Grid, Random
+
+__all__ = [
+    "STRATEGIES",
+    "Attention",
+    "Blocks",
+    "Color",
+    "Grid",
+    "Guide",
+    "Hard",
+    "MaskStrategy",
+    "Random",
+    "first",
+    "spread_evenly",
+]

@@ -1,0 +1,292 @@
+"""`maskgen probe`: what a network's features know of the classes of images, beside what the pixels give away."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from maskgen.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
+from maskgen.data.cache import default_cache_dir
+from maskgen.data.image_sets import SplitSet
+from maskgen.data.images import DATASETS, ImageSource, ImageSplit, SplitName
+from maskgen.devices import pick_device
+from maskgen.errors import UserError
+from maskgen.eval.features import packages
+from maskgen.eval.finetune import Tuning, finetuned
+from maskgen.eval.probe import (
+    NEIGHBOURS,
+    TEMPERATURE,
+    Accuracy,
+    Labelled,
+    linear_probe,
+    nearest_neighbours,
+    share_of_labels,
+)
+from maskgen.eval.report import Entry, Report, publish
+from maskgen.eval.representation import PIXELS, Encoder, digest, features_of
+from maskgen.fields import Preconditioned
+from maskgen.files import write_json
+from maskgen.predictions import NULL
+
+from .pictures import check_writable
+from .progress import progress_bar
+
+Method = Literal["linear", "knn", "finetune"]
+LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
+
+
+def run(
+    source: str,
+    /,
+    *,
+    data: str | None = None,
+    methods: Sequence[Method] = ("linear", "knn"),
+    num: int | None = None,
+    label_share: float = 1.0,
+    block: int = 0,
+    has_baseline: bool = True,
+    seed: int = 0,
+    output: str | None = None,
+    device: str = "auto",
+    **tuning: Any,
+) -> str:
+    """Probe the network of a checkpoint; the table it prints.
+
+    Args:
+        source: the checkpoint.
+        data: a data set by name, as YAML, or a folder of images; default the one of its training.
+        methods: `linear`, `knn`, `finetune`.
+        num: at most that many training images.
+        label_share: of the training images of each class that is used.
+        block: of a diffusion transformer, counted from 1; 0 is the middle one.
+        has_baseline: whether raw pixels are probed as well.
+        seed: of fine-tuning.
+        output: a .json for the report.
+        device: `auto`, `cpu` or `cuda`.
+        **tuning: `epochs`, `minutes` and `lr` of fine-tuning.
+
+    Raises:
+        UserError: a checkpoint, data set, option or output that cannot be used.
+    """
+    path = check_writable(output, (".json",)) if output else None
+    checkpoint = read_checkpoint(source)
+    wanted, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
+    encoder = encoder_of(checkpoint, source, block, pick_device(device))
+    ground = ground_of(checkpoint, data, num, label_share)
+    pairs = [(method, encoder) for method in wanted]
+    if has_baseline:
+        pairs += [(method, PIXELS) for method in wanted if method != "finetune"]
+    entries = []
+    for method, one in pairs:
+        made = {"sampler": {"checkpoint": source, "step": checkpoint.step}} if one is encoder else {}
+        entries.append(ground.entry(ground.probed(method, one, settings), one, **made))
+    return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+
+
+def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device) -> Encoder:
+    """What the features of a checkpoint are: of unmasked tokens, without a class, averaged over the tokens.
+
+    Raises:
+        UserError: it is no generator of images, or its network offers no features.
+    """
+    recipe = checkpoint.recipe
+    if recipe.is_text or recipe.task != "generator":
+        raise UserError(f"{source} is a {'text generator' if recipe.is_text else recipe.task}; probe one of images")
+    network, tokenizer = load_model(checkpoint)
+    assert tokenizer is not None
+    features = getattr(network, "features", None)
+    if features is None:
+        raise UserError(f"{source}: a {type(network).__name__} has no features to be probed")
+    choices = _choices(features, block, source)
+    network, tokenizer, process = network.to(device), tokenizer.to(device), recipe.field_process()
+    if process is not None and "t" in inspect.signature(features).parameters:
+        features = Preconditioned(process, network).features
+
+    def pooled(images: Tensor) -> Tensor:
+        found: Tensor = features(tokenizer.encode(images), **choices)
+        return found.mean(1)
+
+    try:
+        pooled(torch.zeros(1, *checkpoint.image_shape, device=device))
+    except ValueError as error:
+        raise UserError(f"{source} cannot be probed: {error}") from None
+    place = f"block {block or 'in the middle'}" if choices else "the encoder"
+    identity = {
+        "weights": checkpoint.info["files"][MODEL]["sha256"],
+        "tokenizer": tokenizer.fingerprint(),
+        "model": recipe.model,
+        "process": recipe.process if process is not None else None,
+        "block": block,
+        "device": device.type,
+    }
+    return Encoder(f"{type(network).__name__} after {place}, mean of tokens", identity, pooled, device, network)
+
+
+def _choices(features: Callable[..., Tensor], block: int, source: str) -> dict[str, int]:
+    """What `features` is told beside the tokens."""
+    if "block" in inspect.signature(features).parameters:
+        return {"block": block}
+    if block:
+        raise UserError(f"--block {block} is of diffusion transformers; {source} is probed after its encoder")
+    return {}
+
+
+def _tuning(methods: Sequence[Method], seed: int, choices: Mapping[str, Any]) -> Tuning:
+    """The settings of fine-tuning.
+
+    Raises:
+        UserError: some that are impossible, or without fine-tuning.
+    """
+    given = {key: value for key, value in choices.items() if value is not None}
+    if given and "finetune" not in methods:
+        raise UserError(f"--{next(iter(given))} is of fine-tuning: add --method finetune, or leave it out")
+    try:
+        return Tuning(seed=seed, **given)
+    except ValueError as error:
+        raise UserError(f"fine-tuning: {error}") from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The score of a method, and facts about how it came about."""
+
+    name: str
+    accuracy: Accuracy
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a split, read many at a time."""
+
+    split: ImageSplit
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int], /) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8 and labels (B,) int64."""
+        return self.split.__getitems__(self.rows[torch.as_tensor(indices)].tolist())
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Labelled images to fit on and to score on; `rows` of `train` have a label that is used."""
+
+    train: SplitSet
+    test: SplitSet
+    rows: Tensor
+    n_classes: int
+
+    def _labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
+        """Features of the training and the test images."""
+        sides = []
+        for images in (self.train, self.test):
+            found = features_of(images, encoder, progress_bar(images.name))
+            assert images.labels is not None
+            sides.append(Labelled(found, images.labels))
+        return sides[0].rows(self.rows), sides[1]
+
+    def probed(self, method: Method, encoder: Encoder, tuning: Tuning) -> Found:
+        """What a method finds; that of raw pixels is kept on disk, as it is the same for every network."""
+        if method == "finetune":
+            train, test = Chosen(self.train.split, self.train.rows[self.rows]), Chosen(self.test.split, self.test.rows)
+            accuracy = finetuned(encoder, train, test, self.n_classes, tuning, progress_bar("fine-tuning"))
+            return Found(f"finetune[mean,bn,adamw,{tuning.length}]", accuracy, asdict(tuning))
+        if encoder is not PIXELS:
+            return self._probed(method, encoder)
+        facts = {"images": [self.train.digest(), self.test.digest()], "rows": self.rows.tolist(), "method": method}
+        file = default_cache_dir() / f"baseline-{digest({**facts, 'packages': packages()})}.json"
+        if file.is_file():
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            return Found(stored["name"], Accuracy(**stored["accuracy"]), stored["facts"])
+        found = self._probed(method, encoder)
+        write_json(file, asdict(found))
+        return found
+
+    def _probed(self, method: Method, encoder: Encoder) -> Found:
+        train, test = self._labelled(encoder)
+        if method == "knn":
+            return Found(KNN, nearest_neighbours(train, test), {})
+        probe = linear_probe(train, test)
+        return Found(LINEAR, probe.accuracy, {"l2": probe.strength, "has_converged": probe.has_converged})
+
+    def entry(self, found: Found, encoder: Encoder, **made: Any) -> Entry:
+        """The number in a report."""
+        return Entry(
+            found.name,
+            encoder.name,
+            found.accuracy.value,
+            found.accuracy.n,
+            reference=self.train.name,
+            reference_digest=self.train.digest(),
+            n_reference=len(self.rows),
+            standard_error=found.accuracy.standard_error,
+            facts=found.facts,
+            **made,
+        )
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """What a reader should know."""
+        objective = checkpoint.recipe.objective
+        if checkpoint.classes and isinstance(objective, dict) and objective.get("label_dropout") == 0:
+            return ['"no class", which features are made with, was never trained (objective.label_dropout 0)']
+        return []
+
+
+def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_share: float) -> Ground:
+    """The images of a data set, the checkpoint's own by default.
+
+    Raises:
+        UserError: unknown, of another shape, or without labels.
+    """
+    source = checkpoint.recipe.build_data() if data is None else open_data(data, checkpoint.image_shape)
+    if source.image_shape != checkpoint.image_shape:
+        raise UserError(
+            f"--data {data or source.name} has images {source.image_shape}, the checkpoint takes "
+            f"{checkpoint.image_shape}; choose a data set of that shape, or a folder, whose images are brought to it"
+        )
+    train, test = _labelled_split(source, "train", num), _labelled_split(source, "test", None)
+    assert train.labels is not None
+    try:
+        return Ground(train, test, share_of_labels(train.labels, label_share), len(source.classes))
+    except ValueError as error:
+        raise UserError(f"--label-share: {error}") from None
+
+
+def _labelled_split(source: ImageSource, name: SplitName, most: int | None) -> SplitSet:
+    images = SplitSet(source.split(name), f"{source.name} {name} images", most)
+    if not source.classes or images.labels is None or bool((images.labels == NULL).any()):
+        raise UserError(f"--data: {images.name} have no labels, or not all of them; a probe needs one for each")
+    if len(images) < 2:
+        raise UserError(f"--data: {images.name} are {len(images)}; a probe needs at least 2")
+    return images
+
+
+def open_data(name: str, image_shape: tuple[int, int, int]) -> ImageSource:
+    """A data set by name or as YAML (`{type: fashion_mnist, n_train: 1000}`), or a folder, brought to a shape.
+
+    Raises:
+        UserError: unknown, text, or missing.
+    """
+    spec: Any
+    if Path(name).expanduser().is_dir():
+        spec = {"type": "folder", "path": name, "size": image_shape[1], "channels": image_shape[0]}
+    else:
+        try:
+            spec = yaml.safe_load(name)
+        except yaml.YAMLError:
+            raise UserError(f"--data {name!r} is neither a folder, a data set's name nor YAML") from None
+    found = DATASETS.build(spec, "--data")
+    if not isinstance(found, ImageSource):
+        raise UserError(f"--data {name} has no images")
+    return found

@@ -1,0 +1,197 @@
+"""The file of an experiment: arms, and how each is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from maskgen.errors import UserError
+from maskgen.registry import explain
+from maskgen.shipped import experiment_names, recipe_text
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Part):
+    """A recipe that takes part; or, with `train_of`, the network of another arm, scored with other `options`."""
+
+    recipe: str = ""
+    label: str = ""
+    overrides: tuple[str, ...] = ()
+    train_of: str = Field("", description="another arm, whose training this one shares")
+    options: tuple[str, ...] = Field((), description="of `maskgen evaluate`, after those of the experiment")
+
+    @model_validator(mode="after")
+    def _trains_or_takes(self) -> Arm:
+        if bool(self.recipe) == bool(self.train_of):
+            raise ValueError("an arm has either a recipe or train_of")
+        if self.train_of and self.overrides:
+            raise ValueError(f"overrides are of a training; that of {self.train_of} is taken as it is")
+        return self
+
+
+class Scoring(_Part):
+    """How every arm is scored: the last checkpoint with `num` samples, `along` earlier ones with `num_along`.
+
+    `also` names other numbers of the report that get a column: class_accuracy, evaluations_per_sample.
+    """
+
+    num: int = Field(10_000, ge=2)
+    along: int = Field(4, ge=0)
+    num_along: int = Field(2_000, ge=2)
+    options: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+class Probing(_Part):
+    """`maskgen probe` of the last checkpoint."""
+
+    methods: tuple[Literal["linear", "knn", "finetune"], ...] = Field(("linear", "knn"), min_length=1)
+    options: tuple[str, ...] = ()
+
+
+class Measure(_Part):
+    """A further metric of `maskgen evaluate`, of the last checkpoint; `also` as in `Scoring`."""
+
+    num: int | None = Field(None, ge=2)
+    options: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """A report to be made of a checkpoint: `maskgen COMMAND CHECKPOINT OPTIONS`.
+
+    Attributes:
+        key: `evaluate`, `probe` or the name of a metric.
+        command: `evaluate` or `probe`.
+        options: of the command.
+        also: names of the report's other numbers that are wanted.
+        num: samples, where they are said.
+    """
+
+    key: str
+    command: str
+    options: tuple[str, ...]
+    also: tuple[str, ...] = ()
+    num: int = 0
+
+    def file(self, checkpoint: str) -> str:
+        """The report's name; what would give another score has another."""
+        facts = json.dumps([self.command, self.options]).encode()
+        mark = [hashlib.sha256(facts).hexdigest()[:8]] if self.options else []
+        key = [] if self.key == "evaluate" else [self.key]
+        return "-".join([checkpoint, *key, *mark, *([str(self.num)] if self.num else [])]) + ".json"
+
+    def arguments(self, checkpoint: Path, report: Path) -> list[str | Path]:
+        """Of `maskgen`."""
+        num = ["--num", str(self.num)] if self.num else []
+        return [self.command, checkpoint, *self.options, *num, "--output", report]
+
+
+class Experiment(_Part):
+    """The file of an experiment."""
+
+    summary: str = ""
+    minutes: float = Field(gt=0)
+    seeds: int = Field(1, ge=1)
+    jobs: int = Field(1, ge=1)
+    overrides: tuple[str, ...] = ()
+    evaluate: Scoring | None = Field(Scoring(), description="null: no score by `maskgen evaluate` as it is by default")
+    probe: Probing | None = None
+    metrics: Mapping[str, Measure] = {}
+    groups: Mapping[str, tuple[str, ...]] = {}
+    arms: Mapping[str, Arm]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Experiment:
+        for name, arm in self.arms.items():
+            if arm.train_of and not (arm.train_of in self.arms and self.arms[arm.train_of].recipe):
+                trained = ", ".join(other for other, one in self.arms.items() if one.recipe)
+                raise ValueError(f"arm {name}: train_of {arm.train_of} is no arm with a recipe ({trained})")
+        if self.evaluate is None and self.probe is None and not self.metrics:
+            raise ValueError("nothing scores the arms: give evaluate, probe or metrics")
+        return self
+
+    def chosen(self, names: str | None) -> list[str]:
+        """The arms of comma-separated names and groups; the group `main`, or all, for None.
+
+        Raises:
+            UserError: a name that is neither.
+        """
+        if names is None:
+            return list(self.groups.get("main", self.arms))
+        found: list[str] = []
+        for name in filter(None, names.split(",")):
+            if name not in self.groups and name not in self.arms:
+                raise UserError(f"--arms {name}: unknown; choose from {', '.join([*self.groups, *self.arms])}")
+            found += self.groups.get(name, (name,))
+        return list(dict.fromkeys(found))
+
+    def training_of(self, name: str) -> str:
+        """The arm whose network an arm is scored with: itself, or the one it names."""
+        return self.arms[name].train_of or name
+
+    def scores(self, name: str) -> Iterator[Score]:
+        """What the last checkpoint of an arm is scored by."""
+        own = self.arms[name].options
+        if self.evaluate is not None:
+            one = self.evaluate
+            yield Score("evaluate", "evaluate", (*one.options, *own), one.also, one.num)
+        for metric, measure in self.metrics.items():
+            options = ("--metric", metric, *measure.options, *own)
+            yield Score(metric, "evaluate", options, measure.also, measure.num or 0)
+        if self.probe is not None:
+            methods = [word for method in self.probe.methods for word in ("--method", method)]
+            yield Score("probe", "probe", (*methods, *self.probe.options), ("linear_probe", "knn", "finetune"))
+
+    def along(self, name: str) -> Score | None:
+        """What earlier checkpoints are scored by: those of a training of its own."""
+        if self.evaluate is None or not self.evaluate.along or self.arms[name].train_of:
+            return None
+        options = (*self.evaluate.options, *self.arms[name].options)
+        return Score("evaluate", "evaluate", options, num=self.evaluate.num_along)
+
+
+def read_experiment(file: str | None = None, name: str = "budget") -> Experiment:
+    """An experiment from a YAML file, or a shipped one by name.
+
+    Raises:
+        UserError: unknown, unreadable, an unknown key or a wrong value.
+    """
+    if file is None and name not in experiment_names():
+        raise UserError(f"--experiment {name}: unknown; choose from {', '.join(experiment_names())}, or give --file")
+    try:
+        text = recipe_text(f"bench/{name}") if file is None else Path(file).expanduser().read_text(encoding="utf-8")
+        return Experiment.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        raise UserError("\n".join(_explained(error))) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--file {file} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _explained(error: ValidationError) -> Iterator[str]:
+    """A line for each fault, with the keys that are accepted where it stands."""
+    parts: dict[str, type[BaseModel]] = {"arms": Arm, "evaluate": Scoring, "probe": Probing, "metrics": Measure}
+    for fault in error.errors():
+        place = parts.get(str(fault["loc"][0]), Experiment) if len(fault["loc"]) > 1 else Experiment
+        if fault["type"] == "value_error":  # the input is the whole part
+            key = ".".join(map(str, fault["loc"]))
+            yield f"{key}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        else:
+            yield explain([fault], "", list(place.model_fields))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree
