@@ -87,9 +87,10 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
     if recipe.is_text:
         return _build_text(recipe, accelerator, directory)
     source = recipe.build_data()
-    shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
-    train: Rows = source.split("train")
-    test: Rows = source.split("test")
+    with accelerator.local_main_process_first():  # an index of streamed shards is made once
+        shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
+        train: Rows = source.split("train")
+        test: Rows = source.split("test")
     tokenizer = captions = None
     if recipe.task == "tokenizer":
         module: nn.Module = recipe.build_tokenizer(shape)

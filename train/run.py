@@ -128,11 +128,13 @@ class Run:
         if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
             return error
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, self.loop.step)
+        is_offered = self.recipe.task != "classifier" and not settings.gradient_checkpointing
+        again = "set train.gradient_checkpointing=true; " if is_offered else ""
         return OutOfMemory(
             f"step {self.loop.step + 1} did not fit into memory: raise train.accumulate (now {stretch.accumulate}), or "
             f"lower train.batch_size (now {stretch.batch_size}) or train.keep_ratio (now "
-            f"{stretch.keep_ratio_at(self.loop.step):g}); on a GPU train.precision=bf16 (now {settings.precision}). "
-            f"--resume goes on from {self._last()}"
+            f"{stretch.keep_ratio_at(self.loop.step):g}); {again}on a GPU train.precision=bf16 (now "
+            f"{settings.precision}). --resume goes on from {self._last()}"
         )
 
     def _kept_rows(self) -> str:

@@ -116,6 +116,21 @@ def test_two_processes_killed_go_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_two_processes_began_one_goes_on_with_and_the_other_way_round(tmp_path: Path) -> None:
+    options = [*SMALL, "train.keep_checkpoints=3"]
+    torchrun(tmp_path / "two", "digits-maskgit", *options)
+    run("digits-maskgit", [*COMMON[:-2], *options], str(tmp_path / "one"), device="cpu")
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / name, tmp_path / f"{name}-cut")
+        for step in (4, 6):
+            shutil.rmtree(tmp_path / f"{name}-cut" / f"checkpoint-{step}")
+    run("digits-maskgit", [*COMMON[:-2], *options], str(tmp_path / "two-cut"), resume=True, device="cpu")
+    torchrun(tmp_path / "one-cut", "digits-maskgit", *options, "--resume")
+    for name in ("two", "one-cut", "two-cut"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+@pytest.mark.slow
 def test_sigterm_to_torchrun_ends_both_with_one_checkpoint(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = [
