@@ -25,6 +25,9 @@ def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--sampler", metavar="PRESET", help="One of `maskgen samplers`; default: the recipe's."),
         click.option("--steps", type=click.IntRange(1), help="Decoding steps."),
         click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale, 1 = off."),
+        click.option(
+            "--guidance-interval", metavar="LOW,HIGH", callback=listed(float), help="Times t in [0, 1] it is on at."
+        ),
         click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Of the token draws."),
         click.argument("arguments", nargs=-1, metavar="[key=value ...]"),
     ]

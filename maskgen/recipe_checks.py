@@ -47,9 +47,10 @@ def check_together(recipe: Recipe) -> None:
             )
         return
     if recipe.guidance.scale != 1 and recipe.model is not None and _condition(recipe) == "none":
-        raise RecipeError(
-            f"guidance.scale: model.condition none has no classes to be guided by; use 1, got {recipe.guidance.scale}"
-        )
+        model = MODELS.check(recipe.model)[0]
+        has_key = "condition" in inspect.signature(MODELS.get(model)).parameters
+        what = "model.condition none" if has_key else f"model {model}"
+        raise RecipeError(f"guidance.scale: {what} has no classes to be guided by; use 1, got {recipe.guidance.scale}")
     has_null = _has_null_label(recipe)
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if scale != 1 and not dropout and has_null and is_generator:
@@ -71,10 +72,11 @@ def _has_null_label(recipe: Recipe) -> bool:
 
 
 def _condition(recipe: Recipe) -> Any:
-    """The model's key `condition`, given or not; None where it has none."""
+    """The model's key `condition`, given or not; where it has none what the network says of itself, or None."""
     model, arguments = MODELS.check(recipe.model or "")
-    parameter = inspect.signature(MODELS.get(model)).parameters.get("condition")
-    return arguments.get("condition", None if parameter is None else parameter.default)
+    network = MODELS.get(model)
+    parameter = inspect.signature(network).parameters.get("condition")
+    return arguments.get("condition", getattr(network, "condition", None) if parameter is None else parameter.default)
 
 
 def _check_views(recipe: Recipe, objective: Any) -> None:

@@ -56,7 +56,7 @@ class ImagePipeline(Pipeline):
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
         network, tokenizer = load_model(checkpoint)
         assert tokenizer is not None
-        self.classes = checkpoint.classes if getattr(network, "takes_labels", True) else ()
+        self.classes = checkpoint.classes
         recipe = checkpoint.recipe
         sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
         return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from maskgen.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_c
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.generate import Generator
+from maskgen.guidance import Guidance
 from maskgen.samplers import FieldSampler
 
 from .export import card
@@ -92,8 +93,15 @@ class Pipeline(ABC):
         self.generator = replace(self.generator, tokenizer=tokenizer, device=device)
         return self
 
-    def with_sampler(self, sampler: str | None = None, guidance: float | None = None, **arguments: Any) -> Generator:
-        """The generator with another sampler preset, guidance scale or sampler arguments (`steps`, `temperature`, ...).
+    def with_sampler(
+        self,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        *,
+        guidance_interval: Sequence[float] | None = None,
+        **arguments: Any,
+    ) -> Generator:
+        """The generator with another sampler preset, guidance or sampler arguments (`steps`, `temperature`, ...).
 
         Raises:
             UserError: unknown sampler or argument, or guidance that the checkpoint cannot do.
@@ -107,6 +115,8 @@ class Pipeline(ABC):
             if guidance < 0:
                 raise UserError(f"guidance must be at least 0 (1 is off), got {guidance}")
             generator = replace(generator, guidance=replace(generator.guidance, scale=guidance))
+        if guidance_interval is not None:
+            generator = replace(generator, guidance=_within(generator.guidance, guidance_interval))
         if generator.guidance.scale != 1:
             self._check_guidance()
         return generator
@@ -116,6 +126,17 @@ class Pipeline(ABC):
         """Raises:
         UserError: this checkpoint cannot be guided.
         """
+
+
+def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
+    """Raises:
+    UserError: no interval in [0, 1].
+    """
+    try:
+        low, high = interval
+        return replace(guidance, interval=(low, high))
+    except ValueError:
+        raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
 
 
 HEAD_EVALUATIONS = "head_evaluations_per_token"

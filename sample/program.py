@@ -17,7 +17,7 @@ from .pipeline import load
 from .text_pipeline import TextPipeline
 
 TEXT_ONLY = ("length", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance")
+IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance", "guidance_interval")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:

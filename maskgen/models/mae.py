@@ -33,8 +33,7 @@ class PatchEncoder(nn.Module, ABC):
         ValueError: a decoder that does not go with such an encoder.
     """
 
-    takes_labels = False
-    has_null_label = False
+    condition = "none"
     positions: Tensor
 
     def __init__(

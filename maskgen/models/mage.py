@@ -102,8 +102,8 @@ class Mage(nn.Module):
         With `subset` the encoder computes kept tokens only; logits are of all positions nonetheless.
 
         Args:
-            view: another view of the same images (B, L) and its kept tokens, as many as of `x_t`: encoded, not decoded.
-                The answer then has `vectors` (2, B, P) of both.
+            view: another view (B, L) of the same images, and its kept tokens: encoded, not decoded. The answer then has
+                `vectors` (2, B, P) of both.
         """
         encoded = self.encoder(self._embed(x_t, cond), subset)
         fill = self.decoder.project(encoded[:, :1])
@@ -120,9 +120,9 @@ class Mage(nn.Module):
         return self.encoder.attention_scores(self._embed(x_0, cond))
 
     def features(self, x_0: Tensor) -> Tensor:
-        """Tokens (B, L) int64 -> (B, L, D): the encoder over all of them, the class slot left out of the answer.
+        """Tokens (B, L) int64 -> (B, L, D): the encoder over all of them, without the output at the class slot.
 
-        Nothing is dropped out, in training mode neither.
+        The slot says "no class". Nothing is dropped out, in training mode neither.
         """
         was_training = self.training
         self.eval()

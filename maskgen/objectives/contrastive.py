@@ -11,7 +11,12 @@ from maskgen.devices import rows_of_ranks
 
 
 class Contrastive(BaseModel):
-    """InfoNCE on vectors of two views (arXiv 2211.09117, section 3.3; arXiv 2002.05709, eq. 1)."""
+    """InfoNCE on vectors of two views (arXiv 2211.09117, section 3.3; arXiv 2002.05709, eq. 1).
+
+    Attributes:
+        weight: of the term, which is added to the loss.
+        temperature: divides cosines.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -19,7 +24,7 @@ class Contrastive(BaseModel):
     temperature: float = Field(0.2, gt=0)
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """(2, B, P) -> scalar, with the rows of all processes as negatives."""
+        """(2, B, P) -> scalar; negatives are the other rows of all processes, of one micro-batch where it is split."""
         return info_nce(rows_of_ranks(vectors, dim=1), self.temperature)
 
 

@@ -154,9 +154,8 @@ def drop_masked(is_masked: Tensor, noise: Tensor, keep_ratio: float) -> TokenSub
     length = is_masked.shape[1]
     n_drop = min(math.ceil(length * (1 - keep_ratio) - 1e-9), length - 1)  # 10 * (1 - 0.7) is above 3 by rounding
     order = noise.masked_fill(~is_masked, torch.inf).argsort(dim=1, stable=True)
-    if is_masked.is_meta:  # where operations are counted and nothing is masked
-        return TokenSubset(order[:, n_drop:], length)
-    return TokenSubset.of(~is_masked | (order.argsort(1) >= n_drop))
+    is_kept = ~is_masked | (order.argsort(1) >= n_drop)
+    return TokenSubset.of(is_kept, length - n_drop if is_kept.is_meta else None)  # meta: no values to count
 
 
 def logs_of(cross_entropy: Tensor, logits: Tensor, target: Tensor, ratio: Tensor) -> dict[str, Tensor]:

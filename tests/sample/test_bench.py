@@ -72,6 +72,14 @@ def test_a_row_carries_all_that_the_number_depends_on(bench: Path) -> None:
     assert json.loads((bench / "report.json").read_text())["floor"]["of"] == "train images"
 
 
+def test_arguments_of_the_sampler_hold_for_all_arms(tmp_path: Path, digits_run: Path, digits_judge: Path) -> None:
+    chosen = ("--samplers", "maskgit", "--steps", "2", "--set", "choice_temperature=0", "--set", "temperature=0.5")
+    run(digits_run, *chosen, "--num", "4", "--protocol", digits_judge, "--output", tmp_path / "out")
+    (row,) = rows(tmp_path / "out").values()
+    assert row["sampler"] == "maskgit choice_temperature=0 temperature=0.5"
+    assert row["score"]["sampler"]["temperature"] == 0.5
+
+
 def test_the_page_needs_nothing_but_itself(bench: Path) -> None:
     page = (bench / "report.html").read_text()
     sources = re.findall(r"(?:src|href)='([^']*)'", page)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -77,8 +78,12 @@ def test_a_completion_depends_on_its_own_seed_only(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["mae", "diffmae"])
-def test_it_is_unconditional_though_the_data_have_classes(kind: str, tmp_path: Path) -> None:
-    loaded = pipeline(tmp_path / "model", kind)
+def test_it_is_unconditional_though_the_data_have_classes(kind: str, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(KINDS[kind]))
+    once = ["train.steps=1", "train.batch_size=4", "train.preview_every=1", "train.validation_rows=4"]
+    code, _, error = command("train", str(tmp_path / "recipe.yaml"), *once, "--output", str(tmp_path / "run"))
+    assert code == 0, error
+    loaded = maskgen.load(str(tmp_path / "run"), device="cpu")
     assert loaded(2).labels is None
     with pytest.raises(UserError, match="no classes to choose from"):
         loaded(2, ["3"])

@@ -121,7 +121,7 @@ def refused(text: Path, kinds: dict[str, Path], digits: Path, folder: Path) -> d
         ),
         "perplexity of images": (
             ("evaluate", digits, "--metric", "generative-perplexity"),
-            "choose fidelity or likelihood",
+            "choose fidelity, inpainting or likelihood",
         ),
         "no scorer": (perplexity, "needs --scorer"),
         "scorer that is not there": ((*perplexity, "--scorer", folder / "none"), "cannot load the scorer"),

@@ -16,7 +16,7 @@ from maskgen.checkpoint import load_model, read_checkpoint
 from maskgen.cost import Subject, count, subject
 from maskgen.processes import Absorbing
 from maskgen.recipe import load_recipe, parse_recipe
-from maskgen.train.bench import read_experiment
+from maskgen.train.experiment import read_experiment
 from maskgen.train.program import run
 from tests.tiny import tree
 
@@ -146,7 +146,9 @@ def test_half_of_the_tokens_dropped_halve_the_encoder_and_not_the_decoder() -> N
 
 
 def test_the_experiment_on_mask_ratios_has_arms_that_differ_in_what_they_say() -> None:
-    experiment = read_experiment(str(Path(__file__).parents[2] / "configs" / "bench" / "mage.yaml"))
+    experiment = read_experiment(None, "mage")
+    assert experiment.evaluate is not None
+    assert experiment.probe is not None
     arms = {
         name: load_recipe(arm.recipe, [*experiment.overrides, *arm.overrides]) for name, arm in experiment.arms.items()
     }
