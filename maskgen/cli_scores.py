@@ -33,6 +33,7 @@ BESIDE = ("kid", "inception-score", "precision-recall", "fid-infinity")
             "reconstruction",
             "inpainting",
             "likelihood",
+            "probe",
             "generative-perplexity",
             "diversity",
         ]
@@ -64,7 +65,7 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
     codebook use; kid, inception-score, precision-recall, fid-infinity, sfid, memorisation go with it. inpainting: test
     images with a hole, completed: distance, error, diversity. likelihood: bits per token, character, byte or dimension
     with error bars. generative-perplexity: how a scorer likes the samples, beside their entropy and diversity;
-    diversity: these alone.
+    diversity: these alone. probe: `maskgen probe` as it is by default.
     """
     click.echo(program("sample.program").evaluate(checkpoint, **choices(arguments, **options)))
 
@@ -76,7 +77,7 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
     "--method",
     "methods",
     multiple=True,
-    type=click.Choice(["linear", "knn"]),
+    type=click.Choice(["linear", "knn", "finetune"]),
     default=("linear", "knn"),
     show_default=True,
     help="May be repeated.",
@@ -84,6 +85,12 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
 @click.option("--num", type=click.IntRange(2), help="At most so many training images.")
 @click.option("--label-share", type=float, default=1.0, show_default=True, help="Of each class's training images.")
 @click.option("--block", type=click.IntRange(0), default=0, help="Of a diffusion transformer; default the middle one.")
+@click.option("--epochs", type=click.IntRange(1), help="Of fine-tuning; default 3.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Processor minutes of fine-tuning instead."
+)
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Of fine-tuning; default 1e-3.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of fine-tuning; nothing else is drawn.")
 @click.option("--baseline", type=click.Choice(["pixels", "none"]), default="pixels", show_default=True)
 @click.option("--output", metavar="FILE.json", help="Also write the report there.")
 @DEVICE
@@ -91,7 +98,8 @@ def probe(checkpoint: str, baseline: str, **options: Any) -> None:
     """Score what CHECKPOINT's network knows of the classes of images: accuracy on the test images.
 
     linear: logistic regression on the mean of the encoder's features of unmasked tokens; knn: a vote of the nearest by
-    cosine. Features are kept in the cache; raw pixels are scored beside.
+    cosine; finetune: the network itself trained on as a classifier, briefly. Features are kept in the cache; raw pixels
+    are scored beside.
     """
     click.echo(program("sample.probe").run(checkpoint, has_baseline=baseline == "pixels", **options))
 

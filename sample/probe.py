@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from maskgen.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image_sets import SplitSet
-from maskgen.data.images import DATASETS, ImageSource, SplitName
+from maskgen.data.images import DATASETS, ImageSource, ImageSplit, SplitName
 from maskgen.devices import pick_device
 from maskgen.errors import UserError
+from maskgen.eval.features import packages
+from maskgen.eval.finetune import Tuning, finetuned
 from maskgen.eval.probe import (
     NEIGHBOURS,
     TEMPERATURE,
@@ -37,10 +40,7 @@ from .pictures import check_writable
 from .progress import progress_bar
 
 Method = Literal["linear", "knn", "finetune"]
-NAMES: dict[str, str] = {
-    "linear": "linear_probe[mean,bn,lbfgs]",
-    "knn": f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]",
-}
+LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
 
 
 def run(
@@ -53,8 +53,10 @@ def run(
     label_share: float = 1.0,
     block: int = 0,
     has_baseline: bool = True,
+    seed: int = 0,
     output: str | None = None,
     device: str = "auto",
+    **tuning: Any,
 ) -> str:
     """Probe the network of a checkpoint; the table it prints.
 
@@ -66,21 +68,26 @@ def run(
         label_share: of the training images of each class that is used.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
         has_baseline: whether raw pixels are probed as well.
+        seed: of fine-tuning.
         output: a .json for the report.
         device: `auto`, `cpu` or `cuda`.
+        **tuning: `epochs`, `minutes` and `lr` of fine-tuning.
 
     Raises:
         UserError: a checkpoint, data set, option or output that cannot be used.
     """
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
+    wanted, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)
-    wanted = tuple(dict.fromkeys(methods))
-    made: dict[str, Any] = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
-    entries = [ground.entry(method, ground.probed(method, encoder), encoder, **made) for method in wanted]
+    pairs = [(method, encoder) for method in wanted]
     if has_baseline:
-        entries += [ground.entry(name, ground.baseline(name), PIXELS) for name in wanted if name in NAMES]
+        pairs += [(method, PIXELS) for method in wanted if method != "finetune"]
+    entries = []
+    for method, one in pairs:
+        made = {"sampler": {"checkpoint": source, "step": checkpoint.step}} if one is encoder else {}
+        entries.append(ground.entry(ground.probed(method, one, settings), one, **made))
     return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
 
 
@@ -120,7 +127,7 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         "block": block,
         "device": device.type,
     }
-    return Encoder(f"{type(network).__name__} after {place}, mean of tokens", identity, pooled, device)
+    return Encoder(f"{type(network).__name__} after {place}, mean of tokens", identity, pooled, device, network)
 
 
 def _choices(features: Callable[..., Tensor], block: int, source: str) -> dict[str, int]:
@@ -132,6 +139,45 @@ def _choices(features: Callable[..., Tensor], block: int, source: str) -> dict[s
     return {}
 
 
+def _tuning(methods: Sequence[Method], seed: int, choices: Mapping[str, Any]) -> Tuning:
+    """The settings of fine-tuning.
+
+    Raises:
+        UserError: some that are impossible, or without fine-tuning.
+    """
+    given = {key: value for key, value in choices.items() if value is not None}
+    if given and "finetune" not in methods:
+        raise UserError(f"--{next(iter(given))} is of fine-tuning: add --method finetune, or leave it out")
+    try:
+        return Tuning(seed=seed, **given)
+    except ValueError as error:
+        raise UserError(f"fine-tuning: {error}") from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The score of a method, and facts about how it came about."""
+
+    name: str
+    accuracy: Accuracy
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a split, read many at a time."""
+
+    split: ImageSplit
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int], /) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8 and labels (B,) int64."""
+        return self.split.__getitems__(self.rows[torch.as_tensor(indices)].tolist())
+
+
 @dataclass(frozen=True)
 class Ground:
     """Labelled images to fit on and to score on; `rows` of `train` have a label that is used."""
@@ -139,8 +185,9 @@ class Ground:
     train: SplitSet
     test: SplitSet
     rows: Tensor
+    n_classes: int
 
-    def labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
+    def _labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
         """Features of the training and the test images."""
         sides = []
         for images in (self.train, self.test):
@@ -149,37 +196,42 @@ class Ground:
             sides.append(Labelled(found, images.labels))
         return sides[0].rows(self.rows), sides[1]
 
-    def probed(self, method: Method, encoder: Encoder) -> tuple[Accuracy, dict[str, Any]]:
-        """Accuracy on the test images, and facts about how it came about."""
-        train, test = self.labelled(encoder)
-        if method == "knn":
-            return nearest_neighbours(train, test), {}
-        found = linear_probe(train, test)
-        return found.accuracy, {"l2": found.strength, "has_converged": found.has_converged}
-
-    def baseline(self, method: Method) -> tuple[Accuracy, dict[str, Any]]:
-        """Of raw pixels; kept on disk, as it is the same for every network."""
-        facts = {"images": [self.train.digest(), self.test.digest()], "rows": digest({"rows": self.rows.tolist()})}
-        file = default_cache_dir() / f"baseline-{digest({**facts, 'name': NAMES[method]})}.json"
+    def probed(self, method: Method, encoder: Encoder, tuning: Tuning) -> Found:
+        """What a method finds; that of raw pixels is kept on disk, as it is the same for every network."""
+        if method == "finetune":
+            train, test = Chosen(self.train.split, self.train.rows[self.rows]), Chosen(self.test.split, self.test.rows)
+            accuracy = finetuned(encoder, train, test, self.n_classes, tuning, progress_bar("fine-tuning"))
+            return Found(f"finetune[mean,bn,adamw,{tuning.length}]", accuracy, asdict(tuning))
+        if encoder is not PIXELS:
+            return self._probed(method, encoder)
+        facts = {"images": [self.train.digest(), self.test.digest()], "rows": self.rows.tolist(), "method": method}
+        file = default_cache_dir() / f"baseline-{digest({**facts, 'packages': packages()})}.json"
         if file.is_file():
-            stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-            return Accuracy(stored["value"], stored["n"]), stored["facts"]
-        accuracy, more = self.probed(method, PIXELS)
-        write_json(file, {"value": accuracy.value, "n": accuracy.n, "facts": more})
-        return accuracy, more
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            return Found(stored["name"], Accuracy(**stored["accuracy"]), stored["facts"])
+        found = self._probed(method, encoder)
+        write_json(file, asdict(found))
+        return found
 
-    def entry(self, method: Method, found: tuple[Accuracy, dict[str, Any]], encoder: Encoder, **made: Any) -> Entry:
-        accuracy, facts = found
+    def _probed(self, method: Method, encoder: Encoder) -> Found:
+        train, test = self._labelled(encoder)
+        if method == "knn":
+            return Found(KNN, nearest_neighbours(train, test), {})
+        probe = linear_probe(train, test)
+        return Found(LINEAR, probe.accuracy, {"l2": probe.strength, "has_converged": probe.has_converged})
+
+    def entry(self, found: Found, encoder: Encoder, **made: Any) -> Entry:
+        """The number in a report."""
         return Entry(
-            NAMES[method],
+            found.name,
             encoder.name,
-            accuracy.value,
-            accuracy.n,
+            found.accuracy.value,
+            found.accuracy.n,
             reference=self.train.name,
             reference_digest=self.train.digest(),
             n_reference=len(self.rows),
-            standard_error=accuracy.standard_error,
-            facts=facts,
+            standard_error=found.accuracy.standard_error,
+            facts=found.facts,
             **made,
         )
 
@@ -206,7 +258,7 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
     train, test = _labelled_split(source, "train", num), _labelled_split(source, "test", None)
     assert train.labels is not None
     try:
-        return Ground(train, test, share_of_labels(train.labels, label_share))
+        return Ground(train, test, share_of_labels(train.labels, label_share), len(source.classes))
     except ValueError as error:
         raise UserError(f"--label-share: {error}") from None
 

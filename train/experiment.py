@@ -55,7 +55,7 @@ class Scoring(_Part):
 class Probing(_Part):
     """`maskgen probe` of the last checkpoint."""
 
-    methods: tuple[Literal["linear", "knn"], ...] = Field(("linear", "knn"), min_length=1)
+    methods: tuple[Literal["linear", "knn", "finetune"], ...] = Field(("linear", "knn"), min_length=1)
     options: tuple[str, ...] = ()
 
 
@@ -152,7 +152,7 @@ class Experiment(_Part):
             yield Score(metric, "evaluate", options, measure.also, measure.num or 0)
         if self.probe is not None:
             methods = [word for method in self.probe.methods for word in ("--method", method)]
-            yield Score("probe", "probe", (*methods, *self.probe.options), ("linear_probe", "knn"))
+            yield Score("probe", "probe", (*methods, *self.probe.options), ("linear_probe", "knn", "finetune"))
 
     def along(self, name: str) -> Score | None:
         """What earlier checkpoints are scored by: those of a training of its own."""

@@ -121,7 +121,7 @@ def fit(x: Tensor, labels: Tensor, start: Tensor, strength: float) -> tuple[Tens
         optimizer.zero_grad()
         value = F.cross_entropy(inputs @ v.T + intercepts, labels) + strength / 2 * (v @ turn).square().sum()
         value.backward()
-        return float(value)
+        return float(value.detach())
 
     optimizer.step(loss)
     has_converged = optimizer.state[v]["n_iter"] < MOST_ROUNDS

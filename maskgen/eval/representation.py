@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image_sets import ImageSet
@@ -36,12 +36,15 @@ class Encoder:
         name: of the features in a report: `mean of 49 tokens after the encoder`.
         identity: everything they depend on beside the images, for the cache.
         network: images (B, C, H, W) float in [0, 1] -> pooled features (B, D), in gradient mode or without.
+        device: where it runs.
+        module: what of it can be trained.
     """
 
     name: str
     identity: Mapping[str, Any]
     network: Callable[[Tensor], Tensor]
     device: torch.device = field(default=torch.device("cpu"))
+    module: nn.Module | None = None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

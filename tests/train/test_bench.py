@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from maskgen.cli import cli
 from maskgen.errors import UserError
 from maskgen.recipe import load_recipe
 from maskgen.shipped import experiment_names
 from maskgen.train.bench import run
 from maskgen.train.bench_report import summarise, write_reports
 from maskgen.train.experiment import Experiment, read_experiment
+from maskgen.train.subprocesses import Failed, maskgen
 
 SMALL = [
     *("model.width=8", "model.depth=1", "model.heads=2", "train.batch_size=8", "train.preview_every=0"),
@@ -77,11 +79,111 @@ def test_arms_get_equal_processor_seconds_and_pieces_are_kept(tmp_path: Path, di
         run(file=file, output=str(home), minutes=1, arms="whole")
 
 
-def test_the_shipped_experiment_is_whole() -> None:
-    experiment = read_experiment(None)
-    assert experiment.chosen(None) == list(experiment.groups["main"])
+def in_this_process(*arguments: str | Path, threads: int | None = None) -> str:
+    """`maskgen ARGUMENTS` where trainings alone have a process of their own: six imports of torch less."""
+    if arguments[0] == "train":
+        return maskgen(*arguments, threads=threads)
+    try:
+        cli.main([str(one) for one in arguments], standalone_mode=False)
+    except UserError as error:
+        raise Failed(f"maskgen {arguments[0]} ended with code 2: {error}") from None
+    return ""
+
+
+@pytest.mark.slow
+def test_an_arm_may_share_a_training_and_differ_in_how_it_is_sampled(
+    tmp_path: Path, digits_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskgen.train.bench.maskgen", in_this_process)
+    options = ["--protocol", str(digits_judge), "--metric", "fidelity"]
+    file = write(
+        tmp_path / "bench.yaml",
+        digits_judge,
+        evaluate={"num": 20, "along": 0, "options": options, "also": ["evaluations_per_sample"]},
+        probe={"methods": ["knn"], "options": ["--num", "60"]},
+        groups={},
+        arms={
+            "one": {"recipe": "digits-maskgit", "options": ["--steps", "1"]},
+            "two": {"train_of": "one", "options": ["--steps", "2"]},
+            "lame": {"train_of": "one", "options": ["--guidance", "-1"]},
+        },
+    )
+    home = tmp_path / "out"
+    table = run(file=file, output=str(home))
+    one, two, lame = json.loads((home / "report.json").read_text())["arms"]
+    assert not (home / "two-seed0" / "run").exists()
+    evaluations = [arm["scores"]["evaluations_per_sample"]["value"] for arm in (one, two)]
+    assert evaluations == [1, 2]
+    (knn,) = (name for name in one["scores"] if name.startswith("knn["))
+    assert one["scores"][knn] == two["scores"][knn] == lame["scores"][knn]
+    assert one["cpu_seconds"] == two["cpu_seconds"]
+    assert "evaluate: maskgen evaluate ended with code 2" in lame["errors"][0]  # its other scores are there
+    assert "| lame | - | - | 0." in table
+    assert (home / "pareto.png").stat().st_size > 1000
+
+    reports = {path: path.stat().st_mtime_ns for path in home.glob("*-seed0/*.json")}
+    assert len(reports) == 5
+    assert run(file=file, output=str(home), arms="two").count("\n") == 2
+    assert {path: path.stat().st_mtime_ns for path in reports} == reports
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_a_shipped_experiment_is_whole(name: str) -> None:
+    experiment = read_experiment(None, name)
+    assert experiment.summary
+    assert experiment.chosen(None) == list(experiment.groups.get("main", experiment.arms))
     for names in experiment.groups.values():
         assert set(names) <= set(experiment.arms)
+    for arm in experiment.arms:
+        files = [score.file("checkpoint-1") for score in experiment.scores(arm)]
+        assert len(set(files)) == len(files) > 0
+
+
+def test_an_experiment_is_chosen_by_name() -> None:
+    with pytest.raises(UserError, match=r"--experiment mage2: unknown; choose from budget, .*masks.*, or give --file"):
+        read_experiment(None, "mage2")
+    with pytest.raises(UserError, match=r"--experiment masks and --file x.yaml are two experiments"):
+        run(experiment="masks", file="x.yaml")
+
+
+def test_what_would_give_another_score_has_another_report() -> None:
+    experiment = Experiment.model_validate(
+        {
+            "minutes": 1,
+            "evaluate": {"num": 9},
+            "probe": {},
+            "metrics": {"likelihood": {}},
+            "arms": {
+                "a": {"recipe": "r"},
+                "b": {"train_of": "a", "options": ["--steps", "4"]},
+                "c": {"train_of": "a", "options": ["--steps", "8"]},
+            },
+        }
+    )
+    files = {arm: [score.file("checkpoint-3") for score in experiment.scores(arm)] for arm in "abc"}
+    assert files["a"][0] == "checkpoint-3-9.json"
+    assert len({files[arm][0] for arm in "abc"}) == len({files[arm][1] for arm in "abc"}) == 3
+    assert len({files[arm][2] for arm in "abc"}) == 1  # a probe samples nothing
+    assert experiment.along("b") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("arms: {a: {label: x}}", "arms.a: an arm has either a recipe or train_of"),
+        ("arms: {a: {recipe: r}, b: {recipe: r, train_of: a}}", "arms.b: an arm has either a recipe or train_of"),
+        ("arms: {a: {recipe: r}, b: {train_of: c}}", r"arm b: train_of c is no arm with a recipe \(a\)"),
+        ("arms: {a: {recipe: r}, b: {train_of: a, overrides: [x=1]}}", "arms.b: overrides are of a training"),
+        ("{evaluate: null, arms: {a: {recipe: r}}}", "nothing scores the arms"),
+        ("{probe: {methods: [magic]}, arms: {a: {recipe: r}}}", "probe.methods.0: input should be 'linear', 'knn'"),
+        ("{probe: {method: [knn]}, arms: {a: {recipe: r}}}", "probe.method: unknown key; accepted here: methods, opt"),
+    ],
+)
+def test_an_impossible_experiment_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    tree = yaml.safe_load(content) | {"minutes": 1}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match=message):
+        read_experiment(str(tmp_path / "x.yaml"))
 
 
 def test_arms_are_chosen_by_name_and_group() -> None:
@@ -115,6 +217,31 @@ def test_an_arm_is_the_mean_of_its_whole_runs_with_a_standard_error(tmp_path: Pa
     assert (arm["value"], arm["standard_error"], arm["n_seeds"]) == (2.0, 1.0, 2)
     assert arm["errors"] == ["seed 2: boom"]
     assert "| A | 2.000 ± 1.000 | 2 (1 failed) | 100 | 10 | 80 | 2.0 M |" in write_reports(tmp_path, "", rows)
+
+
+def test_every_score_has_a_column_and_two_kinds_a_picture(tmp_path: Path) -> None:
+    rows = []
+    for seed, accuracy in ((0, 0.5), (1, 0.7)):
+        probe = {"step": 2, "cpu_seconds": 120, "num": 9, "key": "probe", "name": "linear_probe[x]", "value": accuracy}
+        one = row(seed, 1.0)
+        rows.append({**one, "scores": [*one["scores"], probe], "last_step": 2})
+    other = row(0, 4.0)
+    table = write_reports(tmp_path, "", [*rows, {**other, "arm": "b", "label": "B"}])
+    assert "| arm | d | linear_probe[x] | seeds |" in table
+    assert "| A | 1.000 ± 0.000 | 0.600 ± 0.100 | 2 | 100 | 10 | 80 | 2.0 M | 0.8 |" in table
+    assert "| B | 4.000 | - | 1 |" in table
+    assert "pareto.png" in (tmp_path / "report.md").read_text()
+    no_picture = tmp_path / "none"
+    write_reports(no_picture, "", [other])
+    assert not (no_picture / "pareto.png").exists()
+
+
+def test_an_earlier_checkpoints_score_does_not_stand_for_the_last_ones(tmp_path: Path) -> None:
+    one = row(0, 1.0)
+    unfinished = {**one, "scores": one["scores"][:1], "last_step": 2, "error": "evaluate: out of memory"}
+    arm = summarise([unfinished])
+    assert arm["scores"] == {}
+    assert "| A | failed: seed 0: evaluate: out of memory |" in write_reports(tmp_path, "", [unfinished])
 
 
 @pytest.mark.parametrize("name", experiment_names())
