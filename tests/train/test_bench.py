@@ -105,7 +105,7 @@ def test_an_arm_may_share_a_training_and_differ_in_how_it_is_sampled(
         arms={
             "one": {"recipe": "digits-maskgit", "options": ["--steps", "1"]},
             "two": {"train_of": "one", "options": ["--steps", "2"]},
-            "lame": {"train_of": "one", "options": ["--guidance", "-1"]},
+            "lame": {"train_of": "one", "options": ["--strata", "1"]},
         },
     )
     home = tmp_path / "out"
