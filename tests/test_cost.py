@@ -197,5 +197,5 @@ def test_what_a_strategy_asks_of_the_network_is_counted() -> None:
     last = 3 * n * WIDTH**2 + n**2 * WIDTH  # queries, keys and values, and who looks where
     attention, hard = (of(strategy).total - plain.total for strategy in ("attention", "hard"))
     assert attention == (DEPTH - 1) * block(n) + last
-    assert hard == DEPTH * block(n) + LENGTH * WIDTH
+    assert hard == 2 * (DEPTH * block(n) + LENGTH * WIDTH)
     assert of("hard").stages == {**plain.stages, "other": hard}

@@ -13,7 +13,7 @@ from torch import nn
 from maskgen import recipe_tree as module
 from maskgen.recipe import RecipeError, load_recipe, parse_recipe
 from maskgen.strategies import STRATEGIES
-from tests.tiny import TOKENIZER, text_tree, tree
+from tests.tiny import FIELD, TOKENIZER, VECTORS, text_tree, tree
 
 
 def write(path: Path, content: dict[str, Any] | str) -> str:
@@ -362,15 +362,6 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
     assert (recipe.seed, recipe.summary) == (5, "mine")
 
 
-VECTORS: dict[str, Any] = {
-    "data": "digits",
-    "tokenizer": {"type": "patches", "size": 2},
-    "model": {"type": "mar", "width": 8, "depth": 1, "heads": 2, "head": {"type": "diffusion", "width": 8, "depth": 1}},
-    "objective": "token_diffusion",
-    "sampler": "emigm",
-}
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -420,11 +411,7 @@ def test_a_recipe_of_numbers_takes_nothing_that_is_for_vectors(changes: dict[str
 
 def test_a_field_has_no_share_that_is_revealed() -> None:
     with pytest.raises(RecipeError, match=r"guidance\.ramp: revealed"):
-        parse_recipe(load_tree_of_a_field() | {"guidance": {"ramp": "revealed", "scale": 2}})
-
-
-def load_tree_of_a_field() -> dict[str, Any]:
-    return yaml.safe_load(load_recipe("image/fashion-dit").dump())  # type: ignore[no-any-return]
+        parse_recipe(FIELD | {"guidance": {"ramp": "revealed", "scale": 2}})
 
 
 @pytest.mark.parametrize(

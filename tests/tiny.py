@@ -37,6 +37,18 @@ FIELD: dict[str, Any] = {
 }
 """A generator of continuous tokens."""
 
+VECTORS: dict[str, Any] = {
+    "data": "digits",
+    "tokenizer": {"type": "patches", "size": 2},
+    "model": {
+        "type": "mar", "width": 16, "depth": 1, "heads": 2, "n_buffer": 2, "dropout": 0.0,
+        "head": {"type": "diffusion", "width": 8, "depth": 1},
+    },
+    "objective": "token_diffusion",
+    "sampler": {"type": "emigm", "steps": 4, "head": {"type": "dpm", "steps": 3, "clip": 1.0}},
+}  # fmt: skip
+"""A generator of continuous tokens that are masked."""
+
 INFO = {"step": 7, "classes": CLASSES, "image_shape": list(SHAPE)}
 
 POEM = "".join(f"line {i} of a poem, naïve and short\n" for i in range(40))

@@ -138,28 +138,35 @@ class MAE(PatchEncoder):
             subset: the visible patches; whoever knows how many there are saves their counting.
             asked: as `where`, as positions.
         """
-        is_masked = is_mask(x_t, 0)
-        visible = TokenSubset.of(~is_masked) if subset is None else subset
+        visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
         if asked is None:  # whoever is decoded together must all be there
             asked = visible.rest() if where is None or not self.is_independent else TokenSubset.of(where)
-        x = self.embedding(x_t.masked_fill(is_masked[..., None], 0))
-        if self.sees_all:
-            x = torch.where(is_masked[..., None], self.mask_token.to(x.dtype), x)
-        seen = None if self.sees_all else visible
-        hidden = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
+        hidden = self._decode(x_t, visible, asked)
         if where is not None and not self.is_independent:
             hidden = asked.scatter(hidden)[where]
         else:
             hidden, where = asked.pack(hidden), asked.is_kept() if where is None else where
         return Point(self.head(hidden), where, None if self.loss_head is None else self.loss_head(hidden))
 
-    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
-        """(B, L), the higher the larger the loss expected of a patch were it masked; needs `has_difficulty`.
+    def difficulty(
+        self,
+        x_t: Tensor,
+        t: Tensor,  # noqa: ARG002 - one signature for all networks
+        cond: Condition | None = None,  # noqa: ARG002
+        *,
+        subset: TokenSubset | None = None,
+    ) -> Tensor:
+        """(B, L), the higher the larger the loss expected of a masked patch, 0 elsewhere; needs `has_difficulty`."""
+        visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
+        asked = visible.rest()
+        return asked.scatter(cast(LossHead, self.loss_head)(self._decode(x_t, visible, asked)))
 
-        As in HPM it is asked of patches of which none is masked, and learned on masked ones.
-        """
-        length = x_0.shape[1]
-        everywhere = TokenSubset(torch.arange(length, device=x_0.device).expand(len(x_0), -1), length)
-        hidden = self.decoder(self._encode(self.embedding(x_0), None), None, self.mask_token, everywhere)
-        expected: Tensor = cast(LossHead, self.loss_head)(hidden)
-        return expected
+    def _decode(self, x_t: Tensor, visible: TokenSubset, asked: TokenSubset) -> Tensor:
+        """(B, M, W), what the decoder says of the patches asked for."""
+        is_masked = is_mask(x_t, 0)[..., None]
+        x = self.embedding(x_t.masked_fill(is_masked, 0))
+        if self.sees_all:
+            x = torch.where(is_masked, self.mask_token.to(x.dtype), x)
+        seen = None if self.sees_all else visible
+        decoded: Tensor = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
+        return decoded

@@ -156,10 +156,9 @@ class MaskGIT(nn.Module):
         given = weights[:, 0] if self.n_prefix else weights.mean(1)
         return given[:, self.n_prefix :]
 
-    def difficulty(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
-        """(B, L), the higher the larger the loss expected of a token were it masked; needs `has_difficulty`."""
-        x = self._through(x_0, torch.zeros(len(x_0), device=x_0.device), cond)
-        expected: Tensor = cast(LossHead, self.loss_head)(x[:, self.n_prefix :])
+    def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """(B, L), the higher the larger the loss expected of a masked token of x_t (B, L); needs `has_difficulty`."""
+        expected: Tensor = cast(LossHead, self.loss_head)(self._through(x_t, t, cond)[:, self.n_prefix :])
         return expected
 
     def _through(

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
-from maskgen.predictions import Batch, Condition, Loss
+from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
 from maskgen.schedules import Fixed
-from maskgen.strategies import Guide, MaskStrategy
 
 
 class Objective(Protocol):
@@ -140,17 +139,3 @@ def network_of(model: Any) -> Any:
 def takes_progress(objective: Objective) -> bool:
     """Whether it wants to know the share of the run's steps that are done."""
     return "progress" in inspect.signature(objective).parameters
-
-
-def guide_by(
-    strategy: MaskStrategy, model: Any, x_0: Tensor, cond: Condition | None = None, progress: float = 0.0
-) -> Guide | None:
-    """What the network itself says of x_0 to a strategy that asks, without gradient; None for one that does not.
-
-    The papers ask a slow average of the network (AttMask's and HPM's teacher). The network itself is current, takes no
-    second copy, and what it says is used for its order alone.
-    """
-    if strategy.asks is None:
-        return None
-    with torch.no_grad():
-        return Guide(getattr(network_of(model), strategy.asks)(x_0, cond).detach().double(), progress)

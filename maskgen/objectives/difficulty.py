@@ -13,7 +13,7 @@ from maskgen.predictions import Loss
 def relative_loss(expected: Tensor, losses: Tensor, where: Tensor) -> Loss:
     """Of pairs of masked tokens of one row, -log sigmoid(expected of the harder - expected of the easier), the mean.
 
-    HPM (arXiv 2304.05919, section 3.2): losses fall as training goes on, which of two is higher changes less. A pair of
+    HPM (arXiv 2304.05919): losses fall as training goes on, which of two is higher changes less. A pair of
     equal losses does not count; without any pair the loss is 0.
 
     Args:

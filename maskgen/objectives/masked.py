@@ -14,7 +14,6 @@ from maskgen.objectives.base import (
     RatioPer,
     by_quarter,
     draw_times,
-    guide_by,
     mean_of,
     network_of,
     number_of,
@@ -23,6 +22,7 @@ from maskgen.objectives.base import (
 )
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.difficulty import with_difficulty
+from maskgen.objectives.guides import guide_by
 from maskgen.predictions import Batch, Denoiser, Loss
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
@@ -86,7 +86,7 @@ class MaskedTokens:
         """
         x_0, cond, is_training = batch.x_0, batch.cond, getattr(model, "training", True)
         drops_masked = getattr(network_of(model), "drops_masked", False)
-        t, x_t, noise = self._corrupt(x_0, rng, guide_by(self.strategy, model, x_0, batch.cond, progress))
+        t, x_t, noise = self._corrupt(x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
         if cond is not None and self.label_dropout and is_training:
             cond = cond.drop(self.label_dropout, rng)
         is_masked = x_t == self.process.mask_id
@@ -98,8 +98,9 @@ class MaskedTokens:
             where, n_kept = is_masked & subset.is_kept(), subset.keep.numel()
         more: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
         if self.contrastive is not None and batch.view is not None:
-            of_view = guide_by(self.strategy, model, batch.view, batch.cond, progress)
-            more["view"] = self._masked_view(batch.view, rng.fork("view"), keep_ratio, of_view)
+            of_view = rng.fork("view")
+            told = guide_by(self.process, model, batch.view, batch.cond, of_view, progress)
+            more["view"] = self._masked_view(batch.view, of_view, keep_ratio, told)
         prediction = model(x_t, t.float(), cond, subset=subset, where=where, **more)
         logits, target = prediction.logits.float(), x_0[where]  # (M, V), (M,)
         weight = self._weight(t)[:, None].expand(where.shape)[where].float()

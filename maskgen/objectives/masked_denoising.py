@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from maskgen.fields import Preconditioned
-from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, guide_by, mean_of, refuse_dropping, sum_of
-from maskgen.objectives.regression import visible_of
+from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.predictions import NULL, Batch, Condition, Loss
 from maskgen.processes import Absorbing, Gaussian, Process
 from maskgen.rng import Rng
@@ -55,7 +55,7 @@ class MaskedDenoising:
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
         t = self._times(len(x_0), rng, x_0.device)
-        guide = guide_by(self.strategy, model, x_0, batch.cond, progress)
+        guide = guide_by(self.masking, model, x_0, batch.cond, rng, progress)
         visible = self.masking.corrupt(x_0, t, self.masking.draw_noise(x_0, rng, guide))
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
         cond = batch.cond or Condition(torch.full((len(x_0),), NULL, device=x_0.device))

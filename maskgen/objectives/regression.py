@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.objectives.base import OBJECTIVES, draw_times, guide_by, mean_of, number_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
 from maskgen.objectives.difficulty import with_difficulty
+from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.predictions import Batch, Loss
-from maskgen.processes import Absorbing, Process, is_mask
+from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
 from maskgen.subset import TokenSubset
 
@@ -49,7 +50,7 @@ class MaskedRegression:
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
         t = draw_times(len(x_0), rng, x_0.device)
-        guide = guide_by(self.strategy, model, x_0, batch.cond, progress)
+        guide = guide_by(self.process, model, x_0, batch.cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         visible = visible_of(self.process, x_t)
         is_training = getattr(model, "training", True)
@@ -62,13 +63,6 @@ class MaskedRegression:
         value = error.sum() / number_of(error, is_training)
         logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
         return with_difficulty(Loss(value, logs), point.difficulty, error, asked.is_kept())
-
-
-def visible_of(process: Absorbing, x_t: Tensor) -> TokenSubset:
-    """The tokens of x_t (B, L, D) that are not [MASK], uncounted where the process says how many there are."""
-    length = x_t.shape[1]
-    n_masked = process.n_masked(length)
-    return TokenSubset.of(~is_mask(x_t, 0), None if n_masked is None or n_masked == length else length - n_masked)
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ from maskgen.objectives.base import (
     RatioPer,
     by_quarter,
     draw_times,
-    guide_by,
     mean_of,
     number_of,
     refuse_dropping,
     require_bound,
     sum_of,
 )
+from maskgen.objectives.guides import guide_by
 from maskgen.objectives.variance import variational_bound
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process, is_mask
@@ -76,7 +76,7 @@ class TokenDiffusion:
         refuse_dropping(keep_ratio)
         x_0, cond = batch.x_0, batch.cond
         t = draw_times(len(x_0), rng, x_0.device, self.ratio_per).clamp(min=self.t_min)
-        guide = guide_by(self.strategy, model, x_0, cond, progress)
+        guide = guide_by(self.process, model, x_0, cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         where = is_mask(x_t, 0)
         is_training = getattr(model, "training", True)

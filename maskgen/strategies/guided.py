@@ -15,7 +15,7 @@ from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, check_share
 @STRATEGIES.register("attention")
 @dataclass(frozen=True)
 class Attention(MaskStrategy):
-    """The tokens the network attends to most are masked first (AttMask, arXiv 2203.12719, section 3).
+    """The tokens the network attends to most are masked first (AttMask, arXiv 2203.12719).
 
     Attributes:
         hints: share of the tokens that are masked last, drawn from the most attended ones: what is left of the object
@@ -46,7 +46,7 @@ class Attention(MaskStrategy):
 @STRATEGIES.register("hard")
 @dataclass(frozen=True)
 class Hard(MaskStrategy):
-    """The tokens whose loss the network expects to be highest, and random others (HPM, arXiv 2304.05919, section 3.3).
+    """The tokens whose loss the network expects to be highest, and random others (HPM, arXiv 2304.05919).
 
     Of n masked tokens share * n are the hardest and the rest random, on average over the random ones; the share grows
     linearly over the run, from easy to hard.

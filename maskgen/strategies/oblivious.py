@@ -77,7 +77,7 @@ def _lines(n_rows: int, grid: tuple[int, int], rng: Rng) -> Tensor:
 @STRATEGIES.register("grid")
 @dataclass(frozen=True)
 class Grid(MaskStrategy):
-    """The same part of every cell of a grid, of random period and offset (GridMask, arXiv 2001.04086, section 3.2).
+    """The same part of every cell of a grid, of random period and offset (GridMask, arXiv 2001.04086).
 
     A square grows from a corner of each cell, all at once; where the count ends inside a step, random cells take it.
     Period 2 at a ratio of 0.75 leaves one token of every 2 x 2.
@@ -107,7 +107,7 @@ class Grid(MaskStrategy):
 @STRATEGIES.register("color")
 @dataclass(frozen=True)
 class Color(MaskStrategy):
-    """Filtered noise, its lowest values first (ColorMAE, arXiv 2407.13036, section 3.2).
+    """Filtered noise, its lowest values first (ColorMAE, arXiv 2407.13036).
 
     With G a Gaussian blur and W white noise: `low` (red) G W; `high` (blue) W - G W; `band` (green) G W - G' W, G' the
     wider blur; `stop` (purple) W less that, brought to a gain of 1 at its peak, so that nothing is left there. Noise is

@@ -252,7 +252,7 @@ def test_what_the_class_slot_attends_to_is_a_share_of_its_attention() -> None:
 @every_mae
 def test_errors_are_expected_of_all_patches_or_of_those_asked_for(switches: dict[str, Any]) -> None:
     network = mae(has_difficulty=True, **switches)
-    assert network.difficulty(x_0).shape == (N, 16)
+    assert network.difficulty(x_t, t).shape == (N, 16)
     point = network(x_t, t)
     assert point.difficulty.shape == point.value.shape[:1]
     assert mae(**switches)(x_t, t).difficulty is None

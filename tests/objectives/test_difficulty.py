@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from maskgen.models import MODELS
 from maskgen.objectives import MaskedDenoising, MaskedRegression, MaskedTokens
-from maskgen.objectives.base import guide_by
 from maskgen.objectives.difficulty import relative_loss
+from maskgen.objectives.guides import expected_losses, guide_by
 from maskgen.objectives.token_diffusion import TokenDiffusion
 from maskgen.predictions import Batch, Categorical, Condition
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.rng import Rng
 from maskgen.schedules import Fixed, Linear
-from maskgen.strategies import STRATEGIES, Attention, Hard, Random
+from maskgen.strategies import STRATEGIES, Attention, Hard
 
 V, GRID, N_CLASSES = 5, (3, 4), 3
 
@@ -75,8 +75,8 @@ class Noisy(nn.Module):
         rows = [part.expand(len(x_t), *part.shape)[where] for part in (self.logits, self.expected)]
         return Categorical(rows[0], where, rows[1])
 
-    def difficulty(self, x_0: Tensor, cond: Any = None) -> Tensor:
-        return self.expected.expand(len(x_0), -1)
+    def difficulty(self, x_t: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return self.expected.expand(len(x_t), -1)
 
 
 def test_difficulty_learns_what_is_hard_and_the_masks_go_there_as_training_goes_on() -> None:
@@ -92,7 +92,8 @@ def test_difficulty_learns_what_is_hard_and_the_masks_go_there_as_training_goes_
     assert model.expected[length // 2 :].min() > model.expected[: length // 2].max()
     shares = []
     for progress in (0.0, 1.0):
-        guide = guide_by(Hard(), model, torch.zeros(500, length, dtype=torch.long), progress=progress)
+        x_0 = torch.zeros(500, length, dtype=torch.long)
+        guide = guide_by(objective.process, model, x_0, None, Rng.stream(0), progress)
         mask = Hard().mask(0.5, 500, (1, length), Rng.stream(0), guide)
         shares.append(mask[:, length // 2 :].double().mean().item())
     assert shares[0] == pytest.approx(0.5, abs=0.05)
@@ -141,7 +142,7 @@ def test_a_network_expects_losses_only_if_asked_to_and_is_the_same_otherwise() -
     assert torch.equal(one.logits, other.logits)
     assert one.difficulty is None
     assert other.difficulty.shape == (int(where.sum()),)
-    assert expecting.difficulty(given.x_0, given.cond).shape == (6, 12)
+    torch.testing.assert_close(expecting.difficulty(x_t, t, given.cond)[where], other.difficulty)
 
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
@@ -158,13 +159,46 @@ def test_every_strategy_trains_a_network(name: str) -> None:
 
 def test_asking_leaves_no_gradient_and_nothing_is_asked_by_a_strategy_that_looks_at_nothing() -> None:
     model, given = network(has_difficulty=True), batch()
-    assert guide_by(Random(), None, given.x_0) is None
+    assert guide_by(Absorbing(V), None, given.x_0, None, Rng.stream(0)) is None
     for strategy in (Attention(), Hard()):
-        guide = guide_by(strategy, model, given.x_0, given.cond, progress=0.25)
+        process, rng = Absorbing(V, strategy=strategy), Rng.stream(0)
+        guide = guide_by(process, model, given.x_0, given.cond, rng, progress=0.25)
+        assert torch.equal(rng.uniform((3,)), Rng.stream(0).uniform((3,)))  # what comes after is drawn as without
         assert guide is not None
         assert not guide.scores.requires_grad
         assert guide.progress == 0.25
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Watch:
+    """A network that expects a token's place as its loss, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def difficulty(self, x_t: Tensor, t: Tensor, cond: Any = None, **subset: Any) -> Tensor:
+        self.seen.append(x_t)
+        return torch.arange(x_t.shape[1]).expand(x_t.shape[:2]) + len(self.seen) - 1.5
+
+
+@pytest.mark.parametrize("process", [Absorbing(V, Linear()), Absorbing(V), Absorbing(V, Fixed(0.5))])
+def test_losses_are_asked_of_masked_tokens_and_every_token_is_masked_in_one_of_two_passes(process: Absorbing) -> None:
+    watch, x_0 = Watch(), batch().x_0
+    expected = expected_losses(watch, process, x_0, None, Rng.stream(0))
+    first, second = (x_t == V for x_t in watch.seen)
+    assert (first | second).all()
+    assert (first.sum(1) == second.sum(1)).all()
+    by_hand = torch.arange(12) + 0.5 * (second.double() - first.double())
+    torch.testing.assert_close(expected, by_hand)
+
+
+def test_what_is_never_masked_is_taken_for_average() -> None:
+    watch, x_0 = Watch(), batch().x_0
+    expected = expected_losses(watch, Absorbing(V, Fixed(0.25)), x_0, None, Rng.stream(0))
+    is_asked = (watch.seen[0] == V) | (watch.seen[1] == V)
+    assert is_asked.sum(1).tolist() == [6] * 6
+    for row, asked in zip(expected, is_asked, strict=True):
+        assert row[~asked].tolist() == pytest.approx([row[asked].mean().item()] * 6)
 
 
 def test_the_bound_refuses_masks_that_are_not_independent() -> None:
@@ -223,13 +257,15 @@ def test_strategies_choose_what_a_denoising_autoencoder_does_not_see(name: str) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_masked_autoencoder_says_where_it_looks_and_what_it_expects(kind: str) -> None:
     model, given = patch_network(**KINDS[kind], has_difficulty=True).eval(), patches()
-    scores, expected = model.attention_scores(given.x_0), model.difficulty(given.x_0)
-    assert scores.shape == expected.shape == (6, 12)
+    scores = model.attention_scores(given.x_0)
+    assert scores.shape == (6, 12)
     assert (scores > 0).all()
     assert (scores.sum(1) < 1).all()  # the slot looks at itself too
     torch.testing.assert_close(model.attention_scores(given.x_0[2:3]), scores[2:3])
-    torch.testing.assert_close(model.difficulty(given.x_0[2:3]), expected[2:3])
-    assert expected.std(1).min() > 0
+    x_t = given.x_0.masked_fill(torch.arange(12)[:, None] % 2 == 0, torch.nan)
+    expected, answer = model.difficulty(x_t, torch.ones(6)), model(x_t, torch.ones(6))
+    torch.testing.assert_close(expected[:, ::2].flatten(), answer.difficulty)
+    assert not expected[:, 1::2].any() or kind == "simmim"
 
 
 def test_a_masked_autoencoder_is_the_same_with_and_without_expecting_losses() -> None:
@@ -255,7 +291,7 @@ def test_a_masked_autoencoder_learns_which_patches_are_hard() -> None:
         optimizer.zero_grad()
         objective(model, Batch(x_0), Rng.stream(step), progress=step / 60).value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    expected = model.difficulty(x_0)
+    expected = expected_losses(model, objective.process, x_0, None, Rng.stream(0))
     assert (expected[:, 6:, None] > expected[:, None, :6]).double().mean() > 0.9
 
 

@@ -14,10 +14,10 @@ from maskgen.data.images import DATASETS
 from maskgen.errors import UserError
 from maskgen.sample.edit import HOLES, Edit
 from maskgen.tokenizers.patches import PatchTokenizer
-from tests.tiny import FIELD, GENERATOR, SHAPE, generator_checkpoint
+from tests.tiny import FIELD, GENERATOR, SHAPE, VECTORS, generator_checkpoint
 
 picture = DATASETS.build("digits").split("test")[0][0]  # type: ignore[union-attr]
-KINDS = {"pixels": GENERATOR, "patches": FIELD}
+KINDS = {"pixels": GENERATOR, "patches": FIELD, "masked patches": VECTORS}
 
 
 @pytest.mark.parametrize("hole", [*HOLES, "0.1,0.2,0.6,0.9"])

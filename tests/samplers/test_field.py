@@ -224,6 +224,36 @@ def test_a_learned_variance_lies_between_its_bounds_at_sampling() -> None:
     assert spread[0] < spread[1] < spread[2]
 
 
+@pytest.mark.parametrize("has_variance", [True, False])
+@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+def test_temperature_moves_a_step_between_its_mean_and_its_draw(solver: Any, has_variance: bool) -> None:
+    x_0, noise = torch.full((64, 4, 1), 0.3), Rng.stream(1).normal((64, 4, 1))
+
+    def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Field:
+        a, b = (value[:, None, None].to(x_t) for value in DDPM.amplitudes(t))
+        return Field((x_t - a * x_0) / b, torch.zeros_like(x_t) if has_variance else None)
+
+    # Of two steps the second leads to the same x_0 whatever the first added: the first is looked at through it.
+    seen: list[Tensor] = []
+
+    def second(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Field:
+        seen.append(x_t)
+        return denoise(x_t, t)
+
+    for temperature in (0.0, 0.5, 1.0):
+        sampler = FieldSampler(solver, 2, eta=1.0)
+        assert sampler.draws_noise
+        sampler(second, noise, Rng.stream(3), process=DDPM, temperature=temperature)
+    cold, warm, hot = seen[1::2]
+    assert torch.allclose(warm, (cold + hot) / 2, atol=1e-5)
+    assert (hot - cold).std() > 0.1
+
+
+def test_solvers_that_draw_no_noise_say_so() -> None:
+    quiet = [FieldSampler("dpm", 2), FieldSampler("heun", 2), FieldSampler("ddim", 2), FieldSampler("euler", 2)]
+    assert not any(sampler.draws_noise for sampler in quiet)
+
+
 def test_clipping_keeps_x_0_within_its_bound() -> None:
     found = FieldSampler("ddim", 4, clip=0.5)(ideal(DDPM), 3 * one, Rng.stream(0), process=DDPM)
     assert float(found) == 0.5

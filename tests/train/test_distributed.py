@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from maskgen.checkpoint import read_checkpoint
 from maskgen.train.program import run
+from tests.tiny import VECTORS
 
 COMMON = [
     *("train.steps=3", "train.batch_size=8", "train.checkpoint_every=3", "train.log_every=1", "train.preview_every=0"),
@@ -83,6 +85,19 @@ def test_a_contrastive_term_has_its_negatives_in_all_processes(tmp_path: Path) -
     torchrun(tmp_path / "two", str(recipe))
     run(str(recipe), COMMON[:-2], str(tmp_path / "one"), device="cpu")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    first, second = (read_checkpoint(tmp_path / name).tensors() for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio_per", ["sample", "batch"])
+def test_a_diffusion_head_is_trained_by_two_processes_as_by_one(ratio_per: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mar.yaml"
+    recipe.write_text(yaml.safe_dump(VECTORS | {"objective": {"type": "token_diffusion", "ratio_per": ratio_per}}))
+    torchrun(tmp_path / "two", str(recipe))
+    run(str(recipe), COMMON[:-2], str(tmp_path / "one"), device="cpu")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     first, second = (read_checkpoint(tmp_path / name).tensors() for name in ("one", "two"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
