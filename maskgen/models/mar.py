@@ -120,11 +120,6 @@ class MAR(nn.Module):
         """(B, L), how much attention the class tokens give to each of the others in the encoder's last block."""
         return self.encoder.attention_scores(self._input(x_0, is_mask(x_0, self.vocab_size), cond), self.n_buffer)
 
-    def features(self, x_0: Tensor) -> Tensor:
-        """Tokens (B, L, D) or (B, L) -> (B, L, W), the encoder over all of them; the class tokens say "no class"."""
-        encoded: Tensor = self.encoder(self._input(x_0, is_mask(x_0, self.vocab_size), None), None)
-        return encoded[:, self.n_buffer :]
-
     def _input(self, x_t: Tensor, is_masked: Tensor, cond: Condition | None) -> Tensor:
         """(B, buffers + L, W), what the encoder is given."""
         x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
