@@ -57,3 +57,9 @@ def write_json(path: Path, tree: Any) -> None:
     """Write JSON, whole or not at all."""
     with atomic(path) as file:
         file.write(json.dumps(tree, indent=1).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree

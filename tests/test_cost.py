@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from maskgen.cost import GPUS, Macs, Subject, cost_of, count, gpu_hours, measure
 from maskgen.errors import UserError
 from maskgen.recipe import load_recipe, parse_recipe
 from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.latent import KLTokenizer
 from maskgen.train.cost import Unseen
 from tests.tiny import tree
 
@@ -199,3 +201,16 @@ def test_what_a_strategy_asks_of_the_network_is_counted() -> None:
     assert attention == (DEPTH - 1) * block(n) + last
     assert hard == 2 * (DEPTH * block(n) + LENGTH * WIDTH)
     assert of("hard").stages == {**plain.stages, "other": hard}
+
+
+@pytest.mark.parametrize("name", ["mar-l", "emigm-l"])
+def test_a_published_mar_takes_what_was_counted_of_the_public_one(name: str) -> None:
+    recipe = load_recipe(f"image/imagenet-{name}")
+    _, arguments = TOKENIZERS.check(recipe.tokenizer or "")
+    sizes = SimpleNamespace(**KLTokenizer.sizes_of(recipe.image_shape(), **arguments))
+    with torch.device("meta"):
+        what = subject(recipe, sizes, n_classes=1000)
+    found = count(what)
+    assert found.stages["encoder"] == pytest.approx(20.1e9, rel=0.03)
+    assert found.stages["decoder"] == pytest.approx(67.8e9, rel=0.01)
+    assert found.stages["other"] == pytest.approx(74.0e9, rel=0.01)  # the head, as on all tokens, four noises each

@@ -61,6 +61,9 @@ def test_every_maskgen_command_runs_in_the_order_given(
             metric = next((word for word in few if word in arguments), None)
             arguments = [*(word for word in arguments if word not in ("--num", "10000"))]
             arguments += few[metric] if metric else ["--num", "20"]
+        if arguments[0] == "probe":
+            arguments += ["--data", "{type: fashion_mnist, n_train: 200, n_test: 60}", "--num", "100"]
+            arguments += ["--minutes", "0.02"] if "finetune" in arguments else []
         if arguments[0] == "bench":
             few_arms = ["budget", "--arms", "dit", "--minutes", "0.01", "--seeds", "1", "--num", "20"]
             if arguments[1] == "budget":

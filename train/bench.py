@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 from maskgen.budget import plan
 from maskgen.checkpoint import checkpoints_in
 from maskgen.errors import UserError
-from maskgen.files import require_writable, write_json
+from maskgen.files import read_json, require_writable, write_json
 from maskgen.recipe import load_recipe
 
 from .bench_report import write_reports
-from .experiment import Arm, Experiment, Score, read_experiment, read_json
+from .experiment import Arm, Experiment, Score, read_experiment
 from .subprocesses import Failed, maskgen
 
 CALIBRATION_STEPS = 24
@@ -45,26 +45,34 @@ def run(
     if experiment is not None and file is not None:
         raise UserError(f"--experiment {experiment} and --file {file} are two experiments; give one")
     name = experiment or "budget"
-    plans = _with_num(read_experiment(file, name), num)
-    names, home = plans.chosen(arms), Path(output or f"runs/bench-{name}").expanduser()
+    definition = _with_num(read_experiment(file, name), num)
+    names, home = definition.chosen(arms), Path(output or f"runs/bench-{name}").expanduser()
     require_writable(home, str(home))
-    trained = list(dict.fromkeys(map(plans.training_of, names)))
-    budget, common = 60 * (minutes or plans.minutes), (*plans.overrides, *overrides)
+    trained = list(dict.fromkeys(map(definition.training_of, names)))
+    budget, common = 60 * (minutes or definition.minutes), (*definition.overrides, *overrides)
     pieces = [
-        Training(one, plans.arms[one], seed, common, plans.evaluate.along if plans.evaluate else 0, budget, home)
-        for seed in range(seeds or plans.seeds)
+        Training(
+            one,
+            definition.arms[one],
+            seed,
+            common,
+            definition.evaluate.along if definition.evaluate else 0,
+            budget,
+            home,
+        )
+        for seed in range(seeds or definition.seeds)
         for one in trained
     ]
-    n_jobs = jobs or plans.jobs
+    n_jobs = jobs or definition.jobs
     threads = 1 if n_jobs > 1 else None
-    arms_of = {one: [name for name in names if plans.training_of(name) == one] for one in trained}
-    scorings = [[Scored(plans, name, piece) for name in arms_of[piece.name]] for piece in pieces]
+    arms_of = {one: [name for name in names if definition.training_of(name) == one] for one in trained}
+    scorings = [[Scored(definition, name, piece) for name in arms_of[piece.name]] for piece in pieces]
     with ThreadPoolExecutor(n_jobs) as pool:
         steps = dict(zip(trained, pool.map(lambda piece: piece.plan(threads), pieces[: len(trained)]), strict=True))
         list(pool.map(lambda piece, scored: _go(piece, scored, steps[piece.name], threads), pieces, scorings))
     found = {(one.name, one.training.seed): one.result() for scored in scorings for one in scored}
-    rows = [found[name, seed] for seed in range(seeds or plans.seeds) for name in names]
-    return write_reports(home, plans.summary, rows)
+    rows = [found[name, seed] for seed in range(seeds or definition.seeds) for name in names]
+    return write_reports(home, definition.summary, rows)
 
 
 def _with_num(experiment: Experiment, num: int | None) -> Experiment:
@@ -86,7 +94,7 @@ def _go(training: Training, scored: Sequence[Scored], steps: int | Exception, th
             write_note(one.directory, [fault])
 
 
-def _attempt(directory: Path, work: Any) -> str | None:
+def _attempt(directory: Path, work: Callable[[], None]) -> str | None:
     """Why it failed, which is written down, or None."""
     write_note(directory, [])
     try:

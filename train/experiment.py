@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -189,9 +189,3 @@ def _explained(error: ValidationError) -> Iterator[str]:
             yield f"{key}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ")
         else:
             yield explain([fault], "", list(place.model_fields))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object."""
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return tree

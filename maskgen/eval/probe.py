@@ -15,7 +15,7 @@ from maskgen.rng import Rng
 STRENGTHS = (1e-2, 1e-3, 1e-4)
 """Of the L2 penalty, strongest first."""
 MOST_ROUNDS = 100
-"""Of L-BFGS, for one strength: after it the accuracy stands, while a weak penalty's loss falls for 400 more."""
+"""Of L-BFGS, for one strength: then accuracy stands at 1e-3, and at 1e-4 is about 0.15 points short of its end."""
 CURVATURE = 0.03
 """Of the cross-entropy along a standardised feature, about."""
 HELD_OUT, MOST_HELD_OUT = 0.1, 10_000

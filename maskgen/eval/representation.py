@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from maskgen import __version__
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image_sets import ImageSet
 from maskgen.errors import UserError
@@ -70,7 +71,7 @@ def features_of(
     Raises:
         UserError: features that are not finite, or images of several sizes.
     """
-    key = digest({"format": FORMAT, "images": images.digest(), **encoder.identity, "packages": packages()})
+    key = digest({"format": FORMAT, "images": images.digest(), **encoder.identity, **_versions()})
     file = (cache_dir or default_cache_dir()) / f"features-{key}.safetensors"
     found = _read(file, len(images))
     if found is None:
@@ -86,6 +87,11 @@ def features_of(
 def digest(facts: Mapping[str, Any]) -> str:
     """A name for what depends on these facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _versions() -> dict[str, str]:
+    """Of what features depend on beside weights and images."""
+    return {"maskgen": __version__, **packages()}
 
 
 def _read(file: Path, n: int) -> Tensor | None:

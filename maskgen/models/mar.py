@@ -111,6 +111,11 @@ class MAR(nn.Module):
         prediction: Categorical | DiffusionHead = self.head(z if where is None else z[where], where)
         return prediction
 
+    def features(self, x_0: Tensor) -> Tensor:
+        """x_0 (B, L, D), or (B, L) int64, nothing masked -> what the encoder makes of it, (B, L, W); no class."""
+        encoded: Tensor = self.encoder(self._input(x_0, is_mask(x_0, self.vocab_size), None), None)
+        return encoded[:, self.n_buffer :]
+
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), how much attention the class tokens give to each of the others in the encoder's last block."""
         return self.encoder.attention_scores(self._input(x_0, is_mask(x_0, self.vocab_size), cond), self.n_buffer)

@@ -33,7 +33,7 @@ class MaskStrategy(ABC):
     schedule, ratio and network goes with every strategy, and counts are exact.
 
     Attributes:
-        asks: the method of the network, x_0 -> (B, L), whose answer is the guide; None for one that looks at nothing.
+        asks: the method of the network whose answer (B, L) is the guide; None for one that looks at nothing.
         is_independent: the scores are independent uniforms, as bounds on the likelihood need them.
     """
 

@@ -256,3 +256,15 @@ def test_errors_are_expected_of_all_patches_or_of_those_asked_for(switches: dict
     point = network(x_t, t)
     assert point.difficulty.shape == point.value.shape[:1]
     assert mae(**switches)(x_t, t).difficulty is None
+
+
+@pytest.mark.parametrize(
+    ("switches", "gmacs"), [({}, 15.38), ({"encoder_sees": "all", "decoder": "linear"}, 61.55)], ids=["MAE", "SimMIM"]
+)
+def test_the_encoder_of_vit_l_costs_what_is_published(switches: dict[str, Any], gmacs: float) -> None:
+    """24 equal blocks, counted as twelve times two; embedding of patches included, which is of all of them."""
+    with torch.device("meta"):
+        spec = {"type": "mae", "width": 1024, "depth": 2, "heads": 16, **switches}
+        network = MODELS.build(spec, token_width=768, grid=(14, 14))
+    stages = count(Subject(network, regression(), (196, 768))).stages
+    assert (stages["embedding"] + 12 * stages["encoder"]) / 1e9 == pytest.approx(gmacs, abs=0.005)

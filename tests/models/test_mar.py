@@ -114,6 +114,18 @@ def test_the_average_of_a_shared_token_is_one() -> None:
     assert not torch.equal(state["mask_token"], network.mask_token)
 
 
+@BOTH
+def test_features_are_of_every_token_and_of_no_class(encode_visible: bool) -> None:
+    network, x_0 = built(encode_visible=encode_visible), masked(0, 0, 0)
+    found = network.features(x_0)
+    assert found.shape == (3, 9, 16)
+    other = x_0.clone()
+    other[0, 4] += 1
+    moved = (network.features(other) - found).abs().amax(-1)
+    assert (moved[0] > 0).all()
+    assert (moved[1:] == 0).all()
+
+
 @pytest.mark.parametrize("null_token", ["own", "mask"])
 @BOTH
 def test_the_loss_moves_every_parameter(encode_visible: bool, null_token: str) -> None:

@@ -41,7 +41,14 @@ DIFFMAE: dict[str, Any] = {
     "objective": "masked_denoising",
     "sampler": {"type": "ddpm", "steps": 4},
 }
-KINDS = {"maskgit": GENERATOR, "dit": FIELD, "mae": MAE, "diffmae": DIFFMAE}
+MAGE: dict[str, Any] = {**GENERATOR, "model": {"type": "mage", **_SMALL, "decoder_depth": 1}, "sampler": "mage"}
+MAR: dict[str, Any] = {
+    **MAE,
+    "model": {"type": "mar", **_SMALL, "n_buffer": 2, "head": {"type": "diffusion", "width": 8, "depth": 1}},
+    "objective": "token_diffusion",
+    "sampler": {"type": "mar", "steps": 2},
+}
+KINDS = {"maskgit": GENERATOR, "dit": FIELD, "mae": MAE, "diffmae": DIFFMAE, "mage": MAGE, "mar": MAR}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 picture = DATASETS.build("digits").split("test")[0][0]  # type: ignore[union-attr]
 

@@ -59,6 +59,14 @@ def published(name: str, n: int) -> Schedule:
     }[name]
 
 
+def test_the_mask_ratios_of_mar_have_the_published_law() -> None:
+    t = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    ratio = TruncatedNormal(mean=1.0, std=0.25, low=0.7, high=1.0).mask_ratio(t)
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
+    found = [ratio.mean().item(), ratio.std().item(), ratio.median().item()]
+    assert found == pytest.approx(golden["mar mask ratio truncnorm mean,std,median"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "schedule"),
     [

@@ -105,20 +105,21 @@ def test_an_arm_may_share_a_training_and_differ_in_how_it_is_sampled(
         arms={
             "one": {"recipe": "digits-maskgit", "options": ["--steps", "1"]},
             "two": {"train_of": "one", "options": ["--steps", "2"]},
-            "lame": {"train_of": "one", "options": ["--guidance", "-1"]},
+            "lame": {"train_of": "one", "options": ["--strata", "1"]},
         },
     )
     home = tmp_path / "out"
     table = run(file=file, output=str(home))
-    one, two, lame = json.loads((home / "report.json").read_text())["arms"]
+    arms = {arm["arm"]: arm for arm in json.loads((home / "report.json").read_text())["arms"]}
+    one, two, lame = arms["one"], arms["two"], arms["lame"]
     assert not (home / "two-seed0" / "run").exists()
     evaluations = [arm["scores"]["evaluations_per_sample"]["value"] for arm in (one, two)]
-    assert evaluations == [1, 2]
+    assert evaluations[1] == 2 * evaluations[0]
     (knn,) = (name for name in one["scores"] if name.startswith("knn["))
     assert one["scores"][knn] == two["scores"][knn] == lame["scores"][knn]
     assert one["cpu_seconds"] == two["cpu_seconds"]
     assert "evaluate: maskgen evaluate ended with code 2" in lame["errors"][0]  # its other scores are there
-    assert "| lame | - | - | 0." in table
+    assert f"| lame | {lame['scores'][knn]['value']:.3f} | - | - | 1 (1 failed) |" in table
     assert (home / "pareto.png").stat().st_size > 1000
 
     reports = {path: path.stat().st_mtime_ns for path in home.glob("*-seed0/*.json")}
