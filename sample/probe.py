@@ -247,7 +247,7 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
     """The images of a data set, the checkpoint's own by default.
 
     Raises:
-        UserError: unknown, of another shape, or without labels.
+        UserError: unknown, of another shape, without labels, or with a single one that is used.
     """
     source = checkpoint.recipe.build_data() if data is None else open_data(data, checkpoint.image_shape)
     if source.image_shape != checkpoint.image_shape:
@@ -258,9 +258,12 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
     train, test = _labelled_split(source, "train", num), _labelled_split(source, "test", None)
     assert train.labels is not None
     try:
-        return Ground(train, test, share_of_labels(train.labels, label_share), len(source.classes))
+        rows = share_of_labels(train.labels, label_share)
     except ValueError as error:
         raise UserError(f"--label-share: {error}") from None
+    if len(rows) < 2:
+        raise UserError(f"--label-share {label_share:g} leaves {len(rows)} training image; a probe needs at least 2")
+    return Ground(train, test, rows, len(source.classes))
 
 
 def _labelled_split(source: ImageSource, name: SplitName, most: int | None) -> SplitSet:

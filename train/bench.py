@@ -44,8 +44,10 @@ def run(
     """
     if experiment is not None and file is not None:
         raise UserError(f"--experiment {experiment} and --file {file} are two experiments; give one")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UserError(f"--minutes must be above 0 and finite, got {minutes}")
     name = experiment or "budget"
-    definition = _with_num(read_experiment(file, name), num)
+    definition = read_experiment(file, name).with_num(num)
     names, home = definition.chosen(arms), Path(output or f"runs/bench-{name}").expanduser()
     require_writable(home, str(home))
     trained = list(dict.fromkeys(map(definition.training_of, names)))
@@ -73,12 +75,6 @@ def run(
     found = {(one.name, one.training.seed): one.result() for scored in scorings for one in scored}
     rows = [found[name, seed] for seed in range(seeds or definition.seeds) for name in names]
     return write_reports(home, definition.summary, rows)
-
-
-def _with_num(experiment: Experiment, num: int | None) -> Experiment:
-    if num is None or experiment.evaluate is None:
-        return experiment
-    return experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"num": num})})
 
 
 def _go(training: Training, scored: Sequence[Scored], steps: int | Exception, threads: int | None) -> None:

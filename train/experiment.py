@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from maskgen.errors import UserError
 from maskgen.registry import explain
 from maskgen.shipped import experiment_names, recipe_text
+
+NOT_OF_SAMPLES = ("likelihood", "probe")
+"""Metrics that have no number of samples."""
 
 
 class _Part(BaseModel):
@@ -29,6 +32,7 @@ class Arm(_Part):
     overrides: tuple[str, ...] = ()
     train_of: str = Field("", description="another arm, whose training this one shares")
     options: tuple[str, ...] = Field((), description="of `maskgen evaluate`, after those of the experiment")
+    skip: tuple[str, ...] = Field((), description="scores it cannot have: evaluate, probe or the name of a metric")
 
     @model_validator(mode="after")
     def _trains_or_takes(self) -> Arm:
@@ -102,7 +106,7 @@ class Experiment(_Part):
     """The file of an experiment."""
 
     summary: str = ""
-    minutes: float = Field(gt=0)
+    minutes: float = Field(gt=0, allow_inf_nan=False)
     seeds: int = Field(1, ge=1)
     jobs: int = Field(1, ge=1)
     overrides: tuple[str, ...] = ()
@@ -120,7 +124,35 @@ class Experiment(_Part):
                 raise ValueError(f"arm {name}: train_of {arm.train_of} is no arm with a recipe ({trained})")
         if self.evaluate is None and self.probe is None and not self.metrics:
             raise ValueError("nothing scores the arms: give evaluate, probe or metrics")
+        for name, arm in self.arms.items():
+            if unknown := sorted({*arm.skip} - {*self._keys()}):
+                raise ValueError(f"arm {name}: skip {unknown[0]} is no score here ({', '.join(self._keys())})")
+            if {*arm.skip} == {*self._keys()}:
+                raise ValueError(f"arm {name}: nothing scores it, it skips all")
         return self
+
+    def _keys(self) -> list[str]:
+        """Of the scores of an arm that skips none."""
+        pairs = (("evaluate", self.evaluate), ("probe", self.probe))
+        return [*(key for key, part in pairs if part is not None), *self.metrics]
+
+    def with_num(self, num: int | None) -> Experiment:
+        """With so many samples for every score that is of samples; None changes nothing.
+
+        Raises:
+            UserError: there is no such score.
+        """
+        if num is None:
+            return self
+        changed: dict[str, Any] = {}
+        if self.evaluate is not None:
+            changed["evaluate"] = self.evaluate.model_copy(update={"num": num})
+        sampled = {name: one for name, one in self.metrics.items() if name not in NOT_OF_SAMPLES}
+        if not changed and not sampled:
+            scores = ", ".join(self._keys())
+            raise UserError(f"--num {num}: nothing is scored by samples here, only by {scores}; leave it out")
+        with_num = {name: one.model_copy(update={"num": num}) for name, one in sampled.items()}
+        return self.model_copy(update={**changed, "metrics": {**self.metrics, **with_num}})
 
     def chosen(self, names: str | None) -> list[str]:
         """The arms of comma-separated names and groups; the group `main`, or all, for None.
@@ -143,7 +175,11 @@ class Experiment(_Part):
 
     def scores(self, name: str) -> Iterator[Score]:
         """What the last checkpoint of an arm is scored by."""
-        own = self.arms[name].options
+        skipped = self.arms[name].skip
+        return (score for score in self._scores(self.arms[name].options) if score.key not in skipped)
+
+    def _scores(self, own: tuple[str, ...]) -> Iterator[Score]:
+        """All there are, sampled with an arm's own options."""
         if self.evaluate is not None:
             one = self.evaluate
             yield Score("evaluate", "evaluate", (*one.options, *own), one.also, one.num)
@@ -156,9 +192,10 @@ class Experiment(_Part):
 
     def along(self, name: str) -> Score | None:
         """What earlier checkpoints are scored by: those of a training of its own."""
-        if self.evaluate is None or not self.evaluate.along or self.arms[name].train_of:
+        arm = self.arms[name]
+        if self.evaluate is None or not self.evaluate.along or arm.train_of or "evaluate" in arm.skip:
             return None
-        options = (*self.evaluate.options, *self.arms[name].options)
+        options = (*self.evaluate.options, *arm.options)
         return Score("evaluate", "evaluate", options, num=self.evaluate.num_along)
 
 

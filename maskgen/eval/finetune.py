@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.data.loader import CounterSampler, Rows, in_order
+from maskgen.errors import UserError
 from maskgen.eval.features import to_float
 from maskgen.eval.probe import EPS, Accuracy
 from maskgen.eval.representation import BATCH, Encoder
@@ -55,6 +56,8 @@ class Tuning:
                 f"epochs must be at least 1, batch_size 2, lr above 0 and decay in (0, 1], got {self.epochs}, "
                 f"{self.batch_size}, {self.lr} and {self.decay}"
             )
+        if not math.isfinite(self.lr) or (self.minutes is not None and not 0 < self.minutes < math.inf):
+            raise ValueError(f"minutes and lr must be above 0 and finite, got {self.minutes} and {self.lr}")
 
     @property
     def length(self) -> str:
@@ -81,19 +84,24 @@ def finetuned(
     """Accuracy on the test images after training on the others; the encoder has its old weights again afterwards.
 
     Rows are images (B, C, H, W) uint8 and labels (B,) below `n_classes`. Dropout stays off. Layers that
-    features do not depend on are left alone.
+    features do not depend on are left alone. What the last layer takes off features, and divides them by, is a batch's
+    in training and that of all training images, as the network ends, in scoring: a running average would not have
+    arrived after a short training.
 
     Raises:
-        ValueError: an encoder without a network that learns.
+        ValueError: an encoder without a network that learns, or fewer than two training images.
+        UserError: it diverges.
     """
     network = encoder.module
     if network is None or not any(True for _ in network.parameters()):
         raise ValueError(f"{encoder.name} have nothing to fine-tune")
+    if len(train) < 2:
+        raise ValueError(f"fine-tuning needs at least 2 training images, got {len(train)}")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.requires_grad_(True)
     try:
         top = _trained(encoder, network, train, n_classes, tuning, progress)
-        found = [(top(encoder(images).to(encoder.device)).argmax(1).cpu(), y) for images, y in in_order(test, BATCH)]
+        found = [(top(encoder(images)).argmax(1), labels) for images, labels in in_order(test, BATCH)]
         return Accuracy.of(torch.cat([guess for guess, _ in found]), torch.cat([labels for _, labels in found]))
     finally:
         network.requires_grad_(False)
@@ -107,8 +115,8 @@ def _trained(
     n_classes: int,
     tuning: Tuning,
     progress: Callable[[Any], Any],
-) -> nn.Module:
-    """The last layer, trained with the network under it."""
+) -> nn.Sequential:
+    """The last layer, trained with the network under it; on the CPU, for what an encoder says."""
     device = encoder.device
     batch_size = min(tuning.batch_size, len(train))
     order = CounterSampler(len(train), batch_size, tuning.seed)
@@ -121,12 +129,33 @@ def _trained(
         images, labels = train.__getitems__(order.indices(step))
         logits = top(encoder.network(to_float(images.to(device))))
         loss = F.cross_entropy(logits, labels.to(device), label_smoothing=tuning.smoothing)
+        _require_finite(loss.detach(), f"the loss of step {step + 1}", tuning)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(share)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return top.eval()
+    return _settled(top.cpu(), encoder, train, tuning)
+
+
+def _settled(top: nn.Sequential, encoder: Encoder, train: Rows, tuning: Tuning) -> nn.Sequential:
+    """The last layer for scoring, with mean and variance of the features of all training images."""
+    features = torch.cat([encoder(images) for images, _ in in_order(train, BATCH)]).double()
+    norm = top[0]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(features.mean(0))
+    norm.running_var.copy_(features.var(0, correction=0))
+    top.eval()
+    with torch.no_grad():
+        _require_finite(top(features[:BATCH].float()), "what the trained network says", tuning)
+    return top
+
+
+def _require_finite(x: Tensor, what: str, tuning: Tuning) -> None:
+    if not bool(x.isfinite().all()):
+        raise UserError(f"fine-tuning diverged: {what} is NaN or infinite; choose an --lr below {tuning.lr:g}")
 
 
 def rate(share: float) -> float:

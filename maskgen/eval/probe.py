@@ -87,7 +87,12 @@ def linear_probe(train: Labelled, test: Labelled, strengths: Sequence[float] = S
 
     The loss is the mean cross-entropy and strength / 2 |W|^2. A tenth of the training rows chooses the strength, each
     fit starting from the one before, and the last fit is of all rows.
+
+    Raises:
+        ValueError: fewer than two training rows.
     """
+    if len(train) < 2:
+        raise ValueError(f"a linear probe needs at least 2 training rows, one to choose the penalty, got {len(train)}")
     held_out, n_classes = _held_out(train), int(torch.cat([train.labels, test.labels]).max()) + 1
     fitted, chosen = train.rows(~held_out), train.rows(held_out)
     x, x_held_out = standardised(fitted.features, [chosen.features])
@@ -134,7 +139,7 @@ def _classes(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _held_out(train: Labelled) -> Tensor:
-    """(N,) bool: the same rows whenever there are N; of one row it is none, and it is fitted and chosen by."""
+    """(N,) bool, at least one of them: the same rows whenever there are N."""
     n = len(train)
     rows = Rng.stream("held out of a probe").permutation(1, n)[0][: max(1, min(int(HELD_OUT * n), MOST_HELD_OUT))]
     return torch.zeros(n, dtype=torch.bool).index_fill_(0, rows, True)

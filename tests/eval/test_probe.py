@@ -111,3 +111,8 @@ def test_the_error_is_binomial() -> None:
     assert Accuracy(0.5, 100).standard_error == pytest.approx(0.05)
     with pytest.raises(ValueError, match="N labels and at least one"):
         Labelled(torch.zeros(3, 2), torch.zeros(2, dtype=torch.long))
+
+
+def test_one_row_is_not_probed() -> None:
+    with pytest.raises(ValueError, match="needs at least 2 training rows"):
+        linear_probe(blobs(1, 20.0, "train"), blobs(5, 20.0, "test"))

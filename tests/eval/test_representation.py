@@ -90,6 +90,9 @@ def test_the_rate_warms_up_and_ends_at_zero() -> None:
     assert list(Tuning(minutes=0.05).shares(9, clock=lambda: float(next(ticks)))) == pytest.approx([1 / 3, 2 / 3])
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         Tuning(epochs=0)
+    for impossible in (float("nan"), float("inf"), 0.0, -1.0):
+        with pytest.raises(ValueError, match="minutes and lr must be above 0 and finite"):
+            Tuning(minutes=impossible)
 
 
 def halves(n: int) -> TensorSplit:
@@ -116,3 +119,29 @@ def test_fine_tuning_learns_what_frozen_features_hide_and_puts_the_weights_back(
     assert again == found
     with pytest.raises(ValueError, match="raw pixels have nothing to fine-tune"):
         finetuned(PIXELS, halves(60), halves(40), 2)
+
+
+def test_a_short_fine_tuning_is_scored_with_statistics_that_have_arrived() -> None:
+    network = nn.Linear(16, 2)
+    network.weight.data = Rng.stream("far").normal((2, 16))
+    nn.init.constant_(network.bias, 300.0)  # a running average would still be on its way there
+    encoder = Encoder("far from zero", {}, lambda images: network(images.flatten(1)), module=network)
+    tuning = Tuning(epochs=1, batch_size=20, lr=0.01)  # three steps
+    assert finetuned(encoder, halves(60), halves(40), 2, tuning).value > 0.9
+
+
+def test_a_fine_tuning_that_diverges_has_no_score() -> None:
+    network = nn.Linear(16, 2)
+    before = network.weight.clone()
+    encoder = Encoder("one layer", {}, lambda images: 1e4 * network(images.flatten(1)), module=network)
+    for epochs in (1, 20):  # in its last step, or before
+        with pytest.raises(UserError, match=r"fine-tuning diverged: .* NaN or infinite; choose an --lr below 1e\+38"):
+            finetuned(encoder, halves(60), halves(40), 2, Tuning(epochs=epochs, batch_size=60, lr=1e38))
+    assert torch.equal(network.weight, before)
+
+
+def test_one_image_is_not_fine_tuned_on() -> None:
+    network = nn.Linear(16, 2)
+    encoder = Encoder("one layer", {}, lambda images: network(images.flatten(1)), module=network)
+    with pytest.raises(ValueError, match="needs at least 2 training images, got 1"):
+        finetuned(encoder, halves(1), halves(40), 2)

@@ -121,6 +121,8 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[o
         (root / "bare" / side).mkdir(parents=True)
         for index in range(3):
             Image.new("L", (8, 8)).save(root / "bare" / side / f"{index}.png")
+            (root / "one" / side / "class").mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8)).save(root / "one" / side / "class" / f"{index}.png")
     return {
         "other images": ((root / "ok", "--data", "fashion_mnist"), "has images (1, 28, 28), the checkpoint takes"),
         "no such data": ((root / "ok", "--data", "nowhere"), "unknown data set 'nowhere'"),
@@ -133,6 +135,8 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[o
         "a block of MaskGIT": ((root / "ok", "--block", 1), "--block 1 is of diffusion transformers"),
         "no such block": ((root / "dit", "--block", 9), "block must be in 1 to 1, or 0"),
         "a share of nothing": ((root / "ok", "--label-share", 0), "--label-share: the share of labels must be in"),
+        "no minutes": ((root / "ok", "--method", "finetune", "--minutes", "nan"), "minutes and lr must be above 0"),
+        "one image": ((root / "ok", "--data", root / "one", "--label-share", 0.1), "leaves 1 training image"),
         "epochs of nothing": ((root / "ok", "--epochs", 2), "--epochs is of fine-tuning: add --method finetune"),
     }
 
@@ -142,6 +146,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[o
     [
         *("other images", "no such data", "no labels", "text data", "a tokenizer", "text", "no features"),
         *("no null label", "a block of MaskGIT", "no such block", "a share of nothing", "epochs of nothing"),
+        *("no minutes", "one image"),
     ],
 )
 def test_what_cannot_be_probed_is_one_message(

@@ -168,6 +168,30 @@ def test_what_would_give_another_score_has_another_report() -> None:
     assert experiment.along("b") is None
 
 
+@pytest.mark.parametrize("name", experiment_names())
+def test_a_number_of_samples_reaches_every_score_of_samples(name: str) -> None:
+    experiment = read_experiment(None, name)
+    arm = next(iter(experiment.arms))
+    if experiment.evaluate is None and not experiment.metrics:
+        with pytest.raises(UserError, match="--num 7: nothing is scored by samples here, only by probe"):
+            experiment.with_num(7)
+        return
+    before, after = (list(one.scores(arm)) for one in (experiment, experiment.with_num(7)))
+    assert [score.num for score in after] == [0 if score.key == "probe" else 7 for score in before]
+
+
+def test_an_arm_may_leave_out_a_score_it_cannot_have() -> None:
+    experiment = read_experiment(None, "diffmae")
+    keys = {arm: [score.key for score in experiment.scores(arm)] for arm in experiment.arms}
+    assert keys["mae"] == ["inpainting", "probe"]
+    assert keys["mae-normalised"] == ["probe"]
+
+
+def test_a_time_that_is_no_time_is_refused() -> None:
+    with pytest.raises(UserError, match="--minutes must be above 0 and finite, got nan"):
+        run(experiment="masks", minutes=float("nan"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -176,6 +200,8 @@ def test_what_would_give_another_score_has_another_report() -> None:
         ("arms: {a: {recipe: r}, b: {train_of: c}}", r"arm b: train_of c is no arm with a recipe \(a\)"),
         ("arms: {a: {recipe: r}, b: {train_of: a, overrides: [x=1]}}", "arms.b: overrides are of a training"),
         ("{evaluate: null, arms: {a: {recipe: r}}}", "nothing scores the arms"),
+        ("{arms: {a: {recipe: r, skip: [probe]}}}", r"arm a: skip probe is no score here \(evaluate\)"),
+        ("{arms: {a: {recipe: r, skip: [evaluate]}}}", "arm a: nothing scores it"),
         ("{probe: {methods: [magic]}, arms: {a: {recipe: r}}}", "probe.methods.0: input should be 'linear', 'knn'"),
         ("{probe: {method: [knn]}, arms: {a: {recipe: r}}}", "probe.method: unknown key; accepted here: methods, opt"),
     ],
