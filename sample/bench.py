@@ -32,6 +32,7 @@ from maskgen.tokenizers import ImageTokenizer
 from .bench_report import FILE, GRIDS, Book
 from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
+from .evaluations import as_published
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, measure, require_able
@@ -158,6 +159,7 @@ class _Bench:
             "metrics": list(sweep.metrics),
             "seconds": float(spent[0]),
             "evaluations": float(spent[1]),
+            "scheduled": as_published(arm.generator, float(spent[1])),
             "grid": picture,
         }
 

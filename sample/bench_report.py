@@ -128,7 +128,7 @@ class Book:
             *(["class accuracy"] if has_accuracy else []),
             *names,
         ]
-        table = [[*head, "evaluations", "seconds", "n"]]
+        table = [[*head, "evaluations", "scheduled", "seconds", "n"]]
         for row in rows:
             others = {entry["name"]: entry for entry in row["others"]}
             accuracy = [] if not has_accuracy else ["-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"]
@@ -140,6 +140,7 @@ class Book:
                     *accuracy,
                     *(_with_error(others.get(name)) for name in names),
                     f"{row['evaluations']:.1f}",
+                    "-" if row.get("scheduled") is None else f"{row['scheduled']:g}",
                     f"{row['seconds']:.4f}",
                     f"{row['score']['n_samples']:,}",
                 ]
@@ -159,7 +160,8 @@ class Book:
         floors = "; ".join(f"{name} {number(value)}" for name, value in self._floors().items())
         versions = ", ".join(f"{package} {version}" for package, version in entry.versions.items())
         return [
-            f"Floors: {floors}. Evaluations and seconds are for one sample.",
+            f"Floors: {floors}. Evaluations and seconds are for one sample; scheduled: "
+            "with the steps in which it asked nothing.",
             f"Protocol {entry.protocol}; resize: {entry.resize}; weights {str(entry.weights)[:12]}; reference "
             f"{entry.reference} (n = {entry.n_reference}); seeds from {self.seed}; {versions}.",
         ]

@@ -27,8 +27,8 @@ from maskgen.files import atomic
 from maskgen.generate import Generator
 from maskgen.predictions import NULL
 
+from .evaluations import Evaluations
 from .image_pipeline import Given, ImagePipeline
-from .perplexity import Evaluations
 from .pipeline import settings_of, slices
 
 SHARD = 100

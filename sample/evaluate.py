@@ -23,10 +23,12 @@ from maskgen.eval.intervals import over_sets
 from maskgen.eval.report import Entry, Report, publish, require_no_bench
 from maskgen.eval.statistics import BATCH, Collector, Statistics, cached, collect
 from maskgen.files import require_writable
+from maskgen.generate import Generator
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.patches import PatchTokenizer
 
 from .draws import Arm, Draw, arm_of
+from .evaluations import ASKED, SCHEDULED, as_published
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, Scored, measure, notes, require_able
@@ -138,7 +140,7 @@ def _generator_report(
     beside = [entry for name in metrics if name in MEASURES for entry in measure(name, scored)]
     if "memorisation" in metrics:
         beside += memorised(scored, ground.data, arm, num)
-    others = [*spread, *_accuracy(scored), *beside, *quality, *cost.entries(scored)]
+    others = [*spread, *_accuracy(scored), *beside, *quality, *cost.entries(scored, arm.generator)]
     return Report(score, ground.floor(), floor, others, notes(scored, beside))
 
 
@@ -161,12 +163,15 @@ class Cost:
         self.seconds += draw.seconds
         self.evaluations += draw.evaluations
 
-    def entries(self, scored: Scored) -> list[Entry]:
+    def entries(self, scored: Scored, generator: Generator) -> list[Entry]:
         """Network evaluations and seconds a sample, and a head's; entries of the samples, compared with nothing."""
-        found = {"evaluations_per_sample": self.evaluations / self.n, "seconds_per_sample": self.seconds / self.n}
+        asked = self.evaluations / self.n
+        found = {ASKED: asked, SCHEDULED: as_published(generator, asked), "seconds_per_sample": self.seconds / self.n}
         if HEAD_EVALUATIONS in scored.made["sampler"]:
             found[HEAD_EVALUATIONS] = float(scored.made["sampler"][HEAD_EVALUATIONS])
-        return [Entry(name, "samples", value, self.n, **scored.made) for name, value in found.items()]
+        return [
+            Entry(name, "samples", value, self.n, **scored.made) for name, value in found.items() if value is not None
+        ]
 
 
 def score_samples(

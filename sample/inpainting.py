@@ -24,10 +24,10 @@ from maskgen.tokenizers import ImageTokenizer
 
 from .edit import Edit
 from .evaluate import ground_of
+from .evaluations import ASKED, Evaluations
 from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import Scored, notes
-from .perplexity import Evaluations
 from .pictures import check_writable
 from .pipeline import settings_of, slices
 
@@ -182,7 +182,7 @@ class Found:
         }
         made = [_entry(name, values, scored) for name, values in each.items()]
         n = pools.shape[0] * pools.shape[1]
-        cost = {"evaluations_per_sample": self.n_evaluations / n, "seconds_per_sample": self.seconds / n}
+        cost = {ASKED: self.n_evaluations / n, "seconds_per_sample": self.seconds / n}
         return made + [Entry(name, scored.of, value, n, **scored.made) for name, value in cost.items()]
 
 

@@ -21,6 +21,7 @@ from maskgen.rng import Rng
 from maskgen.shipped import INFO, zoo_names
 
 from . import diversity
+from .evaluations import ASKED, Evaluations
 from .likelihood import schedule_of
 from .pictures import check_writable
 from .pipeline import settings_of
@@ -71,7 +72,7 @@ def run(
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
     others = [
         *diversity.entries(tokens, made),
-        Entry("evaluations_per_sample", "samples", n_evaluations / num, num, **made),
+        Entry(ASKED, "samples", n_evaluations / num, num, **made),
         Entry("seconds_per_sample", "samples", seconds / num, num, **made),
     ]
     table = publish(Report(score, others=others), path)
@@ -87,27 +88,6 @@ def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> 
             parts.append(part)
             bar.update(len(part))
     return torch.cat(parts), time.perf_counter() - began, counted.n_rows
-
-
-class Evaluations:
-    """A denoiser that counts the rows it is asked about; in all else the one it stands for."""
-
-    def __init__(self, denoiser: Any, count: list[int] | None = None) -> None:
-        self._denoiser = denoiser
-        self._count = [0] if count is None else count
-        if hasattr(denoiser, "cached"):
-            self.cached = lambda: Evaluations(denoiser.cached(), self._count)
-
-    @property
-    def n_rows(self) -> int:
-        return self._count[0]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
-    def __call__(self, x_t: Tensor, *arguments: Any, where: Tensor | None = None, **more: Any) -> Any:
-        self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
-        return self._denoiser(x_t, *arguments, **more, **({} if where is None else {"where": where}))
 
 
 def _scorer(name: str, seed: int, device: torch.device) -> Scorer:

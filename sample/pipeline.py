@@ -16,6 +16,7 @@ from maskgen.devices import pick_device
 from maskgen.errors import UserError
 from maskgen.generate import Generator
 from maskgen.guidance import Guidance
+from maskgen.models.token_head import DiffusionLayers
 from maskgen.samplers import FieldSampler
 
 from .export import card
@@ -117,6 +118,9 @@ class Pipeline(ABC):
             generator = replace(generator, guidance=replace(generator.guidance, scale=guidance))
         if guidance_interval is not None:
             generator = replace(generator, guidance=_within(generator.guidance, guidance_interval))
+            if generator.guidance.scale == 1:
+                self._check_guidance()
+                raise UserError("guidance interval: guidance is off, its scale is 1; give a scale (--guidance) as well")
         if generator.guidance.scale != 1:
             self._check_guidance()
         return generator
@@ -150,7 +154,7 @@ def settings_of(generator: Generator) -> dict[str, Any]:
         return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
-    if getattr(generator.tokenizer, "is_continuous", False):
+    if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
         numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.evaluations}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 

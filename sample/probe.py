@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from maskgen import __version__
 from maskgen.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image_sets import SplitSet
@@ -23,6 +25,7 @@ from maskgen.eval.features import packages
 from maskgen.eval.finetune import Tuning, finetuned
 from maskgen.eval.probe import (
     NEIGHBOURS,
+    SETTINGS,
     TEMPERATURE,
     Accuracy,
     Labelled,
@@ -41,6 +44,9 @@ from .progress import progress_bar
 
 Method = Literal["linear", "knn", "finetune"]
 LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
+BASELINE_FORMAT = 1
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -163,6 +169,19 @@ class Found:
     facts: Mapping[str, Any]
 
 
+def _stored(file: Path) -> Found | None:
+    """What is kept in a file; None if there is no such file, or a damaged one."""
+    if not file.is_file():
+        return None
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        accuracy = Accuracy(float(stored["accuracy"]["value"]), int(stored["accuracy"]["n"]))
+        return Found(str(stored["name"]), accuracy, dict(stored["facts"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be read and is made again: %s", file, error)
+        return None
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Some rows of a split, read many at a time."""
@@ -205,12 +224,12 @@ class Ground:
         if encoder is not PIXELS:
             return self._probed(method, encoder)
         facts = {"images": [self.train.digest(), self.test.digest()], "rows": self.rows.tolist(), "method": method}
-        file = default_cache_dir() / f"baseline-{digest({**facts, 'packages': packages()})}.json"
-        if file.is_file():
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            return Found(stored["name"], Accuracy(**stored["accuracy"]), stored["facts"])
-        found = self._probed(method, encoder)
-        write_json(file, asdict(found))
+        about = {"format": BASELINE_FORMAT, "maskgen": __version__, "packages": packages(), "settings": SETTINGS}
+        file = default_cache_dir() / f"baseline-{digest({**facts, **about})}.json"
+        found = _stored(file)
+        if found is None:
+            found = self._probed(method, encoder)
+            write_json(file, asdict(found))
         return found
 
     def _probed(self, method: Method, encoder: Encoder) -> Found:

@@ -21,6 +21,15 @@ CURVATURE = 0.03
 HELD_OUT, MOST_HELD_OUT = 0.1, 10_000
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 EPS = 1e-6
+SETTINGS = {
+    "strengths": STRENGTHS,
+    "rounds": MOST_ROUNDS,
+    "curvature": CURVATURE,
+    "held_out": (HELD_OUT, MOST_HELD_OUT),
+    "neighbours": (NEIGHBOURS, TEMPERATURE),
+    "eps": EPS,
+}
+"""All that accuracies depend on beside the features and the code."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from maskgen.recipe import parse_recipe
 from maskgen.sample.edit import Edit
 from maskgen.sample.inpainting import Found, Painted
 from maskgen.sample.measures import Scored
+from maskgen.sample.pipeline import HEAD_EVALUATIONS, settings_of
 from tests.tiny import CLASSES, FIELD, GENERATOR, INFO, SHAPE, generator_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]
@@ -64,6 +65,18 @@ def test_a_picture_is_completed_and_what_is_known_of_it_stays(kind: str, tmp_pat
     wanted = Edit.of(picture, "left", SHAPE).wanted
     assert torch.equal(made.masked_fill(wanted, 0), picture.masked_fill(wanted, 0).expand(3, -1, -1, -1))
     assert torch.equal(made[0], made[1]) is (kind == "mae")  # a mean has no second opinion
+
+
+@pytest.mark.parametrize("kind", ["mae", "mar", "maskgit"])
+def test_a_diffusion_head_is_named_where_there_is_one(kind: str, tmp_path: Path) -> None:
+    settings = settings_of(pipeline(tmp_path / "model", kind).generator)
+    assert {name in settings for name in ("head", HEAD_EVALUATIONS)} == {kind == "mar"}
+
+
+def test_an_interval_of_guidance_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    loaded = pipeline(tmp_path / "model", "mae")
+    with pytest.raises(UserError, match="this checkpoint is unconditional"):
+        loaded(1, guidance_interval=(0.1, 0.4))
 
 
 def test_diffmae_looks_at_what_is_known_and_does_not_only_blend_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from maskgen.errors import UserError
 from maskgen.eval.text import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
 from maskgen.rng import Rng
 from maskgen.sample import perplexity
-from maskgen.sample.perplexity import Evaluations
+from maskgen.sample.evaluations import Evaluations
 from maskgen.schedules import Cosine
 from tests.tiny import KINDS, LENGTH, text_checkpoint
 

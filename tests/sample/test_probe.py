@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from maskgen.checkpoint import read_checkpoint
-from maskgen.eval.representation import features_of
+from maskgen.eval.finetune import Tuning
+from maskgen.eval.probe import SETTINGS
+from maskgen.eval.representation import PIXELS, features_of
 from maskgen.sample.probe import encoder_of, ground_of
 from tests.tiny import FIELD, GENERATOR, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
 
@@ -72,6 +74,24 @@ def test_no_class_reaches_the_features(tmp_path: Path, case: str) -> None:
             n_tables += 1
     assert n_tables == (case != "mae")
     assert torch.equal(encoder(image), before)
+
+
+def test_the_score_of_pixels_is_kept_and_a_damaged_one_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKGEN_CACHE", str(tmp_path / "cache"))
+    generator_checkpoint(tmp_path / "c")
+    ground = ground_of(read_checkpoint(tmp_path / "c"), None, 60, 1.0)
+    first = ground.probed("knn", PIXELS, Tuning())
+    (file,) = (tmp_path / "cache").glob("baseline-*.json")
+    whole = file.read_text()
+    for damaged in (whole[:-5], "{}", '{"name": "x", "accuracy": 3, "facts": {}}', "[]", ""):
+        file.write_text(damaged)
+        assert ground.probed("knn", PIXELS, Tuning()) == first
+        assert file.read_text() == whole
+    monkeypatch.setitem(SETTINGS, "neighbours", (5, 0.07))
+    ground.probed("knn", PIXELS, Tuning())
+    assert len(list((tmp_path / "cache").glob("baseline-*.json"))) == 2
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ def test_a_sample_depends_on_its_own_seed_and_class_only(tmp_path: Path) -> None
         (("head=dmp",), "ddpm"),
         (("--guidance-interval", "0.5,0.1"), "LOW,HIGH"),
         (("--guidance-interval", "0.5"), "LOW,HIGH"),
+        (("--guidance-interval", "0.1,0.5"), "guidance is off, its scale is 1"),
     ],
 )
 def test_what_cannot_be_sampled_is_said_in_a_line(
@@ -84,4 +85,5 @@ def test_a_report_counts_passes_of_the_network_and_of_the_head(
         assert code == 0, error
         found[interval] = {one["name"]: one["value"] for one in json.loads(report.read_text())["others"]}
     assert [found[interval]["evaluations_per_sample"] for interval in found] == [4, 8]
+    assert [found[interval]["evaluations_scheduled"] for interval in found] == [4, 8]
     assert [found[interval]["head_evaluations_per_token"] for interval in found] == [5, 5]
