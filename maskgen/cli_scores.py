@@ -173,8 +173,11 @@ def bench_fid(checkpoints: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command()
-@click.argument("directories", nargs=-1, required=True, metavar="DIR ...")
+@click.argument("sources", nargs=-1, required=True, metavar="DIR|FILE.json ...")
 @click.option("--output", metavar="DIR", help="Where the merged report goes; default: to the terminal alone.")
-def report(directories: tuple[str, ...], output: str | None) -> None:
-    """Merge the reports of benchmark runs; scores that do not compare are refused with the reason."""
-    click.echo(program("sample.bench_report").merge(directories, output))
+def report(sources: tuple[str, ...], output: str | None) -> None:
+    """Merge the reports of `bench fid`, or show those of `evaluate` and `probe` in a table, a row each.
+
+    Scores that do not compare are refused with the reason.
+    """
+    click.echo(program("sample.report_table").run(sources, output))
