@@ -183,6 +183,8 @@ def _check_objective(recipe: Recipe) -> None:
     kept = train.lowest_keep_ratio
     if kept < 1 and objective not in ("masked_tokens", "denoising"):
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
+    if kept < 1 and getattr(MODELS.get(model), "subset_is_visible", False):
+        raise RecipeError(f"train.keep_ratio: {model} computes visible tokens as it is; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
     if objective == "masked_regression":

@@ -409,6 +409,13 @@ def test_a_recipe_of_numbers_takes_nothing_that_is_for_vectors(changes: dict[str
         assert word in str(error.value)
 
 
+def test_tokens_are_not_dropped_from_a_network_that_takes_the_rest_for_visible() -> None:
+    numbers = {"model": {"type": "mar", "head": "categorical"}}
+    parse_recipe(tree(**numbers))
+    with pytest.raises(RecipeError, match=r"train\.keep_ratio: mar computes visible tokens as it is; use 1, got 0.5"):
+        parse_recipe(tree(**numbers, train={"keep_ratio": 0.5}))
+
+
 def test_a_field_has_no_share_that_is_revealed() -> None:
     with pytest.raises(RecipeError, match=r"guidance\.ramp: revealed"):
         parse_recipe(FIELD | {"guidance": {"ramp": "revealed", "scale": 2}})

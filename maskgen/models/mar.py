@@ -38,6 +38,7 @@ class MAR(nn.Module):
     """
 
     objectives = ("token_diffusion", "masked_tokens")
+    subset_is_visible = True  # not a part to be computed, some of it masked: nothing else can be dropped
     has_null_label = True
 
     def __init__(
