@@ -9,6 +9,7 @@ from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
+from maskgen.predictions import NO_SPREAD
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.samplers import MaskedSampler
@@ -155,7 +156,10 @@ def _check_decoding(recipe: Recipe) -> None:
     sampler = cast(MaskedSampler, recipe.build_sampler())
     if recipe.is_continuous and sampler.needs_probabilities:
         raise RecipeError(f"sampler: {NO_PROBABILITIES}")
-    if recipe.is_continuous and not sampler.has_fitting_temperature:
+    if getattr(MODELS.get(MODELS.check(recipe.model or "")[0]), "answers_points", False):
+        if sampler.temperature != 1:
+            raise RecipeError(f"sampler.{NO_SPREAD}")
+    elif recipe.is_continuous and not sampler.has_fitting_temperature:
         raise RecipeError(f"sampler.{NO_NOISE}")
     if not recipe.is_continuous and isinstance(recipe.sampler, dict) and "head" in recipe.sampler:
         raise RecipeError("sampler.head: it draws tokens that are vectors, these are numbers; leave it out")

@@ -428,6 +428,7 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
         ("mae", ["train.preview_every=100"], ["train.preview_every", "use 0, or objective.normalise false"]),
         ("mae", ["model.encoder_sees=all", "model.decoder=cross"], ["model.decoder", "goes with decoder linear or"]),
         ("mae", ["model.decoder=linear"], ["model.decoder", "encoder_sees all"]),
+        ("mae", ["sampler.temperature=0.5"], ["sampler.temperature: this network answers one value a token", "use 1"]),
         ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),

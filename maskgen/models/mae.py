@@ -98,6 +98,7 @@ class MAE(PatchEncoder):
     """
 
     objectives = ("masked_regression",)
+    answers_points = True
 
     def __init__(
         self,

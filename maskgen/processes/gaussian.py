@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskgen.processes.base import PROCESSES, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Betas, Schedule
+from maskgen.schedules import Betas, Fixed, Schedule
 
 Target = Literal["eps", "x_0", "v", "flow", "edm"]
 Scale = Literal["preserving", "exploding", "straight"]
@@ -55,6 +55,8 @@ class Gaussian(Process):
         sigma_data: float = 0.5,
         steps: int = 0,
     ) -> None:
+        if isinstance(schedule, Fixed):
+            raise ValueError("schedule fixed has one level of noise and no way from it to data; take betas, say")
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         if steps < 0:

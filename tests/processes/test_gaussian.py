@@ -14,7 +14,7 @@ from torch import Tensor
 from maskgen.processes import Gaussian
 from maskgen.processes.gaussian import Scale, Target
 from maskgen.rng import Rng
-from maskgen.schedules import Betas, CosineSquared, LogNormal, Rectified, Schedule
+from maskgen.schedules import Betas, CosineSquared, Fixed, LogNormal, Rectified, Schedule
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 SCHEDULES = (Betas(), LogNormal(), Rectified(), CosineSquared())
@@ -126,6 +126,7 @@ def test_what_is_left_of_the_data_at_time_one_is_nothing() -> None:
     [
         ({"sigma_data": 0.0}, "sigma_data must be positive, got 0.0"),
         ({"steps": -1}, "steps must be at least 0"),
+        ({"schedule": Fixed()}, "schedule fixed has one level of noise"),
         ({"target": "edm", "steps": 10}, "edm is of continuous time"),
     ],
 )
