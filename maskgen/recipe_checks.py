@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from maskgen.budget import plan
@@ -96,6 +97,8 @@ def _check_views(recipe: Recipe, objective: Any) -> None:
         missing = " and ".join(name for name, is_given in given.items() if not is_given)
         there = " and ".join(name for name, is_given in given.items() if is_given)
         raise RecipeError(f"{there}: needs {missing}; give all three, or none")
+    if all(given.values()) and _condition(recipe) == "token":
+        raise RecipeError("model.condition: token tells both views their class, by which they are alike; use none")
 
 
 def _check_kinds(recipe: Recipe) -> None:
@@ -248,10 +251,7 @@ def _check_decoder(recipe: Recipe) -> None:
     model, arguments = MODELS.check(recipe.model or "")
     defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
     given = defaults | arguments
-    try:
-        given["decoder"].require_fit(given["depth"], given.get("encoder_sees") == "all")
-    except ValueError as error:
-        raise RecipeError(f"model.decoder: {error}") from None
+    _ask("model.decoder", given["decoder"].require_fit, given["depth"], given.get("encoder_sees") == "all")
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:
@@ -266,11 +266,8 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
             "process.target: eps says nothing of x_0 where all is noise, which maskdit's reconstruction needs; use "
             "edm, v, flow or x_0, or objective.reconstruction_weight 0"
         )
-    if arguments.get("has_variance") and (not process.steps or process.scale != "preserving"):
-        raise RecipeError(
-            "model.has_variance: true needs discrete times and process.scale preserving; set process.steps, or leave "
-            "it out"
-        )
+    if arguments.get("has_variance"):
+        _ask("model.has_variance", process.require_reverse_steps)
     given = OBJECTIVES.check(recipe.objective)[1]
     if given.get("keep_spread") and kept == 1:
         raise RecipeError(
@@ -283,6 +280,14 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
             f"objective.weight: edm has sigma_data {given['weight'].sigma_data}, the process {process.sigma_data}; "
             "give both the same"
         )
+
+
+def _ask(key: str, check: Callable[..., None], *arguments: Any) -> None:
+    """What a part itself refuses, said of a key."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise RecipeError(f"{key}: {error}") from None
 
 
 def check_phases(recipe: Recipe) -> None:

@@ -56,9 +56,7 @@ class NoiseTimes:
 
     def __init__(self, process: Gaussian) -> None:
         self.steps = process.steps
-        self.last = (
-            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
-        )
+        self.last = 1 - 1e-7 if process.ends_in_noise else 1.0
 
     def __call__(self, n: int, rng: Rng, device: torch.device) -> Tensor:
         return self.nearest(draw_times(n, rng, device))

@@ -135,6 +135,22 @@ def test_impossible_processes_are_refused(arguments: dict[str, Any], message: st
         Gaussian(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        (Gaussian(steps=1), "steps of at least 2 .*, got 1 and preserving"),
+        (Gaussian(), "steps of at least 2 .*, got 0 and preserving"),
+        (Gaussian(CosineSquared(), "eps", steps=100), "target eps needs a schedule that ends above 0"),
+    ],
+)
+def test_a_learned_variance_is_refused_where_its_bound_is_not_finite(process: Gaussian, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        process.require_reverse_steps()
+    for published in (Gaussian(Betas(), "eps", steps=1000), Gaussian(Betas("cosine"), "eps", steps=1000)):
+        published.require_reverse_steps()
+    Gaussian(CosineSquared(), "v", steps=100).require_reverse_steps()
+
+
 def test_noise_that_is_nearly_all_there_is_leaves_a_finite_answer_in_float32() -> None:
     for target in get_args(Target):
         process = Gaussian(Rectified(), target, "straight")
