@@ -196,8 +196,7 @@ def _check_objective(recipe: Recipe) -> None:
         _check_masking(recipe, kept)
     if objective == "masked_regression":
         _check_regression(recipe)
-    if objective in ("masked_regression", "masked_denoising"):
-        _check_decoder(recipe)
+    _check_sizes(recipe)
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
@@ -246,12 +245,15 @@ def _check_regression(recipe: Recipe) -> None:
         )
 
 
-def _check_decoder(recipe: Recipe) -> None:
-    """Whether the decoder of masked patches goes with the encoder."""
+def _check_sizes(recipe: Recipe) -> None:
+    """Whether the network's sizes fit each other, and a decoder of masked patches the encoder."""
     model, arguments = MODELS.check(recipe.model or "")
-    defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
-    given = defaults | arguments
-    _ask("model.decoder", given["decoder"].require_fit, given["depth"], given.get("encoder_sees") == "all")
+    network = cast(Any, MODELS.get(model))
+    given = {key: one.default for key, one in inspect.signature(network).parameters.items()} | arguments
+    if hasattr(network, "require_sizes"):
+        _ask("model", network.require_sizes, given)
+    if "decoder" in given:
+        _ask("model.decoder", given["decoder"].require_fit, given["depth"], given.get("encoder_sees") == "all")
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:
