@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.errors import UserError
 from maskgen.rng import Rng
 
 if TYPE_CHECKING:
@@ -232,6 +233,9 @@ def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> T
     return values[:, None].expand(where.shape)[where]
 
 
+NO_SPREAD = "temperature: this network answers one value a token, of which nothing is drawn; use 1"
+
+
 @dataclass(frozen=True)
 class Point:
     """One value a token, without spread: what a regression answers (MAE).
@@ -245,7 +249,13 @@ class Point:
     difficulty: Tensor | None = None
 
     def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:  # noqa: ARG002 - one signature for all predictions
-        """The value itself, at any temperature."""
+        """The value itself.
+
+        Raises:
+            UserError: a temperature other than 1, which there is nothing for.
+        """
+        if temperature != 1:
+            raise UserError(NO_SPREAD)
         return self.value
 
 

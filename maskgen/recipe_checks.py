@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from maskgen.budget import plan
 from maskgen.data.images import DATASETS
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
+from maskgen.predictions import NO_SPREAD
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipe_tree import RecipeError
 from maskgen.samplers import MaskedSampler
@@ -95,6 +97,8 @@ def _check_views(recipe: Recipe, objective: Any) -> None:
         missing = " and ".join(name for name, is_given in given.items() if not is_given)
         there = " and ".join(name for name, is_given in given.items() if is_given)
         raise RecipeError(f"{there}: needs {missing}; give all three, or none")
+    if all(given.values()) and _condition(recipe) == "token":
+        raise RecipeError("model.condition: token tells both views their class, by which they are alike; use none")
 
 
 def _check_kinds(recipe: Recipe) -> None:
@@ -155,7 +159,10 @@ def _check_decoding(recipe: Recipe) -> None:
     sampler = cast(MaskedSampler, recipe.build_sampler())
     if recipe.is_continuous and sampler.needs_probabilities:
         raise RecipeError(f"sampler: {NO_PROBABILITIES}")
-    if recipe.is_continuous and not sampler.has_fitting_temperature:
+    if getattr(MODELS.get(MODELS.check(recipe.model or "")[0]), "answers_points", False):
+        if sampler.temperature != 1:
+            raise RecipeError(f"sampler.{NO_SPREAD}")
+    elif recipe.is_continuous and not sampler.has_fitting_temperature:
         raise RecipeError(f"sampler.{NO_NOISE}")
     if not recipe.is_continuous and isinstance(recipe.sampler, dict) and "head" in recipe.sampler:
         raise RecipeError("sampler.head: it draws tokens that are vectors, these are numbers; leave it out")
@@ -183,12 +190,13 @@ def _check_objective(recipe: Recipe) -> None:
     kept = train.lowest_keep_ratio
     if kept < 1 and objective not in ("masked_tokens", "denoising"):
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
+    if kept < 1 and getattr(MODELS.get(model), "subset_is_visible", False):
+        raise RecipeError(f"train.keep_ratio: {model} computes visible tokens as it is; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
     if objective == "masked_regression":
         _check_regression(recipe)
-    if objective in ("masked_regression", "masked_denoising"):
-        _check_decoder(recipe)
+    _check_sizes(recipe)
     if train.document_attention and (not recipe.is_text or model != "mdlm" or objective != "masked_tokens"):
         raise RecipeError(
             "train.document_attention: only a text model of type mdlm with objective masked_tokens can; leave it out"
@@ -237,15 +245,15 @@ def _check_regression(recipe: Recipe) -> None:
         )
 
 
-def _check_decoder(recipe: Recipe) -> None:
-    """Whether the decoder of masked patches goes with the encoder."""
+def _check_sizes(recipe: Recipe) -> None:
+    """Whether the network's sizes fit each other, and a decoder of masked patches the encoder."""
     model, arguments = MODELS.check(recipe.model or "")
-    defaults = {key: one.default for key, one in inspect.signature(MODELS.get(model)).parameters.items()}
-    given = defaults | arguments
-    try:
-        given["decoder"].require_fit(given["depth"], given.get("encoder_sees") == "all")
-    except ValueError as error:
-        raise RecipeError(f"model.decoder: {error}") from None
+    network = cast(Any, MODELS.get(model))
+    given = {key: one.default for key, one in inspect.signature(network).parameters.items()} | arguments
+    if hasattr(network, "require_sizes"):
+        _ask("model", network.require_sizes, given)
+    if "decoder" in given:
+        _ask("model.decoder", given["decoder"].require_fit, given["depth"], given.get("encoder_sees") == "all")
 
 
 def _check_masking(recipe: Recipe, kept: float) -> None:
@@ -260,11 +268,8 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
             "process.target: eps says nothing of x_0 where all is noise, which maskdit's reconstruction needs; use "
             "edm, v, flow or x_0, or objective.reconstruction_weight 0"
         )
-    if arguments.get("has_variance") and (not process.steps or process.scale != "preserving"):
-        raise RecipeError(
-            "model.has_variance: true needs discrete times and process.scale preserving; set process.steps, or leave "
-            "it out"
-        )
+    if arguments.get("has_variance"):
+        _ask("model.has_variance", process.require_reverse_steps)
     given = OBJECTIVES.check(recipe.objective)[1]
     if given.get("keep_spread") and kept == 1:
         raise RecipeError(
@@ -277,6 +282,14 @@ def _check_masking(recipe: Recipe, kept: float) -> None:
             f"objective.weight: edm has sigma_data {given['weight'].sigma_data}, the process {process.sigma_data}; "
             "give both the same"
         )
+
+
+def _ask(key: str, check: Callable[..., None], *arguments: Any) -> None:
+    """What a part itself refuses, said of a key."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise RecipeError(f"{key}: {error}") from None
 
 
 def check_phases(recipe: Recipe) -> None:

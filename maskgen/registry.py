@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -54,8 +54,13 @@ class Registry(Generic[T]):
 
         return add
 
-    def names(self) -> list[str]:
-        return sorted(self._entries)
+    def names(self, wanted: type | None = None) -> list[str]:
+        """Sorted; only classes of the type `wanted` (and functions), if given."""
+        return sorted(
+            name
+            for name, entry in self._entries.items()
+            if wanted is None or not inspect.isclass(entry) or issubclass(entry, wanted)
+        )
 
     def get(self, name: str) -> Callable[..., T]:
         if name not in self._entries:
@@ -70,13 +75,15 @@ class Registry(Generic[T]):
         """The keys an entry accepts."""
         return list(self._schema(name).model_fields)
 
-    def check(self, spec: Spec, path: str = "") -> tuple[str, dict[str, Any]]:
+    def check(self, spec: Spec, path: str = "", wanted: type | None = None) -> tuple[str, dict[str, Any]]:
         """The entry's name and its validated arguments (defaults left out, nested parts built).
 
         Raises:
-            SpecError: unknown entry or key, wrong type, impossible value.
+            SpecError: unknown entry or key, wrong type, impossible value; an entry that is no `wanted`.
         """
-        name, arguments = self._split(spec, path)
+        name, arguments = self._split(spec, path, wanted)
+        if name not in self.names(wanted):
+            raise SpecError(f"{_at(path)}a {self.kind} here is {' or '.join(self.names(wanted))}")
         try:
             checked = self._schema(name)(**arguments)
         except ValidationError as error:
@@ -99,18 +106,19 @@ class Registry(Generic[T]):
         except ValueError as error:
             raise SpecError(f"{_at(path)}{error}") from error
 
-    def _split(self, spec: Spec, path: str) -> tuple[str, dict[str, Any]]:
+    def _split(self, spec: Spec, path: str, wanted: type | None) -> tuple[str, dict[str, Any]]:
+        choices = ", ".join(self.names(wanted))
         if isinstance(spec, str):
             name, arguments = spec, {}
         elif isinstance(spec, Mapping):
             arguments = {str(key): value for key, value in spec.items()}
             name = arguments.pop("type", None)
             if not isinstance(name, str):
-                raise SpecError(f"{_at(path)}a {self.kind} needs `type:`; choose from {', '.join(self.names())}")
+                raise SpecError(f"{_at(path)}a {self.kind} needs `type:`; choose from {choices}")
         else:
             raise SpecError(f"{_at(path)}a {self.kind} is a name or a mapping with `type:`, got {spec!r}")
         if name not in self._entries:
-            raise SpecError(f"{_at(path)}unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
+            raise SpecError(f"{_at(path)}unknown {self.kind} {name!r}; choose from {choices}")
         return name, arguments
 
     def _schema(self, name: str) -> type[BaseModel]:
@@ -130,7 +138,9 @@ def explain(faults: Sequence[ErrorDetails], path: str, accepted: list[str]) -> s
             lines.append(f"{key}: missing")
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}, got {_short(fault['input'])}")
+            is_told = fault["type"] == "value_error" and ", got " in message  # a part's own words, of its own argument
+            got = "" if is_told else f", got {_short(fault['input'])}"
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}{got}")
     return "\n".join(lines)
 
 
@@ -176,10 +186,7 @@ def _nested(hint: Any) -> Any:
 
 def _part(registry: Registry[Any], spec: Spec, wanted: type) -> Any:
     """Build a nested part, which must be of a type."""
-    entry = registry.get(registry.check(spec)[0])
-    if inspect.isclass(entry) and not issubclass(entry, wanted):
-        fitting = [name for name in registry.names() if issubclass(cast(type, registry.get(name)), wanted)]
-        raise SpecError(f"a {registry.kind} here is {' or '.join(fitting)}")
+    registry.check(spec, wanted=wanted)
     return registry.build(spec)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskgen.predictions import NULL, Categorical, Condition, Prediction
+from maskgen.errors import UserError
+from maskgen.predictions import NULL, Categorical, Condition, Point, Prediction
 from maskgen.rng import Rng
 from tests.toys import Given
 
@@ -19,6 +20,13 @@ WHERE = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) < 0.5
 
 def test_categorical_is_a_prediction() -> None:
     assert isinstance(Categorical(LOGITS), Prediction)
+
+
+def test_one_value_a_token_has_no_temperature() -> None:
+    point = Point(torch.ones(1, 2, 3))
+    assert torch.equal(point.sample(Rng.stream(0)), point.value)
+    with pytest.raises(UserError, match="one value a token"):
+        point.sample(Rng.stream(0), 0.5)
 
 
 def test_temperature_zero_takes_the_mode_and_draws_nothing() -> None:

@@ -409,6 +409,13 @@ def test_a_recipe_of_numbers_takes_nothing_that_is_for_vectors(changes: dict[str
         assert word in str(error.value)
 
 
+def test_tokens_are_not_dropped_from_a_network_that_takes_the_rest_for_visible() -> None:
+    numbers = {"model": {"type": "mar", "head": "categorical"}}
+    parse_recipe(tree(**numbers))
+    with pytest.raises(RecipeError, match=r"train\.keep_ratio: mar computes visible tokens as it is; use 1, got 0.5"):
+        parse_recipe(tree(**numbers, train={"keep_ratio": 0.5}))
+
+
 def test_a_field_has_no_share_that_is_revealed() -> None:
     with pytest.raises(RecipeError, match=r"guidance\.ramp: revealed"):
         parse_recipe(FIELD | {"guidance": {"ramp": "revealed", "scale": 2}})
@@ -421,6 +428,18 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
         ("mae", ["train.preview_every=100"], ["train.preview_every", "use 0, or objective.normalise false"]),
         ("mae", ["model.encoder_sees=all", "model.decoder=cross"], ["model.decoder", "goes with decoder linear or"]),
         ("mae", ["model.decoder=linear"], ["model.decoder", "encoder_sees all"]),
+        ("mae", ["model.width=18"], ["model: 2-D sine-cosine positions need a width", "multiple of 4, got 18"]),
+        ("mae", ["model.heads=5"], ["model: width must be a multiple of heads, got width 96 and heads 5"]),
+        ("mae", ["model.depth=0"], ["model: width, depth, heads and mlp_ratio must be positive"]),
+        ("mae", ["model.decoder.width=6"], ["model.decoder: ", "multiple of 4, got 6"]),
+        ("mae", ["model.decoder.heads=3"], ["model.decoder: width must be a multiple of heads"]),
+        ("diffmae", ["model.decoder.depth=0"], ["model.decoder: width, depth, heads and mlp_ratio must be positive"]),
+        ("mar", ["model.n_buffer=0"], ["model: n_buffer must be at least 1"]),
+        ("mar", ["model.head.depth=0"], ["model.head: width and depth must be positive, got ", " and 0"]),
+        ("mar", ["model.head.process.steps=1"], ["model.head: ", "process.steps of at least 2"]),
+        ("mage", ["model.decoder_depth=0"], ["model: width, depth, heads and mlp_ratio must be positive"]),
+        ("mage", ["model.decoder_heads=-1"], ["model: decoder_heads, table_rows and projection must not be negative"]),
+        ("mae", ["sampler.temperature=0.5"], ["sampler.temperature: this network answers one value a token", "use 1"]),
         ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),

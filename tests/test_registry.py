@@ -97,6 +97,12 @@ def test_a_fault_in_a_nested_part_names_the_choices() -> None:
         SAMPLERS.build({"type": "maskgit", "schedule": "sine"}, "sampler")
 
 
+def test_a_nested_part_that_says_what_it_got_is_not_said_to_have_got_itself() -> None:
+    with pytest.raises(SpecError) as caught:
+        SHAPES.build({"type": "box", "width": 2, "inside": {"type": "box", "width": 0}}, "at")
+    assert str(caught.value) == "at.inside: width must be at least 1, got 0"
+
+
 def test_every_fault_has_a_line_of_its_own() -> None:
     with pytest.raises(SpecError) as caught:
         SAMPLERS.build({"type": "maskgit", "stps": 3, "temperature": "hot"})
@@ -170,3 +176,6 @@ def test_a_nested_part_may_have_to_be_of_one_type() -> None:
     assert isinstance(boxes.build({"type": "box", "shape": "square"}).shape, Square)
     with pytest.raises(SpecError, match="a shape here is square, got 'round'"):
         boxes.build({"type": "box", "shape": "round"})
+    for spec in ({"width": 3}, "oval"):
+        with pytest.raises(SpecError, match="choose from square, got"):
+            boxes.build({"type": "box", "shape": spec})

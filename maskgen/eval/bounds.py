@@ -17,7 +17,7 @@ from maskgen.data.text import document_ids
 from maskgen.objectives.state_dependent import integrand, reconstruction
 from maskgen.predictions import Condition
 from maskgen.rng import Rng
-from maskgen.schedules import Linear, Schedule
+from maskgen.schedules import Fixed, Linear, Schedule
 
 
 def exact_nll(model: Any, x_0: Tensor, cond: Condition | None = None) -> Tensor:
@@ -47,7 +47,8 @@ def count_bound(
     What a time-conditioned network is told: over mask ratios r the bound is int_0^1 1/r E[cross-entropy of Bernoulli(r)
     masks] dr. The part of it with k masks weighs C(L, k) r^(k-1) (1 - r)^(L-k), which is 1/k times the density of
     Beta(k, L - k + 1): given k, r has that law and the masked set is uniform. Of L uniform numbers the k-th smallest
-    has that law and does not depend on where the k smallest lie. So these are masked, and t = alpha^-1(1 - r).
+    has that law and does not depend on where the k smallest lie. So these are masked, and t = alpha^-1(1 - r). The
+    bound itself has no schedule: a network trained with `fixed`, where times say nothing, is told those of `linear`.
 
     A model with `block_length` is given a k for each block, and all blocks in one pass beside `clean` = x_0 (BD3-LM,
     arXiv 2503.09573, eq. 8). Such a network reads no time; it is told the first block's, as in training. Blocks of one
@@ -57,6 +58,7 @@ def count_bound(
     block_length = getattr(model, "block_length", None)
     size = min(block_length or x_0.shape[1], x_0.shape[1])
     strata = 1 if block_length == 1 else strata
+    schedule = Linear() if isinstance(schedule, Fixed) else schedule
     more = {} if block_length is None else {"clean": x_0}
     if eos is not None:
         more["documents"] = document_ids(x_0, eos)

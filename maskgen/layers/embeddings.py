@@ -31,13 +31,22 @@ def sincos_2d(grid: tuple[int, int], width: int, spacing: tuple[float, float] = 
     Raises:
         ValueError: width is not a multiple of 4.
     """
-    if width % 4:
-        raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4, got {width}")
+    require_sincos(width)
     frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     places = [torch.arange(n, dtype=torch.float64) * by for n, by in zip(grid, spacing, strict=True)]
     rows, columns = torch.meshgrid(*places, indexing="ij")
     angles = [place.reshape(-1, 1) * frequencies for place in (columns, rows)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).float()
+
+
+def require_sincos(width: int) -> None:
+    """See that there are `sincos_2d` of a width.
+
+    Raises:
+        ValueError: it is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4, got {width}")
 
 
 def sincos_over(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,17 @@ class ViTSizes:
                 "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
                 f"{self.width}, {self.depth}, {self.heads}, {self.mlp_ratio} and {self.dropout}"
             )
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got width {self.width} and heads {self.heads}")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> ViTSizes:
+        """Of a network's keys.
+
+        Raises:
+            ValueError: sizes that are not possible.
+        """
+        return cls(*(keys[name] for name in ("width", "depth", "heads", "mlp_ratio", "dropout")))
 
     def blocks(self) -> nn.ModuleList:
         sizes = (self.width, self.heads, self.mlp_ratio, self.dropout, self.backend)

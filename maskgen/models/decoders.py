@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.layers.cross import CrossBlock
-from maskgen.layers.embeddings import sincos_over
+from maskgen.layers.embeddings import require_sincos, sincos_over
 from maskgen.layers.visible import JointDecoder, ViTSizes, key_mask
 from maskgen.registry import Registry
 from maskgen.subset import TokenSubset
@@ -111,6 +111,9 @@ class Joint(DecoderSpec):
     heads: int = 16
     takes_all = True
 
+    def __post_init__(self) -> None:
+        _require_sizes(self.width, self.depth, self.heads)
+
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:
         return _Joint(encoder, replace(encoder, width=self.width, depth=self.depth, heads=self.heads), grid)
 
@@ -165,6 +168,9 @@ class _Reading(DecoderSpec):
     heads: int = 16
     reads: Reads = "weighted"
     looks_around: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        _require_sizes(self.width, self.depth, self.heads)
 
     def require_fit(self, depth: int, sees_all: bool) -> None:
         super().require_fit(depth, sees_all)
@@ -235,6 +241,16 @@ class LinearHead(DecoderSpec):
 
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:  # noqa: ARG002
         return _Nothing(encoder.width)
+
+
+def _require_sizes(width: int, depth: int, heads: int) -> None:
+    """Of blocks over patches with positions.
+
+    Raises:
+        ValueError: they are not possible.
+    """
+    ViTSizes(width, depth, heads)
+    require_sincos(width)
 
 
 def slot_and_grid(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.layers.attention import AttentionBackend
 from maskgen.layers.difficulty import LossHead
+from maskgen.layers.embeddings import require_sincos
 from maskgen.layers.visible import LayeredEncoder, ViTSizes
 from maskgen.models import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
@@ -48,6 +50,15 @@ class PatchEncoder(nn.Module, ABC):
         self.encoder = LayeredEncoder(sizes)
         self.decoder = decoder.build(sizes, grid)
         self.head = nn.Linear(self.decoder.width, token_width)
+
+    @staticmethod
+    def require_sizes(keys: Mapping[str, Any]) -> None:
+        """See that keys of a recipe, defaults among them, are possible sizes.
+
+        Raises:
+            ValueError: they are not.
+        """
+        require_sincos(ViTSizes.of(keys).width)
 
     def _init(self) -> None:
         """MAE's start: Xavier-uniform matrices, zero biases, small tokens."""
@@ -98,6 +109,7 @@ class MAE(PatchEncoder):
     """
 
     objectives = ("masked_regression",)
+    answers_points = True
 
     def __init__(
         self,

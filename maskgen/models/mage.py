@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +62,7 @@ class Mage(nn.Module):
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
-        if min(decoder_heads, table_rows, projection) < 0:
-            raise ValueError(
-                "decoder_heads, table_rows and projection must not be negative, got "
-                f"{decoder_heads}, {table_rows} and {projection}"
-            )
+        _require_counts(decoder_heads, table_rows, projection)
         self.vocab_size, self.length = vocab_size, grid[0] * grid[1]
         self.condition = condition if n_classes else "none"
         self.n_classes = n_classes if self.condition == "token" else 0
@@ -86,6 +83,17 @@ class Mage(nn.Module):
         init_transformer(self)
         for positions in (self.positions, self.decoder_positions):
             nn.init.trunc_normal_(positions, std=0.02, a=-0.04, b=0.04)
+
+    @staticmethod
+    def require_sizes(keys: Mapping[str, Any]) -> None:
+        """See that keys of a recipe, defaults among them, are possible sizes; table rows need a vocabulary.
+
+        Raises:
+            ValueError: they are not.
+        """
+        _require_counts(keys["decoder_heads"], keys["table_rows"], keys["projection"])
+        ViTSizes.of(keys)
+        ViTSizes(keys["width"], keys["decoder_depth"], keys["decoder_heads"] or keys["heads"])
 
     def forward(
         self,
@@ -158,3 +166,11 @@ def pooled(x: Tensor, subset: TokenSubset | None) -> Tensor:
 def _projection(width: int, n_out: int) -> nn.Sequential:
     """The two layers of the contrastive term (section 3.3)."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_out))
+
+
+def _require_counts(decoder_heads: int, table_rows: int, projection: int) -> None:
+    if min(decoder_heads, table_rows, projection) < 0:
+        raise ValueError(
+            "decoder_heads, table_rows and projection must not be negative, got "
+            f"{decoder_heads}, {table_rows} and {projection}"
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class MAR(nn.Module):
     """
 
     objectives = ("token_diffusion", "masked_tokens")
+    subset_is_visible = True  # not a part to be computed, some of it masked: nothing else can be dropped
     has_null_label = True
 
     def __init__(
@@ -58,8 +60,7 @@ class MAR(nn.Module):
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
-        if n_buffer < 1:
-            raise ValueError(f"n_buffer must be at least 1: an encoder needs something to see, got {n_buffer}")
+        _require_buffers(n_buffer)
         if head.is_continuous == bool(vocab_size):
             made, fits = ("numbers", "categorical") if vocab_size else ("vectors", "diffusion")
             raise ValueError(f"head is not for tokens that are {made}; use {fits}")
@@ -78,6 +79,16 @@ class MAR(nn.Module):
         self.decoder = JointDecoder(width, sizes)
         self._init()
         self.head = head.build(width, vocab_size, token_width)
+
+    @staticmethod
+    def require_sizes(keys: Mapping[str, Any]) -> None:
+        """See that keys of a recipe, defaults among them, are possible sizes.
+
+        Raises:
+            ValueError: they are not.
+        """
+        ViTSizes.of(keys)
+        _require_buffers(keys["n_buffer"])
 
     def _init(self) -> None:
         """Xavier-uniform matrices, zero biases; tokens and positions normal with deviation 0.02, as published."""
@@ -139,3 +150,8 @@ class MAR(nn.Module):
         labels = cond.labels
         rows = torch.where((labels == NULL)[:, None], null, self.labels(labels.clamp(min=0)))
         return rows[:, None].expand(-1, self.n_buffer, -1)
+
+
+def _require_buffers(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"n_buffer must be at least 1: an encoder needs something to see, got {n}")

@@ -64,8 +64,10 @@ class Diffusion(Head):
     has_variance: bool = True
 
     def __post_init__(self) -> None:
-        if self.has_variance and (not self.process.steps or self.process.scale != "preserving"):
-            raise ValueError("has_variance needs a process with steps and scale preserving; set them, or leave it out")
+        if min(self.width, self.depth) < 1:
+            raise ValueError(f"width and depth must be positive, got {self.width} and {self.depth}")
+        if self.has_variance:
+            self.process.require_reverse_steps()
 
     def build(self, z_width: int, vocab_size: int, token_width: int) -> TokenHead:  # noqa: ARG002 - one for all heads
         n_out = token_width * (1 + self.has_variance)

@@ -13,7 +13,7 @@ from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
-from maskgen.schedules import Fixed
+from maskgen.schedules import Fixed, Schedule
 
 
 class Objective(Protocol):
@@ -56,9 +56,7 @@ class NoiseTimes:
 
     def __init__(self, process: Gaussian) -> None:
         self.steps = process.steps
-        self.last = (
-            1.0 if float(process.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) > 1e-12 else 1 - 1e-7
-        )
+        self.last = 1 - 1e-7 if process.ends_in_noise else 1.0
 
     def __call__(self, n: int, rng: Rng, device: torch.device) -> Tensor:
         return self.nearest(draw_times(n, rng, device))
@@ -82,6 +80,7 @@ def require_bound(process: Absorbing, weight: str) -> None:
     """See that weight `elbo` gives a bound.
 
     With exact counts some token is masked even as t goes to 0, where the weight diverges: the expectation is infinite.
+    What is masked at t = 0, or visible at t = 1, is counted nowhere: knowing nothing would cost less than log V.
 
     Raises:
         ValueError: it does not.
@@ -92,8 +91,24 @@ def require_bound(process: Absorbing, weight: str) -> None:
         raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
     if weight == "elbo" and isinstance(process.schedule, Fixed):
         raise ValueError("weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule")
+    if weight == "elbo":
+        require_path(process.schedule, "weight elbo")
     if weight == "elbo" and not process.strategy.is_independent:
         raise ValueError("weight elbo needs tokens masked independently: strategy random; or take weight uniform")
+
+
+def require_path(schedule: Schedule, what: str) -> None:
+    """See that a schedule goes from data to nothing, so that every token is paid for; `betas` ends near enough.
+
+    Raises:
+        ValueError: it begins below 1 or ends above 0.
+    """
+    first, last = schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
+    if first < 1 - 1e-6 or last > 1e-4:
+        raise ValueError(
+            f"{what} needs a schedule from alpha 1 to 0 (linear or cosine, say), or its sum is no bound; this one goes "
+            f"from {first:.4g} to {last:.4g}"
+        )
 
 
 def mean_of(value: Tensor) -> Tensor:

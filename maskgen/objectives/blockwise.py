@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, require_path, sum_of
 from maskgen.objectives.masked import logs_of
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process
@@ -31,6 +31,7 @@ class BlockTokens:
             raise ValueError("block_tokens needs process absorbing with count bernoulli")
         if not process.strategy.is_independent:
             raise ValueError("block_tokens needs tokens masked independently: strategy random")
+        require_path(process.schedule, "block_tokens")
         if not 0 <= interval[0] < interval[1] <= 1:
             raise ValueError(f"interval must lie in [0, 1], low first, got {interval}")
         self.process = process

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskgen.objectives.base import network_of
 from maskgen.predictions import Condition
@@ -21,16 +23,47 @@ def guide_by(
     """What the network itself says of x_0 to the process's strategy, without gradient; None for one that does not ask.
 
     The papers ask a slow average of the network (AttMask's and HPM's teacher). The network itself is current, takes no
-    second copy, and what it says is used for its order alone. Draws nothing from `rng` but a fork.
+    second copy, and what it says is used for its order alone. It is asked as in evaluation, with nothing dropped out.
+    Draws nothing from `rng` but a fork, and nothing elsewhere.
     """
     asks = process.strategy.asks
     if asks is None:
         return None
     network = network_of(model)
-    with torch.no_grad():
+    with torch.no_grad(), _asked(network, asks):
         if asks == "difficulty":
             return Guide(expected_losses(network, process, x_0, cond, rng.fork("guide")), progress)
         return Guide(getattr(network, asks)(x_0, cond).double(), progress)
+
+
+@contextmanager
+def _asked(network: Any, method: str) -> Iterator[None]:
+    """The network in evaluation mode, and able to answer where its parameters are spread over processes."""
+    if not isinstance(network, nn.Module):
+        yield
+        return
+    _gather_for(network, method)
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def _gather_for(network: nn.Module, method: str) -> None:
+    """FSDP gathers parameters for calls of `forward`, and for `method` of the network and `weights` of blocks after.
+
+    Once for all times; nothing where parameters are whole.
+    """
+    from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+    if not isinstance(network, FSDPModule) or method in vars(network):
+        return
+    register_fsdp_forward_method(network, method)
+    for part in network.modules():
+        if part is not network and isinstance(part, FSDPModule) and hasattr(part, "weights"):
+            register_fsdp_forward_method(part, "weights")
 
 
 ASKED_AT = 0.75

@@ -33,12 +33,9 @@ def posterior(process: Gaussian, t: Tensor) -> Posterior:
     """Of the variance-preserving x_t at t (B,), multiples of 1/T (DDPM, arXiv 2006.11239, eq. 6 and 7).
 
     Raises:
-        ValueError: a process without steps, or of another scale.
+        ValueError: see `Gaussian.require_reverse_steps`.
     """
-    if not process.steps or process.scale != "preserving":
-        raise ValueError(
-            f"a learned variance needs process.steps and scale preserving, got {process.steps} and {process.scale}"
-        )
+    process.require_reverse_steps()
     t = t.double()
     now, before = process.schedule.alpha(t), process.schedule.alpha((t - 1 / process.steps).clamp(min=0))
     beta = 1 - now / before

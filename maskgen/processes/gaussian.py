@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskgen.processes.base import PROCESSES, Process
 from maskgen.rng import Rng
-from maskgen.schedules import Betas, Schedule
+from maskgen.schedules import Betas, Fixed, Schedule
 
 Target = Literal["eps", "x_0", "v", "flow", "edm"]
 Scale = Literal["preserving", "exploding", "straight"]
@@ -55,6 +55,8 @@ class Gaussian(Process):
         sigma_data: float = 0.5,
         steps: int = 0,
     ) -> None:
+        if isinstance(schedule, Fixed):
+            raise ValueError("schedule fixed has one level of noise and no way from it to data; take betas, say")
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         if steps < 0:
@@ -63,6 +65,28 @@ class Gaussian(Process):
             raise ValueError(f"target edm is of continuous time; use steps 0, got {steps}")
         self.schedule, self.target, self.scale = schedule, target, scale
         self.sigma_data, self.steps = sigma_data, steps
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether at t = 1 so little signal is left that eps does not say x_0."""
+        return float(self.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) <= 1e-12
+
+    def require_reverse_steps(self) -> None:
+        """See that the variance of its reverse steps can be learned, by a bound on x_0.
+
+        Raises:
+            ValueError: it cannot: there is no second step, or x_0 cannot be told where all is noise.
+        """
+        if self.steps < 2 or self.scale != "preserving":
+            raise ValueError(
+                "a learned variance needs process.steps of at least 2 and scale preserving, got "
+                f"{self.steps} and {self.scale}; change them, or leave has_variance out"
+            )
+        if self.target == "eps" and self.ends_in_noise:
+            raise ValueError(
+                "a learned variance with target eps needs a schedule that ends above 0 (betas, say), or its bound is "
+                "infinite there; take target v, another schedule, or leave has_variance out"
+            )
 
     def draw_noise(self, x_0: Tensor, rng: Rng) -> Tensor:
         """(B, L, D) standard normal."""

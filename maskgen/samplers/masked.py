@@ -151,8 +151,6 @@ class MaskedSampler:
         """
         if x_1.is_floating_point() and self.needs_probabilities:
             raise UserError(NO_PROBABILITIES)
-        if x_1.is_floating_point() and not self.has_fitting_temperature:
-            raise UserError(NO_NOISE)
         x_t, length = x_1.clone(), x_1.shape[1]
         spans = self.layout.spans(length)
         shares = [max((self.steps + index) // len(spans), 1) for index in reversed(range(len(spans)))]
@@ -241,6 +239,8 @@ class MaskedSampler:
         if not bool(n.any()):
             return prediction, x_t[where]
         if isinstance(prediction, DiffusionHead):
+            if not self.has_fitting_temperature:
+                raise UserError(NO_NOISE)
             prediction = prediction.drawn_by(self.head)
         # How much a vector draws is its prediction's affair: a stream of the step's own keeps the rest as it is.
         return prediction, prediction.sample(span.rng.fork("vectors", move.clock.step), self.temperature)

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskgen.registry import Registry
 from maskgen.rng import Rng
 from maskgen.samplers.order import Proposal
-from maskgen.schedules import Cosine, Linear, Rounding, Schedule
+from maskgen.schedules import Cosine, Fixed, Linear, Rounding, Schedule
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,10 @@ class One(Quota):
     """
 
     schedule: Schedule = field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, Fixed):
+            raise ValueError("the times of hits need a schedule that moves, fixed does not; take linear, say")
 
     def n_steps(self, steps: int, length: int) -> int:  # noqa: ARG002
         return length

@@ -129,7 +129,10 @@ class Arccos(Schedule):
 @SCHEDULES.register("exponential")
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """alpha = exp(-rate t): eMIGM (rate 5), MaskGIT's `exp` (rate ln N). Ends at exp(-rate), not at 0."""
+    """alpha = exp(-rate t): eMIGM (rate 5), MaskGIT's `exp` (rate ln N). Ends at exp(-rate), not at 0.
+
+    What is visible at the end would cost exp(-rate) log V more: weight elbo refuses it unless the rate is high.
+    """
 
     rate: float = 5.0
 

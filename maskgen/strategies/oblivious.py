@@ -130,7 +130,8 @@ class Color(MaskStrategy):
     def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
         margin = math.ceil(3 * self.wide)
         (h, w), middle = grid, slice(margin, -margin)
-        white = rng.normal((n_rows, h + 2 * margin, w + 2 * margin))
+        # In float64: the last bits of a float32 product differ with the rows beside, and could turn an order around.
+        white = rng.normal((n_rows, h + 2 * margin, w + 2 * margin)).double()
         narrow = _blur(white, self.sigma, margin)
         if self.color == "low":
             return narrow.flatten(1)

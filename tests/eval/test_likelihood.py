@@ -20,7 +20,7 @@ from maskgen.models.blockwise import Autoregressive, BlockDiffusion
 from maskgen.models.mdlm import MDLM
 from maskgen.predictions import Categorical, Condition
 from maskgen.rng import Rng
-from maskgen.schedules import Cosine, CosineAlpha, Linear, Polynomial, Schedule
+from maskgen.schedules import Cosine, CosineAlpha, Fixed, Linear, Polynomial, Schedule
 from tests.enumeration import SCHEDULES, every_order, every_time, nodes, within
 from tests.toys import Given, constant, pick, posterior
 
@@ -141,6 +141,12 @@ def test_a_network_that_reads_the_time_is_told_one_that_fits_the_count(schedule:
     expected = float((weights * -schedule.alpha_dot(times) * cross_entropy).sum()) * length
     nats = count_bound(reads_time, x_0, Rng.stream("time"), 2, schedule, mask_id=2).mean(1)
     assert within(nats, expected)
+
+
+def test_a_network_of_one_mask_ratio_has_the_bound_of_any_other() -> None:
+    model, x_0 = Exact(letters()), states(letters())[0]
+    fixed, linear = (count_bound(model, x_0, Rng.stream(0), 2, kind, mask_id=3) for kind in (Fixed(0.5), Linear()))
+    assert torch.equal(fixed, linear)
 
 
 def test_counting_masks_has_no_noise_where_every_token_costs_the_same() -> None:

@@ -282,7 +282,7 @@ def test_probabilities_of_all_bytes_sum_to_one() -> None:
 
 
 def test_a_learned_variance_needs_discrete_times() -> None:
-    with pytest.raises(ValueError, match=r"needs process\.steps and scale preserving"):
+    with pytest.raises(ValueError, match=r"needs process\.steps of at least 2 and scale preserving"):
         posterior(FLOW, torch.tensor([0.5]))
 
 

@@ -181,6 +181,19 @@ class Watch:
         return torch.arange(x_t.shape[1]).expand(x_t.shape[:2]) + len(self.seen) - 1.5
 
 
+@pytest.mark.parametrize("name", ["attention", "hard"])
+def test_a_network_is_asked_with_nothing_dropped_out_and_trained_with_it(name: str) -> None:
+    model = patch_network(dropout=0.5, has_difficulty=True).train()
+    process = Absorbing(0, Fixed(0.75), strategy=STRATEGIES.build(name), grid=GRID)
+    before = torch.get_rng_state()
+    told = [guide_by(process, model, patches().x_0, None, Rng.stream(0)) for _ in range(2)]
+    assert told[0] is not None
+    assert told[1] is not None
+    assert torch.equal(told[0].scores, told[1].scores)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(part.training for part in model.modules())
+
+
 @pytest.mark.parametrize("process", [Absorbing(V, Linear()), Absorbing(V), Absorbing(V, Fixed(0.5))])
 def test_losses_are_asked_of_masked_tokens_and_every_token_is_masked_in_one_of_two_passes(process: Absorbing) -> None:
     watch, x_0 = Watch(), batch().x_0

@@ -223,6 +223,11 @@ def test_a_recipe_with_a_part_of_the_contrastive_term_is_refused_with_what_is_mi
         load_recipe("image/fashion-mage", [change])
 
 
+def test_views_that_know_their_class_are_not_compared() -> None:
+    with pytest.raises(ValueError, match=r"model\.condition: token tells both views their class"):
+        load_recipe("image/fashion-mage-c", ["model.condition=token"])
+
+
 def test_a_term_with_an_impossible_or_unknown_key_is_refused_with_the_keys_there_are() -> None:
     with pytest.raises(
         ValueError, match=r"objective.contrastive.weigth: unknown key; accepted here: temperature, weigh"

@@ -14,7 +14,7 @@ from torch import Tensor
 from maskgen.processes import Gaussian
 from maskgen.processes.gaussian import Scale, Target
 from maskgen.rng import Rng
-from maskgen.schedules import Betas, CosineSquared, LogNormal, Rectified, Schedule
+from maskgen.schedules import Betas, CosineSquared, Fixed, LogNormal, Rectified, Schedule
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 SCHEDULES = (Betas(), LogNormal(), Rectified(), CosineSquared())
@@ -126,12 +126,29 @@ def test_what_is_left_of_the_data_at_time_one_is_nothing() -> None:
     [
         ({"sigma_data": 0.0}, "sigma_data must be positive, got 0.0"),
         ({"steps": -1}, "steps must be at least 0"),
+        ({"schedule": Fixed()}, "schedule fixed has one level of noise"),
         ({"target": "edm", "steps": 10}, "edm is of continuous time"),
     ],
 )
 def test_impossible_processes_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Gaussian(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        (Gaussian(steps=1), "steps of at least 2 .*, got 1 and preserving"),
+        (Gaussian(), "steps of at least 2 .*, got 0 and preserving"),
+        (Gaussian(CosineSquared(), "eps", steps=100), "target eps needs a schedule that ends above 0"),
+    ],
+)
+def test_a_learned_variance_is_refused_where_its_bound_is_not_finite(process: Gaussian, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        process.require_reverse_steps()
+    for published in (Gaussian(Betas(), "eps", steps=1000), Gaussian(Betas("cosine"), "eps", steps=1000)):
+        published.require_reverse_steps()
+    Gaussian(CosineSquared(), "v", steps=100).require_reverse_steps()
 
 
 def test_noise_that_is_nearly_all_there_is_leaves_a_finite_answer_in_float32() -> None:

@@ -14,7 +14,7 @@ from maskgen.predictions import Categorical
 from maskgen.rng import Rng
 from maskgen.samplers.order import Proposal
 from maskgen.samplers.quota import QUOTAS, Bernoulli, Clock, Euler, Even, Move, One, Quota, Scheduled, Share
-from maskgen.schedules import SCHEDULES, Cosine, Linear
+from maskgen.schedules import SCHEDULES, Cosine, Fixed, Linear
 from tests.toys import Given
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
@@ -159,6 +159,11 @@ def test_first_hitting_times_of_every_schedule_are_one_clock_read_differently(na
     schedule = SCHEDULES.build(name)
     ratio = schedule.mask_ratio(One(schedule).next_time(clock(1.0, 4, 100), Rng.stream(0)))
     assert torch.allclose(ratio, One(Linear()).next_time(clock(1.0, 4, 100), Rng.stream(0)))
+
+
+def test_first_hitting_needs_a_schedule_that_moves() -> None:
+    with pytest.raises(ValueError, match="need a schedule that moves, fixed does not"):
+        One(Fixed())
 
 
 def test_one_needs_a_step_a_token_and_reveals_nothing_where_nothing_is_left() -> None:

@@ -117,7 +117,7 @@ def test_a_sample_of_a_field_depends_on_its_own_seed_and_class_only(tmp_path: Pa
         ({"sampler": "maskgit"}, "unknown sampler 'maskgit'"),
         ({"objective": "masked_tokens"}, "dit is trained by denoising"),
         ({"train": {"keep_ratio": 0.5}}, "masking none drops no tokens"),
-        ({"model": {"type": "dit", "has_variance": True}}, "needs discrete times"),
+        ({"model": {"type": "dit", "has_variance": True}}, "needs process.steps of at least 2"),
         (
             {
                 "process": {"type": "gaussian", "target": "edm", "scale": "exploding", "schedule": "log_normal"},

@@ -25,6 +25,11 @@ MASKED = [
     ("image/fashion-dit", ["data=digits", "tokenizer.size=2", BLOCKS % masking, "train.keep_ratio=0.7"])
     for masking in ("mdt, depth: 2", "deferred, depth: 1", "maskdit, depth: 1, width: 8, heads: 2")
 ]
+IDS = ["adamw", "muon", "asked", "mdt", "defer", "mae"]
+ASKED = (
+    "digits-maskgit",
+    [*SMALL, "train.ema=0.9", "process={type: absorbing, strategy: attention}"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +43,7 @@ def spread(monkeypatch: pytest.MonkeyPatch, output: Path, recipe: str, *argument
         torchrun(output, recipe, *arguments)
 
 
-@pytest.mark.parametrize(("recipe", "changes"), [MASKGIT, MUON, *MASKED], ids=["adamw", "muon", "mdt", "defer", "mae"])
+@pytest.mark.parametrize(("recipe", "changes"), [MASKGIT, MUON, ASKED, *MASKED], ids=IDS)
 def test_spread_parameters_train_and_are_saved_as_those_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, changes: list[str]
 ) -> None:
