@@ -57,13 +57,14 @@ def run(
     require_writable(directory, str(directory))
     place = pick_device(device)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while one encodes the data set
+    plugin = fsdp_plugin()
     accelerator = Accelerator(
         cpu=place.type == "cpu",
         mixed_precision=pick_precision(recipe.train.precision, place),
         kwargs_handlers=[patience],
-        fsdp_plugin=fsdp_plugin(),
+        fsdp_plugin=plugin,
     )
-    require_supported(accelerator, recipe)
+    require_supported(accelerator, recipe, plugin)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
