@@ -32,7 +32,7 @@ from .parts import at_resolution, build, check_grids
 from .run import Outside, Run
 from .sharding import fsdp_plugin, require_supported, wrap_blocks
 from .signals import Signals, Stopped
-from .start import check_data, find_start, images_seen
+from .start import check_data, find_start, images_seen, require_shared, say_threads, spent_until
 from .state import clean, restore
 from .status import Status
 
@@ -52,7 +52,7 @@ def run(
         UserError: recipe, data, checkpoint or output that cannot be used, or a training that cannot go on.
         Stopped: a signal asked for an end.
     """
-    recipe = load_recipe(recipe_source, overrides)
+    clock, recipe = Clock(), load_recipe(recipe_source, overrides)
     directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
     require_writable(directory, str(directory))
     place = pick_device(device)
@@ -65,13 +65,14 @@ def run(
         fsdp_plugin=plugin,
     )
     require_supported(accelerator, recipe, plugin)
+    require_shared(recipe.train, accelerator.num_processes)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
         start = find_start(directory, recipe, resume, accelerator)
         status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
         with _recorded(status):
-            return _built(recipe, directory, start, accelerator, Outside(signals, status, about)).go()
+            return _built(recipe, directory, start, accelerator, Outside(signals, status, about, clock)).go()
 
 
 @contextmanager
@@ -105,6 +106,7 @@ def _built(
         parts = at_resolution(parts, recipe, resolution, accelerator)
         if accelerator.is_main_process:
             check_data(start, parts)
+            say_threads(start)
     if recipe.train.gradient_checkpointing:
         recompute(parts.module)
     optimizer = build_optimizer(parts.module, recipe.train)
@@ -128,7 +130,8 @@ def _built(
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
     )
-    run = Run(recipe, parts, loop, directory, Clock(info), outside, images_seen(start))
+    outside.clock.count_on(spent_until(directory, info))
+    run = Run(recipe, parts, loop, directory, outside, images_seen(start))
     run.means.load(info.get("means", {}), accelerator)
     return run
 

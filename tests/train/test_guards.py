@@ -25,7 +25,6 @@ from maskgen.errors import UserError
 from maskgen.lock import RunLock
 from maskgen.train import status
 from maskgen.train.callbacks import Log
-from maskgen.train.clock import Clock
 from maskgen.train.program import run
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
@@ -311,31 +310,6 @@ def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: s
     with pytest.raises(DataError, match=message) as error:
         list(itertools.islice(loader, 5))
     assert "\n" not in str(error.value)
-
-
-def test_a_clock_says_where_the_time_went_and_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-
-    def spend(clock: Clock) -> None:
-        nonlocal now
-        now += 6  # a step, one second of which it waited for data
-        clock.step(0, 4)
-        clock.add("data", 1)
-        with clock.on("saving"):
-            now += 2
-        clock.resume()
-        now += 2
-
-    first = Clock()
-    spend(first)
-    shares = {"data": 0.1, "saving": 0.2, "steps": 0.5, "other": 0.2}
-    assert first.shares() == pytest.approx(shares)
-    assert first.told() == "10 s: steps 50.0%, saving 20.0%, other 20.0%, data 10.0%"
-    second = Clock(json.loads(json.dumps(first.tree())))
-    spend(second)
-    assert second.tree()["spent"] == {"data": 2, "saving": 4}
-    assert second.shares() == pytest.approx(shares)
 
 
 @pytest.mark.slow
