@@ -26,6 +26,7 @@ from maskgen.rng import fold
 from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
+from .failures import forget_failures, tell_failure
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
@@ -69,24 +70,31 @@ def run(
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
+        if is_main:
+            forget_failures(directory)
         start = find_start(directory, recipe, resume, accelerator)
         status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
-        with _recorded(status):
+        with _recorded(status, accelerator):
             return _built(recipe, directory, start, accelerator, Outside(signals, status, about, clock)).go()
 
 
 @contextmanager
-def _recorded(status: Status) -> Iterator[None]:
-    """How a run ended goes into its status."""
+def _recorded(status: Status, accelerator: Accelerator) -> Iterator[None]:
+    """How a run ended goes into its status; where several processes make it, each learns of the one that failed."""
     try:
         yield
     except Stopped as stop:
         status.write("stopped", stop.step or None)
         raise
     except Exception as error:
+        told = error
+        if accelerator.num_processes > 1:
+            told = tell_failure(status.directory, accelerator.process_index, error)
         with suppress(OSError):  # of a full disk, which is what the error says
-            status.write("failed", error=str(error) or type(error).__name__)
-        raise
+            status.write("failed", error=str(told) or type(told).__name__)
+        if told is error:
+            raise
+        raise told from error
     status.write("finished", status.steps)
 
 

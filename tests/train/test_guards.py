@@ -25,6 +25,7 @@ from maskgen.errors import UserError
 from maskgen.lock import RunLock
 from maskgen.train import status
 from maskgen.train.callbacks import Log
+from maskgen.train.failures import forget_failures, tell_failure
 from maskgen.train.program import run
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
@@ -310,6 +311,23 @@ def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: s
     with pytest.raises(DataError, match=message) as error:
         list(itertools.islice(loader, 5))
     assert "\n" not in str(error.value)
+
+
+def test_a_lost_connection_is_reported_as_what_the_other_process_died_of(tmp_path: Path) -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    own = DataError("picture-13.png cannot be read\nsecond line")
+    assert tell_failure(tmp_path, 1, own) is own
+    assert str(tell_failure(tmp_path, 0, lost)) == "process 1 failed: picture-13.png cannot be read"
+    forget_failures(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_connection_that_no_process_explains_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskgen.train.failures.PATIENCE", 0.0)
+    lost, other = RuntimeError("Connection closed by peer"), RuntimeError("shapes do not fit")
+    assert tell_failure(tmp_path, 0, lost) is lost
+    tell_failure(tmp_path, 1, other)
+    assert tell_failure(tmp_path, 0, other) is other, "an error of its own"
 
 
 @pytest.mark.slow
