@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,22 @@ def test_a_directory_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
     assert not lock.is_held(tmp_path)
     with RunLock(tmp_path):
         pass
+
+
+def test_a_lock_is_touched_again_after_a_touch_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touches: list[Path] = []
+
+    def touch(path: Path) -> None:
+        touches.append(path)
+        if len(touches) == 1:
+            raise OSError(errno.EIO, "the disk is away")
+
+    held = RunLock(tmp_path)
+    waits = iter([False, False, True])
+    monkeypatch.setattr(held, "_is_over", SimpleNamespace(wait=lambda _: next(waits)))
+    monkeypatch.setattr("os.utime", touch)
+    held._touch()
+    assert touches == [tmp_path / ".lock"] * 2
 
 
 @pytest.mark.parametrize(("age", "is_alive"), [(0, True), (1000, False)])
