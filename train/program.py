@@ -66,13 +66,13 @@ def run(
         fsdp_plugin=plugin,
     )
     require_supported(accelerator, recipe, plugin)
-    require_shared(recipe.train, accelerator.num_processes)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
         if is_main:
             forget_failures(directory)
         start = find_start(directory, recipe, resume, accelerator)
+        require_shared(recipe.train, accelerator.num_processes, 0 if start is None else start.step)
         status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
         with _recorded(status, accelerator):
             return _built(recipe, directory, start, accelerator, Outside(signals, status, about, clock)).go()

@@ -98,15 +98,15 @@ def images_seen(start: Checkpoint | None) -> int:
     return int(sum(phase["samples"] for phase in phases)) or images_before(start.step, start.recipe.train)
 
 
-def require_shared(settings: TrainSettings, n_processes: int) -> None:
-    """See that processes can share the batches of every phase.
+def require_shared(settings: TrainSettings, n_processes: int, step: int = 0) -> None:
+    """See that processes can share the batches of every phase that is not over after a step.
 
     Raises:
         UserError: a phase's batch that they cannot cut into slices of one size.
     """
     for stretch in plan(settings):
         size = stretch.batch_size // stretch.accumulate
-        if size % n_processes:
+        if size % n_processes and stretch.last > step:
             place = f"phase {stretch.index + 1} (steps up to {stretch.last}): " if settings.phases else ""
             raise UserError(
                 f"{place}train.batch_size / train.accumulate = {size} must be a multiple of the {n_processes} processes"

@@ -74,6 +74,7 @@ def test_every_phase_must_be_shared_by_the_processes() -> None:
     require_shared(settings, 2)
     with pytest.raises(UserError, match=r"phase 2 \(steps up to 8\).* = 6 must be a multiple of the 4 processes"):
         require_shared(settings, 4)
+    require_shared(settings, 3, step=4)  # the first is over
 
 
 def test_another_number_of_threads_than_before_is_said(capsys: pytest.CaptureFixture[str]) -> None:
