@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -56,7 +57,8 @@ class RunLock:
 
     def _touch(self) -> None:
         while not self._is_over.wait(SILENT / 5):
-            os.utime(self.path)
+            with suppress(OSError):  # a file system that hangs now may answer the next time
+                os.utime(self.path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -5,63 +5,93 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-Work = Literal["data", "logging", "saving", "validation", "previews"]
+Work = Literal["steps", "data", "logging", "saving", "validation", "previews", "other"]
 OVERHEAD: tuple[Work, ...] = ("logging", "saving")
 """What a run does for no step: `maskgen runs` shows their share."""
 
+Item = TypeVar("Item")
+
 
 class Clock:
-    """Counts on from what a checkpoint's info says was spent. Processor seconds compare runs that shared a machine."""
+    """Charges each moment to one work: the innermost that is `on`, `other` where none is.
+
+    Wall-clock seconds count from when it is made. Processor seconds compare runs that shared a machine; they count from
+    `count_on`, since what a start costs depends on what is in the cache.
+    """
 
     def __init__(self, info: Mapping[str, Any] | None = None) -> None:
-        info = info or {}
-        self._origin = time.perf_counter() - float(info.get("seconds", 0))
+        self._work: Work = "other"
+        self._spent: dict[str, float] = {}
+        self._phases: dict[int, dict[str, float]] = {}
+        self._stepping = (0.0, 0.0)
+        self._window = (0.0, 0, 0.0)
+        self._last = (time.perf_counter(), time.process_time())
+        self.count_on(info or {})
+
+    def count_on(self, info: Mapping[str, Any]) -> None:
+        """Begin at what a checkpoint's info, or another `tree`, says was spent."""
         self._cpu_origin = time.process_time() - float(info.get("cpu_seconds", 0))
-        self._phases: dict[int, dict[str, float]] = {int(one["phase"]): dict(one) for one in info.get("phases", ())}
-        self._spent: dict[str, float] = dict(info.get("spent", {}))
-        self._window = (0.0, 0)
-        self.resume()
+        self._phases = {int(one["phase"]): dict(one) for one in info.get("phases", ())}
+        before = {str(work): float(seconds) for work, seconds in info.get("spent", {}).items()}
+        untold = max(float(info.get("seconds", 0)) - sum(before.values()), 0.0)
+        for work, seconds in (*before.items(), ("other", untold)):
+            self._spent[work] = self._spent.get(work, 0.0) + seconds
 
     @contextmanager
     def on(self, work: Work) -> Iterator[None]:
-        """What goes by inside is spent on this."""
-        began = time.perf_counter()
+        """What goes by inside is spent on this, but for what is spent on other works within."""
+        before = self._turn_to(work)
         try:
             yield
         finally:
-            self.add(work, time.perf_counter() - began)
+            self._turn_to(before)
 
-    def add(self, work: Work, seconds: float) -> None:
-        """Seconds were spent on this."""
-        self._spent[work] = self._spent.get(work, 0.0) + seconds
+    def timed(self, work: Work, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items; waiting for them is spent on this."""
+        while True:
+            with self.on(work):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
 
-    def resume(self) -> None:
-        """What went by since the last step (a checkpoint, a preview) belongs to no step."""
-        self._last = (time.perf_counter(), time.process_time())
+    def _turn_to(self, work: Work) -> Work:
+        """Charge what went by to the work so far, which is returned."""
+        before, self._last = self._last, (time.perf_counter(), time.process_time())
+        seconds, cpu_seconds = (now - then for now, then in zip(self._last, before, strict=True))
+        self._spent[self._work] = self._spent.get(self._work, 0.0) + seconds
+        if self._work in ("steps", "data"):
+            self._stepping = (self._stepping[0] + seconds, self._stepping[1] + cpu_seconds)
+            waited = seconds if self._work == "data" else 0.0
+            self._window = (self._window[0] + seconds, self._window[1], self._window[2] + waited)
+        so_far, self._work = self._work, work
+        return so_far
 
     def step(self, phase: int, n_samples: int) -> None:
-        """A step of a phase has ended."""
-        before, self._last = self._last, (time.perf_counter(), time.process_time())
+        """A step of a phase has ended: what was spent on steps and their data since the last one is its."""
+        self._turn_to(self._work)
         spent = self._phases.setdefault(
             phase, {"phase": phase, "steps": 0, "samples": 0, "seconds": 0.0, "cpu_seconds": 0.0}
         )
-        amounts = (1, n_samples, self._last[0] - before[0], self._last[1] - before[1])
+        amounts, self._stepping = (1, n_samples, *self._stepping), (0.0, 0.0)
         for key, amount in zip(("steps", "samples", "seconds", "cpu_seconds"), amounts, strict=True):
             spent[key] += amount
-        self._window = (self._window[0] + self._last[0] - before[0], self._window[1] + n_samples)
+        self._window = (self._window[0], self._window[1] + n_samples, self._window[2])
 
     def window(self) -> tuple[float, float]:
-        """Seconds of steps, and samples a second, since it was last asked."""
-        seconds, n_samples = self._window
-        self._window = (0.0, 0)
-        return seconds, n_samples / max(seconds, 1e-9)
+        """Samples a second of steps and their data, and the share that data were waited for, since last asked."""
+        (seconds, n_samples, waited), self._window = self._window, (0.0, 0, 0.0)
+        seconds = max(seconds, 1e-9)
+        return n_samples / seconds, waited / seconds
 
     def so_far(self) -> dict[str, float]:
         """Seconds since the run began, pauses between its parts left out."""
+        self._turn_to(self._work)
         return {
-            "seconds": round(time.perf_counter() - self._origin, 1),
+            "seconds": round(sum(self._spent.values()), 3),
             "cpu_seconds": round(time.process_time() - self._cpu_origin, 1),
         }
 
@@ -74,16 +104,15 @@ class Clock:
 
     def tree(self) -> dict[str, Any]:
         """All of it, for JSON; given back to a new clock it counts on."""
+        so_far, shares = self.so_far(), self.shares()
         spent = {work: round(seconds, 3) for work, seconds in self._spent.items()}
-        return {**self.so_far(), "phases": self.phases(), "spent": spent, "shares": self.shares()}
+        return {**so_far, "phases": self.phases(), "spent": spent, "shares": shares}
 
     def shares(self) -> dict[str, float]:
-        """Of the seconds so far: each work's, `steps` what is left of the steps without data and logs, `other`."""
-        total = max(time.perf_counter() - self._origin, 1e-9)
-        shares = {work: seconds / total for work, seconds in self._spent.items()}
-        inside = shares.get("data", 0.0) + shares.get("logging", 0.0)
-        shares["steps"] = max(sum(phase["seconds"] for phase in self._phases.values()) / total - inside, 0.0)
-        return {**shares, "other": max(1 - sum(shares.values()), 0.0)}
+        """Each work's share of the seconds so far; their sum is 1."""
+        self._turn_to(self._work)
+        total = max(sum(self._spent.values()), 1e-9)
+        return {work: seconds / total for work, seconds in self._spent.items()}
 
     def told(self) -> str:
         """A line of where the time went."""

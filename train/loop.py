@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +61,6 @@ class Loop:
     Attributes:
         skipped, skipped_in_a_row: steps whose gradient was not finite, which changed nothing.
         is_between: the weights are those after `step` whole steps; not while the optimizer changes them.
-        waited: seconds that data were waited for; who reads it sets it back.
     """
 
     model: nn.Module
@@ -78,7 +76,6 @@ class Loop:
     skipped: int = 0
     skipped_in_a_row: int = 0
     is_between: bool = True
-    waited: float = 0.0
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _buffers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -147,9 +144,7 @@ class Loop:
         return Rng.rows(*key, first=rank * n_rows, count=n_rows, total=world * n_rows)
 
     def _next_rows(self) -> tuple[Tensor, Tensor]:
-        began = time.perf_counter()
         rows = next(self.data)
-        self.waited += time.perf_counter() - began
         self.rows.append(rows)
         return rows
 

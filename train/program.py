@@ -26,13 +26,14 @@ from maskgen.rng import fold
 from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
+from .failures import forget_failures, tell_failure
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
 from .run import Outside, Run
 from .sharding import fsdp_plugin, require_supported, wrap_blocks
 from .signals import Signals, Stopped
-from .start import check_data, find_start, images_seen
+from .start import check_data, find_start, images_seen, require_shared, say_threads, spent_until
 from .state import clean, restore
 from .status import Status
 
@@ -52,39 +53,48 @@ def run(
         UserError: recipe, data, checkpoint or output that cannot be used, or a training that cannot go on.
         Stopped: a signal asked for an end.
     """
-    recipe = load_recipe(recipe_source, overrides)
+    clock, recipe = Clock(), load_recipe(recipe_source, overrides)
     directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
     require_writable(directory, str(directory))
     place = pick_device(device)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while one encodes the data set
+    plugin = fsdp_plugin()
     accelerator = Accelerator(
         cpu=place.type == "cpu",
         mixed_precision=pick_precision(recipe.train.precision, place),
         kwargs_handlers=[patience],
-        fsdp_plugin=fsdp_plugin(),
+        fsdp_plugin=plugin,
     )
-    require_supported(accelerator, recipe)
+    require_supported(accelerator, recipe, plugin)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
     with Signals() as signals, RunLock(directory) if is_main else nullcontext():
+        if is_main:
+            forget_failures(directory)
         start = find_start(directory, recipe, resume, accelerator)
+        require_shared(recipe.train, accelerator.num_processes, 0 if start is None else start.step)
         status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
-        with _recorded(status):
-            return _built(recipe, directory, start, accelerator, Outside(signals, status, about)).go()
+        with _recorded(status, accelerator):
+            return _built(recipe, directory, start, accelerator, Outside(signals, status, about, clock)).go()
 
 
 @contextmanager
-def _recorded(status: Status) -> Iterator[None]:
-    """How a run ended goes into its status."""
+def _recorded(status: Status, accelerator: Accelerator) -> Iterator[None]:
+    """How a run ended goes into its status; where several processes make it, each learns of the one that failed."""
     try:
         yield
     except Stopped as stop:
         status.write("stopped", stop.step or None)
         raise
     except Exception as error:
+        told = error
+        if accelerator.num_processes > 1:
+            told = tell_failure(status.directory, accelerator.process_index, error)
         with suppress(OSError):  # of a full disk, which is what the error says
-            status.write("failed", error=str(error) or type(error).__name__)
-        raise
+            status.write("failed", error=str(told) or type(told).__name__)
+        if told is error:
+            raise
+        raise told from error
     status.write("finished", status.steps)
 
 
@@ -104,6 +114,7 @@ def _built(
         parts = at_resolution(parts, recipe, resolution, accelerator)
         if accelerator.is_main_process:
             check_data(start, parts)
+            say_threads(start)
     if recipe.train.gradient_checkpointing:
         recompute(parts.module)
     optimizer = build_optimizer(parts.module, recipe.train)
@@ -127,7 +138,8 @@ def _built(
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
     )
-    run = Run(recipe, parts, loop, directory, Clock(info), outside, images_seen(start))
+    outside.clock.count_on(spent_until(directory, info))
+    run = Run(recipe, parts, loop, directory, outside, images_seen(start))
     run.means.load(info.get("means", {}), accelerator)
     return run
 

@@ -38,11 +38,12 @@ from .status import Status
 
 @dataclass(frozen=True)
 class Outside:
-    """What a run has to do with the world: who stops it, where it says how it is, what made it."""
+    """What a run has to do with the world: who stops it, where it says how it is, what made it, since when."""
 
     signals: Signals
     status: Status
     about: Mapping[str, str]
+    clock: Clock
 
 
 @dataclass
@@ -53,7 +54,6 @@ class Run:
     parts: Parts
     loop: Loop
     directory: Path
-    clock: Clock
     outside: Outside
     images: int = 0
     means: Means = field(default_factory=Means)
@@ -68,7 +68,7 @@ class Run:
         settings, accelerator = self.recipe.train, self.loop.accelerator
         is_main = accelerator.is_main_process
         self.log = Log(self.directory, self.loop.step, settings, is_main=is_main)
-        self.peak = 0.0
+        self.clock, self.peak = self.outside.clock, 0.0
         try:
             if is_main:
                 self._introduce()
@@ -76,7 +76,8 @@ class Run:
             for stretch in plan(settings):
                 if self.loop.step < stretch.last:
                     self._enter(stretch)
-                    self.loop.run(self._on_step, until=stretch.last)
+                    with self.clock.on("steps"):
+                        self.loop.run(self._on_step, until=stretch.last)
         except DataError:
             self._stop_without_data()
             raise
@@ -162,13 +163,10 @@ class Run:
         self.parts = at_resolution(self.parts, self.recipe, stretch.resolution, self.loop.accelerator)
         self.loop.data = self._batches(stretch)
         self.loop.to_batch, self.loop.objective = self.parts.to_batch, self.parts.objective
-        self.clock.resume()
 
     def _batches(self, stretch: Stretch) -> Iterator[tuple[Tensor, Tensor]]:
         """Micro-batches of this process, from the loop's step on."""
         world, size = self.loop.accelerator.num_processes, stretch.batch_size // stretch.accumulate
-        if size % world:
-            raise UserError(f"train.batch_size / train.accumulate = {size} must be a multiple of the {world} processes")
         order = CounterSampler(
             len(self.parts.train),
             size,
@@ -179,7 +177,8 @@ class Run:
         )
         order.permute = getattr(self.parts.train, "permute", order.permute)
         signals = self.outside.signals
-        return batches(self.parts.train, order, self.recipe.train.workers, lambda: bool(signals.stop))
+        rows = batches(self.parts.train, order, self.recipe.train.workers, lambda: bool(signals.stop))
+        return self.clock.timed("data", rows)
 
     def _on_step(self, step: int, logs: Mapping[str, Tensor]) -> None:
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, step - 1)
@@ -199,7 +198,6 @@ class Run:
                 raise Diverged(f"the last {self.loop.skipped_in_a_row} steps had no finite loss: lower train.lr")
         elif is_due or stop or is_saving:
             self._checkpoint(step, is_looked_at=is_due)
-            self.clock.resume()
             stop = stop or self._asked()[0]  # meanwhile; what asks for a checkpoint has one
         if stop and not is_last:
             self._end(stop, step)
@@ -214,10 +212,8 @@ class Run:
         return int(stop), bool(is_saving)
 
     def _write_metrics(self, step: int, stretch: Stretch) -> None:
-        seconds, speed = self.clock.window()
-        values = {**self.means.take(self.loop.accelerator), "samples/s": speed}
-        self.clock.add("data", self.loop.waited)
-        values["data_wait"], self.loop.waited = self.loop.waited / max(seconds, 1e-9), 0.0
+        speed, waited = self.clock.window()
+        values = {**self.means.take(self.loop.accelerator), "samples/s": speed, "data_wait": waited}
         if self.peak:
             flops = 2 * TRAINING * self.cost.macs[stretch.resolution, stretch.keep_ratio_at(step - 1)].total
             values["mfu"] = flops * speed / (self.peak * self.loop.accelerator.num_processes)
@@ -248,6 +244,7 @@ class Run:
         if is_due and is_looked_at and accelerator.is_main_process:
             with self.clock.on("previews"), self._alone(step) as module:
                 looks.preview(self.parts, self.directory / "samples" / f"step-{step:08d}", module)
+            self._account(step)
         accelerator.wait_for_everyone()
         if scores and settings.keep_best is not None and settings.keep_best.metric not in scores:
             raise UserError(
@@ -281,8 +278,9 @@ class Run:
         """What the run has cost so far, in cost.json and its status."""
         if not self.loop.accelerator.is_main_process:
             return
-        write_json(self.directory / "cost.json", {**self.cost.tree(), **self.clock.tree()})
-        self.outside.status.write("running", step, scores, shares=self.clock.shares())
+        with self.clock.on("saving"):
+            write_json(self.directory / "cost.json", {**self.cost.tree(), **self.clock.tree()})
+            self.outside.status.write("running", step, scores, shares=self.clock.shares())
 
 
 def _facts(accelerator: Accelerator) -> dict[str, Any]:
@@ -292,4 +290,5 @@ def _facts(accelerator: Accelerator) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
     }

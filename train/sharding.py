@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -15,17 +16,24 @@ from maskgen.layers.recompute import blocks_of
 from maskgen.recipe import Recipe
 
 FSDP = "ACCELERATE_USE_FSDP"
+POLICY = "FSDP_AUTO_WRAP_POLICY"
 
 
 def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
     """What accelerate's configuration says of FSDP, None if it does not ask for it.
 
     Raises:
-        UserError: FSDP 1, which flattens parameters, or a loading in which only the first process has weights.
+        UserError: a setting that accelerate does not know; FSDP 1, which flattens parameters; a loading in which only
+            the first process has weights; parameters kept on processors.
     """
     if os.environ.get(FSDP, "false").lower() != "true":
         return None
-    plugin = FullyShardedDataParallelPlugin()
+    try:
+        plugin = FullyShardedDataParallelPlugin()
+    except (ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("FSDP_"))
+        said = " ".join(str(error).split())
+        raise UserError(f"FSDP: accelerate cannot use one of {given} ({type(error).__name__}: {said})") from error
     if plugin.fsdp_version != 2:
         raise UserError(
             "FSDP 1 is not supported: set fsdp_version: 2 in accelerate's configuration (or FSDP_VERSION=2)"
@@ -36,18 +44,34 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
         )
     if plugin.activation_checkpointing:
         raise UserError("FSDP: use train.gradient_checkpointing=true instead of fsdp_activation_checkpointing")
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        raise UserError(
+            "FSDP: averages and moments stay on the device, so parameters do; set fsdp_offload_params: false"
+        )
     return plugin
 
 
-def require_supported(accelerator: Accelerator, recipe: Recipe) -> None:
+def require_supported(
+    accelerator: Accelerator, recipe: Recipe, plugin: FullyShardedDataParallelPlugin | None = None
+) -> None:
     """Refuse what spreads parameters in another way; let processors take the way of GPUs.
 
     accelerate spreads over GPUs only, and on processors would go on with DDP without a word.
 
+    Args:
+        accelerator: made with the plugin.
+        recipe: of the training.
+        plugin: of `fsdp_plugin`.
+
     Raises:
-        UserError: DeepSpeed, Megatron or the like; a recipe whose network cannot be spread.
+        UserError: DeepSpeed, Megatron or the like; a recipe whose network cannot be spread; FSDP in one process.
     """
-    kind, plugin = accelerator.distributed_type, fsdp_plugin()
+    kind = accelerator.distributed_type
+    if plugin is not None and kind == DistributedType.NO:
+        raise UserError(
+            "FSDP is asked for, but there is one process and nothing to spread over: start several (torchrun "
+            f"--nproc_per_node N -m maskgen.train ...), or unset {FSDP}"
+        )
     if plugin is not None and kind == DistributedType.MULTI_CPU:
         accelerator.state.distributed_type = kind = DistributedType.FSDP
         PartialState._shared_state["distributed_type"] = kind  # of which every state takes it anew
@@ -68,13 +92,24 @@ def _require_spreadable(recipe: Recipe) -> None:
 
 
 def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
-    """Spread block by block, unless accelerate's configuration has a rule of its own."""
+    """Spread block by block, unless accelerate's configuration has a rule of its own.
+
+    Raises:
+        UserError: the rule names a class that the network has no module of.
+    """
     plugin = accelerator.state.fsdp_plugin if is_sharded(accelerator) else None
-    if plugin is None or plugin.auto_wrap_policy is not None:
+    if plugin is None or os.environ.get(POLICY, "").upper() in ("NO_WRAP", "SIZE_BASED_WRAP"):
         return
+    asked = [name for name in plugin.transformer_cls_names_to_wrap or () if name]
+    strange = set(asked) - {type(part).__name__ for part in module.modules()}
     names = sorted({type(block).__name__ for block in blocks_of(module)})
-    if names:
-        plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = transformer_auto_wrap_policy, names
+    if strange:
+        raise UserError(
+            f"FSDP: the network has no {', '.join(sorted(strange))} of fsdp_transformer_layer_cls_to_wrap; "
+            f"leave it out for its blocks ({', '.join(names)})"
+        )
+    if asked or names:
+        plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = transformer_auto_wrap_policy, asked or names
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

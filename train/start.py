@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from maskgen.budget import images_before
+from maskgen.budget import TrainSettings, images_before, plan
 from maskgen.checkpoint import Checkpoint, CheckpointError, newest_in, read_checkpoint
 from maskgen.devices import from_first_rank
 from maskgen.errors import UserError
+from maskgen.files import read_json
 from maskgen.recipe import Recipe
 
 from .parts import Parts
@@ -93,3 +96,39 @@ def images_seen(start: Checkpoint | None) -> int:
         return 0
     phases = start.info.get("phases") or []
     return int(sum(phase["samples"] for phase in phases)) or images_before(start.step, start.recipe.train)
+
+
+def require_shared(settings: TrainSettings, n_processes: int, step: int = 0) -> None:
+    """See that processes can share the batches of every phase that is not over after a step.
+
+    Raises:
+        UserError: a phase's batch that they cannot cut into slices of one size.
+    """
+    for stretch in plan(settings):
+        size = stretch.batch_size // stretch.accumulate
+        if size % n_processes and stretch.last > step:
+            place = f"phase {stretch.index + 1} (steps up to {stretch.last}): " if settings.phases else ""
+            raise UserError(
+                f"{place}train.batch_size / train.accumulate = {size} must be a multiple of the {n_processes} processes"
+            )
+
+
+def say_threads(start: Checkpoint) -> None:
+    """Say so if another number of threads than before adds numbers up in another order."""
+    before, now = start.info.get("threads"), torch.get_num_threads()
+    if before is not None and before != now:
+        print(
+            f"{start.path.name} was made with {before} threads, now there are {now}: the run goes on in the same order "
+            f"of data, but not in the same bits; OMP_NUM_THREADS={before} keeps them",
+            file=sys.stderr,
+        )
+
+
+def spent_until(directory: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run had spent at a checkpoint of this info: with the writing of it, if the run lived to say so."""
+    try:
+        later = read_json(directory / "cost.json")
+        is_later = later["phases"] == info["phases"] and later["seconds"] >= info["seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return info
+    return later if is_later else info

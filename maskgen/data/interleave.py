@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,21 +52,19 @@ class Layout:
     def _shuffled(self, n: int, seed: int, epoch: int, shard: int) -> Tensor:
         """(n,) int64: rows of a shard, each window of them shuffled."""
         chance = torch.rand(n, generator=_generator(seed, "window", epoch, shard), dtype=torch.float64)
-        return (torch.arange(n) // self.window + chance).argsort(stable=True)
+        firsts = torch.arange(0, n, self.window)[:, None]
+        last_full = n - n % self.window
+        order = chance[:last_full].view(-1, self.window).argsort(-1) + firsts[: last_full // self.window]
+        return torch.cat([order.flatten(), chance[last_full:].argsort() + last_full])
 
     def _places(self, lane: int, lanes: int, n: int, before: int) -> Tensor:
         """(n,) int64: where a lane's rows want to be, counted from the last whole period before the epoch."""
         first, last = lane * self.period // lanes, (lane + 1) * self.period // lanes
         phase = before % self.period
-        begun = max(last - max(phase, first), 0)  # its places in the period that the epoch begins in
-        index = torch.arange(n)
-        later = index - begun
-        size = last - first
-        return torch.where(
-            index < begun,
-            max(phase, first) + index,
-            self.period * (1 + later // size) + first + later % size,
-        )
+        begun = min(max(last - max(phase, first), 0), n)  # of its places in the period that the epoch begins in
+        turns = torch.arange(1, 1 + math.ceil((n - begun) / (last - first)))[:, None] * self.period
+        later = (turns + torch.arange(first, last)).flatten()[: n - begun]
+        return torch.cat([max(phase, first) + torch.arange(begun), later])
 
 
 def _generator(*keys: int | str) -> torch.Generator:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -121,8 +122,10 @@ class StreamSplit(ImageSplit):
         return order
 
     def fingerprint(self) -> str:
-        key = (self.known, self.reader.column, self.size, self.channels, self.starts.tolist(), self.labels.tolist())
-        return hashlib.sha256(repr(key).encode()).hexdigest()
+        told = hashlib.sha256(repr((self.known, self.reader.column, self.size, self.channels)).encode())
+        for numbers in (self.starts, self.labels):
+            told.update(numbers.numpy().tobytes())
+        return told.hexdigest()
 
 
 @DATASETS.register("stream")
@@ -138,7 +141,8 @@ class Stream(SizedSource):
         channels: 3 for colour, 1 for grey.
         image_column: the column of images; in tar files the ending, `jpg` or `png`.
         label_column: the column of classes: class labels, numbers or words (tar: `cls`); null for none.
-        train_split, test_split: what the data set calls them.
+        train_split, test_split: what the data set calls them. A stream is not cut in two: one without a test split has
+            to name another, be it the training one, whose images the validation then sees.
         revision: branch, tag or commit; of a hub's data set nothing else says that it has changed.
         buffer: rows of a shard that are shuffled among each other, and held, not decoded, at once.
         lanes: shards that are read side by side; processes share them.
@@ -204,7 +208,8 @@ class Stream(SizedSource):
             rows = load_dataset(where, split=part, revision=self.revision, streaming=True, **options).decode(False)
         except Exception as error:  # connection, name, split, revision, disk: each its own type
             first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"data set {self.name!r}, split {part!r}, cannot be streamed: {first}") from error
+            way = "; name a split that it has in data.test_split" if split == "test" else ""
+            raise DataError(f"data set {self.name!r}, split {part!r}, cannot be streamed: {first}{way}") from error
         columns = rows.column_names or []
         for column in () if options else (self.image_column, self.label_column):
             if column is not None and column not in columns:
@@ -221,9 +226,8 @@ class Stream(SizedSource):
     def _index(self, split: SplitName) -> tuple[list[int], Tensor, list[Any]]:
         """Rows of each shard; the number of each row's label among `values`, -1 for none; these, sorted."""
         file = default_cache_dir() / f"stream-{self._known(split)[:24]}.safetensors"
-        if file.is_file():
-            found = load(file.read_bytes())
-        else:
+        found = _stored(file)
+        if found is None:
             found = self._read_index(split)
             try:
                 with atomic(file) as out:
@@ -232,6 +236,15 @@ class Stream(SizedSource):
                 raise DataError(f"cannot write {file}: {error}; set $MASKGEN_CACHE to another directory") from error
         values = json.loads(bytes(found["values"].tolist()))
         return found["counts"].tolist(), found["codes"].long(), values
+
+    def _classes_among(self, labels: list[Any]) -> list[Any]:
+        try:
+            return sorted({label for label in labels if label is not None})
+        except TypeError as error:  # lists and pictures, or words and numbers
+            raise DataError(
+                f"{self.name}: column {self.label_column!r} has no classes (class labels, numbers or words); choose "
+                "another data.label_column, or null for none"
+            ) from error
 
     def _read_index(self, split: SplitName) -> dict[str, Tensor]:
         rows, column = self._rows(split), self.label_column or self.image_column
@@ -244,13 +257,27 @@ class Stream(SizedSource):
         labels: list[Any] = []
         for shard in range(rows.num_shards):
             before = len(labels)
-            for batch in one_shard(rows, shard).iter(batch_size=READ):
-                labels += batch[column] if self.label_column else [None] * len(batch[column])
+            try:
+                for batch in one_shard(rows, shard).iter(batch_size=READ):
+                    labels += batch[column] if self.label_column else [None] * len(batch[column])
+            except Exception as error:  # connection, disk, format: each its own type
+                first = next(iter(str(error).splitlines()), type(error).__name__)
+                raise DataError(f"{self.name}, shard {shard} of {split!r} cannot be read: {first}") from error
             counts.append(len(labels) - before)
-        values = sorted({label for label in labels if label is not None})
+        values = self._classes_among(labels)
         number = {value: code for code, value in enumerate(values)} | {None: -1}
         return {
             "counts": torch.tensor(counts, dtype=torch.int64),
             "codes": torch.tensor([number[label] for label in labels], dtype=torch.int32),
             "values": torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8),
         }
+
+
+def _stored(file: Path) -> dict[str, Tensor] | None:
+    """An index as it was written; None if there is none or it is damaged, as it is made anew then."""
+    try:
+        found = load(file.read_bytes())
+        json.loads(bytes(found["values"].tolist()))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return found if len(found.get("codes", ())) == int(found.get("counts", torch.tensor(-1)).sum()) else None

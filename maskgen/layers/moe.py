@@ -74,7 +74,8 @@ class ExpertChoice(nn.Module):
         weight, chosen = weights.permute(2, 0, 1).topk(self.n_tokens(length), -1)  # (E, B, K) each
         place = chosen + length * torch.arange(n_rows, device=x.device)[:, None]  # among the B L tokens of the batch
         # By index: as products with one-hot matrices this costs 4 L^2 D a row, 29 % of the layer at L = 1,024.
-        taken = x.flatten(0, 1)[place.flatten(1)]  # (E, B K, D)
+        # index_select: x[place] has a backward pass that adds in no fixed order when several threads work.
+        taken = x.flatten(0, 1).index_select(0, place.flatten()).unflatten(0, (self.n_experts, -1))  # (E, B K, D)
         answer = F.gelu(taken @ self.expand) @ self.contract
         answer = answer * weight.flatten(1)[..., None]
         whole: Tensor = answer.new_zeros(n_rows * length, width)

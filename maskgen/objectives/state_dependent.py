@@ -43,7 +43,8 @@ class StateDependentTokens:
         x_t = torch.cat([process.corrupt(x_0, t, process.draw_noise(x_0, rng), exponents.detach()) for _ in range(2)])
         where, twice = x_t == process.mask_id, x_0.repeat(2, 1)
         logits = model(x_t, t.float().repeat(2), where=where).logits.float()  # (M, V)
-        own = exponents[x_0]  # (B, L)
+        # index_select: exponents[x_0] has a backward pass that adds in no fixed order when several threads work.
+        own = exponents.index_select(0, x_0.flatten()).view_as(x_0)  # (B, L)
         terms = integrand(logits, twice[where], exponents, t.float().repeat(2)[:, None].expand(where.shape)[where])
         row = torch.arange(len(where), device=x_0.device)[:, None].expand(where.shape)[where]
         sums = terms.new_zeros(len(where)).index_add(0, row, terms) * (1 - process.t_min)
@@ -66,7 +67,7 @@ def integrand(logits: Tensor, target: Tensor, exponents: Tensor, t: Tensor) -> T
     log_mu = F.log_softmax(logits, -1)
     own = log_mu.gather(-1, target[:, None])[:, 0]
     # A sum and not a product of matrices, which autocast would make in half precision: it is divided by t.
-    return ((log_mu.exp() * exponents).sum(-1) - exponents[target] * (1 + own)) / t
+    return ((log_mu.exp() * exponents).sum(-1) - exponents.index_select(0, target) * (1 + own)) / t
 
 
 def log_mask_probability(is_masked: Tensor, own: Tensor, t: Tensor) -> Tensor:

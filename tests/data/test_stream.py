@@ -198,6 +198,27 @@ def test_the_index_is_made_once_and_anew_for_other_shards(folder: Path, monkeypa
     assert stream(folder).split("train").fingerprint() != first
 
 
+def test_a_damaged_index_is_made_anew(folder: Path) -> None:
+    first = stream(folder).split("train").fingerprint()
+    (file,) = (folder.parent / "cache").glob("stream-*.safetensors")
+    for junk_bytes in (b"junk", file.read_bytes()[:-20], b""):
+        file.write_bytes(junk_bytes)
+        assert stream(folder).split("train").fingerprint() == first
+
+
+def test_a_shard_that_was_cut_short_is_named(folder: Path) -> None:
+    file = folder / "train-00001.parquet"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"shards, shard 1 of 'train' cannot be read: .*[Pp]arquet") as error:
+        stream(folder).split("train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_column_that_has_no_classes_is_named(folder: Path) -> None:
+    with pytest.raises(DataError, match="column 'image' has no classes"):
+        stream(folder, label_column="image").split("train")
+
+
 def test_without_labels_rows_are_counted(folder: Path) -> None:
     split = stream(folder, label_column=None).split("train")
     assert len(split) == N
@@ -211,6 +232,8 @@ def test_faults_are_named(folder: Path, tmp_path: Path) -> None:
         stream(folder, image_column="picture").split("train")
     with pytest.raises(DataError, match="split 'dev', cannot be streamed"):
         stream(folder, train_split="dev").split("train")
+    with pytest.raises(DataError, match=r"split 'dev', cannot .*; name a split that it has in data\.test_split"):
+        stream(folder, test_split="dev").split("test")
     with pytest.raises(ValueError, match="batch_size at least lanes"):
         Layout(1, 9, 8)
     split: Any = stream(folder).split("train")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,17 @@ def test_two_processes_give_the_numbers_of_one(digits_run: Path, digits_judge: P
     assert len(shards[0]) == 3
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """The threads of the processes that `started` starts, for what is compared with them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     digits_run: Path, digits_judge: Path, tmp_path: Path
@@ -270,7 +280,6 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was killed before its end"
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("images-*.npz")}
-    torch.set_num_threads(1)
     run(digits_run, *options, "--output", tmp_path / "killed")
     run(digits_run, *options, "--output", tmp_path / "whole")
     assert values(tmp_path / "killed") == pytest.approx(values(tmp_path / "whole"), rel=1e-12)

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from maskgen.errors import UserError
 from maskgen.lock import RunLock
 from maskgen.train import status
 from maskgen.train.callbacks import Log
-from maskgen.train.clock import Clock
+from maskgen.train.failures import forget_failures, tell_failure
 from maskgen.train.program import run
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
@@ -43,6 +44,22 @@ def test_a_directory_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
     assert not lock.is_held(tmp_path)
     with RunLock(tmp_path):
         pass
+
+
+def test_a_lock_is_touched_again_after_a_touch_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touches: list[Path] = []
+
+    def touch(path: Path) -> None:
+        touches.append(path)
+        if len(touches) == 1:
+            raise OSError(errno.EIO, "the disk is away")
+
+    held = RunLock(tmp_path)
+    waits = iter([False, False, True])
+    monkeypatch.setattr(held, "_is_over", SimpleNamespace(wait=lambda _: next(waits)))
+    monkeypatch.setattr("os.utime", touch)
+    held._touch()
+    assert touches == [tmp_path / ".lock"] * 2
 
 
 @pytest.mark.parametrize(("age", "is_alive"), [(0, True), (1000, False)])
@@ -313,29 +330,21 @@ def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: s
     assert "\n" not in str(error.value)
 
 
-def test_a_clock_says_where_the_time_went_and_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.perf_counter", lambda: now)
+def test_a_lost_connection_is_reported_as_what_the_other_process_died_of(tmp_path: Path) -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    own = DataError("picture-13.png cannot be read\nsecond line")
+    assert tell_failure(tmp_path, 1, own) is own
+    assert str(tell_failure(tmp_path, 0, lost)) == "process 1 failed: picture-13.png cannot be read"
+    forget_failures(tmp_path)
+    assert not list(tmp_path.iterdir())
 
-    def spend(clock: Clock) -> None:
-        nonlocal now
-        now += 6  # a step, one second of which it waited for data
-        clock.step(0, 4)
-        clock.add("data", 1)
-        with clock.on("saving"):
-            now += 2
-        clock.resume()
-        now += 2
 
-    first = Clock()
-    spend(first)
-    shares = {"data": 0.1, "saving": 0.2, "steps": 0.5, "other": 0.2}
-    assert first.shares() == pytest.approx(shares)
-    assert first.told() == "10 s: steps 50.0%, saving 20.0%, other 20.0%, data 10.0%"
-    second = Clock(json.loads(json.dumps(first.tree())))
-    spend(second)
-    assert second.tree()["spent"] == {"data": 2, "saving": 4}
-    assert second.shares() == pytest.approx(shares)
+def test_a_lost_connection_that_no_process_explains_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskgen.train.failures.PATIENCE", 0.0)
+    lost, other = RuntimeError("Connection closed by peer"), RuntimeError("shapes do not fit")
+    assert tell_failure(tmp_path, 0, lost) is lost
+    tell_failure(tmp_path, 1, other)
+    assert tell_failure(tmp_path, 0, other) is other, "an error of its own"
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_clock_counts_on_from_a_checkpoint_and_leaves_pauses_out() -> None:
     clock.step(1, 4)
     assert [(phase["steps"], phase["samples"]) for phase in clock.phases()] == [(3, 12), (1, 4)]
     assert 50 <= clock.so_far()["seconds"] < 51
-    assert 3 <= clock.phases()[0]["seconds"] < 3.5
+    assert clock.phases()[0]["seconds"] == 3, "nothing was spent on steps"
 
 
 @pytest.fixture

@@ -6,22 +6,18 @@ import itertools
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from accelerate import DistributedType
 
 from maskgen.checkpoint import load_model, read_checkpoint
 from maskgen.data.loader import permutation
 from maskgen.errors import UserError
 from maskgen.manifest import sealed
-from maskgen.recipe import parse_recipe
 from maskgen.train.program import run
-from maskgen.train.sharding import fsdp_plugin, require_supported
-from tests.tiny import TOKENIZER, text_tree, tokenizer_checkpoint, tree
+from tests.tiny import TOKENIZER, tokenizer_checkpoint, tree
 
 TINY = [
     *("model.width=8", "model.depth=1", "model.heads=2", "model.dropout=0.1", "sampler.steps=2"),
@@ -108,35 +104,6 @@ def test_rows_go_on_in_one_order_after_a_change_of_the_batch_size(
     digits(tmp_path / "run", "train.batch_size=10", "train.steps=7", resume=True)
     digits(tmp_path / "run", "train.batch_size=2", "train.steps=9", resume=True)
     assert taken == permutation(0, 0, 1500)[24 : 24 + 10 + 4].tolist()
-
-
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
-def test_what_spreads_parameters_otherwise_is_refused(kind: str) -> None:
-    recipe = parse_recipe(tree())
-    accelerator: Any = SimpleNamespace(distributed_type=DistributedType[kind])
-    with pytest.raises(UserError, match=f"accelerate is set to {kind}, which is not supported"):
-        require_supported(accelerator, recipe)
-    for good in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP"):
-        accelerator.distributed_type = DistributedType[good]
-        require_supported(accelerator, recipe)
-
-
-def test_a_network_that_is_read_from_outside_cannot_be_spread(tmp_path: Path) -> None:
-    accelerator: Any = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    with pytest.raises(UserError, match="state_dependent reads parameters outside of the network; use DDP"):
-        require_supported(accelerator, parse_recipe(text_tree(tmp_path / "poem.txt", "genmd4")))
-
-
-def test_fsdp_is_what_accelerate_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fsdp_plugin() is None
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="FSDP 1 is not supported: set fsdp_version: 2"):
-        fsdp_plugin()
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    assert fsdp_plugin() is not None
-    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
-    with pytest.raises(UserError, match=r"use train\.gradient_checkpointing=true"):
-        fsdp_plugin()
 
 
 def test_a_value_to_keep_by_that_no_validation_has_is_said_at_the_first(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from accelerate import Accelerator
 
-from maskgen.checkpoint import read_checkpoint
+from maskgen.checkpoint import TRAINING, read_checkpoint
 from maskgen.recipe import parse_recipe
 from maskgen.strategies import STRATEGIES
 from maskgen.train.parts import build
@@ -27,9 +28,11 @@ def digits(output: Path, *overrides: str, resume: bool = False) -> Path:
     return run("digits-maskgit", [*TINY, *overrides], str(output), resume, "cpu")
 
 
-def weights(checkpoint: Path) -> list[Any]:
-    files = read_checkpoint(checkpoint).info["files"]
-    return [files["model.safetensors"], files["training.safetensors"]]
+def assert_same_weights(one: Path, other: Path) -> None:
+    for file in ("model.safetensors", TRAINING):
+        first, second = read_checkpoint(one).tensors(file), read_checkpoint(other).tensors(file)
+        assert first.keys() == second.keys()
+        assert [name for name in first if not torch.equal(first[name], second[name])] == [], f"of {file} differ"
 
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
@@ -39,7 +42,7 @@ def test_a_resumed_run_draws_the_masks_of_the_run_that_was_not_interrupted(name:
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "checkpoint-2").symlink_to(tmp_path / "whole" / "checkpoint-2")
     digits(tmp_path / "part", strategy, "train.checkpoint_every=2", resume=True)
-    assert weights(tmp_path / "part" / "checkpoint-4") == weights(tmp_path / "whole" / "checkpoint-4")
+    assert_same_weights(tmp_path / "part" / "checkpoint-4", tmp_path / "whole" / "checkpoint-4")
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["train/difficulty"] > 0 for line in lines if "train/loss" in line)
     assert all("validation/difficulty" in line for line in lines if "validation/loss" in line)
