@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from maskgen.data.fashion import FASHION_FOLDER, FashionMNIST
+from maskgen.data.fashion import FASHION_FOLDER, FashionMnist
 from maskgen.shipped import recipe_names
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
@@ -95,7 +95,7 @@ def test_every_maskgen_command_runs_in_the_order_given(
     (tmp_path / "my-recipe.yaml").write_text("base: digits-maskgit\n")
     (tmp_path / "my.txt").write_text("to be or not to be, that is the question\n" * 300)
     monkeypatch.setattr("maskgen.train.bench.maskgen", in_this_process)
-    monkeypatch.setattr(FashionMNIST.__init__, "__defaults__", (None, N_TRAIN, N_TEST))
+    monkeypatch.setattr(FashionMnist.__init__, "__defaults__", (None, N_TRAIN, N_TEST))
     steps = 0
     for words in commands():
         if words[0] == "maskgen":
