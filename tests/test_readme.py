@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from maskgen.data.fashion import FASHION_FOLDER
-from maskgen.recipe import load_recipe
+from maskgen.data.fashion import FASHION_FOLDER, FashionMnist
 from maskgen.shipped import recipe_names
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
@@ -27,7 +26,8 @@ FEW = {
     "inpainting": {"--num": "6", "--completions": "2"},
 }
 """Of `maskgen evaluate`, by the metric."""
-FEW_IMAGES = "{type: fashion_mnist, n_train: 200, n_test: 60}"
+N_TRAIN, N_TEST = 200, 60
+"""Of Fashion-MNIST."""
 BRIEF = ["train.steps=1", "train.batch_size=4", "train.validation_rows=4", "train.preview_every=0"]
 
 
@@ -41,28 +41,23 @@ def commands() -> list[list[str]]:
 
 def short(words: Sequence[str], steps: int) -> list[str]:
     """A command of `maskgen` as it is written, with less to do; a training takes `steps`."""
-    if words[0] in ("train", "precompute"):
-        brief = [*BRIEF, f"train.steps={steps}"] if words[0] == "train" else []
-        return [*words, *few_images(words[1]), *brief]
+    if words[0] == "train":
+        return [*words, *BRIEF, f"train.steps={steps}"]
     if words[0] == "evaluate":
         return having(words, FEW.get(next((words[i + 1] for i, w in enumerate(words) if w == "--metric"), ""), NUM))
     if words[0] == "probe":
         minutes = {"--minutes": "0.02"} if "finetune" in words else {}
-        return having(words, {"--data": FEW_IMAGES, "--num": "100", **minutes})
+        return having(words, {"--num": "100", **minutes})
     if words[:2] == ["bench", "budget"]:
         name = words[words.index("--experiment") + 1] if "--experiment" in words else "budget"
         experiment = read_experiment(name=name)
         num = NUM if experiment.evaluate is not None or experiment.metrics else {}
         arm = next(iter(experiment.arms))
         less = {"--arms": arm, "--minutes": "0.01", "--seeds": "1", "--jobs": "1", **num}
-        return having([*words, f"data={FEW_IMAGES}"], less)
+        return having([*words, f"data={{type: fashion_mnist, n_train: {N_TRAIN}, n_test: {N_TEST}}}"], less)
+    if words[0] == "sample" and "--num" not in words:
+        return having(words, {"--num": "4"})
     return having(words, NUM) if words[:2] == ["bench", "fid"] else list(words)
-
-
-def few_images(recipe: str) -> list[str]:
-    """An override for the recipes of a data set that is large."""
-    is_large = recipe in recipe_names() and "fashion_mnist" in str(load_recipe(recipe).data)
-    return [f"data={FEW_IMAGES}"] if is_large else []
 
 
 def having(words: Sequence[str], options: Mapping[str, str]) -> list[str]:
@@ -100,6 +95,7 @@ def test_every_maskgen_command_runs_in_the_order_given(
     (tmp_path / "my-recipe.yaml").write_text("base: digits-maskgit\n")
     (tmp_path / "my.txt").write_text("to be or not to be, that is the question\n" * 300)
     monkeypatch.setattr("maskgen.train.bench.maskgen", in_this_process)
+    monkeypatch.setattr(FashionMnist.__init__, "__defaults__", (None, N_TRAIN, N_TEST))
     steps = 0
     for words in commands():
         if words[0] == "maskgen":

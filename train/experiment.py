@@ -137,7 +137,7 @@ class Experiment(_Part):
         return [*(key for key, part in pairs if part is not None), *self.metrics]
 
     def with_num(self, num: int | None) -> Experiment:
-        """With so many samples for every score that is of samples; None changes nothing.
+        """With so many samples for every score that is of samples, at most for earlier checkpoints; None: unchanged.
 
         Raises:
             UserError: there is no such score.
@@ -146,7 +146,8 @@ class Experiment(_Part):
             return self
         changed: dict[str, Any] = {}
         if self.evaluate is not None:
-            changed["evaluate"] = self.evaluate.model_copy(update={"num": num})
+            few = {"num": num, "num_along": min(num, self.evaluate.num_along)}
+            changed["evaluate"] = self.evaluate.model_copy(update=few)
         sampled = {name: one for name, one in self.metrics.items() if name not in NOT_OF_SAMPLES}
         if not changed and not sampled:
             scores = ", ".join(self._keys())

@@ -178,6 +178,8 @@ def test_a_number_of_samples_reaches_every_score_of_samples(name: str) -> None:
         return
     before, after = (list(one.scores(arm)) for one in (experiment, experiment.with_num(7)))
     assert [score.num for score in after] == [0 if score.key == "probe" else 7 for score in before]
+    along = experiment.with_num(7).along(arm)
+    assert along is None or along.num == 7
 
 
 def test_an_arm_may_leave_out_a_score_it_cannot_have() -> None:
