@@ -1,5 +1,21 @@
 """`python -m maskgen.train`, for torchrun and `accelerate launch -m`: the same as `maskgen train`."""
 
+import os
+import sys
+
 from maskgen.cli import main
 
-main("train")
+code: int | str | None = 0
+try:
+    main("train")
+except SystemExit as stop:
+    code = stop.code
+    if isinstance(code, str):  # a message, as the interpreter would say it
+        print(code, file=sys.stderr)
+if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    # All is written and closed. gloo's threads may still run, and a process that takes leave in the usual way is then
+    # aborted at times ("terminate called without an active exception"), which torchrun takes for a failed run.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+sys.exit(code)

@@ -88,6 +88,7 @@ class Run:
             raise explained from error
         finally:
             self.log.close()
+        accelerator.wait_for_everyone()  # nobody leaves while another still writes what was gathered
         accelerator.end_training()
         self._account(self.loop.step)
         self.log.say(self.clock.told())
