@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.hub import download, hub_or_folder, is_hub_id
 
 Padding = Literal["zero", "keep"]
@@ -50,7 +50,7 @@ class TextEncoder:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokens_home, local_files_only=True)
             self._model = _text_part(transformers, home).to(device).eval().requires_grad_(False)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{source} gave no text encoder: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{source} gave no text encoder: {first_line(error)}") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
         self.source, self.length, self.padding = source, length, padding

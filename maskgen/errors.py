@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in one line: the first of its message, or its type where there is no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class UserError(ValueError):
     """Something given from outside is wrong; the message names the value, the choices and the way out.
 

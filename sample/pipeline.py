@@ -13,7 +13,7 @@ import torch
 
 from maskgen.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_checkpoint
 from maskgen.devices import pick_device
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.generate import Generator
 from maskgen.guidance import Guidance
 from maskgen.models.token_head import DiffusionLayers
@@ -82,7 +82,7 @@ class Pipeline(ABC):
                 message = commit_message or f"{path.name}, step {self.checkpoint.step}"
                 return str(api.upload_folder(repo_id=name, folder_path=str(path), commit_message=message))
             except (HfHubHTTPError, OSError, ValueError) as error:
-                raise UserError(f"{repo_id} cannot be uploaded: {str(error).splitlines()[0]}") from None
+                raise UserError(f"{repo_id} cannot be uploaded: {first_line(error)}") from None
 
     def to(self, device: torch.device | str) -> Any:
         """Move it; returns itself."""

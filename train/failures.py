@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch.distributed import DistError
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
+from maskgen.files import atomic
 
 PATIENCE = 2.0
 """Seconds in which a process that has failed says why; its connections may close before."""
@@ -32,10 +33,8 @@ def tell_failure(directory: Path, rank: int, error: Exception) -> Exception:
     """Leave an error for the other processes; one of the exchange becomes the error that another process has left."""
     if isinstance(error, RuntimeError) and _is_of_exchange(error):
         return _left_by_another(directory, rank) or error
-    with suppress(OSError):  # of a full disk, which is what the error says
-        draft = directory / f".draft-error-rank{rank}"
-        draft.write_text((str(error).splitlines() or [type(error).__name__])[0], encoding="utf-8")
-        draft.replace(directory / f".error-rank{rank}")
+    with suppress(OSError), atomic(directory / f".error-rank{rank}") as file:  # a full disk is what the error says
+        file.write(first_line(error).encode())
     return error
 
 

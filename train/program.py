@@ -31,7 +31,7 @@ from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
 from .run import Outside, Run
-from .sharding import fsdp_plugin, require_supported, wrap_blocks
+from .sharding import fsdp_plugin, gather_for, require_supported, wrap_blocks
 from .signals import Signals, Stopped
 from .start import check_data, find_start, images_seen, require_shared, say_threads, spent_until
 from .state import clean, restore
@@ -120,6 +120,9 @@ def _built(
     optimizer = build_optimizer(parts.module, recipe.train)
     wrap_blocks(accelerator, parts.module)
     model, prepared = accelerator.prepare(parts.module, optimizer)
+    asks = getattr(getattr(parts.objective, "strategy", None), "asks", None)
+    if asks is not None:  # a mask strategy that asks the network itself, past what wraps it
+        gather_for(parts.module, asks)
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)

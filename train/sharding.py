@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, register_fsdp_forward_method
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -110,6 +110,19 @@ def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
         )
     if asked or names:
         plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = transformer_auto_wrap_policy, asked or names
+
+
+def gather_for(module: nn.Module, method: str) -> None:
+    """Let a network whose parameters are spread answer `method` beside `forward`, and its blocks `weights`.
+
+    FSDP puts parameters together for calls that it knows of; nothing is done where they are whole.
+    """
+    if not isinstance(module, FSDPModule):
+        return
+    register_fsdp_forward_method(module, method)
+    for part in module.modules():
+        if part is not module and isinstance(part, FSDPModule) and hasattr(part, "weights"):
+            register_fsdp_forward_method(part, "weights")
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

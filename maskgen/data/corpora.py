@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.images import DATASETS, DataError, shards_in
+from maskgen.data.images import DATASETS, DataError, require_columns, shards_in
 from maskgen.data.text import TextSource
+from maskgen.errors import first_line
 
 TEXT8_CHARACTERS = 100_000_000
 _VERSE = re.compile(r"^[1-3]?[A-Za-z]+\d+:\d+ ", re.MULTILINE)
@@ -252,7 +253,7 @@ class HubText(TextSource):
                 yield row[self.column]
                 index += 1
         except Exception as error:  # connection, disk, damaged files: each its own type
-            raise DataError(f"{self.name}, split {part!r}, row {index}: {_first_line(error)}") from error
+            raise DataError(f"{self.name}, split {part!r}, row {index}: {first_line(error)}") from error
 
     def _rows(self, part: str) -> Any:
         from datasets import load_dataset
@@ -263,13 +264,9 @@ class HubText(TextSource):
                 rows = load_dataset(where, self.config, split=part, revision=self.revision, streaming=self.streaming)
             except Exception as error:  # connection, name, split, revision, disk: each its own type
                 raise DataError(
-                    f"data set {self.name!r}, split {part!r}, cannot be had from the hub: {_first_line(error)}"
+                    f"data set {self.name!r}, split {part!r}, cannot be had from the hub: {first_line(error)}"
                 ) from error
-            if rows.column_names is not None and self.column not in rows.column_names:
-                raise DataError(f"data set {self.name!r} has no column {self.column!r}; it has {rows.column_names}")
+            if rows.column_names is not None:  # a stream may not know
+                require_columns(self.name, rows.column_names, self.column)
             self._fetched[part] = rows
         return self._fetched[part]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.data.images import DATASETS, DataError, ImageSplit, SizedSource, SplitName
+from maskgen.data.images import DATASETS, DataError, ImageSplit, SizedSource, SplitName, require_columns
 from maskgen.data.pictures import Channels, check_size, to_square
 from maskgen.predictions import NULL
 
@@ -91,9 +91,7 @@ class Hub(SizedSource):
             rows = load_dataset(self.name, split=split, revision=self.revision)
         except Exception as error:  # connection, name, split, revision, disk: each its own type
             raise DataError(f"data set {self.name!r}, split {split!r}, cannot be had from the hub: {error}") from error
-        for column in (self.image_column, self.label_column):
-            if column is not None and column not in rows.column_names:
-                raise DataError(f"data set {self.name!r} has no column {column!r}; it has {rows.column_names}")
+        require_columns(self.name, rows.column_names, self.image_column, self.label_column)
         return rows
 
     def _load(self, split: SplitName) -> ImageSplit:

@@ -27,6 +27,17 @@ class DataError(UserError):
     """Data that are missing, damaged or not what they were said to be; the message names the file."""
 
 
+def require_columns(name: str, there: Sequence[str], *wanted: str | None) -> None:
+    """See that a data set `name` has the columns wanted of it; None wants none.
+
+    Raises:
+        DataError: one is missing; the message lists those there are.
+    """
+    for column in wanted:
+        if column is not None and column not in there:
+            raise DataError(f"data set {name!r} has no column {column!r}; it has {list(there)}")
+
+
 def shards_in(folder: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of change of every file below a folder: what tells its content from another."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

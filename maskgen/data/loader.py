@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskgen.data.images import DataError
+from maskgen.errors import first_line
 from maskgen.rng import Rng, fold
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def batches(
         except (RuntimeError, ConnectionError, EOFError) as error:
             if not _is_of_a_dead_worker(error):
                 raise
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            said = first_line(error)
             if is_ending():
                 raise DataError(said) from None
             suspects = [order.indices(batch + ahead) for ahead in range(2 * workers + 1)]

@@ -19,9 +19,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from maskgen.data.cache import default_cache_dir
-from maskgen.data.images import DATASETS, DataError, ImageSplit, SizedSource, SplitName, shards_in
+from maskgen.data.images import DATASETS, DataError, ImageSplit, SizedSource, SplitName, require_columns, shards_in
 from maskgen.data.interleave import Layout
 from maskgen.data.pictures import Channels, check_size, to_square
+from maskgen.errors import first_line
 from maskgen.files import atomic
 from maskgen.predictions import NULL
 
@@ -207,13 +208,12 @@ class Stream(SizedSource):
         try:
             rows = load_dataset(where, split=part, revision=self.revision, streaming=True, **options).decode(False)
         except Exception as error:  # connection, name, split, revision, disk: each its own type
-            first = next(iter(str(error).splitlines()), type(error).__name__)
             way = "; name a split that it has in data.test_split" if split == "test" else ""
-            raise DataError(f"data set {self.name!r}, split {part!r}, cannot be streamed: {first}{way}") from error
-        columns = rows.column_names or []
-        for column in () if options else (self.image_column, self.label_column):
-            if column is not None and column not in columns:
-                raise DataError(f"data set {self.name!r} has no column {column!r}; it has {columns}")
+            raise DataError(
+                f"data set {self.name!r}, split {part!r}, cannot be streamed: {first_line(error)}{way}"
+            ) from error
+        if not options:  # else some columns were left out on purpose
+            require_columns(self.name, rows.column_names or [], self.image_column, self.label_column)
         return rows
 
     def _known(self, split: SplitName) -> str:
@@ -261,8 +261,9 @@ class Stream(SizedSource):
                 for batch in one_shard(rows, shard).iter(batch_size=READ):
                     labels += batch[column] if self.label_column else [None] * len(batch[column])
             except Exception as error:  # connection, disk, format: each its own type
-                first = next(iter(str(error).splitlines()), type(error).__name__)
-                raise DataError(f"{self.name}, shard {shard} of {split!r} cannot be read: {first}") from error
+                raise DataError(
+                    f"{self.name}, shard {shard} of {split!r} cannot be read: {first_line(error)}"
+                ) from error
             counts.append(len(labels) - before)
         values = self._classes_among(labels)
         number = {value: code for code, value in enumerate(values)} | {None: -1}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.eval.features import Extractor, Features, to_float
 from maskgen.eval.weight_files import WeightsError, read_tensors, sha256_of
 from maskgen.hub import download, is_hub_id
@@ -92,7 +92,7 @@ def _script(name: str, device: torch.device) -> _Made:
             warnings.simplefilter("ignore")  # torch.jit is old, its files are what people have
             module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, OSError) as error:
-        raise WeightsError(f"{path} is not TorchScript: {str(error).strip().splitlines()[0]}") from None
+        raise WeightsError(f"{path} is not TorchScript: {first_line(error)}") from None
     return _Whole(module, to_float, device), "none: images as they are, in [0, 1]", {}, None
 
 
@@ -129,7 +129,7 @@ def _dinov2(name: str, weights: str | None, device: torch.device) -> _Made:
         module = transformers.Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"dinov2:{name} is not here: {str(error).strip().splitlines()[0]}. Download facebook/dinov2-large from the "
+            f"dinov2:{name} is not here: {first_line(error)}. Download facebook/dinov2-large from the "
             "Hugging Face hub and give the folder as --weights"
         ) from None
     return (
@@ -165,7 +165,7 @@ def _fetched(name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # every library and its hub has its own
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise WeightsError(
             f"the weights of {name} are not here and could not be fetched ({first}); give --weights FILE"
         ) from None

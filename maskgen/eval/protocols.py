@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.eval.adm import AdmInception
 from maskgen.eval.features import Extractor, Features
 from maskgen.eval.weight_files import (
@@ -63,7 +63,7 @@ def _script(file: Path, resizes: bool) -> Any:
             (Path(folder) / INCEPTION_SCRIPT.names[0]).symlink_to(file.resolve())
             return InceptionV3W(folder, download=False, resize_inside=resizes)
     except (RuntimeError, OSError, AttributeError) as error:
-        raise WeightsError(f"{file} is no TorchScript Inception: {str(error).strip().splitlines()[0]}") from None
+        raise WeightsError(f"{file} is no TorchScript Inception: {first_line(error)}") from None
 
 
 def torch_fidelity(file: Path, device: torch.device) -> Network:
@@ -203,7 +203,7 @@ def _state_of(file: Path, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except RuntimeError as error:
-        raise WeightsError(f"{file} is not of the Inception of FID: {str(error).strip().splitlines()[0]}") from None
+        raise WeightsError(f"{file} is not of the Inception of FID: {first_line(error)}") from None
 
 
 @contextmanager

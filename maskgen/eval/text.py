@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.eval.likelihood import is_exact, row_nll
 from maskgen.hub import download, hub_or_folder, is_hub_id
 from maskgen.rng import Rng
@@ -192,7 +192,7 @@ class CausalLMScorer:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(place)
             model = transformers.AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
         except Exception as error:  # OSError, ValueError and those of the hub: all mean that there is no scorer
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ScorerError(f"cannot load the scorer {source!r}: {reason}") from error
         self.name, self.batch_size, self.n_cut = source, batch_size, 0
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)

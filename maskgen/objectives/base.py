@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskgen.devices import mean_over_ranks
-from maskgen.predictions import Batch, Loss
+from maskgen.predictions import Batch, Condition, Loss
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.registry import Registry
 from maskgen.rng import Rng
@@ -64,6 +64,24 @@ class NoiseTimes:
     def nearest(self, t: Tensor) -> Tensor:
         """The times that there are to times in (0, 1], any shape."""
         return ((t * self.steps).ceil() / self.steps).clamp(max=self.last) if self.steps else t.clamp(1e-5, 1 - 1e-7)
+
+
+def require_shares(**shares: float) -> None:
+    """See that shares of a whole leave something of it.
+
+    Raises:
+        ValueError: one is outside [0, 1).
+    """
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def dropped(cond: Condition | None, share: float, model: Any, rng: Rng) -> Condition | None:
+    """The condition as training sees it: a share of the rows without one. As it is where the model is evaluated."""
+    if cond is None or not share or not getattr(model, "training", True):
+        return cond
+    return cond.drop(share, rng)
 
 
 def refuse_dropping(keep_ratio: float) -> None:

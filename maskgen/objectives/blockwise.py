@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, require_path, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    draw_times,
+    mean_of,
+    refuse_dropping,
+    require_path,
+    require_shares,
+    sum_of,
+)
 from maskgen.objectives.masked import logs_of
 from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process
@@ -69,8 +77,7 @@ class NextToken:
     """
 
     def __init__(self, vocab_size: int, input_mask_ratio: float = 0.0) -> None:
-        if not 0 <= input_mask_ratio < 1:
-            raise ValueError(f"input_mask_ratio must be in [0, 1), got {input_mask_ratio}")
+        require_shares(input_mask_ratio=input_mask_ratio)
         self.mask_id = vocab_size
         self.input_mask_ratio = input_mask_ratio
         self.baseline = math.log(vocab_size)

@@ -8,9 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from maskgen.fields import Preconditioned
-from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, network_of, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    NoiseTimes,
+    by_quarter,
+    dropped,
+    mean_of,
+    network_of,
+    require_shares,
+    sum_of,
+)
 from maskgen.objectives.variance import variational_bound
-from maskgen.predictions import Batch, Condition, Field, Loss
+from maskgen.predictions import Batch, Field, Loss
 from maskgen.processes import Gaussian, Process
 from maskgen.processes.gaussian import per_row
 from maskgen.rng import Rng
@@ -57,9 +66,7 @@ class Denoising:
     ) -> None:
         if not isinstance(process, Gaussian):
             raise ValueError("denoising needs process gaussian; masking has objective masked_tokens")
-        for name, value in (("label_dropout", label_dropout), ("keep_spread", keep_spread)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        require_shares(label_dropout=label_dropout, keep_spread=keep_spread)
         if reconstruction_weight < 0:
             raise ValueError(f"reconstruction_weight must be at least 0, got {reconstruction_weight}")
         self.process, self.weight = process, weight
@@ -96,9 +103,7 @@ class Denoising:
         """Loss and logs of one pass of the network over the batch, with noise of its own."""
         noise = self.process.draw_noise(batch.x_0, rng)
         draw = _Draw(batch.x_0, noise, self.process.corrupt(batch.x_0, t, noise), t)
-        cond: Condition | None = batch.cond
-        if cond is not None and self.label_dropout and getattr(model, "training", True):
-            cond = cond.drop(self.label_dropout, rng)
+        cond = dropped(batch.cond, self.label_dropout, model, rng)
         field = Preconditioned(self.process, model)(draw.x_t, t, cond, subset=subset)
         target = self.process.answer(draw.x_0, noise, t)
         error = (field.value.float() - (target if field.subset is None else field.subset.gather(target))).square()

@@ -30,40 +30,24 @@ def guide_by(
     if asks is None:
         return None
     network = network_of(model)
-    with torch.no_grad(), _asked(network, asks):
+    with torch.no_grad(), _in_evaluation(network):
         if asks == "difficulty":
             return Guide(expected_losses(network, process, x_0, cond, rng.fork("guide")), progress)
         return Guide(getattr(network, asks)(x_0, cond).double(), progress)
 
 
 @contextmanager
-def _asked(network: Any, method: str) -> Iterator[None]:
-    """The network in evaluation mode, and able to answer where its parameters are spread over processes."""
+def _in_evaluation(network: Any) -> Iterator[None]:
+    """The network in evaluation mode, and then again as it was; a function has no modes."""
     if not isinstance(network, nn.Module):
         yield
         return
-    _gather_for(network, method)
     was_training = network.training
     network.eval()
     try:
         yield
     finally:
         network.train(was_training)
-
-
-def _gather_for(network: nn.Module, method: str) -> None:
-    """FSDP gathers parameters for calls of `forward`, and for `method` of the network and `weights` of blocks after.
-
-    Once for all times; nothing where parameters are whole.
-    """
-    from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-
-    if not isinstance(network, FSDPModule) or method in vars(network):
-        return
-    register_fsdp_forward_method(network, method)
-    for part in network.modules():
-        if part is not network and isinstance(part, FSDPModule) and hasattr(part, "weights"):
-            register_fsdp_forward_method(part, "weights")
 
 
 ASKED_AT = 0.75

@@ -14,16 +14,18 @@ from maskgen.objectives.base import (
     RatioPer,
     by_quarter,
     draw_times,
+    dropped,
     mean_of,
     network_of,
     number_of,
     require_bound,
+    require_shares,
     sum_of,
 )
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by
-from maskgen.predictions import Batch, Denoiser, Loss
+from maskgen.predictions import Batch, Denoiser, Loss, over_positions
 from maskgen.processes import Absorbing, Process
 from maskgen.rng import Rng
 from maskgen.strategies import Guide
@@ -58,9 +60,7 @@ class MaskedTokens:
         ratio_per: RatioPer = "sample",
         contrastive: Contrastive | None = None,
     ) -> None:
-        for name, value in (("label_smoothing", label_smoothing), ("label_dropout", label_dropout)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        require_shares(label_smoothing=label_smoothing, label_dropout=label_dropout)
         if not isinstance(process, Absorbing):
             raise ValueError("masked_tokens needs process absorbing; the learned one has objective state_dependent")
         if not process.mask_id:
@@ -87,8 +87,7 @@ class MaskedTokens:
         x_0, cond, is_training = batch.x_0, batch.cond, getattr(model, "training", True)
         drops_masked = getattr(network_of(model), "drops_masked", False)
         t, x_t, noise = self._corrupt(x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
-        if cond is not None and self.label_dropout and is_training:
-            cond = cond.drop(self.label_dropout, rng)
+        cond = dropped(cond, self.label_dropout, model, rng)
         is_masked = x_t == self.process.mask_id
         where, n_kept, subset = is_masked, x_0.numel(), None
         if keep_ratio < 1 and drops_masked:
@@ -103,9 +102,9 @@ class MaskedTokens:
             more["view"] = self._masked_view(batch.view, of_view, keep_ratio, told)
         prediction = model(x_t, t.float(), cond, subset=subset, where=where, **more)
         logits, target = prediction.logits.float(), x_0[where]  # (M, V), (M,)
-        weight = self._weight(t)[:, None].expand(where.shape)[where].float()
+        weight = over_positions(self._weight(t), where, where.shape).float()
         value, plain = self._cross_entropy(logits, target, weight, n_kept, is_training)
-        ratio = is_masked.float().mean(1, keepdim=True).expand(where.shape)[where]
+        ratio = over_positions(is_masked.float().mean(1), where, where.shape)
         logs = logs_of(plain.detach(), logits.detach(), target, ratio)
         if prediction.vectors is not None and self.contrastive is not None:
             term = self.contrastive(prediction.vectors)

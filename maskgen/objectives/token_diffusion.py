@@ -14,15 +14,17 @@ from maskgen.objectives.base import (
     RatioPer,
     by_quarter,
     draw_times,
+    dropped,
     mean_of,
     number_of,
     refuse_dropping,
     require_bound,
+    require_shares,
     sum_of,
 )
 from maskgen.objectives.guides import guide_by
 from maskgen.objectives.variance import variational_bound
-from maskgen.predictions import Batch, Loss
+from maskgen.predictions import Batch, Loss, over_positions
 from maskgen.processes import Absorbing, Process, is_mask
 from maskgen.rng import Rng
 from maskgen.subset import TokenSubset
@@ -61,9 +63,7 @@ class TokenDiffusion:
         if not isinstance(process, Absorbing) or process.mask_id:
             raise ValueError("token_diffusion needs process absorbing over tokens that are vectors")
         require_bound(process, weight)
-        for name, value in (("label_dropout", label_dropout), ("t_min", t_min)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        require_shares(label_dropout=label_dropout, t_min=t_min)
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
         self.process, self.strategy = process, process.strategy
@@ -80,16 +80,15 @@ class TokenDiffusion:
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         where = is_mask(x_t, 0)
         is_training = getattr(model, "training", True)
-        if cond is not None and self.label_dropout and is_training:
-            cond = cond.drop(self.label_dropout, rng)
+        cond = dropped(cond, self.label_dropout, model, rng)
         head: DiffusionHead = model(x_t, t.float(), cond, subset=self._visible(x_t, rng), where=where)
         errors, logs = self._head_loss(head, x_0, rng)  # (M,)
         n_counted: float | Tensor = where.numel()
         if self.weight != "elbo":
             n_counted = number_of(errors, is_training)
-        weight = WEIGHTS[self.weight](self.process.schedule, t)[:, None].expand(where.shape)[where].float()
+        weight = over_positions(WEIGHTS[self.weight](self.process.schedule, t), where, where.shape).float()
         value = (weight * errors).sum() / n_counted
-        ratio = where.float().mean(1, keepdim=True).expand(where.shape)[where]
+        ratio = over_positions(where.float().mean(1), where, where.shape)
         return Loss(value, {"loss": mean_of(value)} | logs | by_quarter("token_loss", errors.detach(), ratio, "masked"))
 
     def _visible(self, x_t: Tensor, rng: Rng) -> TokenSubset | None:

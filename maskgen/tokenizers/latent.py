@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.hub import hub_or_folder
 from maskgen.rng import Rng
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
@@ -41,7 +41,7 @@ class _DiffusersTokenizer(ImageTokenizer):
         try:
             self.net = getattr(diffusers, model_class).from_pretrained(folder, use_safetensors=True, **where)
         except (OSError, ValueError) as error:
-            raise UserError(f"{source} gave no {model_class}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{source} gave no {model_class}: {first_line(error)}") from None
         self.net.requires_grad_(False)
         self.pixel_range = pixel_range
         factor = 2 ** (len(self.net.config.block_out_channels) - 1)

@@ -13,7 +13,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from maskgen.errors import UserError
+from maskgen.errors import UserError, first_line
 from maskgen.files import atomic
 from maskgen.hub import download, hub_or_folder
 from maskgen.tokenizers.base import TOKENIZERS
@@ -90,7 +90,7 @@ class TextTokenizer:
             try:
                 encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             except Exception as error:  # the library has no type of its own
-                raise TokenizerError(f"the tokenizer can't encode the text: {_first_line(error)}") from None
+                raise TokenizerError(f"the tokenizer can't encode the text: {first_line(error)}") from None
             for text, encoding in zip(batch, encodings, strict=True):
                 if self._unknown is not None and self._unknown in encoding.ids:
                     self._refuse_unknown(text)
@@ -208,7 +208,7 @@ def huggingface(source: str, eos: str | None = None) -> TextTokenizer:
             place = hub_or_folder(source)
             folder = Path(place) if Path(place).is_dir() else download(place, ["tokenizer.json"])
         except FileNotFoundError as error:
-            raise TokenizerError(f"no tokenizer {source!r}: {_first_line(error)}") from None
+            raise TokenizerError(f"no tokenizer {source!r}: {first_line(error)}") from None
         file = folder / "tokenizer.json"
     tokenizer = _read(file)
     if eos is None:
@@ -269,7 +269,7 @@ def _read(file: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library has no type of its own
-        raise TokenizerError(f"{file} is no tokenizer that can be read: {_first_line(error)}") from None
+        raise TokenizerError(f"{file} is no tokenizer that can be read: {first_line(error)}") from None
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -284,7 +284,3 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
