@@ -17,9 +17,9 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
-from maskgen.data.text import SPLITS
-from maskgen.errors import UserError
-from maskgen.recipe import load_recipe
+from maskgen.core.errors import UserError
+from maskgen.data.text.rows import SPLITS
+from maskgen.recipes.load import load_recipe
 
 PPMD_ORDER, PPMD_MEMORY = 8, 2**28
 Compress = Callable[[bytes], bytes]

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import torch
 
-from maskgen.guidance import Guidance
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.rng import Rng
 from maskgen.models.maskgit import MaskGIT
-from maskgen.predictions import Categorical, Condition
-from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS
+from maskgen.samplers.guidance import Guidance
 
 BATCH, VOCAB, GRID, STEPS = 64, 512, (7, 7), 16
 

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskgen.files import write_json
+from maskgen.core.files import write_json
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
 
 TOKEN = 16
 Step = Callable[[], None]

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.data.image_sets import open_images
-from maskgen.eval.frechet import Moments, frechet_distance
-from maskgen.eval.statistics import collect
-from maskgen.files import atomic
-from maskgen.rng import Rng
+from maskgen.core.files import atomic
+from maskgen.core.rng import Rng
+from maskgen.data.image.sets import open_images
+from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
+from maskgen.evaluation.metrics.statistics import collect
 from maskgen.sample.judges import DEFAULT, pick_extractor
 
 

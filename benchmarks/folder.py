@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from maskgen.data.folder import Folder
+from maskgen.core.files import write_json
+from maskgen.data.image.folder import Folder
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.files import write_json
 
 T = TypeVar("T")
 

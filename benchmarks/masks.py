@@ -19,10 +19,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from maskgen.files import atomic
-from maskgen.predictions import Batch
-from maskgen.recipe import load_recipe
-from maskgen.rng import Rng
+from maskgen.core.files import atomic
+from maskgen.core.predictions import Batch
+from maskgen.core.rng import Rng
+from maskgen.recipes.load import load_recipe
 from maskgen.strategies import STRATEGIES, Guide, MaskStrategy
 
 GRIDS = [(7, 7), (14, 14), (16, 16)]

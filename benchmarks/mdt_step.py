@@ -24,16 +24,16 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskgen.budget import TrainSettings
-from maskgen.files import write_json
+from maskgen.core.files import write_json
+from maskgen.core.predictions import Batch, Condition
+from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.objectives import Denoising
-from maskgen.predictions import Batch, Condition
+from maskgen.objectives.weights import MinSnr
 from maskgen.processes import Gaussian
-from maskgen.rng import Rng
-from maskgen.tokenizers.patches import patchify
+from maskgen.recipes.budget import TrainSettings
+from maskgen.tokenizers.image.patches import patchify
 from maskgen.train.optim import build_optimizer
-from maskgen.weights import MinSnr
 
 SIZES: dict[str, dict[str, Any]] = {
     "S": {"width": 384, "depth": 12, "heads": 6, "decoder": 6, "side": 32},

@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.data.oracle import OracleTree
-from maskgen.eval.bounds import count_bound, state_dependent_bound, time_bound
-from maskgen.eval.likelihood import row_nll
-from maskgen.guidance import Guidance
+from maskgen.core.predictions import Categorical
+from maskgen.core.rng import Rng
+from maskgen.data.text.oracle import OracleTree
+from maskgen.evaluation.metrics.bounds import count_bound, state_dependent_bound, time_bound
+from maskgen.evaluation.metrics.likelihood import row_nll
 from maskgen.objectives.state_dependent import reconstruction
-from maskgen.predictions import Categorical
-from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS, with_exponents
+from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Cosine, CosineAlpha, CosineSquared, Linear, Polynomial, Schedule
 
 STATES, P = torch.tensor([[0, 1], [1, 0], [2, 2]]), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)

@@ -21,15 +21,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import MODEL
-from maskgen.data.text import TextData, text_data
-from maskgen.errors import UserError
-from maskgen.eval.text import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
-from maskgen.files import atomic
-from maskgen.rng import Rng
+from maskgen.checkpoints.checkpoint import MODEL
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic
+from maskgen.core.rng import Rng
+from maskgen.data.text.rows import TextData, text_data
+from maskgen.evaluation.metrics.text_quality import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
+from maskgen.pipelines.text import TextPipeline
 from maskgen.sample.likelihood import schedule_of
 from maskgen.sample.perplexity import BATCH, Evaluations
-from maskgen.sample.text_pipeline import TextPipeline
 from maskgen.samplers import SAMPLERS
 
 REAL = "held-out text"

@@ -23,14 +23,15 @@ import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
-from maskgen.cost import TRAINING
-from maskgen.data.images import ImageSource
+from maskgen.core.files import write_json
+from maskgen.data.base import ImageSource
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.files import write_json
-from maskgen.layers.recompute import recompute
-from maskgen.recipe import Recipe, load_recipe
+from maskgen.nn.checkpointing import recompute
+from maskgen.recipes.cost import TRAINING
+from maskgen.recipes.load import load_recipe
+from maskgen.recipes.schema import Recipe
 from maskgen.train.callbacks import Log
-from maskgen.train.cost import cost_of_parts
+from maskgen.train.cost_report import cost_of_parts
 from maskgen.train.ema import Ema
 from maskgen.train.loop import Loop, Means
 from maskgen.train.optim import build_optimizer

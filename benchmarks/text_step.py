@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.core.predictions import Batch
+from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.objectives import MaskedTokens, draw_times
-from maskgen.predictions import Batch
 from maskgen.processes import Absorbing
-from maskgen.rng import Rng
 from maskgen.schedules import Linear
 
 LENGTH, VOCABULARY = 256, 50_257

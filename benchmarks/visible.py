@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from maskgen.cost import Macs, Subject, count
-from maskgen.files import write_json
+from maskgen.core.files import write_json
+from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.objectives import MaskedRegression
 from maskgen.processes import Absorbing
-from maskgen.rng import Rng
+from maskgen.recipes.cost import Macs, Subject, count
 from maskgen.schedules import Fixed
 
 SIZES = {"fashion": (96, 4, 3), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from maskgen.core.version import __version__
+
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
-    from maskgen.sample.pipeline import Pipeline
+    from maskgen.pipelines.base import Pipeline
 
 
 def load(source: str, *, device: str = "auto") -> Pipeline:
@@ -21,10 +22,10 @@ def load(source: str, *, device: str = "auto") -> Pipeline:
 
     Raises:
         FileNotFoundError: nothing is there; the message lists what would be accepted.
-        maskgen.checkpoint.CheckpointError: a file of the checkpoint is missing, truncated or altered.
+        maskgen.checkpoints.checkpoint.CheckpointError: a file of the checkpoint is missing, truncated or altered.
     """
     import importlib
 
-    pipeline: Any = importlib.import_module("maskgen.sample.pipeline")  # by name: the library imports no program
+    pipeline: Any = importlib.import_module("maskgen.pipelines.load")  # by name: the library imports no program
     loaded: Pipeline = pipeline.load(source, device=device)
     return loaded

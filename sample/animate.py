@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.eval.features import to_uint8
-from maskgen.files import atomic
+from maskgen.core.files import atomic
+from maskgen.core.pixels import to_uint8
 from maskgen.processes import is_mask, put_masks
 from maskgen.tokenizers import ImageTokenizer
 

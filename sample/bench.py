@@ -18,14 +18,16 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from maskgen.checkpoint import read_checkpoint
-from maskgen.devices import is_first_rank, pick_device, sum_over_ranks
-from maskgen.errors import UserError
-from maskgen.eval.features import Extractor
-from maskgen.eval.report import plain
-from maskgen.eval.statistics import cached
-from maskgen.files import atomic, require_writable
-from maskgen.lock import RunLock
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.core.devices import is_first_rank, pick_device, sum_over_ranks
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic, require_writable
+from maskgen.core.lock import RunLock
+from maskgen.evaluation.metrics.statistics import cached
+from maskgen.evaluation.protocols.features import Extractor
+from maskgen.evaluation.report import plain
+from maskgen.pipelines.base import settings_of
+from maskgen.pipelines.image import ImagePipeline
 from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS
 from maskgen.tokenizers import ImageTokenizer
 
@@ -33,11 +35,9 @@ from .bench_report import FILE, GRIDS, Book
 from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
 from .evaluations import as_published
-from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, measure, require_able
 from .pictures import grid
-from .pipeline import settings_of
 
 SHOWN = 40
 
@@ -191,4 +191,6 @@ def _key(arm: Arm, num: int) -> str:
 
 
 if __name__ == "__main__":
-    importlib.import_module("maskgen.cli").main("bench", "fid")  # by name: the command line is above the programs
+    importlib.import_module("maskgen.cli.commands").main(
+        "bench", "fid"
+    )  # by name: the command line is above the programs

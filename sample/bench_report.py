@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskgen.errors import UserError
-from maskgen.eval.report import MEASURE, Entry, differences, number, plain
-from maskgen.files import atomic, require_writable
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic, require_writable
+from maskgen.evaluation.report import MEASURE, Entry, differences, number, plain
 
 from .bench_plots import plots
 

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from maskgen.checkpoint import newest_in, read_checkpoint
-from maskgen.data.image_sets import ARRAYS, ImageSet, NpzSet, open_images
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.features import Extractor
-from maskgen.eval.report import Entry, Report, publish
-from maskgen.eval.statistics import (
+from maskgen.checkpoints.checkpoint import newest_in, read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.core.hub import is_hub_id
+from maskgen.data.image.sets import ARRAYS, ImageSet, NpzSet, open_images
+from maskgen.evaluation.metrics.statistics import (
     Collector,
     Statistics,
     cached,
@@ -26,15 +25,16 @@ from maskgen.eval.statistics import (
     read_statistics,
     write_statistics,
 )
-from maskgen.hub import is_hub_id
-from maskgen.shipped import INFO, zoo_names
+from maskgen.evaluation.protocols.features import Extractor
+from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.pipelines.base import settings_of
+from maskgen.pipelines.image import ImagePipeline
+from maskgen.recipes.shipped import INFO, zoo_names
 
 from .draws import arm_of
-from .image_pipeline import ImagePipeline
 from .judges import pick_extractor
 from .measures import Scored, measure, notes, require_able
 from .pictures import check_writable
-from .pipeline import settings_of
 from .progress import progress_bar
 
 DEFAULT = "clean-fid"

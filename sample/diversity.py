@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.checkpoint import read_checkpoint
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.report import Entry, Report, publish
-from maskgen.eval.text import distinct_n, token_entropy
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.evaluation.metrics.text_quality import distinct_n, token_entropy
+from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.pipelines.base import settings_of
+from maskgen.pipelines.text import TextPipeline
 
 from .pictures import check_writable
-from .pipeline import settings_of
-from .text_pipeline import TextPipeline
 
 N_GRAMS = 4
 

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgen import __version__
-from maskgen.checkpoint import MODEL
-from maskgen.data.captions import CaptionTable, embedded
-from maskgen.devices import my_share
-from maskgen.errors import UserError
-from maskgen.eval.features import packages
-from maskgen.files import atomic
-from maskgen.generate import Generator
-from maskgen.predictions import NULL
+from maskgen.checkpoints.checkpoint import MODEL
+from maskgen.core.devices import my_share
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic
+from maskgen.core.predictions import NULL
+from maskgen.core.version import __version__
+from maskgen.data.image.captions import CaptionTable, embedded
+from maskgen.evaluation.protocols.features import packages
+from maskgen.pipelines.base import settings_of, slices
+from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.image import Given, ImagePipeline
 
 from .evaluations import Evaluations
-from .image_pipeline import Given, ImagePipeline
-from .pipeline import settings_of, slices
 
 SHARD = 100
 """Images drawn, kept and scored together."""

@@ -11,30 +11,31 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import Checkpoint, load_model, read_checkpoint
-from maskgen.data.image_sets import SplitSet
-from maskgen.data.images import ImageSource, ImageSplit
+from maskgen.checkpoints.checkpoint import Checkpoint, load_model, read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.core.files import require_writable
+from maskgen.core.pixels import to_float, to_uint8
+from maskgen.data.base import ImageSource, ImageSplit
+from maskgen.data.image.sets import SplitSet
 from maskgen.data.loader import in_order
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.features import Extractor, to_float, to_uint8
-from maskgen.eval.fidelity import CodebookUse, Reconstruction
-from maskgen.eval.intervals import over_sets
-from maskgen.eval.report import Entry, Report, publish, require_no_bench
-from maskgen.eval.statistics import BATCH, Collector, Statistics, cached, collect
-from maskgen.files import require_writable
-from maskgen.generate import Generator
+from maskgen.evaluation.metrics.fidelity import CodebookUse, Reconstruction
+from maskgen.evaluation.metrics.intervals import over_sets
+from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, cached, collect
+from maskgen.evaluation.protocols.features import Extractor
+from maskgen.evaluation.report import Entry, Report, publish, require_no_bench
+from maskgen.pipelines.base import HEAD_EVALUATIONS, settings_of
+from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.image import ImagePipeline
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.patches import PatchTokenizer
+from maskgen.tokenizers.image.patches import PatchTokenizer
 
 from .draws import Arm, Draw, arm_of
 from .evaluations import ASKED, SCHEDULED, as_published
-from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, Scored, measure, notes, require_able
 from .neighbours import memorised
 from .pictures import check_writable
-from .pipeline import HEAD_EVALUATIONS, settings_of
 from .progress import progress_bar
 
 FLOOR_IMAGES = 10_000

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.generate import Generator
-from maskgen.guidance import Guidance
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
+from maskgen.pipelines.generator import Generator
 from maskgen.samplers import FieldSampler, MaskedSampler
-from maskgen.samplers.adaptive import Adaptive
-from maskgen.samplers.quota import Clock, Move, One
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.adaptive import Adaptive
+from maskgen.samplers.masked.unmasking import Clock, Move, One
 
 ASKED, SCHEDULED = "evaluations_per_sample", "evaluations_scheduled"
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from maskgen.pipelines.image import ImagePipeline, SampleOutput
 from maskgen.tokenizers import ImageTokenizer
 
 from .animate import Recorder, write_animation
-from .image_pipeline import ImagePipeline, SampleOutput
 from .pictures import check_writable, write_images
 
 

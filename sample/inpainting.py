@@ -12,24 +12,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import read_checkpoint
-from maskgen.data.images import ImageSplit
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.features import Extractor, to_float
-from maskgen.eval.report import Entry, Report, publish
-from maskgen.eval.statistics import Collector
-from maskgen.generate import Generator
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.core.pixels import to_float
+from maskgen.data.base import ImageSplit
+from maskgen.evaluation.metrics.statistics import Collector
+from maskgen.evaluation.protocols.features import Extractor
+from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.pipelines.base import settings_of, slices
+from maskgen.pipelines.edit import Edit
+from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.image import ImagePipeline
 from maskgen.tokenizers import ImageTokenizer
 
-from .edit import Edit
 from .evaluate import ground_of
 from .evaluations import ASKED, Evaluations
-from .image_pipeline import ImagePipeline
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import Scored, notes
 from .pictures import check_writable
-from .pipeline import settings_of, slices
 
 BATCH = 250
 

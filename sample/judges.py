@@ -8,10 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from maskgen.checkpoint import MODEL, Checkpoint, CheckpointError, load_model, read_checkpoint
-from maskgen.errors import UserError
-from maskgen.eval import backbones, protocols
-from maskgen.eval.features import Extractor, Features, to_float
+from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, CheckpointError, load_model, read_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.core.pixels import to_float
+from maskgen.evaluation.protocols import backbones
+from maskgen.evaluation.protocols import published as protocols
+from maskgen.evaluation.protocols.features import Extractor, Features
 
 DEFAULT = "fashion-classifier"
 CLASSIFIER_BATCH = 256

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import Checkpoint, CheckpointError, load_model, load_text_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_model, load_text_model, read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.core.pixels import to_uint8
+from maskgen.core.predictions import Condition
+from maskgen.core.rng import Rng
 from maskgen.data.cache import token_data
 from maskgen.data.loader import Rows, in_order
-from maskgen.data.text import TextData, text_data
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.features import to_uint8
-from maskgen.eval.likelihood import Likelihood, corpus_likelihood
-from maskgen.eval.report import Report, publish
-from maskgen.predictions import Condition
-from maskgen.rng import Rng
+from maskgen.data.text.rows import TextData, text_data
+from maskgen.evaluation.metrics.likelihood import Likelihood, corpus_likelihood
+from maskgen.evaluation.report import Report, publish
 from maskgen.schedules import Linear, Schedule
 
 from .pictures import check_writable

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from maskgen import __version__
-from maskgen.errors import UserError
-from maskgen.eval.features import Extractor
-from maskgen.eval.fidelity import N_SPLITS, inception_score, shuffled_inception_score
-from maskgen.eval.frechet import frechet_distance
-from maskgen.eval.intervals import extrapolated_distance
-from maskgen.eval.kernel import kernel_distance, subset_kernel_distance
-from maskgen.eval.manifold import manifold
-from maskgen.eval.protocols import score_name
-from maskgen.eval.report import Entry
-from maskgen.eval.statistics import Statistics
-from maskgen.rng import Rng
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.core.version import __version__
+from maskgen.evaluation.metrics.fidelity import N_SPLITS, inception_score, shuffled_inception_score
+from maskgen.evaluation.metrics.frechet import frechet_distance
+from maskgen.evaluation.metrics.intervals import extrapolated_distance
+from maskgen.evaluation.metrics.kernel import kernel_distance, subset_kernel_distance
+from maskgen.evaluation.metrics.manifold import manifold
+from maskgen.evaluation.metrics.statistics import Statistics
+from maskgen.evaluation.protocols.features import Extractor
+from maskgen.evaluation.protocols.published import score_name
+from maskgen.evaluation.report import Entry
 
 ADM_SPLIT, FEW = 5000, 5000
 LEAST = {"kid": 3, "inception-score": N_SPLITS, "precision-recall": 6, "fid-infinity": 15}

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskgen.data.image_sets import SplitSet
-from maskgen.data.images import ImageSource
-from maskgen.errors import UserError
-from maskgen.eval.features import to_channels
-from maskgen.eval.manifold import Memorisation, memorisation
-from maskgen.eval.report import Entry
-from maskgen.eval.statistics import cached
-from maskgen.files import atomic
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic
+from maskgen.data.base import ImageSource
+from maskgen.data.image.sets import SplitSet
+from maskgen.evaluation.metrics.manifold import Memorisation, memorisation
+from maskgen.evaluation.metrics.statistics import cached
+from maskgen.evaluation.protocols.features import to_channels
+from maskgen.evaluation.report import Entry
 
 from .draws import Arm
 from .measures import Scored

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.checkpoint import CheckpointError, load_text_model, newest_in, read_checkpoint
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.report import Entry, Report, publish
-from maskgen.eval.text import CausalLMScorer, CheckpointScorer, Scorer, generative_perplexity
-from maskgen.generate import Generator
-from maskgen.rng import Rng
-from maskgen.shipped import INFO, zoo_names
+from maskgen.checkpoints.checkpoint import CheckpointError, load_text_model, newest_in, read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.evaluation.metrics.text_quality import CausalLMScorer, CheckpointScorer, Scorer, generative_perplexity
+from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.pipelines.base import settings_of
+from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.text import TextPipeline
+from maskgen.recipes.shipped import INFO, zoo_names
 
 from . import diversity
 from .evaluations import ASKED, Evaluations
 from .likelihood import schedule_of
 from .pictures import check_writable
-from .pipeline import settings_of
-from .text_pipeline import TextPipeline
 
 BATCH = 32
 

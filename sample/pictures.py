@@ -10,17 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.errors import UserError
-from maskgen.eval.report import require_no_bench
-from maskgen.files import atomic, require_writable
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic, require_writable
+from maskgen.data.image.pictures import to_pil
+from maskgen.evaluation.report import require_no_bench
 
 MIN_TILE = 56
 """Tiles of a grid are enlarged by a whole factor to at least this many pixels."""
-
-
-def to_pil(pixels: Tensor) -> list[Image.Image]:
-    """(N, C, H, W) uint8 -> PIL, grey or RGB."""
-    return [Image.fromarray((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy()) for image in pixels]
 
 
 def grid(pixels: Tensor, n_columns: int = 0) -> Image.Image:

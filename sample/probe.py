@@ -14,16 +14,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from maskgen import __version__
-from maskgen.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.core.files import write_json
+from maskgen.core.predictions import NULL
+from maskgen.core.version import __version__
+from maskgen.data.base import DATASETS, ImageSource, ImageSplit, SplitName
 from maskgen.data.cache import default_cache_dir
-from maskgen.data.image_sets import SplitSet
-from maskgen.data.images import DATASETS, ImageSource, ImageSplit, SplitName
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.eval.features import packages
-from maskgen.eval.finetune import Tuning, finetuned
-from maskgen.eval.probe import (
+from maskgen.data.image.sets import SplitSet
+from maskgen.evaluation.probes.classifiers import (
     NEIGHBOURS,
     SETTINGS,
     TEMPERATURE,
@@ -33,11 +33,11 @@ from maskgen.eval.probe import (
     nearest_neighbours,
     share_of_labels,
 )
-from maskgen.eval.report import Entry, Report, publish
-from maskgen.eval.representation import PIXELS, Encoder, digest, features_of
-from maskgen.fields import Preconditioned
-from maskgen.files import write_json
-from maskgen.predictions import NULL
+from maskgen.evaluation.probes.finetune import Tuning, finetuned
+from maskgen.evaluation.probes.representation import PIXELS, Encoder, digest, features_of
+from maskgen.evaluation.protocols.features import packages
+from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.processes.preconditioned import Preconditioned
 
 from .pictures import check_writable
 from .progress import progress_bar

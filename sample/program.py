@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskgen.checkpoint import read_checkpoint
-from maskgen.errors import UserError
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.pipelines.image import ImagePipeline
+from maskgen.pipelines.load import load
+from maskgen.pipelines.text import TextPipeline
 
 from . import diversity, images, inpainting, likelihood, perplexity, probe, texts
 from . import evaluate as fidelity
-from .image_pipeline import ImagePipeline
-from .pipeline import load
-from .text_pipeline import TextPipeline
 
 TEXT_ONLY = ("length", "infill", "show_steps")
 IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance", "guidance_interval")

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from maskgen.errors import UserError
-from maskgen.eval.report import Entry, differences, number
+from maskgen.core.errors import UserError
+from maskgen.evaluation.report import Entry, differences, number
 
 from .bench_report import FILE, merge
 

@@ -13,10 +13,10 @@ import click
 from torch import Tensor
 from tqdm import tqdm
 
-from maskgen.files import atomic
+from maskgen.core.files import atomic
+from maskgen.pipelines.text import TextOutput, TextPipeline
 
 from .pictures import check_writable
-from .text_pipeline import TextOutput, TextPipeline
 
 SNAPSHOTS = 10
 """How many steps are printed where the terminal cannot be drawn over."""

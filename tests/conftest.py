@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskgen.cli import main
+from maskgen.cli.commands import main
 from tests.tiny import KINDS, text_checkpoint, text_tree
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

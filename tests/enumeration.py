@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgen.eval.bounds import count_bound, time_bound
+from maskgen.evaluation.metrics.bounds import count_bound, time_bound
 from maskgen.schedules import Cosine, CosineAlpha, CosineSquared, Linear, Polynomial, Schedule
 from tests.toys import Given
 

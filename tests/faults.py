@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskgen.checkpoint import checkpoints_in, read_checkpoint
-from maskgen.cli import main as command_line
+from maskgen.checkpoints.checkpoint import checkpoints_in, read_checkpoint
+from maskgen.cli.commands import main as command_line
 
 STEPS, EVERY = 12, 3
 RECIPE = [
@@ -204,7 +204,9 @@ def kills(lab: Lab, n: int = 20, seed: int = 0) -> str:
 
 def _kill_in_save(name: str, n: int, moment: str) -> Callable[[Lab], str]:
     def fault(lab: Lab) -> str:
-        child = lab.start(before=lambda: patch("maskgen.checkpoint", name, at_call(n, to_self(signal.SIGKILL))))
+        child = lab.start(
+            before=lambda: patch("maskgen.checkpoints.checkpoint", name, at_call(n, to_self(signal.SIGKILL)))
+        )
         assert child.wait() == -signal.SIGKILL, child.said
         before = len(checkpoints_in(lab.run))
         outcome = lab.ends_like_the_whole()

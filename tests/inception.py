@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from maskgen.eval.weight_files import INCEPTION, INCEPTION_SCRIPT
+from maskgen.evaluation.protocols.weight_files import INCEPTION, INCEPTION_SCRIPT
 
 
 def random_inception() -> Any:

@@ -5,56 +5,27 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from maskgen.devices import DeviceName
+from maskgen.core.devices import DeviceName
 
 ROOT = Path(__file__).parents[1]
 HOMES = {"maskgen": ROOT / "maskgen", "maskgen.train": ROOT / "train", "maskgen.sample": ROOT / "sample"}
 LAYERS = [
-    ["maskgen.errors"],
-    [
-        "maskgen",
-        "maskgen.registry",
-        "maskgen.rng",
-        "maskgen.devices",
-        "maskgen.hub",
-        "maskgen.files",
-        "maskgen.lock",
-        "maskgen.shipped",
-        "maskgen.zoo",
-    ],
-    ["maskgen.subset"],
-    [
-        "maskgen.schedules",
-        "maskgen.strategies",
-        "maskgen.layers",
-        "maskgen.recipe_tree",
-        "maskgen.budget",
-        "maskgen.manifest",
-    ],
-    ["maskgen.processes", "maskgen.predictions", "maskgen.tokenizers", "maskgen.encoders", "maskgen.weights"],
-    ["maskgen.fields"],
-    ["maskgen.heads"],
-    ["maskgen.objectives", "maskgen.guidance", "maskgen.samplers", "maskgen.models", "maskgen.data"],
-    ["maskgen.eval"],
-    ["maskgen.generate"],
-    ["maskgen.recipe_checks"],
-    ["maskgen.recipe"],
-    ["maskgen.checkpoint"],
-    ["maskgen.convert", "maskgen.cost"],
-    ["maskgen.train", "maskgen.sample"],
-    ["maskgen.cli_options"],
-    ["maskgen.cli_scores"],
-    ["maskgen.cli"],
-    ["maskgen.train.__main__", "maskgen.sample.__main__", "maskgen.__main__"],
+    {"core", "zoo", "configs"},
+    {"nn", "schedules", "strategies"},
+    {"processes", "tokenizers"},
+    {"data", "models", "objectives", "samplers"},
+    {"evaluation", "recipes"},
+    {"checkpoints", "cli"},
+    {"pipelines"},
+    {"train", "sample"},
 ]
-"""Lowest first; a folder is one entry. Imports point to an earlier row, or stay inside the folder."""
+"""Packages of maskgen, lowest layer first. Imports point to a lower layer, or stay inside the package."""
 
 PROGRAMS = ("maskgen.train", "maskgen.sample")
 MAX_FILE, MAX_FUNCTION = 320, 60
@@ -79,23 +50,11 @@ def tree(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node that runs: what is imported for type checkers only is left out."""
-    for child in ast.iter_child_nodes(node):
-        if not is_type_checking(child):
-            yield child
-            yield from statements(child)
-
-
 def imports(module: str) -> set[str]:
-    """What a module imports by statement, absolute: `from maskgen import rng` is `maskgen.rng`."""
+    """What a module imports by statement, absolute: `from maskgen import rng` is `maskgen.core.rng`."""
     package = module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in statements(tree(module)):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -110,30 +69,54 @@ def program_of(module: str) -> str | None:
     return next((program for program in PROGRAMS if f"{module}.".startswith(f"{program}.")), None)
 
 
-def place(module: str) -> tuple[int, str]:
-    """The layer of a module and the entry it belongs to: the longest that fits."""
-    fits = [
-        (index, entry)
-        for index, layer in enumerate(LAYERS)
-        for entry in layer
-        if module == entry or (entry != "maskgen" and module.startswith(f"{entry}."))
-    ]
-    assert fits, f"{module} has no layer: give it one in LAYERS and in the architecture page"
-    return max(fits, key=lambda fit: len(fit[1]))
+def layer_of(module: str) -> int:
+    """The layer of a module's package; the modules at the root are above all."""
+    package = module.split(".")[1] if module.count(".") else ""
+    if package in ("", "__main__"):
+        return len(LAYERS)
+    fits = [index for index, layer in enumerate(LAYERS) if package in layer]
+    assert fits, f"{module} has no layer: give its package one in LAYERS and in the architecture page"
+    return fits[0]
+
+
+def cycles(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes of a graph that lie on a cycle."""
+    left = {node: set(targets) for node, targets in graph.items()}
+    while leaves := [node for node, targets in left.items() if not targets & left.keys()]:
+        for node in leaves:
+            del left[node]
+    return sorted(left)
 
 
 def test_the_sources_are_found() -> None:
-    assert {"maskgen", "maskgen.rng", "maskgen.samplers.masked", "maskgen.train.loop"} <= set(SOURCES)
-    assert "maskgen.rng" in imports("maskgen.subset")
+    assert {"maskgen", "maskgen.core.rng", "maskgen.samplers.masked.loop", "maskgen.train.loop"} <= set(SOURCES)
+    assert "maskgen.core.rng" in imports("maskgen.core.subset")
     assert "maskgen.train.ema" in imports("maskgen.train.state")
 
 
 @every_module
 def test_imports_point_down_only(module: str) -> None:
-    layer, entry = place(module)
-    for imported in sorted(name for name in imports(module) if name.split(".")[0] == "maskgen"):
-        other, other_entry = place(imported)
-        assert other < layer or other_entry == entry, f"{module} (layer {layer}) imports {imported} (layer {other})"
+    for imported in sorted(imports(module) & SOURCES.keys()):
+        is_inside = imported.split(".")[:2] == module.split(".")[:2]
+        assert is_inside or layer_of(imported) < layer_of(module), f"{module} imports {imported}"
+
+
+def test_no_module_and_no_folder_imports_itself_by_others() -> None:
+    modules = {module: (imports(module) & SOURCES.keys()) - {module} for module in SOURCES}
+    assert cycles(modules) == []
+    folders: dict[str, set[str]] = {}
+    for module, imported in modules.items():
+        folders.setdefault(folder_of(module), set()).update(map(folder_of, imported))
+    assert cycles({folder: targets - {folder} for folder, targets in folders.items()}) == []
+    assert cycles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == ["a", "b", "c"]
+
+
+def folder_of(module: str) -> str:
+    return module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+def test_nothing_is_loose_at_the_root() -> None:
+    assert {path.name for path in (ROOT / "maskgen").glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
 @every_module
@@ -144,7 +127,7 @@ def test_programs_are_imported_by_nobody_but_their_siblings(module: str) -> None
 
 @every_module
 def test_siblings_of_a_program_are_imported_relatively(module: str) -> None:
-    froms = [node for node in statements(tree(module)) if isinstance(node, ast.ImportFrom)]
+    froms = [node for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom)]
     absolute = {node.module for node in froms if not node.level}
     assert not [name for name in absolute if name and program_of(name)]
 
@@ -174,7 +157,10 @@ def test_a_module_says_what_it_is(module: str) -> None:
 
 @every_module
 def test_only_devices_says_cuda(module: str) -> None:
-    if module in ("maskgen.devices", "maskgen.cli_options"):  # the command line repeats it, as it must not import torch
+    if module in (
+        "maskgen.core.devices",
+        "maskgen.cli.options",
+    ):  # the command line repeats it, as it must not import torch
         return
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -183,10 +169,10 @@ def test_only_devices_says_cuda(module: str) -> None:
 
 
 def test_the_command_line_offers_exactly_the_devices_there_are() -> None:
-    lists = [ast.unparse(node) for node in ast.walk(tree("maskgen.cli_options")) if isinstance(node, ast.List)]
+    lists = [ast.unparse(node) for node in ast.walk(tree("maskgen.cli.options")) if isinstance(node, ast.List)]
     assert lists.count(repr(list(get_args(DeviceName)))) == 1
-    for module in ("maskgen.cli", "maskgen.cli_scores", "maskgen.cli_options"):
-        assert not {"torch", "maskgen.devices"} & imports(module)
+    for module in ("maskgen.cli.commands", "maskgen.cli.scores", "maskgen.cli.options"):
+        assert not {"torch", "maskgen.core.devices"} & imports(module)
 
 
 @every_module
@@ -195,7 +181,7 @@ def test_only_programs_seed_the_global_stream(module: str) -> None:
         if isinstance(node, ast.Attribute):
             name = ast.unparse(node)
             is_own = name == "np.random" or name.startswith("np.random.RandomState")
-            if module == "maskgen.eval.fidelity" and is_own:
+            if module == "maskgen.evaluation.metrics.fidelity" and is_own:
                 continue  # a stream of its own: the very permutation that torch-fidelity takes
             is_global = name in ("torch.manual_seed", "torch.seed", "random.seed") or name.startswith(
                 ("np.random", "numpy.random")

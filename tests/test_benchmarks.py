@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.errors import UserError
+from maskgen.core.errors import UserError
 from maskgen.strategies import STRATEGIES
 from tests.tiny import text_checkpoint, text_tree
 

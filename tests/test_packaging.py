@@ -41,7 +41,7 @@ def test_the_wheel_installed_elsewhere_samples_and_trains(wheel: Path, tmp_path:
     program = (
         "import maskgen, sys\n"
         f"assert maskgen.__file__.startswith({str(site)!r}), maskgen.__file__\n"
-        "from maskgen.cli import main\n"
+        "from maskgen.cli.commands import main\n"
         "assert len(maskgen.load('fashion-maskgit')(num=3, steps=2).images) == 3\n"
         "main('train', 'digits-maskgit', 'train.steps=1', 'model.depth=1')\n"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from maskgen.data.fashion import FASHION_FOLDER, FashionMnist
-from maskgen.shipped import recipe_names
+from maskgen.data.image.fashion import FASHION_FOLDER, FashionMnist
+from maskgen.recipes.shipped import recipe_names
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
 from tests.train.test_bench import in_this_process

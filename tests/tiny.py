@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskgen.checkpoint import MODEL, write_checkpoint
-from maskgen.checkpoint import TOKENIZER as TOKENIZER_FILE
-from maskgen.recipe import Recipe, parse_recipe
-from maskgen.rng import Rng
+from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
+from maskgen.checkpoints.checkpoint import TOKENIZER as TOKENIZER_FILE
+from maskgen.core.rng import Rng
+from maskgen.recipes.load import parse_recipe
+from maskgen.recipes.schema import Recipe
 
 SHAPE = (1, 8, 8)
 CLASSES = list("0123456789")

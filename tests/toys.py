@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical, Condition
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 
 MASK = 5
 """V of `waves`, and so its mask id."""

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from maskgen.cli import main
+from maskgen.cli.commands import main
 
 code: int | str | None = 0
 try:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskgen.budget import plan
-from maskgen.checkpoint import checkpoints_in
-from maskgen.errors import UserError
-from maskgen.files import read_json, require_writable, write_json
-from maskgen.recipe import load_recipe
+from maskgen.checkpoints.checkpoint import checkpoints_in
+from maskgen.core.errors import UserError
+from maskgen.core.files import read_json, require_writable, write_json
+from maskgen.recipes.budget import plan
+from maskgen.recipes.load import load_recipe
 
 from .bench_report import write_reports
 from .experiment import Arm, Experiment, Score, read_experiment

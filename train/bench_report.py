@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskgen.files import atomic, write_json
+from maskgen.core.files import atomic, write_json
 
 Row = Mapping[str, Any]
 PROBE = "linear_probe"

@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from maskgen.budget import TrainSettings
-from maskgen.data.captions import CaptionTable
-from maskgen.files import atomic
-from maskgen.generate import Generator
+from maskgen.core.files import atomic
+from maskgen.data.image.captions import CaptionTable
+from maskgen.pipelines.generator import Generator
+from maskgen.recipes.budget import TrainSettings
 from maskgen.tokenizers import ImageTokenizer
 
 from .trackers import open_trackers

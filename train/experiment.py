@@ -12,9 +12,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from maskgen.errors import UserError
-from maskgen.registry import explain
-from maskgen.shipped import experiment_names, recipe_text
+from maskgen.core.errors import UserError
+from maskgen.core.registry import explain
+from maskgen.recipes.shipped import experiment_names, recipe_text
 
 NOT_OF_SAMPLES = ("likelihood", "probe")
 """Metrics that have no number of samples."""

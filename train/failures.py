@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch.distributed import DistError
 
-from maskgen.errors import UserError, first_line
-from maskgen.files import atomic
+from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import atomic
 
 PATIENCE = 2.0
 """Seconds in which a process that has failed says why; its connections may close before."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from maskgen.data.captions import CaptionedRows
-from maskgen.data.images import ImageSource
+from maskgen.core.pixels import to_float
+from maskgen.data.base import ImageSource
+from maskgen.data.image.captions import CaptionedRows
 from maskgen.data.loader import in_order
-from maskgen.eval.features import to_float
-from maskgen.generate import Generator
-from maskgen.recipe import Recipe
+from maskgen.pipelines.generator import Generator
+from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 
 from .callbacks import preview_reconstructions, preview_samples, preview_texts

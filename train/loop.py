@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from maskgen.budget import TrainSettings, learning_rate, stretch_at
-from maskgen.errors import Diverged
+from maskgen.core.errors import Diverged
+from maskgen.core.predictions import Batch
+from maskgen.core.rng import Rng, fold
 from maskgen.objectives import Objective, takes_progress
-from maskgen.predictions import Batch
-from maskgen.rng import Rng, fold
+from maskgen.recipes.budget import TrainSettings, learning_rate, stretch_at
 
 from .ema import Ema
 from .sharding import whole

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskgen.budget import TrainSettings
+from maskgen.recipes.budget import TrainSettings
 
 from .sharding import like, whole
 

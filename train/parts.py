@@ -12,24 +12,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from maskgen.checkpoint import TOKENIZER, load_tokenizer
+from maskgen.checkpoints.checkpoint import TOKENIZER, load_tokenizer
+from maskgen.core.errors import UserError
+from maskgen.core.pixels import to_float
+from maskgen.core.predictions import Batch, Condition
+from maskgen.core.rng import Rng
+from maskgen.data.base import ImageSource, ImageSplit, SplitName, TextSource
 from maskgen.data.cache import token_data
-from maskgen.data.captions import CaptionedRows, CaptionTable, embedded
-from maskgen.data.images import ImageSource, ImageSplit, SplitName
-from maskgen.data.latents import latent_data
+from maskgen.data.image.captions import CaptionedRows, CaptionTable, embedded
+from maskgen.data.image.latents import latent_data
+from maskgen.data.image.views import ViewedSplit, ViewedTokens, pair_of
 from maskgen.data.loader import Rows, flip
-from maskgen.data.text import TextData, TextSource, document_ids, text_data
-from maskgen.data.views import ViewedSplit, ViewedTokens, pair_of
-from maskgen.errors import UserError
-from maskgen.eval.features import to_float
+from maskgen.data.text.rows import TextData, document_ids, text_data
 from maskgen.models import change_grid
 from maskgen.objectives import Objective
-from maskgen.predictions import Batch, Condition
-from maskgen.recipe import Recipe
-from maskgen.rng import Rng
+from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.latent import KLTokenizer, draw_latents
-from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.image.latent import KLTokenizer, draw_latents
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 ToBatch = Callable[[Tensor, Tensor, Rng], Batch]

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from maskgen.checkpoint import load_tokenizer
+from maskgen.checkpoints.checkpoint import load_tokenizer
+from maskgen.core.devices import pick_device
+from maskgen.core.errors import UserError
+from maskgen.data.base import ImageSplit
 from maskgen.data.cache import default_cache_dir, token_data
-from maskgen.data.images import ImageSplit
-from maskgen.data.latents import latent_data
-from maskgen.data.parts import PartSplit
-from maskgen.data.text import text_data
-from maskgen.devices import pick_device
-from maskgen.errors import UserError
-from maskgen.recipe import Recipe, load_recipe
+from maskgen.data.image.latents import latent_data
+from maskgen.data.shards import PartSplit
+from maskgen.data.text.rows import text_data
+from maskgen.recipes.load import load_recipe
+from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.latent import KLTokenizer
+from maskgen.tokenizers.image.latent import KLTokenizer
 
 from .parts import SPLITS, to_encode
 from .subprocesses import Failed, maskgen

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from maskgen.budget import stretch_at
-from maskgen.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer
-from maskgen.devices import pick_device, pick_precision
-from maskgen.files import require_writable
-from maskgen.layers.recompute import recompute
-from maskgen.lock import RunLock
-from maskgen.recipe import Recipe, load_recipe
-from maskgen.rng import fold
+from maskgen.checkpoints.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer
+from maskgen.core.devices import pick_device, pick_precision
+from maskgen.core.files import require_writable
+from maskgen.core.lock import RunLock
+from maskgen.core.rng import fold
+from maskgen.nn.checkpointing import recompute
+from maskgen.recipes.budget import stretch_at
+from maskgen.recipes.load import load_recipe
+from maskgen.recipes.schema import Recipe
 
 from .callbacks import drop_after
 from .clock import Clock

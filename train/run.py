@@ -14,19 +14,19 @@ from accelerate.utils.memory import should_reduce_batch_size
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen import __version__
-from maskgen.budget import Stretch, plan, stretch_at
-from maskgen.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
-from maskgen.cost import TRAINING, Cost, matmul_peak
-from maskgen.data.images import DataError, ImageSource
+from maskgen.checkpoints.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
+from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError
+from maskgen.core.files import NO_SPACE, write_json
+from maskgen.core.version import __version__
+from maskgen.data.base import DataError, ImageSource
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.errors import DiskFull, Diverged, OutOfMemory, UserError
-from maskgen.files import NO_SPACE, write_json
-from maskgen.recipe import Recipe
+from maskgen.recipes.budget import Stretch, plan, stretch_at
+from maskgen.recipes.cost import TRAINING, Cost, matmul_peak
+from maskgen.recipes.schema import Recipe
 
 from .callbacks import Log, describe
 from .clock import Clock
-from .cost import brief, cost_of_parts
+from .cost_report import brief, cost_of_parts
 from .looks import Looks
 from .loop import Loop, Means
 from .parts import Parts, at_resolution

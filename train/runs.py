@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from maskgen import lock
-from maskgen.checkpoint import checkpoints_in
-from maskgen.errors import UserError
+from maskgen.checkpoints.checkpoint import checkpoints_in
+from maskgen.core import lock
+from maskgen.core.errors import UserError
 
 from . import status
 from .clock import OVERHEAD

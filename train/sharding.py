@@ -11,9 +11,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, register_fsdp_f
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from maskgen.errors import UserError
-from maskgen.layers.recompute import blocks_of
-from maskgen.recipe import Recipe
+from maskgen.core.errors import UserError
+from maskgen.nn.checkpointing import blocks_of
+from maskgen.recipes.schema import Recipe
 
 FSDP = "ACCELERATE_USE_FSDP"
 POLICY = "FSDP_AUTO_WRAP_POLICY"

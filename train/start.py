@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from maskgen.budget import TrainSettings, images_before, plan
-from maskgen.checkpoint import Checkpoint, CheckpointError, newest_in, read_checkpoint
-from maskgen.devices import from_first_rank
-from maskgen.errors import UserError
-from maskgen.files import read_json
-from maskgen.recipe import Recipe
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, newest_in, read_checkpoint
+from maskgen.core.devices import from_first_rank
+from maskgen.core.errors import UserError
+from maskgen.core.files import read_json
+from maskgen.recipes.budget import TrainSettings, images_before, plan
+from maskgen.recipes.schema import Recipe
 
 from .parts import Parts
 from .state import newest_whole, set_aside

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskgen.budget import TrainSettings
-from maskgen.checkpoint import (
+from maskgen.checkpoints.checkpoint import (
     MODEL,
     TRAINING,
     Checkpoint,
@@ -21,8 +20,9 @@ from maskgen.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from maskgen.recipe import Recipe
-from maskgen.shipped import INFO
+from maskgen.recipes.budget import TrainSettings
+from maskgen.recipes.schema import Recipe
+from maskgen.recipes.shipped import INFO
 
 from .ema import Ema
 from .sharding import gathered, like

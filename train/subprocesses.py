@@ -21,7 +21,7 @@ def maskgen(*arguments: str | Path, threads: int | None = None) -> str:
         Failed: it ended with another code than 0.
     """
     environment = os.environ | ({} if threads is None else dict.fromkeys(THREADS, str(threads)))
-    command = [sys.executable, "-m", "maskgen.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "maskgen.cli.commands", *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()]

@@ -12,8 +12,8 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from maskgen.budget import TrainSettings
-from maskgen.files import atomic
+from maskgen.core.files import atomic
+from maskgen.recipes.budget import TrainSettings
 
 WANDB_ID = ".wandb-id"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}

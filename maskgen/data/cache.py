@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from maskgen.data.images import DataError, ImageSplit
+from maskgen.core.files import atomic
+from maskgen.data.base import DataError, ImageSplit
 from maskgen.data.loader import in_order
-from maskgen.data.parts import Encoded, rows_of
-from maskgen.files import atomic
+from maskgen.data.shards import Encoded, rows_of
 
 if TYPE_CHECKING:
     from maskgen.tokenizers.base import ImageTokenizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskgen.rng import fold
+from maskgen.core.rng import fold
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maskgen.data.images import DataError
-from maskgen.errors import first_line
-from maskgen.rng import Rng, fold
+from maskgen.core.errors import first_line
+from maskgen.core.rng import Rng, fold
+from maskgen.data.base import DataError
 
 T = TypeVar("T")
 

@@ -1,45 +1,5 @@
-# ruff: noqa: E402, F401
-"""The networks, one a file, by the name a recipe calls them."""
+"""Networks, one a file."""
 
-from __future__ import annotations
+from maskgen.models.base import MODELS, change_grid
 
-from typing import Any, cast
-
-from torch import nn
-
-from maskgen.errors import UserError
-from maskgen.registry import Registry
-
-MODELS: Registry[nn.Module] = Registry(
-    "model", derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width")
-)
-
-# They register themselves in MODELS.
-from maskgen.models import (
-    blockwise,
-    classifier,
-    diffmae,
-    dit,
-    mae,
-    mage,
-    mar,
-    maskgit,
-    mdlm,
-    mdt,
-    microdit,
-)
-
-
-def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:
-    """Let a network work on another grid of tokens: positions are interpolated, parameters stay what they are.
-
-    Raises:
-        UserError: it cannot.
-    """
-    before = [id(parameter) for parameter in network.parameters()]
-    try:
-        cast(Any, network).set_grid(grid)
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{type(network).__name__} cannot work on a grid {grid}: {error}") from None
-    if [id(parameter) for parameter in network.parameters()] != before:
-        raise UserError(f"{type(network).__name__} has other parameters on a grid {grid}: give its positions a formula")
+__all__ = ["MODELS", "change_grid"]

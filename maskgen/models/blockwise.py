@@ -7,10 +7,10 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from maskgen.models import MODELS
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.mdlm import Past, TextSizes, TextTransformer
-from maskgen.predictions import Categorical, Condition
-from maskgen.subset import TokenSubset
 
 
 class Blockwise(TextTransformer):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.models import MODELS
+from maskgen.models.base import MODELS
 
 MIN_SIDE = 8
 

@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from maskgen.layers.cross import CrossBlock
-from maskgen.layers.embeddings import require_sincos, sincos_over
-from maskgen.layers.visible import JointDecoder, ViTSizes, key_mask
-from maskgen.registry import Registry
-from maskgen.subset import TokenSubset
+from maskgen.core.registry import Registry
+from maskgen.core.subset import TokenSubset
+from maskgen.nn.cross import CrossBlock
+from maskgen.nn.embeddings import require_sincos, sincos_over
+from maskgen.nn.visible import JointDecoder, ViTSizes, key_mask
 
 Reads = Literal["last", "weighted", "reversed"]
 
@@ -87,7 +87,7 @@ class DecoderSpec(ABC):
             raise ValueError("decoder linear is for an encoder that sees [MASK]s: mae with encoder_sees all")
 
 
-DECODERS: Registry[DecoderSpec] = Registry("decoder", DecoderSpec)
+DECODERS: Registry[DecoderSpec] = Registry("decoder", DecoderSpec, home="maskgen.models:DECODERS")
 
 
 class _Joint(_Placed):

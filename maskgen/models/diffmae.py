@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.embeddings import TimeEmbedding
-from maskgen.layers.visible import ViTSizes
-from maskgen.models import MODELS
+from maskgen.core.predictions import Condition, Field
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.decoders import CrossSelf, DecoderSpec
 from maskgen.models.mae import PatchEncoder
-from maskgen.predictions import Condition, Field
+from maskgen.nn.attention import AttentionBackend
+from maskgen.nn.embeddings import TimeEmbedding
+from maskgen.nn.visible import ViTSizes
 from maskgen.processes import is_mask
-from maskgen.subset import TokenSubset
 
 
 @MODELS.register("diffmae")

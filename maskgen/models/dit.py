@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
-from maskgen.models import MODELS
+from maskgen.core.predictions import NULL, Condition, Field
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
-from maskgen.predictions import NULL, Condition, Field
-from maskgen.subset import TokenSubset
+from maskgen.nn.attention import AttentionBackend
+from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 
 
 @MODELS.register("dit")

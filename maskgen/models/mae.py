@@ -9,16 +9,16 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.difficulty import LossHead
-from maskgen.layers.embeddings import require_sincos
-from maskgen.layers.visible import LayeredEncoder, ViTSizes
-from maskgen.models import MODELS
+from maskgen.core.predictions import Condition, Point
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
 from maskgen.models.trunks import init_trunk
-from maskgen.predictions import Condition, Point
+from maskgen.nn.attention import AttentionBackend
+from maskgen.nn.difficulty import LossHead
+from maskgen.nn.embeddings import require_sincos
+from maskgen.nn.visible import LayeredEncoder, ViTSizes
 from maskgen.processes import is_mask
-from maskgen.subset import TokenSubset
 
 
 class PatchEncoder(nn.Module, ABC):

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, init_transformer
-from maskgen.layers.visible import JointDecoder, VisibleEncoder, ViTSizes
-from maskgen.models import MODELS
+from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.maskgit import MlmHead
-from maskgen.predictions import NULL, Categorical, Condition
-from maskgen.subset import TokenSubset
+from maskgen.nn.attention import AttentionBackend, init_transformer
+from maskgen.nn.visible import JointDecoder, VisibleEncoder, ViTSizes
 
 
 @MODELS.register("mage")

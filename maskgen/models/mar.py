@@ -8,14 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from maskgen.heads import DiffusionHead
-from maskgen.layers.attention import AttentionBackend
-from maskgen.layers.visible import JointDecoder, VisibleEncoder, ViTSizes
-from maskgen.models import MODELS
+from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.token_head import Diffusion, Head
-from maskgen.predictions import NULL, Categorical, Condition
+from maskgen.nn.attention import AttentionBackend
+from maskgen.nn.visible import JointDecoder, VisibleEncoder, ViTSizes
 from maskgen.processes import is_mask
-from maskgen.subset import TokenSubset
+from maskgen.processes.diffusion_head import DiffusionHead
 
 
 @MODELS.register("mar")

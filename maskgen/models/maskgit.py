@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, init_transformer, zero
-from maskgen.layers.blocks import PostNormBlock, PreNormBlock
-from maskgen.layers.difficulty import LossHead
-from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, rotation_2d
-from maskgen.models import MODELS
-from maskgen.predictions import NULL, Categorical, Condition
-from maskgen.subset import TokenSubset
+from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
+from maskgen.nn.attention import AttentionBackend, init_transformer, zero
+from maskgen.nn.blocks import PostNormBlock, PreNormBlock
+from maskgen.nn.difficulty import LossHead
+from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, rotation_2d
 
 
 @MODELS.register("maskgit")

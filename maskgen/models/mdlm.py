@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, KeyValues, modulate, zero
-from maskgen.layers.blocks import TextBlock
-from maskgen.layers.embeddings import TimeEmbedding, rotation_1d
-from maskgen.models import MODELS
-from maskgen.predictions import Categorical, Condition
-from maskgen.subset import TokenSubset
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
+from maskgen.nn.attention import AttentionBackend, KeyValues, modulate, zero
+from maskgen.nn.blocks import TextBlock
+from maskgen.nn.embeddings import TimeEmbedding, rotation_1d
 
 Past = Sequence[KeyValues]
 """Keys and values of finished tokens, one pair a block of the network."""

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.blocks import AdaHead
-from maskgen.layers.embeddings import sincos_2d
-from maskgen.layers.recompute import Block
-from maskgen.layers.relative import RelativeBias, relative_index
+from maskgen.core.subset import TokenSubset
 from maskgen.models.trunks import SWITCHES, Sizes, Switch, Trunk
-from maskgen.subset import TokenSubset
+from maskgen.nn.blocks import AdaHead
+from maskgen.nn.checkpointing import Block
+from maskgen.nn.embeddings import sincos_2d
+from maskgen.nn.relative import RelativeBias, relative_index
 
 
 class MDTBlock(Block):

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, zero
-from maskgen.layers.blocks import AdaHead
-from maskgen.layers.captioned import BlockSizes, CaptionedBlock, CaptionEncoder
-from maskgen.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
-from maskgen.models import MODELS
+from maskgen.core.predictions import NULL, Condition, Field
+from maskgen.core.subset import TokenSubset
+from maskgen.models.base import MODELS
 from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch
-from maskgen.predictions import NULL, Condition, Field
-from maskgen.subset import TokenSubset
+from maskgen.nn.attention import AttentionBackend, zero
+from maskgen.nn.blocks import AdaHead
+from maskgen.nn.captioned import BlockSizes, CaptionedBlock, CaptionEncoder
+from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 
 
 @MODELS.register("microdit")

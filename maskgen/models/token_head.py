@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from maskgen.heads import DiffusionHead
-from maskgen.layers.token_mlp import TokenMlp
-from maskgen.predictions import Categorical
+from maskgen.core.predictions import Categorical
+from maskgen.core.registry import Registry
+from maskgen.nn.token_mlp import TokenMlp
 from maskgen.processes import Gaussian
-from maskgen.registry import Registry
+from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.schedules import Betas
 
 
@@ -37,7 +37,7 @@ class TokenHead(nn.Module, ABC):
         """z at the positions `where` (B, L), or at all."""
 
 
-HEADS: Registry[Head] = Registry("head", Head)
+HEADS: Registry[Head] = Registry("head", Head, home="maskgen.models:HEADS")
 
 COSINE_EPS = Gaussian(Betas("cosine"), target="eps", steps=1000)
 """The process of the published heads (arXiv 2406.11838, section 4.3)."""

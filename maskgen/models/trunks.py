@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from maskgen.layers.attention import AttentionBackend, zero
-from maskgen.layers.blocks import AdaBlock, AdaHead
-from maskgen.layers.embeddings import sincos_2d, sincos_over
-from maskgen.registry import Registry
-from maskgen.subset import TokenSubset
+from maskgen.core.registry import Registry
+from maskgen.core.subset import TokenSubset
+from maskgen.nn.attention import AttentionBackend, zero
+from maskgen.nn.blocks import AdaBlock, AdaHead
+from maskgen.nn.embeddings import sincos_2d, sincos_over
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Switch(ABC):
     def trunk(self, sizes: Sizes) -> Trunk: ...
 
 
-SWITCHES: Registry[Switch] = Registry("masking", Switch)
+SWITCHES: Registry[Switch] = Registry("masking", Switch, home="maskgen.models:SWITCHES")
 
 
 def through(blocks: nn.ModuleList, x: Tensor, hidden: Tensor, block: int) -> Tensor:

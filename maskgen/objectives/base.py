@@ -8,11 +8,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from maskgen.devices import mean_over_ranks
-from maskgen.predictions import Batch, Condition, Loss
+from maskgen.core.devices import mean_over_ranks
+from maskgen.core.predictions import Batch, Condition, Loss
+from maskgen.core.registry import Registry
+from maskgen.core.rng import Rng
 from maskgen.processes import Absorbing, Gaussian
-from maskgen.registry import Registry
-from maskgen.rng import Rng
 from maskgen.schedules import Fixed, Schedule
 
 
@@ -28,7 +28,9 @@ class Objective(Protocol):
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
 
 
-OBJECTIVES: Registry[Objective] = Registry("objective", derived=("process", "vocab_size", "grid"))
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective", derived=("process", "vocab_size", "grid"), home="maskgen.objectives:OBJECTIVES"
+)
 
 
 RatioPer = Literal["sample", "batch"]

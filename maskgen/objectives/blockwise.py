@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Loss
+from maskgen.core.rng import Rng
 from maskgen.objectives.base import (
     OBJECTIVES,
     draw_times,
@@ -19,9 +21,7 @@ from maskgen.objectives.base import (
     sum_of,
 )
 from maskgen.objectives.masked import logs_of
-from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process
-from maskgen.rng import Rng
 
 
 @OBJECTIVES.register("block_tokens")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from maskgen.devices import rows_of_ranks
+from maskgen.core.devices import rows_of_ranks
 
 
 class Contrastive(BaseModel):

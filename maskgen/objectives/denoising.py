@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from maskgen.fields import Preconditioned
+from maskgen.core.predictions import Batch, Field, Loss
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
@@ -19,12 +21,10 @@ from maskgen.objectives.base import (
     sum_of,
 )
 from maskgen.objectives.variance import variational_bound
-from maskgen.predictions import Batch, Field, Loss
+from maskgen.objectives.weights import NoiseWeight, OnTarget
 from maskgen.processes import Gaussian, Process
 from maskgen.processes.gaussian import per_row
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
-from maskgen.weights import NoiseWeight, OnTarget
+from maskgen.processes.preconditioned import Preconditioned
 
 
 @dataclass(frozen=True)

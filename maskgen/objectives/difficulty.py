@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.predictions import Loss
 from maskgen.objectives.base import mean_of
-from maskgen.predictions import Loss
 
 
 def relative_loss(expected: Tensor, losses: Tensor, where: Tensor) -> Loss:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.predictions import Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives.base import network_of
-from maskgen.predictions import Condition
 from maskgen.processes import Absorbing, is_mask
-from maskgen.rng import Rng
 from maskgen.strategies import Guide
-from maskgen.subset import TokenSubset
 
 
 def guide_by(

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Loss
+from maskgen.core.rng import Rng
 from maskgen.objectives.base import OBJECTIVES
-from maskgen.predictions import Batch, Loss
-from maskgen.rng import Rng
 
 
 @OBJECTIVES.register("reconstruction")

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Denoiser, Loss, over_positions
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives.base import (
     OBJECTIVES,
     RatioPer,
@@ -25,12 +28,9 @@ from maskgen.objectives.base import (
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by
-from maskgen.predictions import Batch, Denoiser, Loss, over_positions
+from maskgen.objectives.weights import WEIGHTS, elbo_of_steps
 from maskgen.processes import Absorbing, Process
-from maskgen.rng import Rng
 from maskgen.strategies import Guide
-from maskgen.subset import TokenSubset
-from maskgen.weights import WEIGHTS, elbo_of_steps
 
 
 @OBJECTIVES.register("masked_tokens")

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from maskgen.fields import Preconditioned
+from maskgen.core.predictions import NULL, Batch, Condition, Loss
+from maskgen.core.rng import Rng
 from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, refuse_dropping, sum_of
 from maskgen.objectives.guides import guide_by, visible_of
-from maskgen.predictions import NULL, Batch, Condition, Loss
+from maskgen.objectives.weights import NoiseWeight, OnTarget
 from maskgen.processes import Absorbing, Gaussian, Process
-from maskgen.rng import Rng
+from maskgen.processes.preconditioned import Preconditioned
 from maskgen.schedules import Fixed
 from maskgen.strategies import MaskStrategy, Random
-from maskgen.weights import NoiseWeight, OnTarget
 
 
 @OBJECTIVES.register("masked_denoising")

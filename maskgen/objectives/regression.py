@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Loss
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by, visible_of
-from maskgen.predictions import Batch, Loss
 from maskgen.processes import Absorbing, Process
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
 
 
 @OBJECTIVES.register("masked_regression")

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Loss
+from maskgen.core.rng import Rng
 from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
-from maskgen.predictions import Batch, Loss
 from maskgen.processes import Process, StateDependent
-from maskgen.rng import Rng
 
 
 @OBJECTIVES.register("state_dependent")

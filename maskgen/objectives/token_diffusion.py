@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskgen.heads import DiffusionHead
+from maskgen.core.predictions import Batch, Loss, over_positions
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
@@ -24,11 +26,9 @@ from maskgen.objectives.base import (
 )
 from maskgen.objectives.guides import guide_by
 from maskgen.objectives.variance import variational_bound
-from maskgen.predictions import Batch, Loss, over_positions
+from maskgen.objectives.weights import WEIGHTS
 from maskgen.processes import Absorbing, Process, is_mask
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
-from maskgen.weights import WEIGHTS
+from maskgen.processes.diffusion_head import DiffusionHead
 
 
 @OBJECTIVES.register("token_diffusion")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Field
+from maskgen.core.predictions import Field
 from maskgen.processes import Gaussian
 from maskgen.processes.gaussian import per_row
 

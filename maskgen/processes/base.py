@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from maskgen.registry import Registry
-from maskgen.rng import Rng
+from maskgen.core.registry import Registry
+from maskgen.core.rng import Rng
 
 
 class Process(ABC):
@@ -27,4 +27,6 @@ class Process(ABC):
         """x_1, from which sampling starts."""
 
 
-PROCESSES: Registry[Process] = Registry("process", Process, derived=("vocab_size", "grid"))
+PROCESSES: Registry[Process] = Registry(
+    "process", Process, derived=("vocab_size", "grid"), home="maskgen.processes:PROCESSES"
+)

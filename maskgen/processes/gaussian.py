@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskgen.core.rng import Rng
 from maskgen.processes.base import PROCESSES, Process
-from maskgen.rng import Rng
 from maskgen.schedules import Betas, Fixed, Schedule
 
 Target = Literal["eps", "x_0", "v", "flow", "edm"]

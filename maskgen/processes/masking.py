@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskgen.core.rng import Rng
 from maskgen.processes.base import PROCESSES, Process
-from maskgen.rng import Rng
 from maskgen.schedules import Cosine, Fixed, Schedule
 from maskgen.strategies import Guide, MaskStrategy, Random, first, spread_evenly
 

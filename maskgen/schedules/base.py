@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from maskgen.registry import Registry
+from maskgen.core.registry import Registry
 
 Rounding = Literal["masked", "revealed"]
 
@@ -76,7 +76,7 @@ class Schedule(ABC):
         return torch.stack([*rows, torch.zeros_like(left)])
 
 
-SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule)
+SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule, home="maskgen.schedules:SCHEDULES")
 
 
 def require_positive(name: str, value: float) -> None:

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maskgen.registry import Registry
-from maskgen.rng import Rng
+from maskgen.core.registry import Registry
+from maskgen.core.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MaskStrategy(ABC):
         return first(self.scores(n_rows, grid, rng, guide), min(max(round(length * ratio), 1), length))
 
 
-STRATEGIES: Registry[MaskStrategy] = Registry("mask strategy", MaskStrategy)
+STRATEGIES: Registry[MaskStrategy] = Registry("mask strategy", MaskStrategy, home="maskgen.strategies:STRATEGIES")
 
 
 def first(scores: Tensor, n: int | Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
 from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, check_share, first, ranks, spread_evenly
 
 

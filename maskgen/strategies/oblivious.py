@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
 from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, places
 
 

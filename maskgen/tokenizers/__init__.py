@@ -1,6 +1,5 @@
 """Tokenizers: images <-> tokens on a grid, text <-> tokens in a row."""
 
-from maskgen.tokenizers import latent, patches, pixels, text, vq
-from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
+from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer, Tokenizer
 
-__all__ = ["TOKENIZERS", "ImageTokenizer", "latent", "patches", "pixels", "text", "vq"]
+__all__ = ["TOKENIZERS", "ImageTokenizer", "Tokenizer"]

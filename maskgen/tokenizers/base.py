@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.registry import Registry
-
-if TYPE_CHECKING:
-    from maskgen.tokenizers.text import TextTokenizer
+from maskgen.core.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,17 @@ class Reconstructed:
     tokens: Tensor
 
 
-class ImageTokenizer(nn.Module):
+class Tokenizer(ABC):
+    """What image and text tokenizers share: tokens are ids in 0 ... vocab_size - 1, or vectors where that is 0."""
+
+    vocab_size: int
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the tokens of the same data would: the key of token caches."""
+
+
+class ImageTokenizer(nn.Module, Tokenizer):
     """Images (B, C, H, W) in [0, 1] <-> tokens, rows first: (B, L) int64 in 0..vocab_size - 1, or (B, L, D) float.
 
     A final class sets `vocab_size`, or `token_width` D and a `vocab_size` of 0, and `grid` (h, w), L = h w.
@@ -80,5 +87,7 @@ class ImageTokenizer(nn.Module):
         return digest.hexdigest()
 
 
-TOKENIZERS: Registry[ImageTokenizer | TextTokenizer] = Registry("tokenizer", derived=("image_shape", "corpus"))
+TOKENIZERS: Registry[Tokenizer] = Registry(
+    "tokenizer", derived=("image_shape", "corpus"), home="maskgen.tokenizers:TOKENIZERS"
+)
 """Image tokenizers are classes; an entry for text is a function that makes a `TextTokenizer`."""

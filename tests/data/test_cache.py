@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.data.base import DataError, TensorSplit
 from maskgen.data.cache import TokenData, default_cache_dir, token_data
-from maskgen.data.images import DataError, TensorSplit
 from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.tokenizers.base import ImageTokenizer
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from maskgen.data.captions import (
+from maskgen.data.base import DataError
+from maskgen.data.image.captions import (
     CaptionedFolder,
     CaptionedRows,
     CaptionedSplit,
@@ -20,9 +21,8 @@ from maskgen.data.captions import (
     embedded,
     read_embeddings,
 )
-from maskgen.data.images import DataError
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.encoders import TextEncoder
+from maskgen.tokenizers.text.encoder import TextEncoder
 from tests.captioned import pictures, tiny_encoder
 
 TRAIN = {"train/b/1.png": "a red boat", "train/a.png": "the  tree\n", "train/c.jpg": "", "train/d.png": "a red boat"}

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.data.image_sets import ArraySet, ImageSet, SplitSet, open_images
-from maskgen.data.images import DataError, ImageSplit
-from maskgen.eval.features import to_uint8
-from maskgen.rng import Rng
+from maskgen.core.pixels import to_uint8
+from maskgen.core.rng import Rng
+from maskgen.data.base import DataError, ImageSplit
+from maskgen.data.image.sets import ArraySet, ImageSet, SplitSet, open_images
 
 
 def pictures(n: int = 7, channels: int = 3) -> Tensor:

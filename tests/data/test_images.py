@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgen.data.fashion import FASHION_FILES, FASHION_FOLDER, read_idx
-from maskgen.data.images import DATASETS, DataError, ImageSource
-from maskgen.data.pictures import read_image, to_square
-from maskgen.predictions import NULL
-from maskgen.registry import SpecError
+from maskgen.core.predictions import NULL
+from maskgen.core.registry import SpecError
+from maskgen.data.base import DATASETS, DataError, ImageSource
+from maskgen.data.image.fashion import FASHION_FILES, FASHION_FOLDER, read_idx
+from maskgen.data.image.pictures import read_image, to_square
 
 has_fashion = FASHION_FOLDER.is_dir()
 
@@ -168,7 +168,7 @@ def test_fashion_mnist_that_is_nowhere_names_the_three_ways(monkeypatch: pytest.
     def unreachable(*args: object, **kwargs: object) -> None:
         raise ConnectionError("offline")
 
-    monkeypatch.setattr("maskgen.data.fashion.FASHION_FOLDER", Path("absent"))
+    monkeypatch.setattr("maskgen.data.image.fashion.FASHION_FOLDER", Path("absent"))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"apt install dataset-fashion-mnist.*data\.path.*network.*offline"):
         DATASETS.build("fashion_mnist").split("test")

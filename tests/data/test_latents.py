@@ -10,11 +10,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from maskgen.data.images import DATASETS, ImageSplit
-from maskgen.data.latents import latent_data
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
+from maskgen.data.base import DATASETS, ImageSplit
+from maskgen.data.image.latents import latent_data
 from maskgen.tokenizers import TOKENIZERS
-from maskgen.tokenizers.latent import KLTokenizer, draw_latents
+from maskgen.tokenizers.image.latent import KLTokenizer, draw_latents
 
 
 def autoencoder(path: Path, seed: int = 0, **more: Any) -> KLTokenizer:

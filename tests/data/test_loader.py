@@ -8,9 +8,9 @@ from itertools import chain, islice
 import pytest
 import torch
 
-from maskgen.data.images import DATASETS, TensorSplit
+from maskgen.core.rng import Rng
+from maskgen.data.base import DATASETS, TensorSplit
 from maskgen.data.loader import CounterSampler, batches, flip, in_order, permutation
-from maskgen.rng import Rng
 
 
 def numbered(n: int) -> TensorSplit:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.data.oracle import OracleTree
-from maskgen.eval.bounds import count_bound
-from maskgen.eval.likelihood import corpus_likelihood
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
+from maskgen.data.text.oracle import OracleTree
+from maskgen.evaluation.metrics.bounds import count_bound
+from maskgen.evaluation.metrics.likelihood import corpus_likelihood
 from maskgen.schedules import Schedule
-from maskgen.subset import TokenSubset
 from tests.enumeration import SCHEDULES, every_order, every_time, within
 from tests.toys import frequencies, posterior
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from maskgen.data.images import DATASETS, DataError
+from maskgen.core.registry import SpecError
+from maskgen.data.base import DATASETS, DataError
+from maskgen.data.image.stream import Stream, StreamSplit, one_shard
 from maskgen.data.interleave import Layout
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.data.stream import Stream, StreamSplit, one_shard
-from maskgen.registry import SpecError
 from maskgen.train.program import run
 
 COUNTS = (7, 13, 1, 10, 12)
@@ -183,7 +183,7 @@ def test_each_process_opens_its_own_shards_once(folder: Path, monkeypatch: pytes
         opened.append(shard)
         return one_shard(rows, shard)
 
-    monkeypatch.setattr("maskgen.data.stream.one_shard", counted)
+    monkeypatch.setattr("maskgen.data.image.stream.one_shard", counted)
     taken(split, N // 8 - 1)
     assert len(opened) == len(set(opened))
 

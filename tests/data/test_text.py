@@ -17,15 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.data.corpora import TEXT8_CHARACTERS
-from maskgen.data.images import DATASETS, DataError
+from maskgen.core.predictions import NULL
+from maskgen.core.registry import SpecError
+from maskgen.data.base import DATASETS, DataError, TextSource
+from maskgen.data.base import TEXT_SPLITS as SPLITS
 from maskgen.data.loader import CounterSampler, batches, in_order
-from maskgen.data.text import SPLITS, TextData, TextSource, document_ids, text_data
-from maskgen.predictions import NULL
-from maskgen.registry import SpecError
+from maskgen.data.text.corpora import TEXT8_CHARACTERS
+from maskgen.data.text.rows import TextData, document_ids, text_data
 from maskgen.tokenizers import TOKENIZERS
-from maskgen.tokenizers.cuts import PIECE
-from maskgen.tokenizers.text import TextTokenizer, TokenizerError
+from maskgen.tokenizers.text.cuts import PIECE
+from maskgen.tokenizers.text.tokenizer import TextTokenizer, TokenizerError
 
 POEM = "".join(f"line {i} of a poem, naïve and short\n" for i in range(60))
 has_bible = pytest.mark.skipif(shutil.which("bible") is None, reason="needs Debian's bible-kjv")

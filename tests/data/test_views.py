@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.budget import Views
+from maskgen.core.rng import Rng
+from maskgen.data.base import DATASETS, ImageSource, TensorSplit
 from maskgen.data.cache import token_data
-from maskgen.data.images import DATASETS, ImageSource, TensorSplit
-from maskgen.data.views import ViewedSplit, ViewedTokens, augmented, pair_of
-from maskgen.recipe import load_recipe
-from maskgen.rng import Rng
-from maskgen.tokenizers.pixels import PixelTokenizer
+from maskgen.data.image.views import ViewedSplit, ViewedTokens, Views, augmented, pair_of
+from maskgen.recipes.load import load_recipe
+from maskgen.tokenizers.image.pixels import PixelTokenizer
 
 STILL: dict[str, Any] = {"scale": (1.0, 1.0), "shift": 0, "flip": False}
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.guidance import Guidance
+from maskgen.core.predictions import Categorical
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models.blockwise import Autoregressive, BlockDiffusion, Blockwise, Cached, block_causal, training_mask
 from maskgen.models.mdlm import MDLM
-from maskgen.predictions import Categorical
-from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS, MaskedSampler
-from maskgen.samplers.layout import Blocks
-from maskgen.samplers.order import Confidence, Random
-from maskgen.samplers.quota import Bernoulli, One
-from maskgen.samplers.remask import Cap
-from maskgen.subset import TokenSubset
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.order import Confidence, Random
+from maskgen.samplers.masked.remask import Cap
+from maskgen.samplers.masked.unmasking import Bernoulli, One
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 V, L = 5, 11

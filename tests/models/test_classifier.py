@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from maskgen.core.registry import SpecError
+from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.models.classifier import ImageClassifier
-from maskgen.registry import SpecError
-from maskgen.rng import Rng
 
 
 def images(n: int, channels: int = 1, height: int = 28, width: int = 28) -> torch.Tensor:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskgen.layers.embeddings import TimeEmbedding, sincos_2d
+from maskgen.core.predictions import NULL, Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.dit import DiT
 from maskgen.models.trunks import SWITCHES
-from maskgen.predictions import NULL, Condition
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
+from maskgen.nn.embeddings import TimeEmbedding, sincos_2d
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 SMALL: dict[str, dict[str, Any]] = {

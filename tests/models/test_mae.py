@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskgen.cost import Subject, count
-from maskgen.layers.embeddings import sincos_2d
+from maskgen.core.predictions import Batch, Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS, change_grid
+from maskgen.nn.embeddings import sincos_2d
 from maskgen.objectives import MaskedDenoising, MaskedRegression
-from maskgen.predictions import Batch, Condition
 from maskgen.processes import Absorbing, Gaussian
-from maskgen.rng import Rng
+from maskgen.recipes.cost import Subject, count
 from maskgen.schedules import Betas, Fixed
-from maskgen.subset import TokenSubset
 
 WIDTH, GRID, N = 6, (4, 4), 3
 SMALL = {"width": 16, "depth": 2, "heads": 2}

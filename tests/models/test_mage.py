@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.guidance import Guidance
+from maskgen.core.predictions import NULL, Batch, Condition
+from maskgen.core.registry import SpecError
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.mage import Mage
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.masked import MaskedTokens, drop_masked
-from maskgen.predictions import NULL, Batch, Condition
 from maskgen.processes import Absorbing
-from maskgen.registry import SpecError
-from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS, MaskedSampler
+from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import TruncatedNormal
-from maskgen.subset import TokenSubset
 
 V, GRID, L = 7, (3, 4), 12
 SLOT = torch.tensor([V + 1])

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskgen.guidance import Guidance
+from maskgen.core.predictions import NULL, Batch, Condition
+from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.objectives import MaskedTokens, TokenDiffusion
-from maskgen.predictions import NULL, Batch, Condition
 from maskgen.processes import Absorbing
-from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS
+from maskgen.samplers.guidance import Guidance
 from maskgen.train.ema import Ema
 
 GRID, WIDTH, CLASSES, VOCAB = (3, 3), 4, 5, 7

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.core.predictions import NULL, Condition
+from maskgen.core.registry import SpecError
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.maskgit import MaskGIT
-from maskgen.predictions import NULL, Condition
-from maskgen.registry import SpecError
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
 
 V, GRID, L = 7, (3, 4), 12
 VARIANTS: list[dict[str, Any]] = [

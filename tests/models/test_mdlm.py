@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.mdlm import MDLM, visibility
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 V, L = 7, 12

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.core.predictions import NULL, Batch, Condition
+from maskgen.core.registry import SpecError
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS, change_grid
 from maskgen.models.dit import DiT
 from maskgen.objectives import Denoising
-from maskgen.predictions import NULL, Batch, Condition
 from maskgen.processes import Gaussian
-from maskgen.registry import SpecError
-from maskgen.rng import Rng
-from maskgen.subset import TokenSubset
 from tests.models.test_dit import stir
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())

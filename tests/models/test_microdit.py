@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskgen.layers.captioned import WideNormAttention
-from maskgen.layers.moe import ExpertChoice, SwiGLU
+from maskgen.core.predictions import Batch, Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models.microdit import MicroDiT, round_up, spread
 from maskgen.models.trunks import DeferredMasking, MaskDiTMasking, NaiveMasking, NoMasking
+from maskgen.nn.captioned import WideNormAttention
+from maskgen.nn.moe import ExpertChoice, SwiGLU
 from maskgen.objectives.denoising import Denoising
-from maskgen.predictions import Batch, Condition
 from maskgen.processes import Gaussian
-from maskgen.rng import Rng
 from maskgen.schedules import LogNormal
-from maskgen.subset import TokenSubset
 
 TINY: dict[str, Any] = {"width": 512, "depth": 16, "heads": 16, "masking": DeferredMasking(4)}
 PUBLISHED: dict[str, tuple[dict[str, Any], int, float, dict[float, float]]] = {

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Categorical
+from maskgen.core.rng import Rng
 from maskgen.models.blockwise import Autoregressive, BlockDiffusion
 from maskgen.models.mdlm import MDLM
 from maskgen.objectives import BlockTokens, MaskedTokens, NextToken
-from maskgen.predictions import Batch, Categorical
 from maskgen.processes import Absorbing, StateDependent
-from maskgen.rng import Rng
 from maskgen.schedules import Cosine, Linear, Schedule
 from tests.enumeration import SCHEDULES, nodes
 from tests.toys import Given, pick

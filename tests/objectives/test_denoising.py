@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.predictions import NULL, Batch, Condition, Field
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.models.dit import DiT
 from maskgen.models.trunks import SWITCHES, NoMasking
 from maskgen.objectives import OBJECTIVES, Denoising
 from maskgen.objectives.variance import discretised_log_prob, posterior, variational_bound
-from maskgen.predictions import NULL, Batch, Condition, Field
+from maskgen.objectives.weights import NOISE_WEIGHTS, P2, Edm, MinSnr, OnClean, OnTarget, Snr
 from maskgen.processes import Gaussian
-from maskgen.rng import Rng
 from maskgen.schedules import Betas, LogNormal, Rectified
-from maskgen.subset import TokenSubset
-from maskgen.tokenizers.patches import patchify, unpatchify
-from maskgen.weights import NOISE_WEIGHTS, P2, Edm, MinSnr, OnClean, OnTarget, Snr
+from maskgen.tokenizers.image.patches import patchify, unpatchify
 from tests.models.test_dit import SMALL, every_dropping_switch, every_switch, stir
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.predictions import Batch, Categorical, Condition
+from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.objectives import MaskedDenoising, MaskedRegression, MaskedTokens
 from maskgen.objectives.difficulty import relative_loss
 from maskgen.objectives.guides import expected_losses, guide_by
 from maskgen.objectives.token_diffusion import TokenDiffusion
-from maskgen.predictions import Batch, Categorical, Condition
 from maskgen.processes import Absorbing, Gaussian
-from maskgen.rng import Rng
 from maskgen.schedules import Fixed, Linear
 from maskgen.strategies import STRATEGIES, Attention, Hard
 

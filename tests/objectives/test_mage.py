@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.budget import learning_rate
+from maskgen.core.predictions import Batch, Categorical, Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives import MaskedTokens, draw_times
 from maskgen.objectives.contrastive import Contrastive, info_nce
 from maskgen.objectives.masked import drop_masked
-from maskgen.predictions import Batch, Categorical, Condition
 from maskgen.processes import Absorbing
-from maskgen.recipe import load_recipe
-from maskgen.rng import Rng
+from maskgen.recipes.budget import learning_rate
+from maskgen.recipes.load import load_recipe
 from maskgen.schedules import SCHEDULES, Fixed, Schedule, TruncatedNormal
-from maskgen.subset import TokenSubset
 from tests.toys import pick
 
 V = 5

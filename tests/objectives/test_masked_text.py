@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.predictions import Batch, Categorical
+from maskgen.core.rng import Rng
 from maskgen.models.mdlm import MDLM
 from maskgen.objectives import MaskedTokens
-from maskgen.predictions import Batch, Categorical
 from maskgen.processes import Absorbing, StateDependent
-from maskgen.rng import Rng
 from maskgen.schedules import Linear, Schedule
 from tests.enumeration import SCHEDULES, nodes
 from tests.toys import Given, posterior

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.predictions import NULL, Batch, Condition, Field, Point
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.objectives import Denoising, MaskedDenoising, MaskedRegression
 from maskgen.objectives.regression import normalised, some_of
-from maskgen.predictions import NULL, Batch, Condition, Field, Point
 from maskgen.processes import Absorbing, Gaussian, is_mask
-from maskgen.rng import Rng
 from maskgen.schedules import Betas, Fixed, Linear, LogNormal, Rectified
-from maskgen.subset import TokenSubset
 
 N, LENGTH, WIDTH = 4, 16, 6
 x_0 = Rng.stream("x").normal((N, LENGTH, WIDTH))

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.predictions import Batch, Categorical
+from maskgen.core.rng import Rng
 from maskgen.models.mdlm import MDLM
 from maskgen.objectives import StateDependentTokens
 from maskgen.objectives.state_dependent import integrand, log_mask_probability, reconstruction
-from maskgen.predictions import Batch, Categorical
 from maskgen.processes import Absorbing, StateDependent
-from maskgen.rng import Rng
 from tests.enumeration import nodes
 from tests.toys import Given, pick, state_dependent
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.heads import DiffusionHead
+from maskgen.core.predictions import Batch, Condition
+from maskgen.core.rng import Rng
 from maskgen.objectives import TokenDiffusion
-from maskgen.predictions import Batch, Condition
 from maskgen.processes import Absorbing, Gaussian, is_mask
-from maskgen.rng import Rng
+from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.schedules import Betas, Exponential, Linear, Log
 
 EPS = Gaussian(Betas("cosine"), target="eps", steps=1000)

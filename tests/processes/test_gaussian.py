@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.rng import Rng
 from maskgen.processes import Gaussian
 from maskgen.processes.gaussian import Scale, Target
-from maskgen.rng import Rng
 from maskgen.schedules import Betas, CosineSquared, Fixed, LogNormal, Rectified, Schedule
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())

@@ -8,8 +8,8 @@ from typing import Any, Literal, cast, get_args
 import pytest
 import torch
 
+from maskgen.core.rng import Rng
 from maskgen.processes import PROCESSES, Absorbing, StateDependent, is_mask
-from maskgen.rng import Rng
 from maskgen.schedules import SCHEDULES, Cosine, Linear
 from maskgen.strategies import STRATEGIES, Guide
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.cli import main
-from maskgen.eval.report import Entry
-from maskgen.lock import RunLock
+from maskgen.cli.commands import main
+from maskgen.core.lock import RunLock
+from maskgen.evaluation.report import Entry
 from maskgen.sample.bench_report import Book
 
 Command = Callable[..., tuple[int, str, str]]

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from maskgen.eval.features import to_uint8
-from maskgen.rng import Rng
+from maskgen.core.pixels import to_uint8
+from maskgen.core.rng import Rng
 
 Command = Callable[..., tuple[int, str, str]]
 

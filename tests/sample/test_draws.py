@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.checkpoint import read_checkpoint
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.pipelines.image import ImagePipeline
 from maskgen.sample import draws
 from maskgen.sample.draws import Arm
-from maskgen.sample.image_pipeline import ImagePipeline
 from tests.tiny import generator_checkpoint
 
 CPU = torch.device("cpu")

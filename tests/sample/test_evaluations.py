@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from maskgen.guidance import Guidance
 from maskgen.sample.evaluations import scheduled
 from maskgen.samplers import SAMPLERS, FieldSampler
+from maskgen.samplers.guidance import Guidance
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 import maskgen
-from maskgen.checkpoint import MODEL, write_checkpoint
-from maskgen.data.images import DATASETS
-from maskgen.errors import UserError
-from maskgen.eval.features import Extractor, Features
-from maskgen.recipe import parse_recipe
-from maskgen.sample.edit import Edit
+from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.data.base import DATASETS
+from maskgen.evaluation.protocols.features import Extractor, Features
+from maskgen.pipelines.base import HEAD_EVALUATIONS, settings_of
+from maskgen.pipelines.edit import Edit
+from maskgen.recipes.load import parse_recipe
 from maskgen.sample.inpainting import Found, Painted
 from maskgen.sample.measures import Scored
-from maskgen.sample.pipeline import HEAD_EVALUATIONS, settings_of
 from tests.tiny import CLASSES, FIELD, GENERATOR, INFO, SHAPE, generator_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.checkpoint import load_model, load_text_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import load_model, load_text_model, read_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.core.predictions import Condition
+from maskgen.core.rng import Rng
 from maskgen.data.cache import token_data
-from maskgen.errors import UserError
-from maskgen.eval.likelihood import corpus_likelihood
-from maskgen.predictions import Condition
-from maskgen.rng import Rng
+from maskgen.evaluation.metrics.likelihood import corpus_likelihood
 from maskgen.sample import likelihood
 from maskgen.schedules import Cosine
 from tests.tiny import KINDS, LENGTH, POEM, text_checkpoint

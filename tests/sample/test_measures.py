@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from maskgen.errors import UserError
-from maskgen.eval.frechet import Moments
-from maskgen.eval.statistics import Statistics
-from maskgen.rng import Rng
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.evaluation.metrics.frechet import Moments
+from maskgen.evaluation.metrics.statistics import Statistics
 from maskgen.sample.measures import LEAST, Scored, measure, require_able
 
 

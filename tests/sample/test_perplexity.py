@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import maskgen
-from maskgen.checkpoint import load_text_model, read_checkpoint
-from maskgen.errors import UserError
-from maskgen.eval.text import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
-from maskgen.rng import Rng
+from maskgen.checkpoints.checkpoint import load_text_model, read_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.evaluation.metrics.text_quality import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
 from maskgen.sample import perplexity
 from maskgen.sample.evaluations import Evaluations
 from maskgen.schedules import Cosine

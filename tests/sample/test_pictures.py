@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskgen.errors import UserError
-from maskgen.sample.pictures import check_writable, grid, to_pil, write_images
+from maskgen.core.errors import UserError
+from maskgen.data.image.pictures import to_pil
+from maskgen.sample.pictures import check_writable, grid, write_images
 
 
 def test_a_grid_has_every_image_in_its_place() -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgen.checkpoint import read_checkpoint
-from maskgen.eval.finetune import Tuning
-from maskgen.eval.probe import SETTINGS
-from maskgen.eval.representation import PIXELS, features_of
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.evaluation.probes.classifiers import SETTINGS
+from maskgen.evaluation.probes.finetune import Tuning
+from maskgen.evaluation.probes.representation import PIXELS, features_of
 from maskgen.sample.probe import encoder_of, ground_of
 from tests.tiny import FIELD, GENERATOR, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
 

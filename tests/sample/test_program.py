@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 import maskgen
-from maskgen.errors import UserError
+from maskgen.core.errors import UserError
+from maskgen.pipelines.image import ImagePipeline
+from maskgen.pipelines.text import TextPipeline
 from maskgen.sample import program
 from maskgen.sample.animate import Recorder, write_animation
-from maskgen.sample.image_pipeline import ImagePipeline
-from maskgen.sample.text_pipeline import TextPipeline
 from maskgen.samplers import SAMPLERS
 from maskgen.tokenizers import ImageTokenizer
 from tests.tiny import KINDS, LENGTH, SHAPE, generator_checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskgen.eval.report import Entry, Report, write_report
+from maskgen.evaluation.report import Entry, Report, write_report
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import maskgen
-from maskgen.errors import UserError
+from maskgen.core.errors import UserError
+from maskgen.pipelines.text import TextPipeline
 from maskgen.sample import texts
-from maskgen.sample.text_pipeline import TextPipeline
 from maskgen.sample.texts import Screen, wrapped, write_texts
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical
-from maskgen.rng import Rng
+from maskgen.core.predictions import Categorical
+from maskgen.core.rng import Rng
 from maskgen.samplers import MaskedSampler
-from maskgen.samplers.adaptive import Adaptive, EntropyBound, Factor, Threshold
-from maskgen.samplers.layout import Blocks
-from maskgen.samplers.order import Confidence, Entropy, Proposal, Random
-from maskgen.samplers.quota import Clock, Move
+from maskgen.samplers.masked.adaptive import Adaptive, EntropyBound, Factor, Threshold
+from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.order import Confidence, Entropy, Proposal, Random
+from maskgen.samplers.masked.unmasking import Clock, Move
 from tests.toys import MASK, constant, pick, waves
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.guidance import Guidance
-from maskgen.predictions import Categorical, Condition
-from maskgen.rng import Rng
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.rng import Rng
+from maskgen.core.subset import TokenSubset
 from maskgen.samplers import SAMPLERS, MaskedSampler
-from maskgen.samplers.layout import LAYOUTS
-from maskgen.samplers.order import ORDERS
-from maskgen.samplers.quota import QUOTAS
-from maskgen.samplers.remask import REMASKS
-from maskgen.subset import TokenSubset
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.layout import LAYOUTS
+from maskgen.samplers.masked.order import ORDERS
+from maskgen.samplers.masked.remask import REMASKS
+from maskgen.samplers.masked.unmasking import QUOTAS
 from tests.toys import MASK, waves
 
 GRID = (6, 6)  # more than one block of the default layout

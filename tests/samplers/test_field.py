@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.errors import UserError
-from maskgen.predictions import DenoiseField, Field
+from maskgen.core.errors import UserError
+from maskgen.core.predictions import DenoiseField, Field
+from maskgen.core.rng import Rng
 from maskgen.processes import Gaussian
-from maskgen.rng import Rng
 from maskgen.samplers import FIELD_SAMPLERS, FieldSampler
-from maskgen.samplers.solvers import SolverName
+from maskgen.samplers.gaussian.solvers import SolverName
 from maskgen.schedules import Betas, CosineSquared, LogNormal, Rectified
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "solvers.json").read_text())

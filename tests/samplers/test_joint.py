@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical
-from maskgen.rng import Rng
+from maskgen.core.predictions import Categorical
+from maskgen.core.rng import Rng
 from maskgen.samplers import SAMPLERS, MaskedSampler, with_exponents
-from maskgen.samplers.joint import Joint, PerToken
-from maskgen.samplers.order import Random
-from maskgen.samplers.quota import Clock
+from maskgen.samplers.masked.joint import Joint, PerToken
+from maskgen.samplers.masked.order import Random
+from maskgen.samplers.masked.unmasking import Clock
 from maskgen.schedules import SCHEDULES, Cosine, Linear, Polynomial, Schedule
 from tests.toys import Given, state_dependent
 

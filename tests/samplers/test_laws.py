@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.guidance import Guidance
-from maskgen.predictions import Categorical, Condition
-from maskgen.rng import Rng
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.rng import Rng
 from maskgen.samplers import SAMPLERS, MaskedSampler
-from maskgen.samplers.joint import Joint
-from maskgen.samplers.order import Confidence, Random
-from maskgen.samplers.quota import Bernoulli, One
-from maskgen.samplers.remask import Held
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.joint import Joint
+from maskgen.samplers.masked.order import Confidence, Random
+from maskgen.samplers.masked.remask import Held
+from maskgen.samplers.masked.unmasking import Bernoulli, One
 from maskgen.schedules import Linear, Schedule
 from tests.toys import MASK, CountedRows, Windowed, frequencies, pick, posterior, waves
 

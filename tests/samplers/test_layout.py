@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskgen.samplers.layout import LAYOUTS, Blocks
+from maskgen.samplers.masked.layout import LAYOUTS, Blocks
 
 
 @pytest.mark.parametrize("length", [1, 7, 32, 33, 256])

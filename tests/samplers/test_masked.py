@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.guidance import Guidance
-from maskgen.predictions import Categorical, Condition
-from maskgen.rng import Rng
+from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.rng import Rng
 from maskgen.samplers import MaskedSampler
-from maskgen.samplers.joint import Joint
-from maskgen.samplers.layout import Blocks
-from maskgen.samplers.order import ORDERS, Confidence, Halton, Random
-from maskgen.samplers.quota import QUOTAS, Bernoulli, One, Scheduled
-from maskgen.samplers.remask import REMASKS, Cap, Remask, Rescale
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.joint import Joint
+from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.order import ORDERS, Confidence, Halton, Random
+from maskgen.samplers.masked.remask import REMASKS, Cap, Remask, Rescale
+from maskgen.samplers.masked.unmasking import QUOTAS, Bernoulli, One, Scheduled
 from maskgen.schedules import SCHEDULES, Arccos, Cosine, Linear
 from tests.toys import MASK, constant, frequencies, pick, posterior, waves
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical
-from maskgen.rng import Rng
-from maskgen.samplers.order import ORDERS, Confidence, Entropy, Halton, Margin, Proposal, Random, halton_order
+from maskgen.core.predictions import Categorical
+from maskgen.core.rng import Rng
+from maskgen.samplers.masked.order import ORDERS, Confidence, Entropy, Halton, Margin, Proposal, Random, halton_order
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_discrete.json").read_text())
 P = torch.tensor([[[0.5, 0.5, 0.0001], [0.6, 0.2, 0.2], [0.7, 0.3, 0.0001]]]).log()

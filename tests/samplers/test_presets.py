@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.guidance import Guidance
-from maskgen.predictions import NULL, Categorical, Condition
-from maskgen.registry import SpecError
-from maskgen.rng import Rng
+from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.registry import SpecError
+from maskgen.core.rng import Rng
 from maskgen.samplers import SAMPLERS, FieldSampler, MaskedSampler
-from maskgen.samplers.adaptive import EntropyBound, Factor, Threshold
-from maskgen.samplers.joint import Joint
-from maskgen.samplers.layout import Blocks, Full
-from maskgen.samplers.order import Confidence, Entropy, Halton, Margin, Random
-from maskgen.samplers.quota import Bernoulli, Euler, Even, One, Scheduled, Share
-from maskgen.samplers.remask import Cap, Held, Loop, LowConfidence, Rescale
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.adaptive import EntropyBound, Factor, Threshold
+from maskgen.samplers.masked.joint import Joint
+from maskgen.samplers.masked.layout import Blocks, Full
+from maskgen.samplers.masked.order import Confidence, Entropy, Halton, Margin, Random
+from maskgen.samplers.masked.remask import Cap, Held, Loop, LowConfidence, Rescale
+from maskgen.samplers.masked.unmasking import Bernoulli, Euler, Even, One, Scheduled, Share
 from maskgen.schedules import Arccos, Cosine, Linear
 from tests.toys import MASK, constant, waves
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.predictions import Categorical
-from maskgen.rng import Rng
-from maskgen.samplers.order import Proposal
-from maskgen.samplers.quota import QUOTAS, Bernoulli, Clock, Euler, Even, Move, One, Quota, Scheduled, Share
+from maskgen.core.predictions import Categorical
+from maskgen.core.rng import Rng
+from maskgen.samplers.masked.order import Proposal
+from maskgen.samplers.masked.unmasking import QUOTAS, Bernoulli, Clock, Euler, Even, Move, One, Quota, Scheduled, Share
 from maskgen.schedules import SCHEDULES, Cosine, Fixed, Linear
 from tests.toys import Given
 

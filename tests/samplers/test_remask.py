@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.samplers.remask import REMASKS, Cap, Held, Loop, LowConfidence, Rescale
+from maskgen.samplers.masked.remask import REMASKS, Cap, Held, Loop, LowConfidence, Rescale
 
 GOLDEN: list[dict[str, float]] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())["remdm"]
 

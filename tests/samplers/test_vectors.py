@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.errors import UserError
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
 from maskgen.processes import is_mask
-from maskgen.rng import Rng
 from maskgen.samplers import SAMPLERS
 
 N, LENGTH, WIDTH = 3, 9, 2

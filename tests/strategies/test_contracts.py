@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
 from maskgen.strategies import STRATEGIES, Guide, MaskStrategy, first, spread_evenly
 
 N = 12

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
 from maskgen.strategies import Attention, Guide, Hard, MaskStrategy
 
 GRID, LENGTH, N = (4, 5), 20, 3000

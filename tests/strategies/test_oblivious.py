@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.rng import Rng
+from maskgen.core.rng import Rng
 from maskgen.strategies import Blocks, Color, Grid, Random
 
 

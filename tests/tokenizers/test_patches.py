@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskgen.rng import Rng
-from maskgen.tokenizers.patches import PatchTokenizer, patchify, unpatchify
+from maskgen.core.rng import Rng
+from maskgen.tokenizers.image.patches import PatchTokenizer, patchify, unpatchify
 
 images = Rng.stream("images").uniform((2, 3, 8, 12)).float()
 

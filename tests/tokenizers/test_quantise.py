@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from maskgen.tokenizers.quantise import FSQ, VQ
+from maskgen.tokenizers.image.quantise import FSQ, VQ
 
 LEVELS = [(2,), (3,), (8, 5), (3, 4, 5), (2, 2, 2), (8, 8, 8)]
 

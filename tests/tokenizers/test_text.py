@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from maskgen.registry import SpecError
+from maskgen.core.registry import SpecError
 from maskgen.tokenizers import TOKENIZERS
-from maskgen.tokenizers.cuts import PIECE
-from maskgen.tokenizers.text import EOS, TextTokenizer, TokenizerError, huggingface
+from maskgen.tokenizers.text.cuts import PIECE
+from maskgen.tokenizers.text.tokenizer import EOS, TextTokenizer, TokenizerError, huggingface
 
 CORPUS = ["the cat sat on the mat\nand the dog\n", "Größe: 3 € — naïve café 😀\t\r\n  two  spaces "]
 SPECS: list[dict[str, Any]] = [

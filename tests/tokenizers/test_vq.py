@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.core.predictions import Batch
+from maskgen.core.rng import Rng
 from maskgen.objectives import OBJECTIVES
-from maskgen.predictions import Batch
-from maskgen.rng import Rng
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 
 SMALL: dict[str, Any] = {"width": 8, "fine_width": 4, "depth": 1}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from maskgen.cli import cli
-from maskgen.errors import UserError
-from maskgen.recipe import load_recipe
-from maskgen.shipped import experiment_names
+from maskgen.cli.commands import cli
+from maskgen.core.errors import UserError
+from maskgen.recipes.load import load_recipe
+from maskgen.recipes.shipped import experiment_names
 from maskgen.train.bench import run
 from maskgen.train.bench_report import summarise, write_reports
 from maskgen.train.experiment import Experiment, read_experiment

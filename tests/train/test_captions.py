@@ -16,14 +16,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import maskgen
-from maskgen.checkpoint import MODEL as WEIGHTS
-from maskgen.checkpoint import read_checkpoint, write_checkpoint
-from maskgen.data.captions import CaptionSettings
+from maskgen.checkpoints.checkpoint import MODEL as WEIGHTS
+from maskgen.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.data.image.captions import CaptionSettings
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.encoders import TextEncoder
-from maskgen.errors import UserError
-from maskgen.recipe import RecipeError, load_recipe, parse_recipe
-from maskgen.rng import Rng
+from maskgen.recipes.load import load_recipe, parse_recipe
+from maskgen.recipes.schema import RecipeError
+from maskgen.tokenizers.text.encoder import TextEncoder
 from maskgen.train import program
 from maskgen.train.parts import build
 from tests.captioned import pictures, tiny_encoder

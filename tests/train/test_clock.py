@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.budget import TrainSettings
-from maskgen.errors import UserError
+from maskgen.core.errors import UserError
+from maskgen.recipes.budget import TrainSettings
 from maskgen.train.clock import Clock
 from maskgen.train.start import require_shared, say_threads, spent_until
 

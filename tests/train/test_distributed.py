@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from maskgen.checkpoint import read_checkpoint
+from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.train.program import run
 from tests.tiny import VECTORS
 

@@ -12,8 +12,9 @@ import torch
 import yaml
 
 import maskgen
-from maskgen.checkpoint import read_checkpoint
-from maskgen.recipe import RecipeError, parse_recipe
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.recipes.load import parse_recipe
+from maskgen.recipes.schema import RecipeError
 from maskgen.samplers import FIELD_SAMPLERS
 from maskgen.train.program import run
 from tests.data.test_latents import autoencoder

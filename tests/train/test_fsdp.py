@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskgen.checkpoint import TRAINING, read_checkpoint
+from maskgen.checkpoints.checkpoint import TRAINING, read_checkpoint
 from maskgen.train.program import run
 from tests.train.test_distributed import COMMON, losses, torchrun
 

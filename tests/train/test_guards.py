@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen import lock
-from maskgen.budget import TrainSettings
-from maskgen.data.images import DataError
+from maskgen.core import lock
+from maskgen.core.errors import UserError
+from maskgen.core.lock import RunLock
+from maskgen.data.base import DataError
 from maskgen.data.loader import CounterSampler, batches
-from maskgen.errors import UserError
-from maskgen.lock import RunLock
+from maskgen.recipes.budget import TrainSettings
 from maskgen.train import status
 from maskgen.train.callbacks import Log
 from maskgen.train.failures import forget_failures, tell_failure

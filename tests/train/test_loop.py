@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from maskgen.budget import TrainSettings
-from maskgen.errors import Diverged
-from maskgen.predictions import Batch, Loss
-from maskgen.rng import Rng
-from maskgen.tokenizers.quantise import VQ
+from maskgen.core.errors import Diverged
+from maskgen.core.predictions import Batch, Loss
+from maskgen.core.rng import Rng
+from maskgen.recipes.budget import TrainSettings
+from maskgen.tokenizers.image.quantise import VQ
 from maskgen.train.ema import Ema
 from maskgen.train.loop import Loop, Means, validate
 from maskgen.train.optim import build_optimizer

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import maskgen
-from maskgen.checkpoint import load_model, read_checkpoint
-from maskgen.cost import Subject, count, subject
+from maskgen.checkpoints.checkpoint import load_model, read_checkpoint
 from maskgen.processes import Absorbing
-from maskgen.recipe import load_recipe, parse_recipe
+from maskgen.recipes.cost import Subject, count, subject
+from maskgen.recipes.load import load_recipe, parse_recipe
 from maskgen.train.experiment import read_experiment
 from maskgen.train.program import run
 from tests.tiny import tree

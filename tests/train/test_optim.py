@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from maskgen.budget import TrainSettings, learning_rate
-from maskgen.checkpoint import read_checkpoint
+from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.models import MODELS
-from maskgen.recipe import parse_recipe
+from maskgen.recipes.budget import TrainSettings, learning_rate
+from maskgen.recipes.load import parse_recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.train.ema import Ema
 from maskgen.train.optim import build_optimizer, decayed, orthogonal_factor

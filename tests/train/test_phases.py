@@ -11,9 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from maskgen.checkpoint import load_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import load_model, read_checkpoint
+from maskgen.core.errors import UserError
 from maskgen.data.loader import CounterSampler
-from maskgen.errors import UserError
 from maskgen.models import MODELS, change_grid
 from maskgen.train.clock import Clock
 from maskgen.train.program import run

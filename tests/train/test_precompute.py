@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskgen.data.base import DATASETS, DataError, ImageSource
 from maskgen.data.cache import token_data
-from maskgen.data.images import DATASETS, DataError, ImageSource
-from maskgen.data.parts import PartSplit
+from maskgen.data.shards import PartSplit
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 
 Command = Callable[..., tuple[int, str, str]]

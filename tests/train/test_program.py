@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
-from maskgen.checkpoint import load_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import load_model, read_checkpoint
+from maskgen.checkpoints.manifest import sealed
+from maskgen.core.errors import UserError
 from maskgen.data.loader import permutation
-from maskgen.errors import UserError
-from maskgen.manifest import sealed
 from maskgen.train.program import run
 from tests.tiny import TOKENIZER, tokenizer_checkpoint, tree
 

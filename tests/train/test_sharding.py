@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from accelerate import Accelerator, DistributedType
 
-from maskgen.errors import UserError
-from maskgen.recipe import parse_recipe
+from maskgen.core.errors import UserError
+from maskgen.recipes.load import parse_recipe
 from maskgen.train.parts import build
 from maskgen.train.sharding import fsdp_plugin, require_supported, wrap_blocks
 from tests.tiny import text_tree, tree

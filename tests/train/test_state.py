@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskgen.budget import TrainSettings
-from maskgen.checkpoint import TRAINING, Checkpoint, newest_in, read_checkpoint
-from maskgen.recipe import parse_recipe
+from maskgen.checkpoints.checkpoint import TRAINING, Checkpoint, newest_in, read_checkpoint
+from maskgen.recipes.budget import TrainSettings
+from maskgen.recipes.load import parse_recipe
 from maskgen.train.ema import Ema
 from maskgen.train.optim import build_optimizer
 from maskgen.train.state import collect, newest_whole, prune, restore, save, set_aside

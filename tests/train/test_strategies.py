@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from maskgen.checkpoint import TRAINING, read_checkpoint
-from maskgen.recipe import parse_recipe
+from maskgen.checkpoints.checkpoint import TRAINING, read_checkpoint
+from maskgen.recipes.load import parse_recipe
 from maskgen.strategies import STRATEGIES
 from maskgen.train.parts import build
 from maskgen.train.program import run

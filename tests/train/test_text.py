@@ -15,13 +15,13 @@ import yaml
 from accelerate import Accelerator
 
 import maskgen
-from maskgen.checkpoint import CheckpointError, read_checkpoint
-from maskgen.data.images import DataError
-from maskgen.errors import UserError
-from maskgen.eval.likelihood import row_nll
-from maskgen.recipe import parse_recipe
-from maskgen.rng import Rng
-from maskgen.tokenizers.text import TokenizerError
+from maskgen.checkpoints.checkpoint import CheckpointError, read_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.data.base import DataError
+from maskgen.evaluation.metrics.likelihood import row_nll
+from maskgen.recipes.load import parse_recipe
+from maskgen.tokenizers.text.tokenizer import TokenizerError
 from maskgen.train import parts
 from maskgen.train.callbacks import describe
 from maskgen.train.program import run
@@ -123,7 +123,7 @@ def test_a_resumed_run_keeps_the_tokenizer_it_began_with(tmp_path: Path, monkeyp
     def anew(*_: object) -> NoReturn:
         raise AssertionError("a tokenizer made anew may be another")
 
-    monkeypatch.setattr("maskgen.recipe.Recipe.build_text_tokenizer", anew)
+    monkeypatch.setattr("maskgen.recipes.schema.Recipe.build_text_tokenizer", anew)
     trained(tmp_path / "run", source, "train.steps=3", resume=True)
     assert (tmp_path / "run" / "checkpoint-3" / "tokenizer.json").read_bytes() == before
     (tmp_path / "run" / "tokenizer.json").unlink()  # only checkpoints were brought to this machine

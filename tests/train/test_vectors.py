@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import maskgen
-from maskgen.checkpoint import read_checkpoint
+from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.train.program import run
 from tests.tiny import VECTORS, generator_checkpoint, tree
 

@@ -1,0 +1,5 @@
+"""`python -m maskgen`: the same as `maskgen`."""
+
+from maskgen.cli import main
+
+main()

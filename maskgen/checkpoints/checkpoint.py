@@ -1,0 +1,309 @@
+"""Checkpoints: a directory of safetensors and JSON, written whole or not at all; nothing is ever unpickled.
+
+checkpoint-500/
+    model.safetensors        weights for use (EMA where the recipe has one)
+    recipe.yaml              the resolved recipe
+    checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
+    tokenizer/               a copy of an image generator's trained tokenizer, unless the zoo has it
+    tokenizer.json           a text generator's tokenizer, as the library `tokenizers` stores it
+    training.safetensors     raw weights and optimizer state, for --resume
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
+from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
+from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
+from maskgen.checkpoints.manifest import newest_in as newest_in
+from maskgen.core.hub import download, is_hub_id
+from maskgen.models import change_grid
+from maskgen.recipes.load import parse_recipe
+from maskgen.recipes.schema import Recipe, anywhere
+from maskgen.recipes.shipped import INFO, zoo_names, zoo_path
+from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
+_OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says of itself: `info` is its checkpoint.json."""
+
+    path: Path
+    recipe: Recipe
+    info: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.info["step"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @property
+    def length(self) -> int:
+        """Tokens in a training row of a text generator."""
+        return int(self.info["length"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.info["image_shape"]
+        return channels, height, width
+
+    @property
+    def caption_shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption."""
+        length, width = self.info["caption_shape"]
+        return length, width
+
+    def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
+        """The tensors of one of its files, checked against the manifest.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or altered.
+        """
+        path = self.path / name
+        verify(path, self.info["files"].get(name))
+        try:
+            loaded: dict[str, Tensor] = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+        return loaded
+
+    def verify(self) -> None:
+        """Hold every file against the manifest.
+
+        Raises:
+            CheckpointError: one is missing, truncated or altered.
+        """
+        for name, expected in self.info["files"].items():
+            verify(self.path / name, expected)
+
+    def text_tokenizer(self) -> TextTokenizer:
+        """A text generator's tokenizer, checked as `tensors` are."""
+        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
+        return TextTokenizer.load(self.path / TOKENIZER)
+
+
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """A checkpoint by zoo name, directory, run directory (its newest one) or hub id.
+
+    Raises:
+        CheckpointError: nothing there, or not a whole checkpoint.
+    """
+    path = _locate(str(source))
+    for name in (INFO, RECIPE, MODEL):
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
+    try:
+        info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        verify_seal(path / INFO, info)
+        if RECIPE in info["files"]:
+            verify(path / RECIPE, info["files"][RECIPE])
+        recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
+        checkpoint = Checkpoint(path, recipe, info)
+        _ = checkpoint.step, checkpoint.classes, info["files"]
+        _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+        _ = recipe.captions and checkpoint.caption_shape
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
+    return checkpoint
+
+
+def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
+    """The checkpoint's network in evaluation mode, float32 on the CPU, and an image generator's tokenizer.
+
+    A tokenizer checkpoint gives its tokenizer as the network.
+
+    Raises:
+        CheckpointError: see `Checkpoint.tensors`; also a text generator, or weights that do not fit the recipe.
+    """
+    recipe = checkpoint.recipe
+    if recipe.is_text:
+        raise CheckpointError(f"{checkpoint.path} is a text generator; this needs one of images")
+    shape = checkpoint.image_shape
+    if recipe.task == "tokenizer":
+        return _filled(recipe.build_tokenizer(shape), checkpoint), None
+    built_for = tuple(checkpoint.info.get("built_for", shape))
+    derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if recipe.captions is not None:
+        derived["caption_width"] = checkpoint.caption_shape[1]
+    tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
+    if tokenizer is not None:
+        first = tokenizer if built_for == shape else load_tokenizer(recipe, built_for, checkpoint.path)
+        derived |= first.sizes()
+    network = anywhere(recipe).build_model(**derived)
+    if tokenizer is not None and built_for != shape:
+        change_grid(network, tokenizer.grid)
+    return _filled(network, checkpoint), tokenizer
+
+
+def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
+    """A text generator's network in evaluation mode, float32 on the CPU, and its tokenizer.
+
+    Raises:
+        CheckpointError: see `load_model`; also a checkpoint of another kind.
+    """
+    if not checkpoint.recipe.is_text:
+        raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
+    tokenizer = checkpoint.text_tokenizer()
+    return _filled(anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
+
+
+def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """The network with the checkpoint's weights, for use."""
+    try:
+        network.load_state_dict(_cast(checkpoint.tensors(), torch.float32))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return network.eval().requires_grad_(False)
+
+
+def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
+    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or one built anew.
+
+    Raises:
+        CheckpointError: it cannot be loaded, needs training, or was trained for images of another shape.
+    """
+    source = recipe.tokenizer_source
+    if source is None:
+        built = recipe.build_tokenizer(image_shape)
+        if built.has_parameters():
+            raise CheckpointError(
+                f"tokenizer: {recipe.tokenizer} is not trained; train it by a recipe of its own, then give "
+                "tokenizer: {from: CHECKPOINT}"
+            )
+        return built.eval()
+    checkpoint = read_checkpoint(_own_tokenizer(recipe, home) or source)
+    if checkpoint.recipe.task != "tokenizer":
+        raise CheckpointError(f"tokenizer: {source} is a {checkpoint.recipe.task}, not a tokenizer")
+    if checkpoint.image_shape != tuple(image_shape):
+        raise CheckpointError(
+            f"tokenizer: {source} is for images {checkpoint.image_shape}, the data have {tuple(image_shape)}"
+        )
+    tokenizer = load_model(checkpoint)[0]
+    assert isinstance(tokenizer, ImageTokenizer)
+    return tokenizer
+
+
+def write_checkpoint(
+    path: Path,
+    recipe: Recipe,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    info: Mapping[str, Any],
+    home: Path | None = None,
+) -> None:
+    """Write a checkpoint under another name and rename it: there is a whole one at `path`, or none.
+
+    Args:
+        path: the directory to be.
+        recipe: stored resolved; the tokenizer checkpoint it names is copied in unless the zoo has it.
+        home: a directory whose `tokenizer/` is copied in instead: what the recipe names may have changed since; for
+            text the one with its tokenizer.json.
+        tensors: file name -> its tensors.
+        info: `step`, `classes`, `image_shape` (text: `length`) and whatever else is to be remembered.
+
+    Raises:
+        CheckpointError: `path` holds something that is not a checkpoint's; it would be lost.
+        OSError: disk full or not writable; nothing is left behind.
+    """
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _OURS):
+        raise CheckpointError(f"{path} holds other files than a checkpoint's; choose another directory")
+    temporary, old = (path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        free_space(temporary, sum(value.nbytes for values in tensors.values() for value in values.values()))
+        for name, values in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
+            (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
+        (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
+        copy_tokenizer(recipe, temporary, home)
+        if recipe.is_text and not (temporary / TOKENIZER).is_file():
+            raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", str(path / TOKENIZER))
+        whole = sealed({**info, "files": stamps(temporary, without=INFO)})
+        (temporary / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+        flush(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        flush(path.parent, is_deep=False)
+        shutil.rmtree(old, ignore_errors=True)
+    except SafetensorError as error:
+        raise OSError(errno.EIO if "No space" not in str(error) else errno.ENOSPC, str(error), str(path)) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:
+    """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
+    tensors = checkpoint.tensors()
+    if checkpoint.recipe.is_text:
+        verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
+    if dtype is not None:
+        tensors = _cast(tensors, dtype)
+    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
+    write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more, checkpoint.path)
+
+
+def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
+    """The tokenizer checkpoint that lies in a checkpoint or run directory; one of the zoo is never copied."""
+    if home is None or recipe.tokenizer_source in zoo_names():
+        return None
+    return home / "tokenizer" if (home / "tokenizer" / INFO).is_file() else None
+
+
+def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
+    """Put a generator's tokenizer into `target`, unless the zoo has it: the one in `home`, or that the recipe names."""
+    source = recipe.tokenizer_source
+    if recipe.is_text:
+        if home is not None:
+            shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
+    elif recipe.task == "generator" and source is not None and source not in zoo_names():
+        copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
+
+
+def _locate(source: str) -> Path:
+    if source in zoo_names():
+        return zoo_path(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        newest = newest_in(path)
+        return path if newest is None else newest
+    if path.is_file():
+        raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
+    if is_hub_id(source):
+        try:
+            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER)])
+        except FileNotFoundError as error:
+            raise CheckpointError(str(error)) from None
+    raise CheckpointError(
+        f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})"
+    )
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Floating point tensors as `dtype`, the others as they are."""
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}

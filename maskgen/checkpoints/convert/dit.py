@@ -1,0 +1,129 @@
+"""The public layout of DiT's weights (facebookresearch/DiT) -> `maskgen.models.dit.DiT`; others build on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.core.errors import UserError
+from maskgen.nn.embeddings import sincos_2d
+
+EMBEDDERS = {
+    r"x_embedder\.proj\.(weight|bias)": r"embedding.\1",
+    r"t_embedder\.mlp\.([02])\.(weight|bias)": r"time.mlp.\1.\2",
+    r"y_embedder\.embedding_table\.weight": r"labels.weight",
+}
+HEAD = {
+    r"final_layer\.linear\.(weight|bias)": r"trunk.head.out.\1",
+    r"final_layer\.adaLN_modulation\.1\.(weight|bias)": r"trunk.head.modulation.\1",
+}
+_PARTS = {
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.out",
+    "mlp.fc1": "mlp.expand",
+    "mlp.fc2": "mlp.contract",
+    "adaLN_modulation.1": "modulation",
+}
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
+"""Heads of the published widths; a DiT's weights do not say them."""
+
+
+def blocks(theirs: str, ours: str) -> dict[str, str]:
+    """Patterns of all tensors of a list of blocks."""
+    return {
+        rf"{theirs}\.(\d+)\.{re.escape(part)}\.(weight|bias)": rf"{ours}.\1.{name}.\2" for part, name in _PARTS.items()
+    }
+
+
+_NAMES = EMBEDDERS | HEAD | blocks("blocks", "trunk.blocks")
+
+
+def dit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict, without prefixes, with the names and layouts of a `DiT`.
+
+    Raises:
+        UserError: a key that no DiT has, or positions that are not the fixed ones.
+    """
+    check_positions("pos_embed", state)
+    return renamed(state, _NAMES, ("pos_embed",), "DiT")
+
+
+def dit_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The keys of the recipe's `model` that a public state dict fits."""
+    return {"type": "dit", **sizes(state), "depth": count(state, "blocks"), "has_variance": has_variance(state)}
+
+
+def renamed(
+    state: Mapping[str, Tensor], names: Mapping[str, str], computed: tuple[str, ...], kind: str
+) -> dict[str, Tensor]:
+    """All tensors but the `computed` ones under the names `names` has for them, patches in our order.
+
+    Raises:
+        UserError: a key that is in neither.
+    """
+    ours: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if any(key.endswith(name) for name in computed):
+            continue
+        found = [re.sub(theirs, name, key) for theirs, name in names.items() if re.fullmatch(theirs, key)]
+        if not found:
+            raise UserError(f"{key} is no tensor of a {kind}; is the file of another network?")
+        ours[found[0]] = _CHANGED[key](value) if key in _CHANGED else value
+    return ours
+
+
+def _channels_first(value: Tensor) -> Tensor:
+    """Rows of the head: theirs are a patch's pixels, all channels of each; ours its channels, all pixels of each.
+
+    Patches have 4. Where a variance is answered, its channels follow those of the mean, so they become the second half.
+    """
+    rows: Tensor = value.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
+    return rows
+
+
+_CHANGED: dict[str, Callable[[Tensor], Tensor]] = {
+    "x_embedder.proj.weight": lambda value: value.flatten(1),
+    "final_layer.linear.weight": _channels_first,
+    "final_layer.linear.bias": _channels_first,
+}
+
+
+def check_positions(key: str, state: Mapping[str, Tensor]) -> None:
+    """Hold stored positions (1, L, D) against the ones our networks compute.
+
+    Raises:
+        UserError: they are missing or others.
+    """
+    if key not in state:
+        raise UserError(f"{key} is missing; is the file of another network?")
+    value, side = state[key][0], round(state[key].shape[1] ** 0.5)
+    if not value.is_meta and not torch.allclose(value.float(), sincos_2d((side, side), value.shape[1]), atol=1e-4):
+        raise UserError(f"{key} holds other positions than the sines and cosines of a grid {side} x {side}")
+
+
+def count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many blocks a list of that name has."""
+    return len({key.split(".")[1] for key in state if key.startswith(f"{prefix}.")})
+
+
+def has_variance(state: Mapping[str, Tensor]) -> bool:
+    """Whether the head answers twice what a patch holds."""
+    return state["final_layer.linear.bias"].numel() == 2 * state["x_embedder.proj.weight"][0].numel()
+
+
+def sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Width and heads.
+
+    Raises:
+        UserError: a width that was never published.
+    """
+    if "x_embedder.proj.weight" not in state:
+        raise UserError("x_embedder.proj.weight is missing; is the file of another network?")
+    width = len(state["x_embedder.proj.weight"])
+    if width not in HEADS:
+        raise UserError(f"a width of {width} was never published, so its heads are not known; known: {[*HEADS]}")
+    return {"width": width, "heads": HEADS[width]}

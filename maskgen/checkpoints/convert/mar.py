@@ -1,0 +1,98 @@
+"""The public layouts of MAR's (LTH14/mar) and eMIGM's weights (ML-GSAI/eMIGM) -> `maskgen.models.mar.MAR`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from maskgen.checkpoints.convert.dit import blocks, count, renamed
+from maskgen.core.errors import UserError
+
+_NORMS = {
+    rf"{side}_blocks\.(\d+)\.norm{n}\.(weight|bias)": rf"{side}.blocks.\1.{name}.\2"
+    for side in ("encoder", "decoder")
+    for n, name in ((1, "attention_norm"), (2, "mlp_norm"))
+}
+_SINGLE = {
+    r"class_emb\.weight": "labels.weight",
+    r"fake_latent": "null",
+    r"mask_token": "mask_token",
+    r"z_proj\.(weight|bias)": r"embedding.\1",
+    r"z_proj_ln\.(weight|bias)": r"embedding_norm.\1",
+    r"(encoder|decoder)_pos_embed_learned": r"\1_positions",
+    r"diffusion_pos_embed_learned": "head_positions",
+    r"(encoder|decoder)_norm\.(weight|bias)": r"\1.norm.\2",
+    r"decoder_embed\.(weight|bias)": r"decoder.project.\1",
+}
+_HEAD = {
+    rf"diffloss\.net\.{theirs}\.(weight|bias)": rf"head.net.{ours}.\1"
+    for theirs, ours in {
+        r"time_embed\.mlp\.0": "time.mlp.0",
+        r"time_embed\.mlp\.2": "time.mlp.2",
+        r"cond_embed": "cond",
+        r"input_proj": "embedding",
+        r"final_layer\.linear": "head.out",
+        r"final_layer\.adaLN_modulation\.1": "head.modulation",
+    }.items()
+} | {
+    rf"diffloss\.net\.res_blocks\.(\d+)\.{theirs}\.(weight|bias)": rf"head.net.blocks.\1.{ours}.\2"
+    for theirs, ours in {
+        r"in_ln": "norm", r"mlp\.0": "expand", r"mlp\.2": "contract", r"adaLN_modulation\.1": "modulation"
+    }.items()
+}  # fmt: skip
+_NAMES = (
+    _SINGLE | _NORMS | _HEAD | blocks("encoder_blocks", "encoder.blocks") | blocks("decoder_blocks", "decoder.blocks")
+)
+HEADS = {448: 7, 512: 8, 768: 12, 1024: 16, 1280: 16}
+"""Heads of the published widths; the weights do not say them. Of the two least, as 64 numbers a head."""
+
+
+def mar(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict of MAR, without prefixes, with the names and layouts of a `MAR` with a null of its own.
+
+    Raises:
+        UserError: a key that no MAR has.
+    """
+    ours = renamed(state, _NAMES, (), "MAR")
+    for key in ("null", "mask_token"):
+        if key in ours:
+            ours[key] = ours[key].flatten()
+    return {key: value.flatten(0, 1) if key.endswith("positions") else value for key, value in ours.items()}
+
+
+def emigm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict of eMIGM, whose token of no class is the mask token, stored twice.
+
+    Public averages may hold two versions, as theirs does not know that both are one; the mask token is taken.
+
+    Raises:
+        UserError: a key that no eMIGM has.
+    """
+    ours = mar(state)
+    ours.pop("null", None)
+    return ours
+
+
+def mar_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The keys of the recipe's `model` that a public state dict fits.
+
+    Raises:
+        UserError: a width that was never published.
+    """
+    if "z_proj.weight" not in state or "diffloss.net.cond_embed.weight" not in state:
+        raise UserError("z_proj.weight or diffloss.net.cond_embed.weight is missing; is the file of another network?")
+    width, length = len(state["z_proj.weight"]), state["diffusion_pos_embed_learned"].shape[-2]
+    if width not in HEADS:
+        raise UserError(f"a width of {width} was never published, so its heads are not known; known: {[*HEADS]}")
+    depth = len({key.split(".")[3] for key in state if key.startswith("diffloss.net.res_blocks.")})
+    head = {"type": "diffusion", "width": len(state["diffloss.net.cond_embed.weight"]), "depth": depth}
+    buffer = state["encoder_pos_embed_learned"].shape[-2] - length
+    sizes = {"width": width, "depth": count(state, "encoder_blocks"), "heads": HEADS[width], "n_buffer": buffer}
+    return {"type": "mar", **sizes, "head": head}
+
+
+def emigm_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """As `mar_spec`, with the shared token."""
+    return mar_spec(state) | {"null_token": "mask"}

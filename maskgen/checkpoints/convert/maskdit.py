@@ -1,0 +1,47 @@
+"""The public layout of MaskDiT's weights (Anima-Lab/MaskDiT) -> `maskgen.models.dit.DiT` with masking `maskdit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, check_positions, count, renamed, sizes
+
+_BRIDGE = {
+    r"decoder_layer\.linear\.(weight|bias)": r"trunk.bridge.out.\1",
+    r"decoder_layer\.adaLN_modulation\.1\.(weight|bias)": r"trunk.bridge.modulation.\1",
+    r"mask_token": "trunk.mask_token",
+}
+_NAMES = (
+    EMBEDDERS | HEAD | _BRIDGE | blocks("blocks", "trunk.blocks") | blocks("decoder_blocks", "trunk.decoder_blocks")
+)
+DECODER_HEADS = 16
+"""Of the published decoder; the weights do not say them."""
+
+
+def maskdit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict, without prefixes, with the names and layouts of a `DiT`.
+
+    Its labels are columns of a matrix and no class is no column: here rows, and one of zeros.
+
+    Raises:
+        UserError: a key that no MaskDiT has, or positions that are not the fixed ones.
+    """
+    for key in ("pos_embed", "decoder_pos_embed"):
+        check_positions(key, state)
+    ours = renamed(state, _NAMES, ("pos_embed",), "MaskDiT")
+    table = ours["labels.weight"].mT
+    ours["labels.weight"] = torch.cat([table, torch.zeros_like(table[:1])])
+    ours["trunk.mask_token"] = ours["trunk.mask_token"].flatten()
+    return ours
+
+
+def maskdit_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The keys of the recipe's `model` that a public state dict fits."""
+    decoder = {"depth": count(state, "decoder_blocks"), "width": state["mask_token"].numel(), "heads": DECODER_HEADS}
+    return {
+        "type": "dit", **sizes(state), "depth": count(state, "blocks"), "masking": {"type": "maskdit", **decoder}
+    }  # fmt: skip

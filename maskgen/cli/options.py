@@ -1,0 +1,68 @@
+"""What commands share: options, and programs by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import click
+import yaml
+
+from maskgen.core.errors import UserError
+
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+def program(name: str) -> Any:
+    """A module of a program, by name: the library has no import of one."""
+    return importlib.import_module(f"maskgen.{name}")
+
+
+def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose a sampler."""
+    options = [
+        click.option("--sampler", metavar="PRESET", help="One of `maskgen samplers`; default: the recipe's."),
+        click.option("--steps", type=click.IntRange(1), help="Decoding steps."),
+        click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale, 1 = off."),
+        click.option(
+            "--guidance-interval", metavar="LOW,HIGH", callback=listed(float), help="Times t in [0, 1] it is on at."
+        ),
+        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Of the token draws."),
+        click.argument("arguments", nargs=-1, metavar="[key=value ...]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """The sampling options that were given, and the sampler's own arguments as key=value."""
+    chosen = {key: value for key, value in options.items() if value is not None}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator:
+            raise UserError(f"a sampler argument is key=value, got {argument!r}")
+        key = key.replace("-", "_")
+        command = click.get_current_context().command
+        if key in {option.name for option in command.params}:
+            raise UserError(f"{key} is an option of its own: --{key.replace('_', '-')} {text}")
+        try:
+            chosen[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{key}: the value {text!r} is not YAML") from None
+    return chosen
+
+
+def listed(kind: Callable[[str], Any]) -> Callable[[Any, Any, str | None], tuple[Any, ...] | None]:
+    """A callback for values given as a,b,c."""
+
+    def split(_: Any, option: Any, text: str | None) -> tuple[Any, ...] | None:
+        if text is None:
+            return None
+        try:
+            return tuple(kind(part.strip()) for part in text.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not a list such as {option.metavar}") from None
+
+    return split

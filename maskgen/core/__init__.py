@@ -1,0 +1,1 @@
+"""Foundations: errors, files, randomness, registries and the types that every other part uses."""

@@ -1,0 +1,138 @@
+"""Device, precision and process rank: the only file that says "cuda"."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from maskgen.core.errors import UserError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Precision = Literal["no", "bf16"]
+T = TypeVar("T")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device for a name: `auto` takes CUDA where there is one.
+
+    Raises:
+        UserError: unknown name, or CUDA asked for where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}; choose from auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, but this machine or this build of torch has none; use cpu or auto")
+    is_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if is_cuda else torch.device("cpu")
+
+
+def pick_precision(wanted: Literal["auto", "no", "bf16"], device: torch.device) -> Precision:
+    """Mixed precision on GPUs only: on a CPU bf16 is slower than float32 by orders of magnitude."""
+    if device.type == "cpu":
+        return "no"
+    if wanted == "auto":
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return wanted
+
+
+def has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes; the tensor itself in a single one."""
+    if not _is_shared(x):
+        return x
+    x = x.clone()
+    torch.distributed.all_reduce(x)
+    return x
+
+
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes; the tensor itself in a single one."""
+    return sum_over_ranks(x) / torch.distributed.get_world_size() if _is_shared(x) else x
+
+
+def from_first_rank(x: torch.Tensor) -> torch.Tensor:
+    """The first process's tensor, in all of them."""
+    if not _is_shared(x):
+        return x
+    x = x.clone()
+    torch.distributed.broadcast(x, 0)
+    return x
+
+
+def my_share(items: Sequence[T]) -> list[T]:
+    """This process's consecutive part of what all processes share; all of it in a single one."""
+    if not _is_distributed():
+        return list(items)
+    from accelerate import PartialState
+
+    with PartialState().split_between_processes(list(items)) as part:
+        return list(part)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes."""
+    return not _is_distributed() or torch.distributed.get_rank() == 0
+
+
+def gather_over_ranks(x: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor of every process, in the order of their ranks, on the CPU; lengths of the first dimension may differ.
+
+    A process that has nothing gives a tensor of length 0, of whatever further dimensions.
+    """
+    if not _is_distributed():
+        return [x]
+    world = torch.distributed.get_world_size()
+    place = pick_device() if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+    sizes = torch.zeros(world, 2, dtype=torch.int64, device=place)
+    width = x[0].numel() if len(x) else 0
+    sizes[torch.distributed.get_rank()] = torch.tensor([len(x), width])
+    torch.distributed.all_reduce(sizes)
+    longest, width = (int(size) for size in sizes.amax(0))
+    padded = torch.zeros(longest, width, dtype=x.dtype, device=place)
+    if len(x):
+        padded[: len(x)] = x.reshape(len(x), width).to(place)
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    torch.distributed.all_gather(parts, padded)
+    flat = [part[: int(size)].cpu() for part, size in zip(parts, sizes[:, 0], strict=True)]
+    return [part.flatten() for part in flat] if x.ndim == 1 else flat
+
+
+class _RowsOfRanks(torch.autograd.Function):
+    """Forward gathers, backward sums what all processes ask of this one's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return sum_over_ranks(gradients[0])[torch.distributed.get_rank()]
+
+
+def rows_of_ranks(x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """The tensors of all processes, equal in shape, joined along `dim`; the tensor itself in a single one.
+
+    The gradient of a loss that all processes compute alike is that of their sum, so with gradients averaged over
+    processes, as in training, it is the gradient of the one loss.
+    """
+    if not _is_shared(x):
+        return x
+    gathered: torch.Tensor = _RowsOfRanks.apply(x)
+    return torch.cat(gathered.unbind(), dim)
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _is_shared(x: torch.Tensor) -> bool:
+    """Whether other processes have one too; not on the meta device, where one process may count operations alone."""
+    return _is_distributed() and not x.is_meta

@@ -1,0 +1,215 @@
+"""Interfaces of image and text data sets, and their registry."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskgen.core.errors import UserError
+from maskgen.core.registry import Registry
+
+SplitName = Literal["train", "test"]
+TEXT_SPLITS = ("train", "validation", "test")
+
+
+class DataError(UserError):
+    """Data that are missing, damaged or not what they were said to be; the message names the file."""
+
+
+def require_columns(name: str, there: Sequence[str], *wanted: str | None) -> None:
+    """See that a data set `name` has the columns wanted of it; None wants none.
+
+    Raises:
+        DataError: one is missing; the message lists those there are.
+    """
+    for column in wanted:
+        if column is not None and column not in there:
+            raise DataError(f"data set {name!r} has no column {column!r}; it has {list(there)}")
+
+
+def shards_in(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file below a folder: what tells its content from another."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
+    """Images of one shape; `labels` (N,) int64 is `NULL` where there is none."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (C, H, W) uint8 and label () int64."""
+        images, labels = self.__getitems__([range(len(self))[index]])
+        return images[0], labels[0]
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8 and labels (B,) int64."""
+
+    def name_of(self, row: int) -> str:
+        """What a message calls an image."""
+        return f"image {row}"
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when any image, its preparation or the order does."""
+
+
+class ImageSource(ABC):
+    """A data set with a train and a test split, each loaded when it is first asked for."""
+
+    name: str
+    has_captions: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._splits: dict[str, ImageSplit] = {}
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty if the images have no labels."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, int, int]:  # noqa: ARG003
+        """`image_shape` for constructor arguments, without looking for the data; those with one shape have it fixed."""
+        return cast(tuple[int, int, int], cls.image_shape)
+
+    @abstractmethod
+    def _load(self, split: SplitName) -> ImageSplit: ...
+
+    def split(self, name: SplitName) -> ImageSplit:
+        """The images of one split.
+
+        Raises:
+            DataError: unknown split, no image in it, or files that are missing or damaged.
+        """
+        if name not in ("train", "test"):
+            raise DataError(f"unknown split {name!r} of {self.name}; choose from train, test")
+        if name not in self._splits:
+            loaded = self._load(name)
+            if not len(loaded):
+                raise DataError(f"the {name} split of {self.name} has no image; choose a larger share or more images")
+            self._splits[name] = loaded
+        return self._splits[name]
+
+
+class SizedSource(ImageSource):
+    """A data set whose images are brought to `size` x `size` with `channels` channels."""
+
+    size: int
+    channels: Literal[1, 3]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.size, self.size)
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
+        channels = arguments.get("channels", inspect.signature(cls).parameters["channels"].default)
+        return (channels, arguments["size"], arguments["size"])
+
+
+class TextSource(ABC):
+    """A text, or documents in a fixed order; each split is an unbroken part of it: train, validation, test.
+
+    Args:
+        length: tokens in a row.
+        stride: training rows start every so many tokens; null for `length`, no overlap.
+        validation_fraction, test_fraction: shares of the characters of one text, or of the documents, rounded down.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    is_one_text: bool = False
+
+    def __init__(
+        self,
+        length: int = 256,
+        stride: int | None = None,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+    ) -> None:
+        if length < 1:
+            raise DataError(f"length must be at least 1, got {length}")
+        if stride is not None and not 1 <= stride <= length:
+            raise DataError(f"stride must be 1 to length ({length}), got {stride}; larger ones would leave text out")
+        fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+        for name, fraction in fractions.items():
+            if not 0 <= fraction < 1:
+                raise DataError(f"{name} must be in [0, 1), got {fraction}")
+        if sum(fractions.values()) >= 1:
+            raise DataError(f"validation_fraction + test_fraction must be below 1, got {sum(fractions.values()):g}")
+        self.length, self.stride, self.fractions = length, stride, fractions
+
+    @abstractmethod
+    def _size(self) -> int:
+        """Characters of one text, or number of documents."""
+
+    @abstractmethod
+    def _part(self, first: int, last: int) -> Iterator[str]:
+        """These characters as one document, or these documents."""
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The texts of a split, in order.
+
+        Raises:
+            DataError: unknown split, or text that is missing or damaged.
+        """
+        return self._part(*self._range(split))
+
+    def fingerprint(self, split: str) -> str:
+        """Changes when the text of the split does."""
+        digest = hashlib.sha256()
+        for document in self.documents(split):
+            raw = document.encode()
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+        return digest.hexdigest()
+
+    def _range(self, split: str) -> tuple[int, int]:
+        self._check(split)
+        size = self._size()
+        n_validation, n_test = (int(size * fraction) for fraction in self.fractions.values())
+        ends = (0, size - n_validation - n_test, size - n_test, size)
+        index = TEXT_SPLITS.index(split)
+        return ends[index], ends[index + 1]
+
+    def _check(self, split: str) -> None:
+        if split not in TEXT_SPLITS:
+            raise DataError(f"unknown split {split!r} of {self.name}; choose from {', '.join(TEXT_SPLITS)}")
+
+
+DATASETS: Registry[ImageSource | TextSource] = Registry("data set", base=ImageSource, home="maskgen.data:DATASETS")
+
+
+class TensorSplit(ImageSplit):
+    """Images held in memory: `images` (N, C, H, W) uint8, `labels` (N,) int64."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.as_tensor(indices)
+        return self.images[rows], self.labels[rows]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for part in (self.images, self.labels):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Image data sets, one a file, and what is prepared from images."""

@@ -1,0 +1,266 @@
+"""Images with captions: where the captions are, and their embeddings on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from maskgen.data.base import DATASETS, DataError, ImageSplit, SplitName
+from maskgen.data.cache import FORMAT, cached, write_tokens
+from maskgen.data.image.folder import Folder, FolderSplit
+from maskgen.data.loader import Rows
+from maskgen.tokenizers.text.encoder import BATCH, Padding, TextEncoder, width_of
+
+DTYPE = "float16"
+LIST = "captions.jsonl"
+
+
+class CaptionSettings(BaseModel):
+    """The key `captions` of a recipe: what embeds them.
+
+    With `embeddings`, those of the training images are read from a file; `encoder` then serves prompts only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str | None = Field(None, description="a text encoder of transformers, folder or hub id")
+    subfolder: str = ""
+    length: int = Field(77, ge=1, description="tokens of a caption")
+    padding: Padding = "zero"
+    embeddings: str | None = Field(None, description=".npy or .safetensors (N, S, C), in the order of the images")
+
+    @model_validator(mode="after")
+    def _has_source(self) -> CaptionSettings:
+        if self.encoder is None and self.embeddings is None:
+            raise ValueError("give an encoder, embeddings or both")
+        return self
+
+    def shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption, without the encoder; C is taken for 1,024 where only the hub could say it.
+
+        Raises:
+            DataError: embeddings that cannot be read.
+        """
+        if self.embeddings is None:
+            return self.length, width_of(self.encoder or "", self.subfolder)
+        _, length, width = read_embeddings(Path(self.embeddings).expanduser()).shape
+        return length, width
+
+    def build_encoder(self, device: torch.device | str = "cpu") -> TextEncoder:
+        """The encoder of texts.
+
+        Raises:
+            DataError: there is none.
+            UserError: it cannot be had.
+        """
+        if self.encoder is None:
+            raise DataError(
+                "this recipe's captions were embedded elsewhere; give a prompt as a file of embeddings, .npy or "
+                ".safetensors, or train with captions.encoder"
+            )
+        return TextEncoder(self.encoder, self.length, self.padding, self.subfolder, device)
+
+
+class CaptionedSplit(FolderSplit):
+    """Image files with a caption each, "" for none; `rows` numbers them among all images of their folder."""
+
+    def __init__(self, images: FolderSplit, captions: tuple[str, ...], rows: tuple[int, ...]) -> None:
+        super().__init__(images.root, images.files, images.labels, images.size, images.channels, images.crop)
+        self.captions, self.rows = captions, rows
+
+
+@DATASETS.register("captioned_folder")
+class CaptionedFolder(Folder):
+    """Pictures below a folder with a caption each; subfolders are no classes.
+
+    The caption of `a/boat.png` is the text of `a/boat.txt`, or its line in `captions.jsonl`, beside it or in a folder
+    above: `{"file_name": "a/boat.png", "text": "a red boat"}`, the name relative to the list. The arguments are those
+    of `folder`. An empty caption is none.
+    """
+
+    has_captions = True
+
+    def _class_of(self, file: Path) -> str:  # noqa: ARG002 - no folder is a class
+        return ""
+
+    def _load(self, split: SplitName) -> ImageSplit:
+        images = super()._load(split)
+        assert isinstance(images, FolderSplit)
+        number = {file: row for row, file in enumerate(sorted(self._files))}
+        captions = tuple(self._caption(file) for file in images.files)
+        return CaptionedSplit(images, captions, tuple(number[file] for file in images.files))
+
+    @cached_property
+    def _listed(self) -> dict[Path, str]:
+        """The captions of all lists, by image file relative to the root."""
+        found: dict[Path, str] = {}
+        for file in sorted(self.root.rglob(LIST)):
+            for number, line in enumerate(_read(file).splitlines(), 1):
+                if line.strip():
+                    name, text = _entry(file, number, line)
+                    found[(file.parent / name).relative_to(self.root)] = text
+        return found
+
+    def _caption(self, file: Path) -> str:
+        if file in self._listed:
+            return self._listed[file]
+        beside = (self.root / file).with_suffix(".txt")
+        if not beside.is_file():
+            raise DataError(
+                f"{self.root / file} has no caption: neither {beside.name} beside it nor a line in {LIST}; write one, "
+                "empty for none"
+            )
+        return " ".join(_read(beside).split())
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is no readable text: {error}; save it as UTF-8") from None
+
+
+def _entry(file: Path, number: int, line: str) -> tuple[str, str]:
+    """File name and caption of a line."""
+    try:
+        entry = json.loads(line)
+        name, text = entry["file_name"], entry["text"]
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            f'{file}, line {number}: expected {{"file_name": "boat.png", "text": "a red boat"}}, got {line[:60]!r}'
+        ) from None
+    return name, " ".join(text.split())
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """Embedded captions (N, S, C), in a memory-mapped file or any array.
+
+    `numbers` (n,) int64 picks rows of it; `encoder` is the fingerprint of what embedded them, "" if that is not known.
+    """
+
+    array: np.ndarray[Any, Any]
+    numbers: Tensor | None = None
+    encoder: str = ""
+
+    def __len__(self) -> int:
+        return len(self.array) if self.numbers is None else len(self.numbers)
+
+    @property
+    def length(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[2])
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(B, S, C) float32 of the captions `index` (B,) int64."""
+        number = index.cpu() if self.numbers is None else self.numbers[index.cpu()]
+        return torch.from_numpy(np.asarray(self.array[number.numpy()], dtype=np.float32))
+
+
+class CaptionedRows(Dataset[tuple[Tensor, Tensor]]):
+    """Rows of a data set with, for their labels, a pair: label and number of the caption in a table."""
+
+    def __init__(self, data: Rows, numbers: Tensor) -> None:
+        self.data, self.numbers = data, numbers
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """x_0 (B, ...), and (B, 2) int64."""
+        x_0, labels = self.data.__getitems__(indices)
+        return x_0, torch.stack([labels, self.numbers[torch.as_tensor(indices)]], 1)
+
+
+def embedded(
+    splits: Sequence[ImageSplit],
+    settings: CaptionSettings,
+    cache_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> tuple[CaptionTable, list[Tensor]]:
+    """The captions of all splits as one table, and (N,) int64 the numbers of each split's captions in it.
+
+    An encoder's are made once and kept; each text is embedded once, wherever it occurs.
+
+    Raises:
+        DataError: embeddings that cannot be read or are of other images, or a cache that cannot be written.
+        UserError: an encoder that cannot be had.
+    """
+    captioned = [split for split in splits if isinstance(split, CaptionedSplit)]
+    if settings.embeddings is not None:
+        table = CaptionTable(read_embeddings(Path(settings.embeddings).expanduser()))
+        n_images = sum(len(split) for split in captioned)
+        if len(table.array) != n_images:
+            raise DataError(
+                f"{settings.embeddings} holds {len(table.array)} captions, the folder {n_images} images; they are "
+                "matched in the order of the images' paths"
+            )
+        return table, [torch.tensor(split.rows) for split in captioned]
+    texts = sorted({text for split in captioned for text in split.captions})
+    number = {text: row for row, text in enumerate(texts)}
+    table = _table(texts, settings.build_encoder(device), cache_dir, progress)
+    return table, [torch.tensor([number[text] for text in split.captions]) for split in captioned]
+
+
+def _table(texts: Sequence[str], encoder: TextEncoder, cache_dir: Path | None, progress: bool) -> CaptionTable:
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "encoder": encoder.fingerprint(),
+        "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
+        "dtype": DTYPE,
+        "rows": len(texts),
+    }
+    shape = (encoder.length, encoder.width)
+
+    def batches() -> Iterator[Tensor]:
+        for at in tqdm(range(0, len(texts), BATCH), desc="captions", unit="batch", disable=not progress):
+            yield encoder.embed(texts[at : at + BATCH])
+
+    def make(file: Path) -> dict[str, Any]:
+        return {"crc32": write_tokens(file, batches(), DTYPE), "length": shape[0] * shape[1]}
+
+    file, _ = cached(header, cache_dir, make)
+    array = np.memmap(file, DTYPE, mode="r", shape=(len(texts), *shape))
+    return CaptionTable(array, encoder=header["encoder"])
+
+
+def read_embeddings(file: Path) -> np.ndarray[Any, Any]:
+    """(N, S, C) of a .npy file, mapped, or of the one tensor of a .safetensors file; one caption (S, C) is N = 1.
+
+    Raises:
+        DataError: no such file, another format or another shape.
+    """
+    try:
+        if file.suffix == ".npy":
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        elif file.suffix == ".safetensors":
+            with safe_open(file, "pt") as stored:
+                (name,) = stored.keys()
+                array = stored.get_tensor(name).float().numpy()
+        else:
+            raise ValueError("it is neither .npy nor .safetensors")
+        if array.ndim not in (2, 3) or array.dtype.kind != "f" or not array.size:
+            raise ValueError(f"it holds {array.dtype} {array.shape}, not floats (N, S, C)")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{file} gives no embedded captions: {error}") from None
+    captions: np.ndarray[Any, Any] = array if array.ndim == 3 else array[None]
+    return captions

@@ -1,0 +1,320 @@
+"""What is kept of a set of images seen through an extractor: moments, merged exactly over batches and processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgen.core.devices import from_first_rank, gather_over_ranks, is_first_rank, my_share
+from maskgen.core.errors import UserError
+from maskgen.core.files import atomic
+from maskgen.core.predictions import NULL
+from maskgen.data.cache import default_cache_dir
+from maskgen.data.image.sets import ImageSet
+from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
+from maskgen.evaluation.protocols.features import Extractor, Features, packages
+
+BATCH = 250
+
+
+class FeatureError(UserError):
+    """Features that are not finite; `row` is the first image that has such."""
+
+    def __init__(self, row: int, n_bad: int, n: int) -> None:
+        self.row = row
+        super().__init__(
+            f"features of image {row} are NaN or infinite ({n_bad} of {n} images of its batch); no distance can be "
+            "computed"
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a set of images.
+
+    Attributes:
+        name: of the set.
+        identity: of the extractor: `protocol`, `resize`, `weights`; of a foreign file, the protocol it is taken for.
+        moments: of the pooled features.
+        spatial: of the features of sFID.
+        n: images; None where a file does not say.
+        format: of the images' files.
+        digest: SHA-256 of the images; of a foreign file, of its mean and covariance.
+        features, logits: of every image, (N, D) and (N, K), if they were asked for.
+        floor: distance of one half of the images to the other, and the images in a half.
+        n_labelled, n_right: for each class, images that had that label and those of them that were put there.
+    """
+
+    name: str
+    identity: Mapping[str, str]
+    moments: Moments
+    spatial: Moments | None = None
+    n: int | None = None
+    format: str = ""
+    digest: str = ""
+    features: Tensor | None = None
+    logits: Tensor | None = None
+    floor: tuple[float, int] | None = None
+    n_labelled: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    n_right: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the labelled images that the network puts in the class of their label."""
+        n = int(self.n_labelled.sum())
+        return int(self.n_right.sum()) / n if n else None
+
+
+class Collector:
+    """Takes in images batch by batch; holds all features only if told to.
+
+    Args:
+        extractor: what they are seen through; labels are counted if it has classes.
+        keeps: whether features and logits of every image are kept.
+    """
+
+    def __init__(self, extractor: Extractor, keeps: bool = False) -> None:
+        self.extractor, self.keeps = extractor, keeps
+        self._halves = (Moments(), Moments())
+        self._spatial = Moments()
+        self._kept: list[Features] = []
+        self._n_labelled = torch.zeros(extractor.n_classes, dtype=torch.int64)
+        self._n_right = torch.zeros(extractor.n_classes, dtype=torch.int64)
+
+    def update(self, images: Tensor, labels: Tensor | None = None, first: int = 0) -> None:
+        """Images uint8 (B, C, H, W); labels (B,) int64, `NULL` where there is none; `first`, row of the first image.
+
+        Raises:
+            ValueError: labels that do not fit.
+            FeatureError: features that are not finite.
+        """
+        found = self.extractor(images)
+        for name in ("pool", "spatial"):
+            _check_finite(getattr(found, name), first)
+        parity = (first + torch.arange(len(images))) % 2
+        for half, moments in enumerate(self._halves):
+            moments.update(found.pool[parity == half])
+        if found.spatial is not None:
+            self._spatial.update(found.spatial)
+        if self.keeps:
+            self._kept.append(Features(found.pool, found.logits))
+        if labels is not None and found.logits is not None and self.extractor.n_classes:
+            self._count(found.logits, labels.cpu())
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
+        n_classes = len(self._n_labelled)
+        if labels.shape != logits.shape[:1]:
+            raise ValueError(f"{len(logits)} images need as many labels, got shape {tuple(labels.shape)}")
+        if bool(((labels != NULL) & ((labels < 0) | (labels >= n_classes))).any()):
+            limit = f"{NULL} (none) or in [0, {n_classes})"
+            raise ValueError(f"labels must be {limit}, got {int(labels.min())} to {int(labels.max())}")
+        is_right = logits.argmax(1) == labels
+        self._n_labelled += torch.bincount(labels[labels != NULL], minlength=n_classes)
+        self._n_right += torch.bincount(labels[is_right], minlength=n_classes)
+
+    def result(self, name: str, format: str = "", digest: str = "") -> Statistics:
+        """Of all images of all processes so far; every process must ask for it at once."""
+        even, odd = (_merge_ranks(half) for half in self._halves)
+        moments = even.merge(odd)
+        kept = _joined(self._kept) if self.keeps else {}
+        return Statistics(
+            name,
+            self.extractor.identity,
+            moments,
+            spatial=spatial if (spatial := _merge_ranks(self._spatial)).n else None,
+            n=moments.n,
+            format=format,
+            digest=digest,
+            floor=(frechet_distance(even, odd), min(even.n, odd.n)) if min(even.n, odd.n) > 1 else None,
+            n_labelled=sum(gather_over_ranks(self._n_labelled), torch.zeros_like(self._n_labelled)),
+            n_right=sum(gather_over_ranks(self._n_right), torch.zeros_like(self._n_right)),
+            **kept,
+        )
+
+
+def collect(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
+    """The statistics of a set of images; several processes share the work, and all of them get the result.
+
+    `progress` may wrap the batches in a bar.
+
+    Raises:
+        UserError: an unreadable image, one of another size, too few images, or features that are not finite.
+    """
+    if len(images) < 2:
+        raise UserError(f"{images.name} holds {len(images)} image; a distance needs at least 2")
+    collector, rows = Collector(extractor, keeps), my_rows(len(images), BATCH)
+    shape: tuple[int, ...] | None = None
+    for first, batch in progress(images.batches(BATCH, rows)):
+        shape = shape or tuple(batch.shape[2:])
+        if tuple(batch.shape[2:]) != shape and not extractor.mixes_sizes:
+            raise UserError(
+                f"{images.label(first)} is {batch.shape[2]} x {batch.shape[3]}, earlier images are {shape[0]} x "
+                f"{shape[1]}: {extractor.protocol} scores images of one size; bring them to one, or take clean-fid"
+            )
+        try:
+            labels = None if images.labels is None else images.labels[first : first + len(batch)]
+            collector.update(batch, labels, first)
+        except FeatureError as error:
+            raise UserError(f"{images.label(error.row)}: {error}") from None
+    return collector.result(images.name, images.format, images.digest())
+
+
+def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
+    """As `collect`, from `$MASKGEN_CACHE` if these very images were seen through this very network before."""
+    facts = [images.digest(), extractor.identity, {**packages(), **extractor.versions}, keeps]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    file = default_cache_dir() / f"statistics-{key}.npz"
+    is_there = False
+    if is_first_rank() and file.is_file():
+        with suppress(UserError):  # damaged: made again
+            read_statistics(file)
+            is_there = True
+    if int(from_first_rank(torch.tensor(int(is_there)))):
+        return read_statistics(file, name=images.name)
+    found = collect(images, extractor, keeps, progress=progress)
+    if is_first_rank():
+        write_statistics(file, found)
+    return found
+
+
+def my_rows(n: int, size: int) -> list[int]:
+    """This process's rows of n images, in whole batches of `size`, so that batches are the same for any number of
+    processes."""
+    starts = my_share(range(0, n, size))
+    return [row for start in starts for row in range(start, min(start + size, n))]
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    """An .npz that clean-fid, pytorch-fid and ADM read too (`mu`, `sigma`, `mu_s`, `sigma_s`), and where it is from."""
+    facts = {
+        "identity": dict(statistics.identity),
+        "n": statistics.n,
+        **{key: getattr(statistics, key) for key in ("name", "format", "digest", "floor")},
+        **{key: getattr(statistics, key).tolist() for key in ("n_labelled", "n_right")},
+    }
+    arrays = {"mu": statistics.moments.mean.numpy(), "sigma": statistics.moments.cov.numpy()}
+    if statistics.spatial is not None:
+        arrays |= {"mu_s": statistics.spatial.mean.numpy(), "sigma_s": statistics.spatial.cov.numpy()}
+    kept = {"features": statistics.features, "logits": statistics.logits}
+    arrays |= {key: value.numpy() for key, value in kept.items() if value is not None}
+    with atomic(path) as file:
+        np.savez(file, allow_pickle=False, maskgen=np.array(json.dumps(facts)), **arrays)
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether a file is an .npz with `mu` and `sigma`."""
+    return path.suffix.lower() == ".npz" and path.is_file() and {"mu.npy", "sigma.npy"} <= members(path)
+
+
+def identity_in(path: Path) -> dict[str, str] | None:
+    """Of which extractor a statistics file says it is; None if it is another package's.
+
+    Raises:
+        UserError: damaged.
+    """
+    return dict(read_statistics(path).identity) if "maskgen.npy" in members(path) else None
+
+
+def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name: str | None = None) -> Statistics:
+    """A statistics file, of this package or another's.
+
+    Args:
+        path: the .npz.
+        identity: what a file is taken for that does not say of which protocol it is.
+        name: of the set, the file's by default.
+
+    Raises:
+        UserError: damaged, or neither it nor the caller says of which protocol it is.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: torch.from_numpy(stored[key]) for key in stored.files if key in _ARRAYS}
+            facts = json.loads(str(stored["maskgen"])) if "maskgen" in stored.files else None
+        if facts is None and identity is None:
+            raise UserError(f"{path} does not say of which protocol it is; say so with --protocol")
+        facts = facts or {"identity": dict(identity or {}), "n": None}
+        n = facts["n"]
+        moments, *spatial = (
+            _moments(arrays[f"mu{end}"], arrays[f"sigma{end}"], n) for end in ("", "_s") if f"mu{end}" in arrays
+        )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no statistics file or damaged: {error}") from None
+    floor = facts.get("floor")
+    return Statistics(
+        name or str(path),
+        facts["identity"],
+        moments,
+        spatial=spatial[0] if spatial else None,
+        n=n,
+        format=facts.get("format", ""),
+        digest=facts.get("digest") or _digest(arrays["mu"], arrays["sigma"]),
+        features=arrays.get("features"),
+        logits=arrays.get("logits"),
+        floor=(floor[0], floor[1]) if floor else None,
+        **{key: torch.tensor(facts.get(key, []), dtype=torch.int64) for key in ("n_labelled", "n_right")},
+    )
+
+
+_ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits")
+
+
+def _digest(*arrays: Tensor) -> str:
+    return hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in arrays)).hexdigest()
+
+
+def _moments(mean: Tensor, cov: Tensor, n: int | None) -> Moments:
+    mean, cov = mean.double(), cov.double()
+    return Moments.from_covariance(mean, cov) if n is None else Moments.from_state(n, mean, cov * (n - 1))
+
+
+def members(path: Path) -> set[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is damaged or no archive: {error}") from None
+
+
+def _merge_ranks(moments: Moments) -> Moments:
+    """The moments of all processes together, merged in the order of their ranks."""
+    n, mean, scatter = moments.state()
+    merged = Moments()
+    counts, means, scatters = map(gather_over_ranks, (torch.tensor([n]), mean, scatter.flatten()))
+    for count, m, s in zip(counts, means, scatters, strict=True):
+        if int(count):
+            merged = merged.merge(Moments.from_state(int(count), m, s.view(len(m), len(m))))
+    return merged
+
+
+def _joined(kept: Iterable[Features]) -> dict[str, Tensor | None]:
+    """Features and logits of all processes, in the order of their ranks."""
+    parts = list(kept)
+    found: dict[str, Tensor | None] = {"features": _gathered([one.pool for one in parts])}
+    logits = [one.logits for one in parts if one.logits is not None]
+    if any(int(one) for one in gather_over_ranks(torch.tensor([len(logits)]))):
+        found["logits"] = _gathered(logits)
+    return found
+
+
+def _gathered(parts: list[Tensor]) -> Tensor:
+    return torch.cat([one for one in gather_over_ranks(torch.cat(parts) if parts else torch.zeros(0, 1)) if len(one)])
+
+
+def _check_finite(features: Tensor | None, first: int) -> None:
+    if features is None or bool(features.isfinite().all()):
+        return
+    bad = (~features.isfinite()).any(1).nonzero().flatten()
+    raise FeatureError(first + int(bad[0]), len(bad), len(features))

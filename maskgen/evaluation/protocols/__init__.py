@@ -1,0 +1,1 @@
+"""Feature extractors and the published protocols of scores."""

@@ -1,0 +1,214 @@
+"""The published protocols of FID, each through the package that defines it: decoding, resizing, network."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.core.errors import UserError, first_line
+from maskgen.evaluation.protocols.adm import AdmInception
+from maskgen.evaluation.protocols.features import Extractor, Features
+from maskgen.evaluation.protocols.weight_files import (
+    INCEPTION,
+    INCEPTION_SCRIPT,
+    WeightsError,
+    WeightsFile,
+    read_tensors,
+    sha256_of,
+)
+
+Network = Callable[[Tensor], Features]
+
+
+def clean_fid(mode: str, file: Path, device: torch.device) -> Network:
+    """clean-fid's own resizer and network (Parmar et al., arXiv 2104.11222); images (B, 3, H, W) uint8."""
+    from cleanfid.resize import build_resizer
+
+    if mode == "legacy_pytorch":
+        blocks = _loading(file, lambda: import_module("cleanfid.inception_pytorch").InceptionV3(resize_input=False))
+        blocks = blocks.to(device).eval()
+
+        def network(x: Tensor) -> Tensor:
+            found: Tensor = blocks(x / 255)[0].flatten(1)
+            return found
+    else:
+        network = _script(file, mode == "legacy_tensorflow").to(device).eval()
+    resize = build_resizer(mode)
+
+    def features(images: Tensor) -> Features:
+        resized = [torch.as_tensor(resize(image.permute(1, 2, 0).numpy())) for image in images.cpu()]
+        return Features(network(torch.stack(resized).permute(0, 3, 1, 2).float().to(device)))
+
+    return features
+
+
+def _script(file: Path, resizes: bool) -> Any:
+    """clean-fid's wrapper of a TorchScript file, which it wants to find under its own name in a folder."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    try:
+        with TemporaryDirectory() as folder, _quiet():
+            (Path(folder) / INCEPTION_SCRIPT.names[0]).symlink_to(file.resolve())
+            return InceptionV3W(folder, download=False, resize_inside=resizes)
+    except (RuntimeError, OSError, AttributeError) as error:
+        raise WeightsError(f"{file} is no TorchScript Inception: {first_line(error)}") from None
+
+
+def torch_fidelity(file: Path, device: torch.device) -> Network:
+    """torch-fidelity's own network, which resizes as TensorFlow 1 did."""
+    module = _required("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
+    _require_loadable(file)
+    names = ["2048", "logits_unbiased"]
+    network = _state_of(
+        file,
+        lambda: module.FeatureExtractorInceptionV3(
+            "inception-v3-compat", names, feature_extractor_weights_path=str(file)
+        ),
+    ).to(device)
+    return lambda images: Features(*network(images.to(device)))
+
+
+def torchmetrics(file: Path, device: torch.device, antialias: bool) -> Network:
+    """torchmetrics' own network, resizing as it does with and without its `antialias`."""
+    _required("torch_fidelity", "torch-fidelity")
+    _require_loadable(file)
+    kind = import_module("torchmetrics.image.fid").NoTrainInceptionV3
+    options = {"antialias": antialias} if "antialias" in inspect.signature(kind.__init__).parameters else {}
+    if antialias and not options:
+        raise UserError(f"torchmetrics {version('torchmetrics')} has no antialiasing; take --protocol torchmetrics")
+    names = ["2048", "logits_unbiased"]
+    network = _state_of(
+        file, lambda: kind("inception-v3-compat", names, feature_extractor_weights_path=str(file), **options)
+    ).to(device)
+    return lambda images: Features(*network._torch_fidelity_forward(images.to(device)))
+
+
+def adm(file: Path, device: torch.device) -> Network:
+    """The evaluator of ADM (arXiv 2105.05233) without TensorFlow; sFID's features are `spatial`."""
+    network = AdmInception(_loading(file, import_module("cleanfid.inception_pytorch").fid_inception_v3))
+    return network.to(device).eval()
+
+
+TF1 = "bilinear of TensorFlow 1, no antialiasing"
+PROTOCOLS: dict[str, tuple[WeightsFile, str, tuple[str, ...], Callable[[Path, torch.device], Network]]] = {
+    "clean-fid": (
+        INCEPTION_SCRIPT,
+        "PIL bicubic, antialiased, not rounded",
+        ("clean-fid",),
+        lambda file, device: clean_fid("clean", file, device),
+    ),
+    "clean-fid-legacy-pytorch": (
+        INCEPTION,
+        "PyTorch bilinear, no antialiasing",
+        ("clean-fid",),
+        lambda file, device: clean_fid("legacy_pytorch", file, device),
+    ),
+    "clean-fid-legacy-tensorflow": (
+        INCEPTION_SCRIPT,
+        TF1,
+        ("clean-fid",),
+        lambda file, device: clean_fid("legacy_tensorflow", file, device),
+    ),
+    "torch-fidelity": (INCEPTION, TF1, ("torch-fidelity",), torch_fidelity),
+    "torchmetrics": (
+        INCEPTION,
+        TF1,
+        ("torchmetrics", "torch-fidelity"),
+        lambda file, device: torchmetrics(file, device, False),
+    ),
+    "torchmetrics-antialias": (
+        INCEPTION,
+        "PyTorch bilinear, antialiased",
+        ("torchmetrics", "torch-fidelity"),
+        lambda file, device: torchmetrics(file, device, True),
+    ),
+    "adm": (INCEPTION, TF1, (), adm),
+}
+"""Name -> weights, resizing, packages that do the work, network."""
+
+
+def build(name: str, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
+    """The extractor of one of `PROTOCOLS`.
+
+    Raises:
+        UserError: a package or the weights are missing, or the weights are not of this network.
+    """
+    wanted, resize, packages, make = PROTOCOLS[name]
+    for package in packages:
+        _version(package)
+    file = wanted.find(weights)
+    network, digest = make(file, device), sha256_of(file)
+    notes = () if wanted.is_published(digest) else (f"{file} is not the published Inception: not comparable with FIDs",)
+    return Extractor(
+        name,
+        resize,
+        digest,
+        network,
+        mixes_sizes=name in ("clean-fid", "clean-fid-legacy-pytorch"),
+        batch_size=batch_size,
+        versions={package: _version(package) for package in packages},
+        notes=notes,
+    )
+
+
+def score_name(protocol: str) -> str:
+    """What a Fréchet distance of a protocol's features is called: "FID" is said of the 2015 Inception alone."""
+    return f"FID[{protocol}]" if protocol in PROTOCOLS else f"frechet_distance[{protocol}]"
+
+
+def _require_loadable(file: Path) -> None:
+    """torch-fidelity unpickles whatever a file holds, so it is read without running code first."""
+    if file.suffix == ".safetensors":
+        raise WeightsError(
+            f"{file}: torch-fidelity and torchmetrics read no .safetensors; give the .pth file, or write it with "
+            "torch.save(safetensors.torch.load_file(FILE), 'FILE.pth')"
+        )
+    read_tensors(file)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise UserError(f"this protocol needs the package {package}: pip install 'maskgen[fidelity]'") from None
+
+
+def _required(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise UserError(f"this protocol needs the package {package}: pip install 'maskgen[fidelity]'") from None
+
+
+def _loading(file: Path, make: Callable[[], nn.Module]) -> Any:
+    """A network of clean-fid with our file's tensors where it would fetch its own."""
+    state = read_tensors(file)
+    with patch("cleanfid.inception_pytorch.load_state_dict_from_url", lambda *_, **__: state), _quiet():
+        return _state_of(file, make)
+
+
+def _state_of(file: Path, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except RuntimeError as error:
+        raise WeightsError(f"{file} is not of the Inception of FID: {first_line(error)}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the packages' prints and warnings."""
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        yield

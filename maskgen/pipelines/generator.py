@@ -1,0 +1,160 @@
+"""From seeds to tokens, images and texts: one place for previews, evaluation and the sampling programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.core.errors import UserError
+from maskgen.core.pixels import to_uint8
+from maskgen.core.predictions import NULL, Condition
+from maskgen.core.rng import Rng
+from maskgen.processes import Gaussian, is_mask, put_masks
+from maskgen.processes.preconditioned import Preconditioned
+from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
+from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.loop import OnStep
+from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A network with all that sampling from it needs.
+
+    A network that writes block by block (`block_length`) decodes in its blocks, with the keys and values of finished
+    ones kept; one with learned rates gives them to the samplers that use them; one that `sees_known` tokens of a
+    Gaussian process clean is given them as a condition.
+
+    Attributes:
+        denoiser: a `Denoiser`, or the network of a Gaussian process.
+        tokenizer: of images or text.
+        sampler, guidance: how it is decoded.
+        device: where.
+        length: tokens of a text; images have their tokenizer's grid.
+        process: the Gaussian process whose field is followed, None for tokens that are unmasked.
+    """
+
+    denoiser: Any
+    tokenizer: ImageTokenizer | TextTokenizer
+    sampler: MaskedSampler | FieldSampler
+    guidance: Guidance
+    device: torch.device
+    length: int = 0
+    process: Gaussian | None = None
+
+    @torch.no_grad()
+    def tokens(
+        self,
+        seeds: Sequence[int],
+        labels: Tensor | None = None,
+        known: Tensor | None = None,
+        on_step: OnStep | None = None,
+        captions: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L) int64, or (B, L, D) float, one row a seed.
+
+        Args:
+            seeds: of the rows; a row depends on its own only.
+            labels: (B,) int64, None for a network without classes.
+            known: (B, L) int64 with given tokens, -1 where one is wanted; (B, L, D) float with NaN there.
+            on_step: watches the sampler.
+            captions: (B, S, C), embedded.
+
+        Raises:
+            UserError: known text that the network cannot take account of.
+        """
+        known = None if known is None else known.to(self.device)
+        visible = known if getattr(self.denoiser, "sees_known", False) else None
+        cond = self._condition(len(seeds), labels, captions, visible)
+        if self.process is not None:
+            return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
+        mask_id = self.tokenizer.vocab_size
+        grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
+        x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
+        denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
+        denoise, sampler = self.guidance.bind(denoiser, cond, mask_id=mask_id), self.effective_sampler()
+        assert isinstance(sampler, MaskedSampler)
+        x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        # A patch may be known in part: it was decoded as a whole, and what is known of it stands.
+        return torch.where(known.isnan(), x_0, known) if known is not None and x_0.is_floating_point() else x_0
+
+    def _masked(self, n: int, length: int, known: Tensor | None) -> Tensor:
+        """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float where tokens are vectors."""
+        if isinstance(self.tokenizer, ImageTokenizer) and self.tokenizer.is_continuous:
+            if known is not None:
+                return put_masks(known, is_mask(known, 0), 0)
+            return torch.full((n, length, self.tokenizer.token_width), torch.nan, device=self.device)
+        x_1 = torch.full((n, length), self.tokenizer.vocab_size, device=self.device)
+        if known is None:
+            return x_1
+        self._check_known(known)
+        return torch.where(known >= 0, known, x_1)
+
+    def _condition(
+        self, n: int, labels: Tensor | None, captions: Tensor | None, visible: Tensor | None
+    ) -> Condition | None:
+        if labels is None and captions is None and visible is None:
+            return None
+        labels = torch.full((n,), NULL) if labels is None else labels
+        return Condition(labels.to(self.device), None if captions is None else captions.to(self.device), visible)
+
+    def _field(
+        self, process: Gaussian, rng: Rng, cond: Condition | None, known: Tensor | None, on_step: OnStep | None
+    ) -> Tensor:
+        """(B, L, D) of a Gaussian process."""
+        assert isinstance(self.sampler, FieldSampler)
+        assert isinstance(self.tokenizer, ImageTokenizer)
+        n_tokens = self.tokenizer.grid[0] * self.tokenizer.grid[1]
+        noise = process.prior((rng.n_rows, n_tokens, self.tokenizer.token_width), rng, self.device)
+        denoise = self.guidance.bind(Preconditioned(process, self.denoiser), cond)
+        return self.sampler(denoise, noise, rng, process=process, known=known, on_step=on_step)
+
+    def effective_sampler(self) -> MaskedSampler | FieldSampler:
+        """The sampler as this network runs it: in its blocks, with its rates."""
+        if isinstance(self.sampler, FieldSampler):
+            return self.sampler
+        sampler, exponents = self.sampler, getattr(self.denoiser, "exponents", None)
+        if exponents is not None:
+            sampler = with_exponents(sampler, exponents.detach().cpu())
+        block_length = getattr(self.denoiser, "block_length", None)
+        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length))
+
+    def _check_known(self, known: Tensor) -> None:
+        block_length = getattr(self.denoiser, "block_length", None)
+        if block_length is None:
+            return
+        place = torch.arange(known.shape[1], device=known.device)
+        first_gap = torch.where(known < 0, place, known.shape[1]).amin(1)
+        last_known = torch.where(known >= 0, place, -1).amax(1)
+        if bool((last_known // block_length > first_gap // block_length).any()):
+            raise UserError(
+                "this checkpoint writes from left to right and cannot see text after a gap; give a prompt only, or "
+                "take a bidirectional checkpoint (mdlm)"
+            )
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L), or (B, L, D) -> images (B, C, H, W) uint8 on the CPU."""
+        assert isinstance(self.tokenizer, ImageTokenizer)
+        return to_uint8(self.tokenizer.decode(tokens)).cpu()
+
+    def images(
+        self,
+        seeds: Sequence[int],
+        labels: Tensor | None = None,
+        known: Tensor | None = None,
+        captions: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, H, W) uint8 on the CPU, one a seed."""
+        return self.decode(self.tokens(seeds, labels, known, captions=captions))
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """Tokens (B, L) -> a text each, `_` where one is still masked."""
+        assert isinstance(self.tokenizer, TextTokenizer)
+        return [self.tokenizer.decode(row) for row in tokens.cpu()]

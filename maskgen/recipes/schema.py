@@ -1,0 +1,200 @@
+"""Recipes: load, override, validate, build. The only file that knows every kind of part."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from maskgen.core.registry import Registry, Spec, SpecError
+from maskgen.data.base import DATASETS, ImageSource, TextSource
+from maskgen.data.image.captions import CaptionSettings
+from maskgen.models import MODELS
+from maskgen.objectives import OBJECTIVES, Objective
+from maskgen.processes import PROCESSES, Gaussian, Process
+from maskgen.recipes.budget import TrainSettings
+from maskgen.recipes.tree import RecipeError
+from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS, FieldSampler, MaskedSampler
+from maskgen.samplers.guidance import Guidance, Ramp
+from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+T = TypeVar("T")
+Task = Literal["generator", "tokenizer", "classifier"]
+
+
+class GuidanceSettings(BaseModel):
+    """Fields of `maskgen.samplers.guidance.Guidance`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float = 1.0
+    ramp: Ramp = "constant"
+    power: float = 3.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+class Recipe(BaseModel):
+    """One point of the design space, validated. Without `model` it trains its tokenizer.
+
+    A tokenizer is built from its spec, or `{from: CHECKPOINT}` takes a trained one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    summary: str = ""
+    seed: int = 0
+    data: str | dict[str, Any]
+    tokenizer: str | dict[str, Any] | None = None
+    captions: CaptionSettings | None = None
+    process: str | dict[str, Any] = "absorbing"
+    model: str | dict[str, Any] | None = None
+    objective: str | dict[str, Any]
+    sampler: str | dict[str, Any] = "maskgit"
+    guidance: GuidanceSettings = GuidanceSettings()
+    train: TrainSettings = TrainSettings()
+
+    @property
+    def task(self) -> Task:
+        """What the recipe trains."""
+        if self.model is None:
+            return "tokenizer"
+        return "classifier" if self.tokenizer is None else "generator"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are text, not images."""
+        entry = DATASETS.get(DATASETS.check(self.data, "data")[0])
+        return inspect.isclass(entry) and issubclass(entry, TextSource)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether its tokens are vectors, not numbers of a vocabulary."""
+        if self.tokenizer is None or self.tokenizer_source is not None:  # only tokenizers of numbers are trained
+            return False
+        return getattr(TOKENIZERS.get(TOKENIZERS.check(self.tokenizer, "tokenizer")[0]), "vocab_size", 1) == 0
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether its tokens drown in noise; if not, they are masked."""
+        entry = PROCESSES.get(PROCESSES.check(self.process, "process")[0])
+        return inspect.isclass(entry) and issubclass(entry, Gaussian)
+
+    @property
+    def samplers(self) -> Registry[Any]:
+        """Those that can sample what it trains."""
+        return FIELD_SAMPLERS if self.is_gaussian else SAMPLERS
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """The checkpoint a trained tokenizer comes from."""
+        if isinstance(self.tokenizer, dict) and set(self.tokenizer) == {"from"}:
+            return str(self.tokenizer["from"])
+        return None
+
+    def at(self, resolution: int | None) -> Recipe:
+        """The recipe with its images brought to another size; itself for None."""
+        if resolution is None:
+            return self
+        name, _ = DATASETS.check(self.data, "data")
+        spec = {"type": name} if isinstance(self.data, str) else self.data
+        return self.model_copy(update={"data": {**spec, "size": resolution}})
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images, without looking for them."""
+        name, arguments = DATASETS.check(self.data, "data")
+        return cast(type[ImageSource], DATASETS.get(name)).shape_of(arguments)
+
+    def row_length(self) -> int:
+        """Tokens in a training row of text, without looking for the text."""
+        name, arguments = DATASETS.check(self.data, "data")
+        default = inspect.signature(DATASETS.get(name)).parameters["length"].default
+        return int(arguments.get("length", default))
+
+    def build_data(self) -> ImageSource:
+        return cast(ImageSource, _build(DATASETS, self.data, "data"))
+
+    def build_text(self) -> TextSource:
+        return cast(TextSource, _build(DATASETS, self.data, "data"))
+
+    def build_tokenizer(self, image_shape: tuple[int, int, int]) -> ImageTokenizer:
+        return cast(ImageTokenizer, self._tokenizer(image_shape=image_shape))
+
+    def build_text_tokenizer(self, corpus: Callable[[], Iterator[str]]) -> TextTokenizer:
+        """A text tokenizer, made from the training documents."""
+        return cast(TextTokenizer, self._tokenizer(corpus=corpus))
+
+    def _tokenizer(self, **derived: Any) -> Any:
+        if self.tokenizer is None:
+            raise RecipeError("this recipe has no tokenizer")
+        return _build(TOKENIZERS, self.tokenizer, "tokenizer", **derived)
+
+    def build_model(self, **derived: Any) -> nn.Module:
+        """The network; `derived` are those of `MODELS.derived` that it takes."""
+        if self.model is None:
+            raise RecipeError("this recipe has no model")
+        return _build(MODELS, self.model, "model", **derived)
+
+    def build_process(self, vocab_size: int, grid: tuple[int, int] | None = None) -> Process:
+        """`grid` of image tokens; a text has none."""
+        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size, grid=grid)
+
+    def field_process(self) -> Gaussian | None:
+        """The Gaussian process, None where tokens are masked."""
+        return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
+
+    def build_objective(self, vocab_size: int = 0, grid: tuple[int, int] | None = None) -> Objective:
+        """`grid` of image tokens, for whoever draws masks; a text has none."""
+        name, _ = OBJECTIVES.check(self.objective, "objective")
+        wanted = inspect.signature(OBJECTIVES.get(name)).parameters
+        takes_tokens = bool({"process", "vocab_size"} & set(wanted))
+        if takes_tokens != (self.task == "generator"):
+            raise RecipeError(
+                f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
+            )
+        derived: dict[str, Any] = {"vocab_size": vocab_size, "grid": grid}
+        if takes_tokens and bool(vocab_size) == self.is_continuous:
+            kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
+            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
+        if "process" in wanted:
+            derived["process"] = self.build_process(vocab_size, grid)
+        elif takes_tokens and self.process != "absorbing":
+            raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
+        return _build(OBJECTIVES, self.objective, "objective", **derived)
+
+    def build_sampler(self, **overrides: Any) -> MaskedSampler | FieldSampler:
+        """The recipe's sampler with arguments replaced, or another `type` with its own defaults."""
+        spec = {"type": self.sampler} if isinstance(self.sampler, str) else dict(self.sampler)
+        if overrides.get("type", spec["type"]) != spec["type"]:
+            spec = {}
+        return cast(MaskedSampler | FieldSampler, _build(self.samplers, spec | overrides, "sampler"))
+
+    def build_guidance(self) -> Guidance:
+        try:
+            return Guidance(**self.guidance.model_dump())
+        except ValueError as error:
+            raise RecipeError(f"guidance: {error}") from error
+
+    def dump(self, is_brief: bool = False) -> str:
+        """The resolved recipe as YAML, without what is at its default if brief; loading it gives this recipe again."""
+        tree = self.model_dump(mode="json", exclude_none=True, exclude_defaults=is_brief)
+        text: str = yaml.safe_dump(tree, sort_keys=False, width=110)
+        return text
+
+
+def anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with attention `auto`: what it was trained with may not run here."""
+    if isinstance(recipe.model, dict) and "attention" in recipe.model:
+        return recipe.model_copy(update={"model": {**recipe.model, "attention": "auto"}})
+    return recipe
+
+
+def _build(registry: Registry[T], spec: Spec, path: str, **derived: Any) -> T:
+    try:
+        return registry.build(spec, path, **derived)
+    except SpecError as error:
+        raise RecipeError(str(error)) from error

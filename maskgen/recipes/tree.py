@@ -1,0 +1,97 @@
+"""The text of a recipe: found by name or file, its base merged in, keys overridden. Says nothing of what keys mean."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskgen.core.errors import UserError
+from maskgen.recipes.shipped import recipe_names, recipe_text
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be read or built."""
+
+
+def read_tree(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tree of a named recipe or a file, its `base:` merged in; `above` are those it is a base of."""
+    if source in above:
+        raise RecipeError(f"base: {' -> '.join([*above, source])} goes round in a circle")
+    tree = _parse_yaml(*_find(source))
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    beside = Path(source).expanduser().parent / str(base)  # a file's base may be a file beside it
+    return _merge(read_tree(str(beside if beside.is_file() else base), (*above, source)), tree)
+
+
+def _find(source: str) -> tuple[str, str]:
+    """(where, text) of a recipe."""
+    path = Path(source).expanduser()
+    if source.endswith((".yaml", ".yml")) or path.is_file():
+        try:
+            return source, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read recipe {source}: {getattr(error, 'strerror', None) or error}") from None
+    names = recipe_names()
+    found = [name for name in names if name == source] or [name for name in names if name.split("/")[-1] == source]
+    if len(found) == 1:
+        return found[0], recipe_text(found[0])
+    if found:
+        raise RecipeError(f"recipe {source!r} is ambiguous: {', '.join(found)}")
+    close = difflib.get_close_matches(source, [*names, *(name.split("/")[-1] for name in names)], 3, 0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise RecipeError(f"no recipe or YAML file {source!r}; {hint}`maskgen recipes` lists them")
+
+
+def _parse_yaml(where: str, text: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys")
+    return tree
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` over `base`, recursively; a part of another type replaces the whole part."""
+    merged = copy.deepcopy(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping) and _is_same_part(old, value):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _is_same_part(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    is_trained = "from" in old or "from" in new
+    return not is_trained and new.get("type", old.get("type")) == old.get("type")
+
+
+def override(tree: dict[str, Any], change: str) -> None:
+    """Apply one `a.b.c=value`; the value is read as YAML."""
+    key, separator, text = change.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"an override is key=value, got {change!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"{key}: the value {text!r} is not YAML") from None
+    *parents, last = key.replace("-", "_").split(".")
+    place = tree
+    for parent in parents:
+        inner = place.get(parent)
+        if inner is None or isinstance(inner, str):
+            inner = place[parent] = {} if inner is None else {"type": inner}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{key}: {parent} is a value ({inner!r}), it has no keys")
+        place = inner
+    place[last] = value

@@ -1,0 +1,1 @@
+"""Sampling of Gaussian processes with the schedulers of `diffusers`."""

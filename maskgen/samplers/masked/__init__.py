@@ -1,0 +1,1 @@
+"""Masked decoding: one loop, and the policies that make a published sampler of it."""

@@ -1,0 +1,263 @@
+"""Published samplers, a row each: settings of the one loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from maskgen.core.registry import Registry
+from maskgen.samplers.gaussian import presets as field_presets  # noqa: F401 - a head's sampler is named as one of a Gaussian process
+from maskgen.samplers.gaussian.sampler import FieldSampler
+from maskgen.samplers.masked.adaptive import EntropyBound, Factor, Threshold
+from maskgen.samplers.masked.joint import Joint
+from maskgen.samplers.masked.layout import Blocks, Full, Layout
+from maskgen.samplers.masked.loop import DPM_HEAD, MaskedSampler
+from maskgen.samplers.masked.order import Confidence, Entropy, Halton, Margin, Order, Random
+from maskgen.samplers.masked.remask import Cap, Held, Loop, LowConfidence, NoRemask, Remask, Rescale
+from maskgen.samplers.masked.unmasking import Bernoulli, Euler, Even, One, Quota, Scheduled, Share
+from maskgen.schedules import Arccos, Cosine, Exponential, Linear, Schedule
+
+SAMPLERS: Registry[MaskedSampler] = Registry("sampler", MaskedSampler, home="maskgen.samplers.masked:SAMPLERS")
+DDPM_HEAD = FieldSampler("ddpm", 100, "linspace")
+
+
+@SAMPLERS.register("maskgit")
+def maskgit(
+    steps: int = 8,
+    temperature: float = 1.0,
+    choice_temperature: float = 4.5,
+    schedule: Schedule = Cosine(),
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Most confident first, cosine counts (arXiv 2202.04200)."""
+    order, quota = Confidence(choice_temperature), Scheduled(schedule)
+    return MaskedSampler(order, quota, steps=steps, temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("mage")
+def mage(
+    steps: int = 20,
+    temperature: float = 1.0,
+    choice_temperature: float = 6.0,
+    schedule: Schedule = Cosine(),
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """MaskGIT's loop with MAGE's settings (arXiv 2211.09117)."""
+    return maskgit(steps, temperature, choice_temperature, schedule, top_p)
+
+
+@SAMPLERS.register("mar")
+def mar(
+    steps: int = 64,
+    temperature: float = 1.0,
+    schedule: Schedule = Cosine(),
+    head: FieldSampler = DDPM_HEAD,
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Random order, cosine counts, vectors drawn in 100 DDPM steps each (MAR, arXiv 2406.11838).
+
+    Published guidance: `{ramp: revealed, scale: 3}`.
+    """
+    order, quota = Random(), Scheduled(schedule)
+    return MaskedSampler(order, quota, steps=steps, temperature=temperature, top_p=top_p, head=head)
+
+
+@SAMPLERS.register("emigm")
+def emigm(
+    steps: int = 16,
+    temperature: float = 1.0,
+    schedule: Schedule = Exponential(),
+    head: FieldSampler = DPM_HEAD,
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Every token by its own coin on an exponential schedule, guidance judged by the time after the step (eMIGM).
+
+    Times go evenly from 1 to 1e-5, and the last step reveals all (arXiv 2503.07197). Published guidance on ImageNet
+    256 x 256 in 16 steps: `{scale: 4, interval: [0.1, 0.3]}`.
+    """
+    quota = Bernoulli(schedule, end=1e-5, asks_after=True)
+    return MaskedSampler(Random(), quota, steps=steps, temperature=temperature, top_p=top_p, head=head)
+
+
+@SAMPLERS.register("halton")
+def halton(
+    steps: int = 32,
+    temperature: float = 1.0,
+    is_rolled: bool = False,
+    schedule: Schedule = Arccos(),
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Low-discrepancy order, arccos counts, no confidence (arXiv 2503.17076)."""
+    order, quota = Halton(is_rolled), Scheduled(schedule, "revealed")
+    return MaskedSampler(order, quota, steps=steps, temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("ancestral")
+def ancestral(
+    steps: int = 32,
+    temperature: float = 1.0,
+    schedule: Schedule = Linear(),
+    stages: Literal[1, 2] = 2,
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """The reverse process itself, cached: every token by its own coin (MD4 arXiv 2406.04329, MDLM arXiv 2406.07524).
+
+    Args:
+        steps: T.
+        temperature: of the tokens.
+        schedule: alpha.
+        stages: 2 tosses the coin first and asks the network about tokens that appear only; 1 draws both at once.
+        top_p: nucleus.
+    """
+    quota = Bernoulli(schedule) if stages == 2 else Joint(schedule)
+    return MaskedSampler(Random(), quota, steps=steps, temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("genmd4")
+def genmd4(steps: int = 64, temperature: float = 1.0, top_p: float = 1.0) -> MaskedSampler:
+    """Ancestral with the rate of each token as the network has learned it (`with_exponents`; arXiv 2406.04329)."""
+    return MaskedSampler(Random(), Joint(), steps=steps, temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("euler")
+def euler(
+    steps: int = 64, temperature: float = 1.0, schedule: Schedule = Linear(), top_p: float = 1.0
+) -> MaskedSampler:
+    """Euler steps of discrete flow matching (arXiv 2407.15595)."""
+    return MaskedSampler(Random(), Euler(schedule), steps=steps, temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("first_hitting")
+def first_hitting(temperature: float = 1.0, schedule: Schedule = Linear(), top_p: float = 1.0) -> MaskedSampler:
+    """The reverse process without time error: one token a step, exactly L steps (arXiv 2409.02908)."""
+    return MaskedSampler(Random(), One(schedule), temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("remdm_cap")
+def remdm_cap(
+    steps: int = 64,
+    temperature: float = 1.0,
+    eta: float = 0.008,
+    schedule: Schedule = Linear(),
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Ancestral that masks tokens again with chance at most eta a step: ReMDM-cap (arXiv 2503.00307)."""
+    return _remdm(Cap(eta), schedule, steps, temperature, top_p)
+
+
+@SAMPLERS.register("remdm_rescale")
+def remdm_rescale(
+    steps: int = 64,
+    temperature: float = 1.0,
+    eta: float = 0.015,
+    schedule: Schedule = Linear(),
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Ancestral that masks tokens again with eta of the largest chance: ReMDM-rescale (arXiv 2503.00307)."""
+    return _remdm(Rescale(eta), schedule, steps, temperature, top_p)
+
+
+@SAMPLERS.register("remdm_conf")
+def remdm_conf(
+    steps: int = 64, temperature: float = 1.0, schedule: Schedule = Linear(), top_p: float = 1.0
+) -> MaskedSampler:
+    """Ancestral that masks again what it was least sure of: ReMDM-conf (arXiv 2503.00307)."""
+    return _remdm(LowConfidence(), schedule, steps, temperature, top_p)
+
+
+@SAMPLERS.register("remdm_loop")
+def remdm_loop(
+    steps: int = 64,
+    temperature: float = 1.0,
+    eta: float = 0.02,
+    t_on: float = 0.55,
+    t_off: float = 0.05,
+    alpha_on: float = 0.9,
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """Ancestral that stops at alpha_on to mask and reveal tokens in turn: ReMDM-loop (arXiv 2503.00307)."""
+    return _remdm(Loop(eta), Held(t_on, t_off, alpha_on), steps, temperature, top_p)
+
+
+@SAMPLERS.register("llada")
+def llada(
+    steps: int = 64, temperature: float = 0.0, block_length: int | None = None, top_p: float = 1.0
+) -> MaskedSampler:
+    """Most confident first, even counts, whole or in blocks from left to right: LLaDA (arXiv 2502.09992)."""
+    return MaskedSampler(
+        Confidence(), Even(), layout=_blocks(block_length), steps=steps, temperature=temperature, top_p=top_p
+    )
+
+
+@SAMPLERS.register("dream")
+def dream(
+    steps: int = 64,
+    temperature: float = 0.2,
+    order: Literal["entropy", "margin", "confidence"] = "entropy",
+    alg_temp: float = 0.0,
+    top_p: float = 0.95,
+) -> MaskedSampler:
+    """Most certain first by one of three measures, with noise that stays: Dream (arXiv 2508.15487).
+
+    Args:
+        steps: T.
+        temperature: of the tokens.
+        order: the measure.
+        alg_temp: noise of the choice; 0 takes the most certain.
+        top_p: nucleus.
+    """
+    orders: dict[str, Order] = {
+        "entropy": Entropy(alg_temp, is_fading=False),
+        "margin": Margin(alg_temp, is_fading=False),
+        "confidence": Confidence(alg_temp, is_fading=False, is_log=False),
+    }
+    return MaskedSampler(orders[order], Share(), steps=steps, temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("fast_dllm")
+def fast_dllm(
+    temperature: float = 0.0,
+    threshold: float | None = None,
+    factor: float | None = None,
+    block_length: int | None = 32,
+    top_p: float = 1.0,
+) -> MaskedSampler:
+    """All that is confident enough at once, by threshold (0.9) or by factor: Fast-dLLM (arXiv 2505.22618)."""
+    if threshold is not None and factor is not None:
+        raise ValueError(f"take a threshold or a factor, got threshold {threshold} and factor {factor}")
+    quota = Threshold(0.9 if threshold is None else threshold) if factor is None else Factor(factor)
+    return MaskedSampler(Confidence(), quota, layout=_blocks(block_length), temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("entropy_bounded")
+def entropy_bounded(temperature: float = 1.0, gamma: float = 0.1, top_p: float = 1.0) -> MaskedSampler:
+    """Lowest entropy first, as many as gamma nats allow: EB-Sampler (arXiv 2505.24857)."""
+    return MaskedSampler(Entropy(), EntropyBound(gamma), temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("autoregressive")
+def autoregressive(temperature: float = 1.0, top_p: float = 1.0) -> MaskedSampler:
+    """One token after the other from left to right, which is blocks of one (BD3-LM, arXiv 2503.09573)."""
+    return MaskedSampler(Random(), One(), layout=Blocks(1), temperature=temperature, top_p=top_p)
+
+
+@SAMPLERS.register("masked")
+def masked(
+    order: Order = Confidence(),
+    quota: Quota = Scheduled(),
+    remask: Remask = NoRemask(),
+    layout: Layout = Full(),
+    steps: int = 8,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    head: FieldSampler = DPM_HEAD,
+) -> MaskedSampler:
+    """The loop itself: any order x quota x remask x layout; vectors are drawn by `head`."""
+    return MaskedSampler(order, quota, remask, layout, steps, temperature, top_p, head)
+
+
+def _remdm(remask: Remask, schedule: Schedule, steps: int, temperature: float, top_p: float) -> MaskedSampler:
+    return MaskedSampler(Random(), Bernoulli(schedule), remask, steps=steps, temperature=temperature, top_p=top_p)
+
+
+def _blocks(block_length: int | None) -> Layout:
+    return Full() if block_length is None else Blocks(block_length)

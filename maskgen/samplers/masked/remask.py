@@ -1,0 +1,155 @@
+"""Remask: tokens already revealed that a step masks again (ReMDM, arXiv 2503.00307)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from maskgen.core.registry import Registry
+from maskgen.schedules import Schedule
+
+
+class Remask(ABC):
+    """The chance sigma that a revealed token is masked again; quotas make up for it, so marginals stay.
+
+    With `needs_confidence` the loop remembers how probable each token was when it was revealed.
+    """
+
+    is_off: ClassVar[bool] = False
+    needs_confidence: ClassVar[bool] = False
+
+    @abstractmethod
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        """(B,) chance that a quota makes up for in a step t -> s, at most min(1, (1 - alpha_s) / alpha_t)."""
+
+    def chances(self, alpha_t: Tensor, alpha_s: Tensor, is_revealed: Tensor, confidence: Tensor) -> Tensor:
+        """(B, L) float64, each token's own chance; what it says of places that are not revealed is not looked at.
+
+        Args:
+            alpha_t: (B,) float64 before the step.
+            alpha_s: (B,) after it.
+            is_revealed: (B, L) bool, tokens that may be masked again.
+            confidence: (B, L) float64, probability of each when it was revealed; only with `needs_confidence`.
+        """
+        return self.sigma(alpha_t, alpha_s).to(confidence)[:, None].expand(is_revealed.shape)
+
+
+REMASKS: Registry[Remask] = Registry("remask", Remask, home="maskgen.samplers.masked:REMASKS")
+
+
+def _largest(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+    return torch.where(alpha_t > 0, (1 - alpha_s) / alpha_t.clamp(min=1e-12), 1.0).clamp(0, 1)
+
+
+@REMASKS.register("none")
+@dataclass(frozen=True)
+class NoRemask(Remask):
+    """Revealed tokens stay: MaskGIT, MD4, MDLM."""
+
+    is_off: ClassVar[bool] = True
+
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(alpha_t)
+
+
+@REMASKS.register("cap")
+@dataclass(frozen=True)
+class Cap(Remask):
+    """sigma = min(eta, largest): ReMDM-cap."""
+
+    eta: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_eta(self.eta)
+
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        return _largest(alpha_t, alpha_s).clamp(max=self.eta)
+
+
+@REMASKS.register("rescale")
+@dataclass(frozen=True)
+class Rescale(Remask):
+    """sigma = eta * largest: ReMDM-rescale."""
+
+    eta: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_eta(self.eta)
+
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        return self.eta * _largest(alpha_t, alpha_s)
+
+
+@REMASKS.register("confidence")
+@dataclass(frozen=True)
+class LowConfidence(Remask):
+    """sigma = eta * largest with eta = softmax(-confidence) over a row's revealed tokens: ReMDM-conf.
+
+    Masked tokens have sigma = 0, so the quota makes up for nothing.
+    """
+
+    needs_confidence: ClassVar[bool] = True
+
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(alpha_t)
+
+    def chances(self, alpha_t: Tensor, alpha_s: Tensor, is_revealed: Tensor, confidence: Tensor) -> Tensor:
+        eta = torch.softmax((-confidence).masked_fill(~is_revealed, -torch.inf), 1)
+        return eta.nan_to_num(0) * _largest(alpha_t, alpha_s).to(eta)[:, None]  # nan: a row with nothing revealed
+
+
+@REMASKS.register("loop")
+@dataclass(frozen=True)
+class Loop(Remask):
+    """sigma = min(eta, largest) while alpha stands still, 0 while it rises: ReMDM-loop, with the schedule `Held`."""
+
+    eta: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_eta(self.eta)
+
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        is_held = (alpha_s - alpha_t).abs() < 1e-9
+        return torch.where(is_held, _largest(alpha_t, alpha_s).clamp(max=self.eta), 0.0)
+
+
+@dataclass(frozen=True)
+class Held(Schedule):
+    """alpha rises to alpha_on until t_on, stands still until t_off, then rises to 1 (ReMDM-loop).
+
+    Linear in all three parts.
+    """
+
+    t_on: float = 0.55
+    t_off: float = 0.05
+    alpha_on: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_off <= self.t_on < 1:
+            raise ValueError(f"need 0 < t_off <= t_on < 1, got t_off {self.t_off} and t_on {self.t_on}")
+        if not 0 < self.alpha_on < 1:
+            raise ValueError(f"alpha_on must be in (0, 1), got {self.alpha_on}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        before = (1 - t) * self.alpha_on / (1 - self.t_on)
+        after = 1 - t * (1 - self.alpha_on) / self.t_off
+        return torch.where(t > self.t_on, before, after.clamp(min=self.alpha_on))
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        before = torch.full_like(t, -self.alpha_on / (1 - self.t_on))
+        after = torch.where(t <= self.t_off, -(1 - self.alpha_on) / self.t_off, 0.0)
+        return torch.where(t > self.t_on, before, after)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """The latest t at which alpha is left: `t_on` for `alpha_on`."""
+        before = 1 - alpha * (1 - self.t_on) / self.alpha_on
+        return torch.where(alpha <= self.alpha_on, before, (1 - alpha) * self.t_off / (1 - self.alpha_on))
+
+
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")

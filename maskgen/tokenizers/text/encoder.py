@@ -1,0 +1,129 @@
+"""Text encoders of `transformers`: captions as vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from maskgen.core.errors import UserError, first_line
+from maskgen.core.hub import download, hub_or_folder, is_hub_id
+
+Padding = Literal["zero", "keep"]
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+BATCH = 64
+
+
+class TextEncoder:
+    """Any text encoder of `transformers`, frozen: BERT, T5's encoder, the text half of CLIP, a causal model's states.
+
+    Args:
+        source: a folder or a hub id.
+        length: S, tokens of every caption; longer ones are cut.
+        padding: what stands after the end of a shorter one: `zero`, zeros; or `keep`, what the encoder says of padding,
+            nothing hidden from it (MicroDiT with CLIP).
+        subfolder: of the encoder in `source`; its tokenizer is in `tokenizer` beside it then.
+        device: where it runs.
+
+    Raises:
+        UserError: no `transformers`, no such encoder, or no way to the hub.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        length: int = 77,
+        padding: Padding = "zero",
+        subfolder: str = "",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        home = _home(source, subfolder)
+        transformers = _transformers()
+        try:
+            tokens_home = home.parent / "tokenizer" if subfolder else home
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokens_home, local_files_only=True)
+            self._model = _text_part(transformers, home).to(device).eval().requires_grad_(False)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{source} gave no text encoder: {first_line(error)}") from None
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
+        self.source, self.length, self.padding = source, length, padding
+        self.width = int(self._model.config.hidden_size)
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise UserError(f"captions.length: {source} reads at most {limit} tokens, got {length}")
+
+    def fingerprint(self) -> str:
+        """Hash of weights and words, and of how they are used."""
+        settings = (self.length, self.padding, sorted(self._tokenizer.get_vocab().items()))
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """(B, S, C) float32 on the CPU; an empty text is all zeros, the caption of guidance's null."""
+        if not texts:
+            return torch.zeros(0, self.length, self.width)
+        return torch.cat([self._embed(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)])
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        words = self._tokenizer(
+            list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        ).to(self._model.device)
+        is_word = words["attention_mask"]
+        hidden = {} if self.padding == "keep" else {"attention_mask": is_word}
+        states = self._model(input_ids=words["input_ids"], **hidden).last_hidden_state.float()
+        if self.padding == "zero":
+            states = states * is_word[..., None]
+        is_given = torch.tensor([bool(text.strip()) for text in texts], device=states.device)
+        answer: Tensor = (states * is_given[:, None, None]).cpu()
+        return answer
+
+
+def width_of(source: str, subfolder: str = "", default: int = 1024) -> int:
+    """C of an encoder in a folder; `default` where it is not there, as the hub is not asked."""
+    home = Path(source).expanduser() / subfolder
+    if not (home / "config.json").is_file():
+        return default
+    config = _transformers().AutoConfig.from_pretrained(home, local_files_only=True)
+    return int(getattr(config, "text_config", config).hidden_size)
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise UserError("captions.encoder needs transformers: pip install 'maskgen[captions]'") from None
+
+
+def _home(source: str, subfolder: str) -> Path:
+    """The local folder of an encoder; the hub is asked once, where only it can be meant."""
+    try:
+        if is_hub_id(source):
+            patterns = [f"{subfolder}/{file}" for file in FILES] + [f"tokenizer/{file}" for file in FILES]
+            home = download(source, patterns if subfolder else FILES)
+        else:
+            home = Path(hub_or_folder(source))
+    except FileNotFoundError as error:
+        raise UserError(f"captions.encoder: {error}") from None
+    return home / subfolder if subfolder else home
+
+
+def _text_part(transformers: Any, home: Path) -> Any:
+    """The encoder in a folder: of a model of texts and pictures the half that reads, of T5 the half that encodes."""
+    config = transformers.AutoConfig.from_pretrained(home, local_files_only=True)
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    if config.model_type in known:
+        return transformers.AutoModelForTextEncoding.from_pretrained(home, **options)
+    model = transformers.AutoModel.from_pretrained(home, **options)
+    return getattr(model, "text_model", model)

@@ -1,0 +1,286 @@
+"""Text tokenizers: text <-> tokens in a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import atomic
+from maskgen.core.hub import download, hub_or_folder
+from maskgen.tokenizers.base import TOKENIZERS
+from maskgen.tokenizers.text.cuts import before_space, cut_of, pieces
+
+Corpus = Callable[[], Iterator[str]]
+"""The training documents, from the first each time it is called."""
+
+
+EOS = "<|endoftext|>"
+USUAL_EOS = (EOS, "</s>", "[SEP]")
+BATCH = 2**20
+_MASK = "\uffff"  # no character, so no tokenizer means it
+
+# Loaders fork after texts were encoded in threads; unless this is set, each fork prints a warning.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+class TokenizerError(UserError):
+    """A text that a tokenizer can't take, or a tokenizer that can't be had."""
+
+
+class TextTokenizer:
+    """Text <-> tokens (N,) int64 in 0..vocab_size - 1, by a tokenizer of Hugging Face's `tokenizers`.
+
+    Nothing but the text is encoded: no token is added around it, and a special token's name in the text is text.
+    A tokenizer that normalises (lower case, say) gives back what it made of the text; others give back the text.
+
+    Args:
+        tokenizer: it is copied; truncation, padding and what it adds to a text are left out.
+        eos: the token that ends a document.
+
+    Raises:
+        TokenizerError: the tokenizer has no such token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eos: str | None = None) -> None:
+        spec: dict[str, Any] = json.loads(tokenizer.to_str())
+        if "dropout" in spec["model"]:
+            spec["model"]["dropout"] = None  # merges left out at random are for training, with another stream than ours
+        number = tokenizer.get_vocab(with_added_tokens=True)
+        if eos is not None and eos not in number:
+            raise TokenizerError(f"the tokenizer has no token {eos!r} to end a document with; name one that it has")
+        self.vocab_size = max(number.values(), default=-1) + 1
+        self.eos = None if eos is None else number[eos]
+        self._names = ["\ufffd"] * self.vocab_size
+        for name, token in number.items():
+            self._names[token] = name if token != self.eos else "\n"
+        ending = None if eos is None else _ending(eos, number[eos])
+        self._tokenizer = Tokenizer.from_str(json.dumps(spec | {"post_processor": ending}))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        self._alphabet = {name for name in number if len(name) == 1} if _drops_unknown(spec) else None
+        self._unknown = _unknown_token(spec["model"], number)
+        self._cut = cut_of(spec)
+
+    def encode(self, text: str) -> Tensor:
+        """(N,) int64.
+
+        Raises:
+            TokenizerError: a character that the vocabulary has no token for.
+        """
+        return torch.cat([torch.empty(0, dtype=torch.int64), *self.encode_all(self.pieces(text))])
+
+    def encode_all(self, texts: Iterable[str]) -> Iterator[Tensor]:
+        """(N,) int64 of each text, in order; about a million characters are held at a time.
+
+        Raises:
+            TokenizerError: see `encode`.
+        """
+        for batch in _batches(texts):
+            self._refuse_outside_alphabet(batch)
+            try:
+                encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            except Exception as error:  # the library has no type of its own
+                raise TokenizerError(f"the tokenizer can't encode the text: {first_line(error)}") from None
+            for text, encoding in zip(batch, encodings, strict=True):
+                if self._unknown is not None and self._unknown in encoding.ids:
+                    self._refuse_unknown(text)
+                yield torch.tensor(encoding.ids, dtype=torch.int64)
+
+    def pieces(self, text: str) -> Iterator[str]:
+        """A text in parts whose tokens, one after the other, are its own: what keeps a long text out of memory.
+
+        Tokenizers of single characters or bytes are cut anywhere, byte-level BPE before a space that follows a word;
+        a text for any other tokenizer stays whole.
+        """
+        return pieces(text, self._cut)
+
+    def decode(self, tokens: Tensor, mask: str = "_") -> str:
+        """(N,) int64 -> text; the end of a document is shown as a newline, what is no token as `mask`."""
+        names = [self._names[token] if 0 <= token < self.vocab_size else _MASK for token in tokens.tolist()]
+        decoder = self._tokenizer.decoder
+        text = " ".join(names) if decoder is None else str(decoder.decode(names))
+        return text.replace(_MASK, mask) if _MASK in names else text
+
+    def save(self, file: Path) -> None:
+        """Write `tokenizer.json` as other programs read it; its post-processor says what ends a document."""
+        with atomic(file) as out:
+            out.write(self._tokenizer.to_str(pretty=True).encode())
+
+    @classmethod
+    def load(cls, file: Path) -> TextTokenizer:
+        """A saved tokenizer.
+
+        Raises:
+            TokenizerError: no such file, or not a tokenizer's.
+        """
+        tokenizer = _read(file)
+        template = (json.loads(tokenizer.to_str())["post_processor"] or {}).get("single") or [{}]
+        return cls(tokenizer, template[-1].get("SpecialToken", {}).get("id"))
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the tokens: what a token cache is keyed with."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+
+    def _refuse_outside_alphabet(self, batch: list[str]) -> None:
+        if self._alphabet is not None and (strange := set().union(*batch) - self._alphabet):
+            raise _unknown(strange)
+
+    def _refuse_unknown(self, text: str) -> None:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        raise _unknown({text[first:last] for token, (first, last) in spans if token == self._unknown})
+
+
+@TOKENIZERS.register("characters")
+def characters(corpus: Corpus, eos: bool = False) -> TextTokenizer:
+    """Every character of the training documents, by code point; `eos` adds a token that ends a document.
+
+    Raises:
+        TokenizerError: the documents are empty.
+    """
+    found: set[str] = set()
+    for document in corpus():
+        found.update(document)
+    if not found:
+        raise TokenizerError("the training documents hold no character; give more text")
+    tokenizer = _without_merges(sorted(found), eos)
+    tokenizer.decoder = decoders.Fuse()
+    return TextTokenizer(tokenizer, EOS if eos else None)
+
+
+@TOKENIZERS.register("bytes")
+def utf8_bytes(eos: bool = False) -> TextTokenizer:
+    """The 256 bytes of UTF-8, token = byte: any text; `eos` adds a token that ends a document, number 256."""
+    tokenizer = _without_merges(_byte_names(), eos)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return TextTokenizer(tokenizer, EOS if eos else None)
+
+
+@TOKENIZERS.register("bpe")
+def bpe(corpus: Corpus, vocab_size: int = 4096, eos: bool = True) -> TextTokenizer:
+    """Byte-level BPE (Radford et al. 2019) learned from the training documents: any text.
+
+    Args:
+        vocab_size: tokens in all; fewer come of a corpus that has not so many pairs.
+        eos: add a token that ends a document.
+    """
+    special = [EOS] if eos else []
+    if vocab_size < 256 + len(special):
+        raise ValueError(f"vocab_size must be at least {256 + len(special)}, one for each byte, got {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(name, special=True) for name in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((piece for text in corpus() for piece in pieces(text, before_space)), trainer)
+    return TextTokenizer(tokenizer, EOS if eos else None)
+
+
+@TOKENIZERS.register("huggingface")
+def huggingface(source: str, eos: str | None = None) -> TextTokenizer:
+    """A tokenizer of Hugging Face's: a `tokenizer.json`, a folder that holds one, or a hub id.
+
+    Args:
+        source: file, folder or `owner/name`.
+        eos: the token that ends a document; null takes <|endoftext|>, </s> or [SEP], the first that there is.
+
+    Raises:
+        TokenizerError: no tokenizer there, or it has no such token.
+    """
+    file = Path(source).expanduser()
+    if not file.is_file():
+        try:
+            place = hub_or_folder(source)
+            folder = Path(place) if Path(place).is_dir() else download(place, ["tokenizer.json"])
+        except FileNotFoundError as error:
+            raise TokenizerError(f"no tokenizer {source!r}: {first_line(error)}") from None
+        file = folder / "tokenizer.json"
+    tokenizer = _read(file)
+    if eos is None:
+        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
+    return TextTokenizer(tokenizer, eos)
+
+
+def _without_merges(names: list[str], eos: bool) -> Tokenizer:
+    """Each name a token; the end of a document is one more, which no text encodes to."""
+    names = [*names, EOS] if eos else names
+    return Tokenizer(models.BPE(vocab={name: token for token, name in enumerate(names)}, merges=[]))
+
+
+def _byte_names() -> list[str]:
+    """What byte-level tokenizers call byte 0 ... 255: printable Latin-1 by itself, the others 256, 257, ... in turn."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def _drops_unknown(spec: dict[str, Any]) -> bool:
+    """Whether it is a tokenizer of characters that would leave out those it does not know."""
+    model = spec["model"]
+    has_way_out = model.get("unk_token") is not None or model.get("byte_fallback")
+    return model["type"] == "BPE" and not has_way_out and spec["pre_tokenizer"] is None and spec["normalizer"] is None
+
+
+def _unknown_token(model: dict[str, Any], number: dict[str, int]) -> int | None:
+    """The token that stands for what a tokenizer does not know."""
+    if model["type"] == "Unigram":
+        return None if model["unk_id"] is None else int(model["unk_id"])
+    return number.get(model.get("unk_token") or "")
+
+
+def _unknown(strange: set[str]) -> TokenizerError:
+    shown = ", ".join(map(repr, sorted(strange)[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+    return TokenizerError(
+        f"the tokenizer does not know {shown}; leave it out of the text, or choose tokenizer bytes or bpe, "
+        "which know every character"
+    )
+
+
+def _ending(eos: str, token: int) -> dict[str, Any]:
+    """The post-processor, as `tokenizer.json` writes it, that ends every document with a token."""
+    text, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": eos, "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [text, end],
+        "pair": [text, end, second, end],
+        "special_tokens": {eos: {"id": eos, "ids": [token], "tokens": [eos]}},
+    }
+
+
+def _read(file: Path) -> Tokenizer:
+    if not file.is_file():
+        raise TokenizerError(f"no tokenizer at {file}: there is no such file")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library has no type of its own
+        raise TokenizerError(f"{file} is no tokenizer that can be read: {first_line(error)}") from None
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of texts with about `BATCH` characters each."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text) + 1
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

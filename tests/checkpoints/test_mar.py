@@ -1,0 +1,94 @@
+"""The public weights of MAR and eMIGM, by their names and shapes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.checkpoints.convert.conversion import run
+from maskgen.checkpoints.convert.mar import emigm, emigm_spec, mar, mar_spec
+from maskgen.core.errors import UserError
+from maskgen.models import MODELS
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+EVERY = pytest.mark.parametrize(
+    ("name", "convert", "spec"), [("mar", mar, mar_spec), ("emigm", emigm, emigm_spec)], ids=["mar", "emigm"]
+)
+
+
+def published(name: str) -> dict[str, Tensor]:
+    """All tensors of the public B, without their numbers."""
+    rows = (line.split("\t") for line in (GOLDEN / f"{name}_base.txt").read_text().splitlines())
+    return {row[0]: torch.empty(ast.literal_eval(row[1]), device="meta") for row in rows}
+
+
+def small() -> dict[str, Tensor]:
+    """A public file of the least published width with few blocks and tokens, numbers included."""
+    generator, kept = torch.Generator().manual_seed(0), {}
+    for key, value in published("mar").items():
+        place = [part for part in key.split(".") if part.isdigit()]
+        if ("_blocks" in key) and int(place[0]) > 0:
+            continue
+        cut = {768: 448, 3072: 2 * 896, 2304: 3 * 448, 1024: 16, 2048: 32, 320: 6, 256: 4, 1000: 3}
+        shape = [cut.get(n, n) for n in value.shape]
+        if key == "diffloss.net.time_embed.mlp.0.weight":
+            shape = [16, 256]
+        if "res_blocks" in key and "adaLN" in key:
+            shape[0] = 48
+        kept[key] = torch.randn(shape, generator=generator)
+    return kept
+
+
+@EVERY
+def test_every_public_tensor_is_taken_and_every_parameter_filled(
+    name: str, convert: Callable[..., dict[str, Tensor]], spec: Callable[..., dict[str, Any]]
+) -> None:
+    state = published(name)
+    ours = convert(state)
+    with torch.device("meta"):
+        network = MODELS.build(spec(state), vocab_size=0, token_width=16, grid=(16, 16), n_classes=1000)
+    wanted = network.state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in wanted.items()}
+    twice = state["fake_latent"].numel() if name == "emigm" else 0
+    assert sum(value.numel() for value in ours.values()) == sum(value.numel() for value in state.values()) - twice
+
+
+def test_every_number_is_where_its_part_is() -> None:
+    state = small()
+    ours = mar(state)
+    assert torch.equal(ours["encoder.blocks.0.mlp_norm.weight"], state["encoder_blocks.0.norm2.weight"])
+    assert torch.equal(ours["decoder.blocks.0.attention.qkv.bias"], state["decoder_blocks.0.attn.qkv.bias"])
+    assert torch.equal(ours["null"], state["fake_latent"][0])
+    assert torch.equal(ours["head_positions"], state["diffusion_pos_embed_learned"][0])
+    assert torch.equal(ours["head.net.blocks.0.expand.weight"], state["diffloss.net.res_blocks.0.mlp.0.weight"])
+    assert torch.equal(ours["head.net.head.out.bias"], state["diffloss.net.final_layer.linear.bias"])
+    assert torch.equal(ours["decoder.project.weight"], state["decoder_embed.weight"])
+
+
+def test_a_tensor_of_another_network_is_refused() -> None:
+    with pytest.raises(UserError, match=r"pos_embed is no tensor of a MAR"):
+        mar({"pos_embed": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"z_proj\.weight .* is missing"):
+        mar_spec({})
+    with pytest.raises(UserError, match="a width of 8 was never published"):
+        mar_spec(small() | {"z_proj.weight": torch.zeros(8, 16)})
+
+
+@pytest.mark.parametrize("weights", ["ema", "model"])
+def test_a_training_file_becomes_a_checkpoint(tmp_path: Path, weights: Literal["ema", "model"]) -> None:
+    state = small()
+    other = {key: value + 1 for key, value in state.items()}
+    file = tmp_path / "checkpoint-last.pth"
+    torch.save({"model": state, "model_ema": other, "epoch": 3}, file)
+    checkpoint = read_checkpoint(run("mar", str(file), str(tmp_path / "out"), weights))
+    assert len(checkpoint.classes) == 3
+    assert checkpoint.recipe.model == mar_spec(state)
+    tensors = mar(other if weights == "ema" else state)
+    assert torch.equal(checkpoint.tensors()["labels.weight"], tensors["labels.weight"])

@@ -1,0 +1,171 @@
+"""Every shipped recipe is whole, and its network can be built."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from maskgen.data.base import DATASETS
+from maskgen.models import MODELS
+from maskgen.recipes.load import load_recipe, parse_recipe
+from maskgen.recipes.schema import Recipe
+from maskgen.recipes.shipped import recipe_names, recipe_summary, recipe_text
+from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.image.latent import KLTokenizer
+
+IMAGENET = (1000, (3, 256, 256))
+
+
+def sizes(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
+    """(classes, image shape), for a folder without looking at it."""
+    name = DATASETS.check(recipe.data)[0]
+    source: Any = DATASETS.get(name)
+    if name == "captioned_folder":
+        return 0, recipe.image_shape()
+    return 1000 if name == "folder" else len(source.classes), recipe.image_shape()
+
+
+def trained_by(recipe: Recipe) -> Recipe:
+    """The recipe that makes the tokenizer of another: itself, or the VQ of its data."""
+    if recipe.tokenizer_source is None:
+        return recipe
+    kind = DATASETS.check(recipe.data)[0]
+    names = {"fashion_mnist": "fashion-vq", "folder": "folder-vq"}
+    return load_recipe("imagenet-vq" if "imagenet" in recipe.tokenizer_source else names[kind])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_is_valid_short_and_says_what_it_is(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe_summary(name) == recipe.summary != ""
+    assert len(recipe_text(name).splitlines()) <= 40
+    assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(name))
+    assert any(parameter.requires_grad for parameter in network.parameters())
+
+
+def built(recipe: Recipe) -> nn.Module:
+    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
+    if recipe.is_text:
+        recipe.build_objective(50_257)
+        return recipe.build_model(vocab_size=50_257)
+    n_classes, shape = sizes(recipe)
+    derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
+    if recipe.task == "classifier":
+        recipe.build_objective()
+        return recipe.build_model(**derived)
+    if recipe.captions is not None:
+        derived["caption_width"] = recipe.captions.shape()[1]
+    name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")
+    if name == "autoencoder_kl":  # its weights are on the hub
+        recipe.build_objective(0)
+        return recipe.build_model(**derived, **KLTokenizer.sizes_of(shape, **arguments))
+    tokenizer = trained_by(recipe).build_tokenizer(shape)
+    if recipe.task == "tokenizer":
+        recipe.build_objective()
+        return tokenizer
+    recipe.build_objective(tokenizer.vocab_size)
+    return recipe.build_model(**derived, **tokenizer.sizes())
+
+
+def test_the_published_maskgit_has_exactly_its_parameters() -> None:
+    recipe = load_recipe("image/imagenet-maskgit")
+    with torch.device("meta"):
+        tokenizer = trained_by(recipe).build_tokenizer(IMAGENET[1])
+        network = built(recipe)
+    assert (tokenizer.vocab_size, tokenizer.grid) == (1024, (16, 16))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 172_457_193
+
+
+@pytest.mark.parametrize(("size", "n"), [("b", 144_896_745), ("l", 407_788_521)])
+def test_the_published_mages_have_exactly_their_used_parameters(size: str, n: int) -> None:
+    with torch.device("meta"):
+        network = cast(Any, built(load_recipe(f"image/imagenet-mage-{size}")))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
+    seen = [network.positions, *network.embedding.parameters(), *network.embedding_norm.parameters()]
+    n_encoder = sum(parameter.numel() for parameter in (*seen, *network.encoder.parameters()))
+    assert n_encoder == {"b": 86_810_112, "l": 304_650_240}[size]
+    assert network.length == 256
+
+
+@pytest.mark.parametrize(("name", "n"), [("micro-dit-xl", 1_165_442_320), ("micro-dit-tiny", 200_692_752)])
+def test_the_published_microdits_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(name))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
+    assert cast(Any, network).base_grid == (16, 16)
+
+
+def test_the_published_small_mdlm_has_exactly_its_parameters() -> None:
+    with torch.device("meta"):
+        network = built(load_recipe("text/owt-mdlm"))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 169_627_218
+
+
+def test_the_arms_on_the_bible_have_equal_parameters() -> None:
+    counts = []
+    for name in ("md4", "genmd4", "bd3", "ar"):
+        network = load_recipe(f"text/kjv-{name}").build_model(vocab_size=63)
+        counts.append(sum(p.numel() for name, p in network.named_parameters() if name != "raw_exponents"))
+    assert len(set(counts)) == 1
+
+
+def test_the_published_maskgit_at_512_pixels_differs_in_its_positions_alone() -> None:
+    spec = load_recipe("image/imagenet-maskgit").model
+    assert spec is not None
+    with torch.device("meta"):
+        small, large = (MODELS.build(spec, vocab_size=1024, grid=(s, s), n_classes=1000) for s in (16, 32))
+    difference = sum(p.numel() for p in large.parameters()) - sum(p.numel() for p in small.parameters())
+    assert difference == (1024 - 256) * 768
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("dit", 675_129_632), ("mdtv2", 742_263_904), ("maskdit", 730_541_200 + 1152)],  # one row for "no class" more
+)
+def test_the_published_image_transformers_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}-xl"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
+
+
+@pytest.mark.parametrize(("size", "n"), [("b", 111_907_840), ("l", 329_541_888), ("h", 657_074_508)])
+def test_the_published_masked_autoencoders_have_exactly_their_parameters(size: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-mae-{size}"))
+    fixed = sum(buffer.numel() for key, buffer in network.named_buffers() if key.endswith("positions"))
+    assert sum(parameter.numel() for parameter in network.parameters()) + fixed == n
+
+
+def test_the_published_crossmae_decodes_a_quarter_of_all_patches() -> None:
+    objective: Any = load_recipe("image/imagenet-crossmae-b").build_objective()
+    assert round(objective.process.n_masked(196) * objective.decode_ratio) == 49
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("mar-b", 207_924_768),
+        ("mar-l", 478_326_304),
+        ("mar-h", 942_403_104),
+        ("emigm-xs", 69_018_848),
+        ("emigm-s", 96_640_544),
+        ("emigm-b", 207_924_000),
+        ("emigm-l", 478_325_280),
+        ("emigm-h", 942_401_824),
+    ],
+)
+def test_the_published_mar_and_emigm_have_exactly_their_parameters(name: str, n: int) -> None:
+    with torch.device("meta"):
+        network = built(load_recipe(f"image/imagenet-{name}"))
+    assert sum(parameter.numel() for parameter in network.parameters()) == n

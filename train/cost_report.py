@@ -1,0 +1,214 @@
+"""`maskgen cost`: what a recipe takes, told before a step is trained and without touching its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maskgen.checkpoints.checkpoint import load_tokenizer
+from maskgen.core.errors import UserError
+from maskgen.recipes.budget import plan
+from maskgen.recipes.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subject
+from maskgen.recipes.load import load_recipe, parse_recipe
+from maskgen.recipes.schema import Recipe
+from maskgen.tokenizers import TOKENIZERS
+from maskgen.tokenizers.image.latent import KLTokenizer
+
+COMPARED = (0.75, 0.5, 0.25)
+"""Keep ratios in every table of a recipe that can drop tokens."""
+
+
+TIMED = 300_000_000
+"""Larger networks are not built for real: weights and gradients would take gigabytes."""
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """The sizes of a tokenizer that is not here."""
+
+    vocab_size: int = 0
+    grid: tuple[int, int] = (0, 0)
+    token_width: int = 0
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the user says of data and tokenizers that are not here; None for the usual."""
+
+    n_classes: int | None = None
+    vocab_size: int | None = None
+    latent_channels: int = 4
+
+
+def run(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    gpu: str = "h100",
+    price: float | None = None,
+    mfu: float = 0.4,
+    is_measured: bool = True,
+    **assumed: Any,
+) -> str:
+    """The cost of a recipe as a table.
+
+    Args:
+        gpu, mfu, price: hours are projected for one GPU at this share of its peak; USD an hour.
+        is_measured: also time some steps on this machine.
+        assumed: the fields of `Assumed`.
+
+    Raises:
+        UserError: a recipe, GPU or tokenizer that cannot be used.
+    """
+    recipe = load_recipe(source, overrides)
+    gpu_hours(0.0, gpu, mfu)
+    unseen = Assumed(**assumed)
+    with torch.device("meta"):
+        subjects = _subjects(recipe, unseen)
+    cost = cost_of(recipe.train, subjects, COMPARED if _can_drop(recipe) else ())
+    lines = [f"{source}: {cost.n_parameters:,} parameters", *_phases(cost), "", *_table(cost), ""]
+    lines += _totals(cost, gpu, price, mfu)
+    if is_measured and cost.n_parameters > TIMED:
+        lines.append(f"this machine: not timed, more than {TIMED:,} parameters")
+    elif is_measured:
+        lines += _measured(recipe, unseen, cost)
+    return "\n".join(lines)
+
+
+def brief(cost: Cost) -> str:
+    """A line for the log of a training."""
+    parts = []
+    for (resolution, ratio), macs in cost.macs.items():
+        whole = cost.macs[resolution, 1.0].total
+        share = f" ({macs.total / whole:.2f} of unmasked)" if ratio < 1 else ""
+        parts.append(f"{_amount(macs.total)} MACs at keep ratio {ratio:g}{share}")
+    return f"a sample's forward pass: {', '.join(parts)}; the whole training {cost.flops:.3g} FLOPs"
+
+
+def cost_of_parts(
+    recipe: Recipe, tokenizer: Any, n_classes: int, length: int, caption_shape: tuple[int, int] | None = None
+) -> Cost:
+    """The cost of a run whose tokenizer and data are at hand."""
+    subjects = {}
+    with torch.device("meta"):
+        for resolution in dict.fromkeys((None, *(phase.resolution for phase in recipe.train.phases))):
+            sized = recipe.at(resolution)
+            at_size = tokenizer if resolution is None else load_tokenizer(sized, sized.image_shape())
+            subjects[resolution] = subject(
+                sized, at_size, n_classes=n_classes, length=length, caption_shape=caption_shape
+            )
+    return cost_of(recipe.train, subjects)
+
+
+def _subjects(recipe: Recipe, assumed: Assumed) -> dict[int | None, Subject]:
+    resolutions = dict.fromkeys((None, *(phase.resolution for phase in recipe.train.phases)))
+    return {resolution: _subject(recipe.at(resolution), assumed) for resolution in resolutions}
+
+
+def _subject(recipe: Recipe, assumed: Assumed) -> Subject:
+    if recipe.is_text:
+        tokenizer: Any = Unseen(assumed.vocab_size) if assumed.vocab_size else _text_tokenizer(recipe)
+        return subject(recipe, tokenizer, length=recipe.row_length())
+    tokenizer = _image_tokenizer(recipe, assumed) if recipe.task == "generator" else None
+    n_classes = _classes(recipe) if assumed.n_classes is None else assumed.n_classes
+    caption_shape = None if recipe.captions is None else recipe.captions.shape()
+    return subject(recipe, tokenizer, n_classes=n_classes, caption_shape=caption_shape)
+
+
+def _text_tokenizer(recipe: Recipe) -> Any:
+    try:
+        with torch.device("cpu"):
+            source = recipe.build_text()
+            return recipe.build_text_tokenizer(lambda: source.documents("train"))
+    except UserError as error:
+        raise UserError(f"the vocabulary is made from the text, which is not here: give --vocab N ({error})") from None
+
+
+def _image_tokenizer(recipe: Recipe, assumed: Assumed) -> Any:
+    shape = recipe.image_shape()
+    if recipe.tokenizer_source is None:
+        name, arguments = TOKENIZERS.check(recipe.tokenizer or "")
+        if name == "autoencoder_kl":  # its weights may be on the hub
+            return Unseen(**KLTokenizer.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels))
+        return recipe.build_tokenizer(shape)
+    try:
+        with torch.device("cpu"):
+            return load_tokenizer(recipe, shape)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nto count without it, say what it is: 'tokenizer={{type: vq, ...}}' instead of `from`"
+        ) from None
+
+
+def _classes(recipe: Recipe) -> int:
+    """How many classes the data have; 1,000 where they are not here."""
+    try:
+        return len(recipe.build_data().classes)
+    except UserError:
+        return 1000
+
+
+def _can_drop(recipe: Recipe) -> bool:
+    """Whether the recipe could train with dropped tokens."""
+    tree = recipe.model_dump(mode="json", exclude_none=True)
+    tree["train"] |= {"keep_ratio": 0.5, "phases": []}
+    try:
+        parse_recipe(tree)
+    except UserError:
+        return False
+    return True
+
+
+def _table(cost: Cost) -> Iterator[str]:
+    """A row a resolution and keep ratio: MACs, share of unmasked, the network's stages."""
+    stages = list(dict.fromkeys(stage for macs in cost.macs.values() for stage in macs.stages))
+    rows = [["resolution", "keep ratio", "MACs", "of unmasked", *stages]]
+    for (resolution, ratio), macs in sorted(cost.macs.items(), key=lambda item: (item[0][0] or 0, -item[0][1])):
+        share = macs.total / cost.macs[resolution, 1.0].total
+        rows.append([str(resolution or "-"), f"{ratio:g}", _amount(macs.total), f"{share:.3f}", *_stages(macs, stages)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+
+
+def _stages(macs: Macs, stages: Sequence[str]) -> list[str]:
+    return [_amount(macs.stages.get(stage, 0.0)) for stage in stages]
+
+
+def _totals(cost: Cost, gpu: str, price: float | None, mfu: float) -> Iterator[str]:
+    settings = cost.settings
+    share = cost.flops / cost.unmasked_flops
+    yield (
+        f"{settings.steps:,} steps: {cost.flops:.3e} FLOPs (3 forward passes a step, a MAC is 2 FLOPs), "
+        f"{share:.3f} of the same steps without dropped tokens"
+    )
+    hours = gpu_hours(cost.flops, gpu, mfu)
+    money = "" if price is None else f", {hours * price:,.2f} USD at {price:g} USD an hour"
+    yield f"{gpu} at {mfu:.0%} of its peak: {hours:,.2f} GPU hours{money}"
+
+
+def _phases(cost: Cost) -> Iterator[str]:
+    for stretch in plan(cost.settings):
+        kept = ", ".join(f"{ratio:g}" for ratio in stretch.keep_ratios)
+        size = f", resolution {stretch.resolution}" if stretch.resolution else ""
+        yield f"phase {stretch.index + 1}: {len(stretch):,} steps of {stretch.batch_size}, keep ratio {kept}{size}"
+
+
+def _measured(recipe: Recipe, assumed: Assumed, cost: Cost) -> Iterator[str]:
+    """Samples a second of forward and backward passes here, unmasked and at the run's lowest keep ratio."""
+    what = _subject(recipe, assumed)
+    size = max(1, min(recipe.train.batch_size, 16, int(1e11 / cost.macs[None, 1.0].total)))
+    for ratio in dict.fromkeys((1.0, recipe.train.lowest_keep_ratio)):
+        speed = measure(what, size, ratio, 3)
+        yield f"this machine, keep ratio {ratio:g}, {size} at a time: {speed:,.1f} samples/s"
+
+
+def _amount(value: float) -> str:
+    """1,234,567 -> 1.235 M"""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3f} {name}"
+    return f"{value:g}"
