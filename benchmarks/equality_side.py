@@ -18,9 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -35,8 +34,7 @@ KILLED_AT = 13
 """The step of a `LONG` run after whose log it is killed, if not some steps later."""
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """A checkout at work: its import path, the folder of its runs, and the data."""
 
     site: Path
