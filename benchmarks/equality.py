@@ -92,7 +92,16 @@ def start(checkout: Path, home: Path, data: Path, wanted: Sequence[str]) -> subp
     make_site(checkout, site)
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"PYTHONPATH": os.pathsep.join(paths), "MASKGEN_CACHE": str(home / "cache")}
-    command = [sys.executable, HERE / "equality_side.py", site, home, "--data", data, "--wanted", *wanted]
+    command: list[str | Path] = [
+        sys.executable,
+        HERE / "equality_side.py",
+        site,
+        home,
+        "--data",
+        data,
+        "--wanted",
+        *wanted,
+    ]
     return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT, **own}, cwd=home)
 
 

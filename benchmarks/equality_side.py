@@ -99,7 +99,7 @@ def drawn(of: Side, source: str, arguments: Mapping[str, Any], num: int, name: s
 
 def logged(run: Path) -> Values:
     """All that metrics.jsonl holds but timings, with the digits that are written there."""
-    found = {}
+    found: Values = {}
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line, parse_float=str, parse_constant=str)
         step = values.pop("step")
