@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.layers.test_recompute import built, every_network, passed
+from tests.nn.test_recompute import built, every_network, passed
 
 
 @every_network
