@@ -83,4 +83,4 @@ def test_another_number_of_threads_than_before_is_said(capsys: pytest.CaptureFix
     assert not capsys.readouterr().err
     start.info["threads"] += 1
     warn_of_threads(start)
-    assert "not in the same bits" in capsys.readouterr().err
+    assert "rounding is not; OMP_NUM_THREADS=" in capsys.readouterr().err
