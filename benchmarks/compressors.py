@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskgen.core.errors import UserError
-from maskgen.data.text.rows import SPLITS
+from maskgen.data.text.base import SPLITS
 from maskgen.recipes.load import load_recipe
 
 PPMD_ORDER, PPMD_MEMORY = 8, 2**28
