@@ -226,10 +226,8 @@ def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     key = "objective.strategy" if of_process is None else "process.strategy"
     name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(strategy))
     if not hasattr(network, strategy.requires):
-        raise RecipeError(
-            f"{key}: {name} requires {strategy.requires} of the network, which model {model} does not compute; choose "
-            f"from {', '.join(able)}"
-        )
+        lacks = f"requires {strategy.requires} of the network, which model {model} does not compute"
+        raise RecipeError(f"{key}: {name} {lacks}; choose from {', '.join(able)}")
     if strategy.requires == "difficulty" and not arguments.get("has_difficulty"):
         raise RecipeError(f"{key}: {name} needs a network that predicts its losses; set model.has_difficulty: true")
 
