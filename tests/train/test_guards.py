@@ -248,10 +248,8 @@ def test_keeping_the_best_needs_a_validation() -> None:
 
 
 def test_a_directory_without_runs_is_said(tmp_path: Path, command: Command) -> None:
-    assert command("runs", tmp_path)[:2] == (
-        0,
-        f"no runs in {tmp_path}; `maskgen train RECIPE --output {tmp_path}/NAME` starts one\n",
-    )
+    code, out, _ = command("runs", tmp_path)
+    assert (code, f"no runs in {tmp_path}; `maskgen train" in out) == (0, True)
     assert "no directory" in command("runs", tmp_path / "gone")[2]
 
 
