@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.nn.attention import AttentionBackend, init_transformer, zero
 from maskgen.nn.blocks import PostNormBlock, PreNormBlock
@@ -42,7 +45,14 @@ class MaskGIT(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("masked_tokens",)
+    traits = NetworkTraits(
+        objectives=("masked_tokens",),
+        tokens=("discrete",),
+        streams=("image",),
+        drops_tokens=True,
+        has_attention_scores=True,
+        has_features=True,
+    )
 
     def __init__(
         self,
@@ -80,6 +90,12 @@ class MaskGIT(nn.Module):
         self.grid, self.head_width = grid, width // heads
         self.condition = condition if n_classes else "none"
         is_modulated = self.condition == "adaln" or has_time
+        self.traits = replace(
+            self.traits_for(
+                {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
+            ),
+            conditions=("class",) if n_classes else (),
+        )
         self.has_null_label = has_null_label
         n_prefix = self.n_prefix = int(self.condition == "token")
         n_labels = (n_classes + has_null_label) * n_prefix
@@ -103,6 +119,16 @@ class MaskGIT(nn.Module):
         self.time = TimeEmbedding(width) if has_time else None
         self.loss_head = LossHead(width) if has_difficulty else None
         self._init(width, depth, is_modulated)
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(
+            cls.traits,
+            has_null_label=keys["has_null_label"],
+            has_difficulty=keys["has_difficulty"],
+            has_fixed_grid=keys["positions"] == "learned",
+        )
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Work on another grid, its places spread over those of the grid the network was built with.

@@ -15,6 +15,7 @@ from torch import Tensor
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model
 from maskgen.core.errors import UserError
 from maskgen.core.predictions import NULL
+from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
 from maskgen.pipelines.base import Pipeline, slices
@@ -80,7 +81,7 @@ class ImagePipeline(Pipeline):
             raise UserError("guidance needs something to be guided by: this checkpoint is unconditional; use 1")
         if getattr(recipe.build_objective(self.generator.tokenizer.vocab_size), "label_dropout", 1) == 0:
             raise UserError("guidance needs a checkpoint trained with objective.label_dropout above 0; use 1")
-        if self.classes and not getattr(self.model, "has_null_label", True):
+        if self.classes and not traits_of(self.model).has_null_label:
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")
 
     def labels(self, classes: Sequence[str | int] | str | None, num: int) -> Tensor | None:
@@ -101,7 +102,7 @@ class ImagePipeline(Pipeline):
         text = str(name).strip().lower()
         if text == "all":
             return list(range(len(self.classes)))
-        if text in ("none", "null") and getattr(self.model, "has_null_label", True):
+        if text in ("none", "null") and traits_of(self.model).has_null_label:
             return [NULL]
         if text.isdecimal() and int(text) < len(self.classes):
             return [int(text)]
