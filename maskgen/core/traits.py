@@ -91,8 +91,8 @@ class NetworkTraits:
         return "caption" in self.conditions
 
 
-WRAPPED = ("module", "_orig_mod")
-"""Names under which data parallelism and `torch.compile` hold the network."""
+WRAPPERS = ({"module"}, {"_orig_mod"})
+"""Parts of a wrapper: data parallelism and `torch.compile` hold the network under these names."""
 
 DEFAULT = NetworkTraits()
 """Traits of a module or function that declares none."""
@@ -103,11 +103,8 @@ def network_of(model: Any) -> Any:
 
     A wrapper declares no traits, and its only part is called `module` or `_orig_mod`.
     """
-    while isinstance(model, nn.Module) and not isinstance(getattr(model, "traits", None), NetworkTraits):
-        parts = list(model._modules.items())
-        if len(parts) != 1 or parts[0][0] not in WRAPPED:
-            break
-        model = parts[0][1]
+    while isinstance(model, nn.Module) and set(model._modules) in WRAPPERS and not hasattr(type(model), "traits"):
+        model = next(iter(model._modules.values()))
     return model
 
 
