@@ -33,9 +33,7 @@ def check_together(recipe: Recipe) -> None:
     if is_generator and recipe.train.flip and not recipe.is_continuous:
         raise RecipeError("train.flip: true mirrors images, this generator trains on stored tokens; leave it out")
     if recipe.task == "classifier" and recipe.train.gradient_checkpointing:
-        raise RecipeError(
-            "train.gradient_checkpointing: a classifier's running statistics would count each batch twice; leave it out"
-        )
+        raise RecipeError("train.gradient_checkpointing: would update running statistics twice a batch; leave it out")
     kept = recipe.train.lowest_keep_ratio
     if not is_generator and kept < 1:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
@@ -245,9 +243,7 @@ def _check_regression(recipe: Recipe) -> None:
             "not look at each other; take model.decoder cross, or 1"
         )
     if not objective.makes_tokens and recipe.train.preview_every:
-        raise RecipeError(
-            "train.preview_every: normalised patches make no picture; use 0, or objective.normalise false"
-        )
+        raise RecipeError("train.preview_every: normalised patches are no image; use 0, or objective.normalise false")
 
 
 def _check_sizes(recipe: Recipe) -> None:
@@ -313,8 +309,7 @@ def check_phases(recipe: Recipe) -> None:
         raise RecipeError(f"{key} needs a generator of image data with a `size`, {data} has none; leave it out")
     if recipe.tokenizer_source is not None:
         raise RecipeError(f"{key}: tokenizer {recipe.tokenizer_source} is for images of one size; leave it out")
-    model = MODELS.check(recipe.model or "")[0]
-    arguments = MODELS.check(recipe.model or "")[1]
+    model, arguments = MODELS.check(recipe.model or "")
     if getattr(arguments.get("masking"), "fixed_grid", False) or arguments.get("positions") == "learned":
         raise RecipeError(
             f"{key}: masking mdt and learned positions are for one grid of tokens; use model.positions rotary "
