@@ -80,22 +80,13 @@ class MaskGIT(nn.Module):
                 "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
                 f"{width}, {depth}, {heads}, {mlp_ratio} and {dropout}"
             )
-        if norm == "post" and (condition == "adaln" or qk_norm):
-            raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
-        if condition == "adaln" and not has_null_label:
-            raise ValueError("has_null_label false goes with condition token; adaln always has the row")
-        if has_time and condition != "adaln":
-            raise ValueError("has_time goes with condition adaln; use that, or has_time false")
+        _require_condition(norm, condition, qk_norm, has_null_label, has_time)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
         self.condition = condition if n_classes else "none"
         is_modulated = self.condition == "adaln" or has_time
-        self.traits = replace(
-            self.traits_for(
-                {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
-            ),
-            conditions=("class",) if n_classes else (),
-        )
+        keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
+        self.traits = replace(self.traits_for(keys), conditions=("class",) if n_classes else ())
         self.has_null_label = has_null_label
         n_prefix = self.n_prefix = int(self.condition == "token")
         n_labels = (n_classes + has_null_label) * n_prefix
@@ -250,6 +241,20 @@ class MaskGIT(nn.Module):
             keep = torch.cat([keep.new_zeros(len(keep), 1), keep], 1)
         kept = TokenSubset(keep, x.shape[1])
         return kept.gather(x), None if rotation is None else rotation[keep]
+
+
+def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
+    """Check that norm, class condition and time condition fit together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if norm == "post" and (condition == "adaln" or qk_norm):
+        raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
+    if condition == "adaln" and not has_null_label:
+        raise ValueError("has_null_label false goes with condition token; adaln always has the row")
+    if has_time and condition != "adaln":
+        raise ValueError("has_time goes with condition adaln; use that, or has_time false")
 
 
 class MlmHead(nn.Module):
