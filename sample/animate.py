@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.core.files import atomic
+from maskgen.data.image.grid import grid
 from maskgen.pipelines.partial import decode_partial
-from maskgen.pipelines.sheet import grid
 from maskgen.processes import put_masks
 from maskgen.tokenizers import ImageTokenizer
 

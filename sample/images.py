@@ -9,10 +9,10 @@ from torch import Tensor
 
 from maskgen.pipelines.image import ImagePipeline
 from maskgen.pipelines.outputs import ImageOutput
-from maskgen.pipelines.sheet import IMAGE_ENDINGS
+from maskgen.pipelines.sheet import IMAGE_ENDINGS, write_images
 
 from .animate import Recorder, write_animation
-from .pictures import check_writable, write_images
+from .pictures import check_writable
 
 OPTIONS = {"prompts", "picture", "hole", "seed", "batch_size"}
 """Arguments of a call that are not the sampler's."""

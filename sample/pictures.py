@@ -7,8 +7,6 @@ from pathlib import Path
 from maskgen.core.errors import UserError
 from maskgen.core.files import require_writable
 from maskgen.evaluation.report import require_no_bench
-from maskgen.pipelines.sheet import grid as grid
-from maskgen.pipelines.sheet import write_images as write_images
 
 
 def check_writable(name: str, endings: tuple[str, ...]) -> Path:

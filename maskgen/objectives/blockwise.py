@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.objectives.base import (
@@ -57,8 +58,8 @@ class BlockTokens:
         t = t.repeat_interleave(size, 1)[:, :length]  # (B, L)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
         where = x_t == self.process.mask_id
-        logits = model(x_t, t[:, 0].float(), where=where, clean=x_0).logits.float()  # (M, V)
-        target = x_0[where]
+        answer, target = model(x_t, t[:, 0].float(), where=where, clean=x_0), x_0[where]
+        logits = categorical_at(answer, where, vocab_size=self.process.mask_id, n=len(target)).logits.float()  # (M, V)
         loss = F.cross_entropy(logits, target, reduction="none")
         weight = torch.ones_like(t) if size == 1 else self.process.schedule.elbo_weight(t)
         value = (weight[where].float() * loss).sum() / x_0.numel()

@@ -440,7 +440,7 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
         ("mar", ["model.head.process.steps=1"], ["model.head: ", "process.steps of at least 2"]),
         ("mage", ["model.decoder_depth=0"], ["model: width, depth, heads and mlp_ratio must be positive"]),
         ("mage", ["model.decoder_heads=-1"], ["model: decoder_heads, table_rows and projection must not be negative"]),
-        ("mae", ["sampler.temperature=0.5"], ["sampler.temperature: this network answers one value a token", "use 1"]),
+        ("mae", ["sampler.temperature=0.5"], ["sampler.temperature must be 1: this network predicts one value"]),
         ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
