@@ -163,7 +163,7 @@ def bad_inputs(run: Path, folder: Path) -> dict[str, tuple[tuple[object, ...], t
         "truncated checkpoint": (("sample", broken, "--output", folder / "s.png"), ("model.safetensors", "truncated")),
         "not a generator": (("sample", "fashion-vq", "--output", folder / "s.png"), ("tokenizer", "generator")),
         "unwritable output": ((*sample, "--output", "/proc/nothing/s.png"), ("/proc/nothing/s.png",)),
-        "unknown ending": ((*sample, "--output", folder / "s.jpg"), ("s.jpg", ".png")),
+        "unknown ending": ((*sample, "--output", folder / "s.tga"), ("s.tga", ".png")),
         "output is a directory": ((*sample, "--output", folder / "dir.png"), ("dir.png", "directory")),
         "no image folder": (
             ("train", "tokenizer/folder-vq", f"data.path={folder / 'none'}", "--output", folder / "r1"),
