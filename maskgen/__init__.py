@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         overrides: Sequence[str] | Mapping[str, object] = (),
         output: str | Path | None = None,
         *,
-        resume: bool = False,
+        resume: bool | Literal["auto"] = False,
         device: str = "auto",
     ) -> Path:
         """Train a recipe; the directory of the last checkpoint, which `load` takes.
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
             recipe: a name of `maskgen recipes`, a YAML file, or a `Recipe`.
             overrides: changes of the recipe, ``["train.steps=500"]`` or ``{"train.steps": 500}``.
             output: the run directory, ``runs/RECIPE`` by default; required for a `Recipe`.
-            resume: continue from the newest checkpoint of the run directory.
+            resume: continue from the newest checkpoint of the run directory; `auto` where there is one.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
         Raises:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 
 class _Callable(ModuleType):
@@ -19,7 +19,7 @@ class _Callable(ModuleType):
         overrides: Sequence[str] | Mapping[str, object] = (),
         output: str | Path | None = None,
         *,
-        resume: bool = False,
+        resume: bool | Literal["auto"] = False,
         device: str = "auto",
     ) -> Path:
         """See `maskgen.train`, declared where the library's public names are."""
