@@ -36,10 +36,11 @@ class LeftOut:
         """One line; empty if nothing was left out."""
         parts = []
         if n := self.endings.total():
-            kinds = [f"{ending or 'no ending'} {count}" for ending, count in self.endings.most_common()]
+            most = sorted(self.endings.items(), key=lambda item: (-item[1], item[0]))
+            kinds = [f"{ending or 'no ending'} {count}" for ending, count in most]
             parts.append(f"{_counted(n, 'file')} ({first_few(kinds)})")
         if self.special:
-            parts.append(f"{_counted(len(self.special), 'broken link, pipe or device')} ({first_few(self.special)})")
+            parts.append(f"{_counted(len(self.special), 'name')} of no regular file ({first_few(self.special)})")
         if self.repeated:
             parts.append(
                 f"{_counted(len(self.repeated), 'link')} to a folder listed already ({first_few(self.repeated)})"

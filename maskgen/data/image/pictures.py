@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -43,6 +44,8 @@ SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in ending
 
 MOST_PIXELS = 2**27
 """Pixels of a picture that are decoded, 11,585 x 11,585."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` has the limit
 
 MOST_SCALED = 2**26
 """Pixels that a picture may have after scaling and before it is cropped."""
