@@ -17,8 +17,8 @@ from PIL import Image
 from maskgen.core.registry import SpecError
 from maskgen.data.base import DATASETS, DataError, ImageSource, TextSource
 from maskgen.data.content import WHOLE, content_digest
+from maskgen.data.image.opening import open_images
 from maskgen.data.image.pictures import MOST_PIXELS, read_image, to_square
-from maskgen.data.image.sets import open_images
 from maskgen.data.listing import list_files
 from maskgen.data.split_folders import find_splits
 
@@ -305,7 +305,7 @@ def test_a_line_of_pixels_is_not_blown_up_before_it_is_cropped() -> None:
 
 
 def test_an_image_file_of_an_archive_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskgen.data.image.sets.MOST_BYTES", 2**20)
+    monkeypatch.setattr("maskgen.data.image.archives.MOST_BYTES", 2**20)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(2**21))
     images = open_images(str(tmp_path / "bomb.zip"))

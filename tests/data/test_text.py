@@ -22,7 +22,7 @@ from maskgen.core.registry import SpecError
 from maskgen.data.base import DATASETS, DataError, TextSource
 from maskgen.data.base import TEXT_SPLITS as SPLITS
 from maskgen.data.loader import CounterSampler, batches, in_order
-from maskgen.data.text.corpora import TEXT8_CHARACTERS
+from maskgen.data.text.files import TEXT8_CHARACTERS
 from maskgen.data.text.rows import TextData, document_ids, text_data
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.text.cuts import PIECE
