@@ -178,7 +178,7 @@ def test_first_hitting_times_of_every_schedule_are_one_clock_read_differently(na
 
 def test_a_schedule_that_is_constant_is_refused() -> None:
     for make in (One, Bernoulli, Euler, Scheduled, Share, Joint):
-        with pytest.raises(ValueError, match="schedule fixed has the same alpha at all times.* use linear or cosine"):
+        with pytest.raises(ValueError, match=r"schedule fixed has the same alpha at all times.* use linear or cosine"):
             make(schedule=Fixed())
 
 
