@@ -123,7 +123,7 @@ class Generator:
         if exponents is not None:
             sampler = with_exponents(sampler, exponents.detach().cpu())
         block_length = getattr(self.denoiser, "block_length", None)
-        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length))
+        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length, "row"))
 
     def _check_known(self, known: Tensor) -> None:
         block_length = getattr(self.denoiser, "block_length", None)
