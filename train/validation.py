@@ -63,9 +63,11 @@ class Validator:
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
                 captions = parts.captions
-                if captions is not None and isinstance(parts.held_out, CaptionedRows):
-                    captions = replace(captions, numbers=parts.held_out.numbers)
+                shown = parts.held_out if len(parts.held_out) else parts.train
+                if captions is not None and isinstance(shown, CaptionedRows):
+                    captions = replace(captions, numbers=shown.numbers)
                 preview_samples(path.with_suffix(".png"), generator, len(parts.classes), captions)
         elif isinstance(module, ImageTokenizer):
-            images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
+            rows = parts.held_out if len(parts.held_out) else parts.train
+            images = rows.__getitems__(range(min(40, len(rows))))[0]
             preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))
