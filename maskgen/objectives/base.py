@@ -14,6 +14,7 @@ from maskgen.core.devices import mean_over_ranks
 from maskgen.core.predictions import Batch, Condition, Loss
 from maskgen.core.registry import Registry
 from maskgen.core.rng import Rng
+from maskgen.core.traits import is_in_training
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Schedule
 from maskgen.strategies import MaskStrategy
@@ -122,7 +123,7 @@ def require_shares(**shares: float) -> None:
 
 def dropped(cond: Condition | None, share: float, model: Any, rng: Rng) -> Condition | None:
     """The condition with a share of its rows replaced by null; unchanged for a model in evaluation mode."""
-    if cond is None or not share or not is_training(model):
+    if cond is None or not share or not is_in_training(model):
         return cond
     return cond.drop(share, rng)
 
@@ -208,16 +209,6 @@ def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, T
         f"{name}/{of} {ends[index]}-{ends[index + 1]}%": torch.stack([sums[index], counts[index]])
         for index in range(BUCKETS)
     }
-
-
-def network_of(model: Any) -> Any:
-    """The network itself, without the wrapper of distributed training."""
-    return getattr(model, "module", model)
-
-
-def is_training(model: Any) -> bool:
-    """Whether a model is in training mode; a plain function always is."""
-    return bool(getattr(model, "training", True))
 
 
 def takes_progress(objective: Objective) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
-from maskgen.objectives.base import OBJECTIVES, Objective, ObjectiveTraits, is_training
+from maskgen.core.traits import is_in_training
+from maskgen.objectives.base import OBJECTIVES, Objective, ObjectiveTraits
 
 
 @OBJECTIVES.register("reconstruction")
@@ -62,7 +63,7 @@ class Classification(Objective):
         """batch.x_0 (B, C, H, W) in [0, 1] with labels in `batch.cond`; `model(images)` gives (B, n_classes)."""
         if batch.cond is None:
             raise ValueError("classification needs labels, but this data set has none; use data with classes")
-        images = shift_images(batch.x_0, self.shift, rng) if self.shift and is_training(model) else batch.x_0
+        images = shift_images(batch.x_0, self.shift, rng) if self.shift and is_in_training(model) else batch.x_0
         logits, labels = model(images), batch.cond.labels
         value = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         one = torch.ones_like(value)

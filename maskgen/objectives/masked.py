@@ -13,6 +13,7 @@ from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Denoiser, Loss, over_positions
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import is_in_training, traits_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     Objective,
@@ -20,9 +21,7 @@ from maskgen.objectives.base import (
     by_quarter,
     draw_times,
     dropped,
-    is_training,
     mean_of,
-    network_of,
     number_of,
     require_bound,
     require_shares,
@@ -133,7 +132,7 @@ class MaskedTokens(Objective):
         loss = self.streams.cross_entropy(logits, target, self.label_smoothing)  # (M,)
         plain = self.streams.cross_entropy(logits.detach(), target) if self.label_smoothing else loss
         if self.weight != "elbo":
-            n_counted = number_of(target, is_training(model))
+            n_counted = number_of(target, is_in_training(model))
         value = (weight * loss).sum() / n_counted
         ratio = over_positions(draw.is_masked.float().mean(1), where, where.shape)
         values = {"cross_entropy": plain.detach(), "accuracy": is_right(logits.detach(), target)}
@@ -147,7 +146,7 @@ class MaskedTokens(Objective):
     def _draw(self, model: Any, x_0: Tensor, rng: Rng, guide: Guide | None) -> _Masked:
         """The batch x_0 (B, L), masked; in training, streams are dropped."""
         t, x_t, noise = self._corrupt(x_0, rng, guide)
-        is_dropped = self.streams.dropped(x_0, rng) if is_training(model) else None
+        is_dropped = self.streams.dropped(x_0, rng) if is_in_training(model) else None
         if is_dropped is not None:
             x_t = put_masks(x_t, is_dropped, self.process.mask_id)
         return _Masked(t, x_t, noise, x_t == self.process.mask_id, None if is_dropped is None else ~is_dropped)
@@ -171,7 +170,7 @@ class MaskedTokens(Objective):
     ) -> tuple[Tensor, int | Tensor, TokenSubset | None]:
         """Predicted positions (B, L), the number of tokens that `elbo` is a mean over, and the computed ones."""
         subset, where, is_counted = None, draw.is_masked, draw.is_counted
-        if keep_ratio < 1 and getattr(network_of(model), "drops_masked", False):
+        if keep_ratio < 1 and traits_of(model).drops_masked:
             subset = drop_masked(draw.is_masked, draw.noise, keep_ratio)
         elif keep_ratio < 1:
             subset = TokenSubset.draw(len(where), where.shape[1], keep_ratio, rng, where.device)

@@ -10,12 +10,12 @@ from torch import Tensor
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import is_in_training
 from maskgen.objectives.base import (
     OBJECTIVES,
     Objective,
     ObjectiveTraits,
     draw_times,
-    is_training,
     mean_of,
     number_of,
     refuse_dropping,
@@ -63,7 +63,7 @@ class MaskedRegression(Objective):
         guide = guide_by(self.process, model, x_0, batch.cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         visible = visible_of(self.process, x_t)
-        is_train = is_training(model)
+        is_train = is_in_training(model)
         asked = visible.rest()
         if self.decode_ratio < 1 and is_train:
             asked = some_of(asked, self.decode_ratio, rng)

@@ -12,13 +12,13 @@ from torch import Tensor
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
+from maskgen.core.traits import network_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     Objective,
     ObjectiveTraits,
     draw_times,
     mean_of,
-    network_of,
     refuse_dropping,
     sum_of,
 )
