@@ -10,10 +10,9 @@ from torch import Tensor
 
 from maskgen.core.files import atomic
 from maskgen.core.pixels import to_uint8
+from maskgen.data.image.grid import grid
 from maskgen.processes import is_mask, put_masks
 from maskgen.tokenizers import ImageTokenizer
-
-from .pictures import grid
 
 MAX_SAMPLES = 40
 MASK_GREY = 128

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from maskgen.core.errors import UserError
 from maskgen.core.files import atomic, require_writable
+from maskgen.data.image.grid import grid
 from maskgen.data.image.pictures import to_pil
 from maskgen.evaluation.report import require_no_bench
-
-MIN_TILE = 56
-"""Tiles of a grid are enlarged by a whole factor to at least this many pixels."""
-
-
-def grid(pixels: Tensor, n_columns: int = 0) -> Image.Image:
-    """Images (N, C, H, W) uint8 in rows on white, as square as can be or with `n_columns`."""
-    factor = max(1, math.ceil(MIN_TILE / pixels.shape[-1]))
-    tiles = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    n_columns = n_columns or math.ceil(math.sqrt(len(tiles)))
-    gap, n_rows = 2, math.ceil(len(tiles) / n_columns)
-    _, channels, height, width = tiles.shape
-    size = (channels, n_rows * (height + gap) + gap, n_columns * (width + gap) + gap)
-    sheet = torch.full(size, 255, dtype=torch.uint8)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, n_columns)
-        top, left = gap + row * (height + gap), gap + column * (width + gap)
-        sheet[:, top : top + height, left : left + width] = tile
-    return to_pil(sheet[None])[0]
 
 
 def write_images(path: Path, pixels: Tensor, labels: list[int] | None, n_columns: int = 0) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.utils import save_image
 from tqdm import tqdm
 
 from maskgen.core.files import atomic
+from maskgen.core.pixels import to_uint8
 from maskgen.data.image.captions import CaptionTable
+from maskgen.data.image.grid import grid
 from maskgen.pipelines.generator import Generator
 from maskgen.recipes.budget import TrainSettings
 from maskgen.tokenizers import ImageTokenizer
@@ -113,6 +114,5 @@ def preview_reconstructions(path: Path, tokenizer: ImageTokenizer, images: Tenso
 
 
 def _save(path: Path, images: Tensor, n_columns: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    large = images.repeat_interleave(2, 2).repeat_interleave(2, 3) if images.shape[-1] < 64 else images
-    save_image(large, path, nrow=n_columns, padding=2)
+    with atomic(path) as file:
+        grid(to_uint8(images), n_columns).save(file, "PNG")

@@ -107,7 +107,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         module = recipe.build_model(
             n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
         )
-        objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
+        objective = recipe.build_objective(tokenizer.layout)
         if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
     to_batch = _to_batch(recipe, tokenizer, source, device, captions)
@@ -131,7 +131,7 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
         train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
     to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
-    objective = sized.build_objective(tokenizer.vocab_size, tokenizer.grid)
+    objective = sized.build_objective(tokenizer.layout)
     sized_parts = replace(parts, source=source, tokenizer=tokenizer, objective=objective, to_batch=to_batch)
     return replace(sized_parts, train=train, held_out=test)
 

@@ -121,9 +121,9 @@ def _built(
     optimizer = build_optimizer(parts.module, recipe.train)
     wrap_blocks(accelerator, parts.module)
     model, prepared = accelerator.prepare(parts.module, optimizer)
-    asks = getattr(getattr(parts.objective, "strategy", None), "asks", None)
-    if asks is not None:  # a mask strategy that asks the network itself, past what wraps it
-        gather_for(parts.module, asks)
+    strategy = getattr(parts.objective, "strategy", None)
+    if strategy is not None and strategy.requires is not None:  # calls the network itself, without its wrapper
+        gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)

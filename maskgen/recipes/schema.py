@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from maskgen.core.registry import Registry, Spec, SpecError
+from maskgen.core.streams import TokenLayout, vocab_size_of
 from maskgen.data.base import DATASETS, ImageSource, TextSource
 from maskgen.data.image.captions import CaptionSettings
 from maskgen.models import MODELS
@@ -139,29 +140,29 @@ class Recipe(BaseModel):
             raise RecipeError("this recipe has no model")
         return _build(MODELS, self.model, "model", **derived)
 
-    def build_process(self, vocab_size: int, grid: tuple[int, int] | None = None) -> Process:
-        """`grid` of image tokens; a text has none."""
-        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size, grid=grid)
+    def build_process(self, layout: TokenLayout | int) -> Process:
+        """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
+        return _build(PROCESSES, self.process, "process", layout=layout)
 
     def field_process(self) -> Gaussian | None:
         """The Gaussian process, None where tokens are masked."""
         return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
 
-    def build_objective(self, vocab_size: int = 0, grid: tuple[int, int] | None = None) -> Objective:
-        """`grid` of image tokens, for whoever draws masks; a text has none."""
+    def build_objective(self, layout: TokenLayout | int = 0) -> Objective:
+        """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
         wanted = inspect.signature(OBJECTIVES.get(name)).parameters
-        takes_tokens = bool({"process", "vocab_size"} & set(wanted))
+        takes_tokens = bool({"process", "layout"} & set(wanted))
         if takes_tokens != (self.task == "generator"):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
-        derived: dict[str, Any] = {"vocab_size": vocab_size, "grid": grid}
-        if takes_tokens and bool(vocab_size) == self.is_continuous:
+        derived: dict[str, Any] = {"layout": layout}
+        if takes_tokens and bool(vocab_size_of(layout)) == self.is_continuous:
             kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
             raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
         if "process" in wanted:
-            derived["process"] = self.build_process(vocab_size, grid)
+            derived["process"] = self.build_process(layout)
         elif takes_tokens and self.process != "absorbing":
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)

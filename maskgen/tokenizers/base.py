@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.registry import Registry
+from maskgen.core.streams import Stream, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class ImageTokenizer(nn.Module, Tokenizer):
     def is_continuous(self) -> bool:
         """Whether tokens are vectors, not numbers of a vocabulary."""
         return self.vocab_size == 0
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The rows of tokens as one stream."""
+        return TokenLayout.of(Stream("image", "image", self.vocab_size, self.grid, self.token_width))
 
     def sizes(self) -> dict[str, Any]:
         """What a network of these tokens is built with."""
