@@ -15,8 +15,8 @@ import click
 import pytest
 
 from maskgen.cli.commands import cli
-from maskgen.data.text import corpora
 from maskgen.data.image.fashion import FASHION_FOLDER, FashionMnist
+from maskgen.data.text import corpora
 from maskgen.recipes.shipped import recipe_names
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
@@ -120,7 +120,8 @@ def short(words: Sequence[str]) -> list[str]:
     if name == "cost":
         return [*dict.fromkeys([*words, "--no-measure"])]
     if name == "sample":
-        less = [*words, *([] if "--num" in words else ["--num", "4"]), *([] if "--steps" in words else ["--steps", "2"])]
+        least = {"--num": "4", "--steps": "2"}
+        less = having(words, {option: value for option, value in least.items() if option not in words})
         options = {option: str(most) for option, most in LESS.items() if option in less}
         kept = {option: str(min(int(less[less.index(option) + 1]), int(most))) for option, most in options.items()}
         return having(less, kept)
