@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
@@ -125,9 +124,9 @@ class Recipe(BaseModel):
     def build_tokenizer(self, image_shape: tuple[int, int, int]) -> ImageTokenizer:
         return cast(ImageTokenizer, self._tokenizer(image_shape=image_shape))
 
-    def build_text_tokenizer(self, corpus: Callable[[], Iterator[str]]) -> TextTokenizer:
-        """A text tokenizer, made from the training documents."""
-        return cast(TextTokenizer, self._tokenizer(corpus=corpus))
+    def build_text_tokenizer(self, source: TextSource) -> TextTokenizer:
+        """A text tokenizer, made from the documents of a source where its type learns from data."""
+        return cast(TextTokenizer, self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out))
 
     def _tokenizer(self, **derived: Any) -> Any:
         if self.tokenizer is None:
