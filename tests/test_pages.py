@@ -16,11 +16,10 @@ import pytest
 
 from maskgen.cli.commands import cli
 from maskgen.data.image.fashion import FASHION_FOLDER, FashionMnist
-from maskgen.data.text import corpora
+from maskgen.data.text import kjv
 from maskgen.recipes.shipped import recipe_names
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
-from tests.train.test_bench import in_this_process
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("start", "guides", "methods", "results", "extend", "design")
@@ -236,17 +235,23 @@ def test_scripts_of_the_pages_are_bash() -> None:
         assert checked.returncode == 0, checked.stderr + script
 
 
+def here(*arguments: str | Path, threads: int | None = None) -> str:
+    """A command of a benchmark, which has a process of its own for each, in this one."""
+    cli.main([str(argument) for argument in arguments], standalone_mode=False)
+    return ""
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with what pages take as given: the licence, captioned pictures, data cut to a few rows."""
-    whole = corpora._king_james
+    whole = kjv._king_james
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "LICENSE", tmp_path)
     pictures(tmp_path / "captioned", {f"{split}/{n}.png": "a boat" for split in ("train", "test") for n in range(4)})
     tiny_encoder(tmp_path / "google-t5" / "t5-small")
-    monkeypatch.setattr("maskgen.train.bench.maskgen", in_this_process)
+    monkeypatch.setattr("maskgen.train.bench.maskgen", here)
     monkeypatch.setattr(FashionMnist.__init__, "__defaults__", (None, N_TRAIN, N_TEST))
-    monkeypatch.setattr(corpora, "_king_james", lambda: whole()[:N_CHARACTERS])
+    monkeypatch.setattr(kjv, "_king_james", lambda: whole()[:N_CHARACTERS])
     return tmp_path
 
 
@@ -264,6 +269,8 @@ def test_every_command_of_the_pages_runs_in_the_order_given(
             subprocess.run(["bash", "-euc", statement], check=True, cwd=home)
         elif (arguments := as_maskgen(words)) is not None:
             less = short(arguments)
+            if less[0] == "train" and "--resume" not in less and "--output" in less:
+                shutil.rmtree(home / less[less.index("--output") + 1], ignore_errors=True)
             if once(less, seen):
                 code, _, error = command(*less)
                 if code:
