@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from maskgen.core.errors import UserError
-from maskgen.core.files import atomic, require_writable
+from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.data.image.grid import grid
 from maskgen.data.image.pictures import to_pil
 from maskgen.evaluation.report import require_no_bench
@@ -38,7 +38,7 @@ def check_writable(name: str, endings: tuple[str, ...]) -> Path:
     Raises:
         UserError: another ending, or nothing can be written there.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.suffix not in endings:
         shown = ", ".join(ending or "none for a folder" for ending in endings)
         raise UserError(f"cannot write {name!r}: the ending must be one of: {shown}")

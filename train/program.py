@@ -18,7 +18,7 @@ from maskgen.checkpoints.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_t
 from maskgen.core.console import surviving_output
 from maskgen.core.devices import pick_device, pick_precision
 from maskgen.core.errors import OutOfMemory, is_out_of_memory
-from maskgen.core.files import require_writable
+from maskgen.core.files import local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.core.rng import fold
 from maskgen.nn.checkpointing import recompute
@@ -64,7 +64,7 @@ def run(
         Stopped: a signal ended the run.
     """
     clock, recipe = Clock(), load_recipe(recipe_source, overrides)
-    directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
+    directory = local_path(output or f"runs/{Path(recipe_source).stem}")
     require_writable(directory, str(directory))
     place = pick_device(device)
     patience = InitProcessGroupKwargs(

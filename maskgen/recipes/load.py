@@ -17,8 +17,9 @@ from maskgen.objectives import OBJECTIVES
 from maskgen.processes import PROCESSES
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
+from maskgen.recipes.overrides import apply_overrides
 from maskgen.recipes.schema import GuidanceSettings, Recipe
-from maskgen.recipes.tree import RecipeError, override, read_tree
+from maskgen.recipes.tree import RecipeError, read_tree
 from maskgen.tokenizers import TOKENIZERS
 
 
@@ -29,8 +30,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, unreadable YAML, unknown key, wrong type or impossible value.
     """
     tree = read_tree(str(source))
-    for change in overrides:
-        override(tree, change)
+    apply_overrides(tree, overrides)
     return parse_recipe(tree)
 
 
