@@ -42,9 +42,9 @@ from .status import Status
 
 
 def run(
-    recipe_source: str,
-    overrides: Sequence[str] = (),
-    output: str | None = None,
+    recipe_source: str | Path | Recipe,
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    output: str | Path | None = None,
     resume: Resume = False,
     device: str = "auto",
 ) -> Path:
@@ -64,7 +64,8 @@ def run(
         Stopped: a signal ended the run.
     """
     clock, recipe = Clock(), load_recipe(recipe_source, overrides)
-    directory = local_path(output or f"runs/{Path(recipe_source).stem}")
+    name = "recipe" if isinstance(recipe_source, Recipe) else str(recipe_source)
+    directory = local_path(output or f"runs/{Path(name).stem}")
     require_writable(directory, str(directory))
     place = pick_device(device)
     patience = InitProcessGroupKwargs(
@@ -79,15 +80,22 @@ def run(
     )
     require_supported(accelerator, recipe, plugin)
     is_main = accelerator.is_main_process
-    about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
+    about = {"command": shlex.join(["maskgen", "train", name, *_shown(overrides)]), "commit": _commit()}
     with surviving_output(), Signals() as signals, RunLock(directory) if is_main else nullcontext():
         if is_main:
             forget_failures(directory)
         start = find_start(directory, recipe, resume, accelerator)
         require_shared(recipe.train, accelerator.num_processes, 0 if start is None else start.step)
-        status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
+        status = Status(directory, name, recipe.train.steps, is_main=is_main)
         with _recorded(status, accelerator):
             return _built(recipe, directory, start, accelerator, RunContext(signals, status, about, clock)).go()
+
+
+def _shown(overrides: Sequence[str] | Mapping[str, object]) -> list[str]:
+    """Overrides as the command line writes them."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={value}" for key, value in overrides.items()]
+    return list(overrides)
 
 
 @contextmanager

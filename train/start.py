@@ -14,6 +14,7 @@ from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, newest_i
 from maskgen.core.devices import from_first_rank
 from maskgen.core.errors import UserError
 from maskgen.core.files import read_json
+from maskgen.data.content import CONTENT
 from maskgen.recipes.budget import TrainSettings, images_before, plan
 from maskgen.recipes.schema import Recipe
 
@@ -23,6 +24,7 @@ from .state import newest_whole, set_aside
 FRESH, REFUSED = -1, -2
 Resume = bool | Literal["auto"]
 """Whether a run continues from its newest checkpoint; `auto` does if there is one."""
+
 
 def find_start(directory: Path, recipe: Recipe, resume: Resume, accelerator: Accelerator) -> Checkpoint | None:
     """The checkpoint to resume from, None for a fresh start: the first process chooses, the others follow.
@@ -132,7 +134,8 @@ def check_data(start: Checkpoint, parts: Parts) -> None:
     if before is None or before == now:
         return
     rows = f"{before['rows']:,} rows then, {now['rows']:,} now" if before["rows"] != now["rows"] else "as many rows"
-    if before["rows"] == now["rows"] and now["fingerprint"].startswith(CONTENT) > before["fingerprint"].startswith(CONTENT):
+    is_of_times = now["fingerprint"].startswith(CONTENT) and not before["fingerprint"].startswith(CONTENT)
+    if is_of_times and before["rows"] == now["rows"]:
         print(
             f"{start.path.name} is of an earlier version that identified files by their times; of its data only the "
             "number of rows was compared",
