@@ -52,7 +52,7 @@ def _parse_yaml(where: str, text: str) -> dict[str, Any]:
     try:
         tree = read_yaml(text)
     except YamlError as error:
-        raise RecipeError(f"{where} is not YAML that is read: {error}") from None
+        raise RecipeError(f"{where} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys")
     return tree
