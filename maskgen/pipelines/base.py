@@ -53,7 +53,17 @@ class Pipeline(ABC):
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
         self.generator = self._make(checkpoint, device)
+        if self.generator.guidance.scale != 1 and not self._can_be_guided():
+            # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
+            self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
         self.to(device, dtype)
+
+    def _can_be_guided(self) -> bool:
+        try:
+            self._check_guidance()
+        except UserError:
+            return False
+        return True
 
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator: ...
