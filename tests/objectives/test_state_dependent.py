@@ -168,11 +168,14 @@ def test_a_network_learns_with_all_its_parameters() -> None:
 def test_a_wrapped_network_is_asked_for_its_own_rates() -> None:
     model, objective = network(), StateDependentTokens(StateDependent(V))
 
-    class Wrapped:
-        module = model
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = model
 
-        def __call__(self, *args: Any, **more: Any) -> Categorical:
-            return self.module(*args, **more)
+        def forward(self, *args: Any, **more: Any) -> Categorical:
+            predicted: Categorical = self.module(*args, **more)
+            return predicted
 
     plain, wrapped = (objective(m, Batch(X_0), Rng.stream(0)).value for m in (model, Wrapped()))
     assert torch.equal(plain, wrapped)
@@ -191,5 +194,7 @@ def test_rates_need_a_process_and_a_network_that_have_them() -> None:
         StateDependentTokens(Absorbing(V))
     with pytest.raises(ValueError, match=r"needs a model with rates: model.has_exponents: true"):
         StateDependentTokens(StateDependent(V))(network(False), Batch(X_0), Rng.stream(0))
-    with pytest.raises(ValueError, match=r"only objective masked_tokens drops tokens; use keep_ratio 1, got 0.5"):
+    with pytest.raises(
+        ValueError, match=r"only objectives denoising and masked_tokens drop .* use keep_ratio 1, got 0.5"
+    ):
         StateDependentTokens(StateDependent(V))(SimpleNamespace(), Batch(X_0), Rng.stream(0), keep_ratio=0.5)
