@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from maskgen.core.registry import Registry
 from maskgen.core.subset import TokenSubset
-from maskgen.nn.cross import CrossBlock
+from maskgen.nn.decoders import JointDecoder
 from maskgen.nn.embeddings import require_sincos, sincos_over
-from maskgen.nn.visible import JointDecoder, ViTSizes, key_mask
+from maskgen.nn.encoders import key_mask
+from maskgen.nn.published_blocks import ViTSizes, cross_block
 
 Reads = Literal["last", "weighted", "reversed"]
 
@@ -40,6 +41,9 @@ class Decoder(nn.Module, ABC):
             queries: (W,) or (B, L, W), what stands for a patch that was not seen; positions not yet added.
             asked: the M patches.
         """
+
+    def init(self) -> None:
+        """Initialise what is no linear layer."""
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Patches will come from another grid of the same picture."""
@@ -124,7 +128,7 @@ class _Cross(_Placed):
     ) -> None:
         super().__init__(sizes.width, grid)
         self.reads, self.looks_around = reads, looks_around
-        self.blocks = nn.ModuleList(CrossBlock(sizes, encoder.width, looks_around) for _ in range(sizes.depth))
+        self.blocks = nn.ModuleList(cross_block(sizes.block, encoder.width, looks_around) for _ in range(sizes.depth))
         own = 0 if reads == "last" else sizes.depth  # the last state is normalised
         self.memory_norms = nn.ModuleList(nn.LayerNorm(encoder.width, eps=1e-6) for _ in range(own))
         self.mixing = nn.Parameter(torch.zeros(sizes.depth, encoder.depth)) if reads == "weighted" else None
@@ -138,9 +142,13 @@ class _Cross(_Placed):
         own_mask = _own_mask(asked) if self.looks_around else None
         for index, (block, memory) in enumerate(zip(self.blocks, self._memories(states), strict=True)):
             seen = self.memory_norms[index](memory) if len(self.memory_norms) else memory
-            x = block(x, seen, memory_mask, own_mask)
+            x = block(x, mask=own_mask, memory=seen, memory_mask=memory_mask)
         decoded: Tensor = self.norm(x)
         return decoded
+
+    def init(self) -> None:
+        if self.mixing is not None:
+            nn.init.normal_(self.mixing, std=self.mixing.shape[1] ** -0.5)
 
     def _memories(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         """(B, 1 + K, D), what each block reads."""

@@ -12,8 +12,8 @@ from maskgen.core.predictions import NULL, Condition, Field
 from maskgen.core.subset import TokenSubset
 from maskgen.models.base import MODELS
 from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
-from maskgen.nn.attention import AttentionBackend
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
+from maskgen.nn.mixers.attention import AttentionBackend
 
 
 @MODELS.register("dit")

@@ -14,10 +14,11 @@ from maskgen.core.subset import TokenSubset
 from maskgen.models.base import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
 from maskgen.models.trunks import init_trunk
-from maskgen.nn.attention import AttentionBackend
-from maskgen.nn.difficulty import LossHead
 from maskgen.nn.embeddings import require_sincos
-from maskgen.nn.visible import LayeredEncoder, ViTSizes
+from maskgen.nn.encoders import LayeredEncoder
+from maskgen.nn.heads import LossHead
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import ViTSizes
 from maskgen.processes import is_mask
 
 
@@ -64,9 +65,7 @@ class PatchEncoder(nn.Module, ABC):
         """MAE's start: Xavier-uniform matrices, zero biases, small tokens."""
         init_trunk(self)
         nn.init.normal_(self.class_token, std=0.02)
-        mixing = getattr(self.decoder, "mixing", None)
-        if mixing is not None:
-            nn.init.normal_(mixing, std=mixing.shape[1] ** -0.5)
+        self.decoder.init()
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Patches will come from another grid of the same picture: positions are spread over it."""
