@@ -115,7 +115,7 @@ class Block(Recomputable):
 
         Args:
             x: tokens.
-            cond: (B, C) for the block's own modulation, or the vectors (B, 6 D) if it has none; None for plain branches.
+            cond: (B, C) for the block's own modulation, or the vectors (B, 6 D) if it has none; None leaves it out.
             rotation, mask, cache: of the token mixer.
             memory: (B, S, D'), what cross-attention attends to.
             memory_mask: which of it, as `attend` takes it.

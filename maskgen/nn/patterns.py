@@ -136,7 +136,7 @@ class Window(AttentionPattern):
     radius: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.grid) != len(self.radius) or min(self.grid) < 1 or not min(self.radius) >= 0:
+        if len(self.grid) != len(self.radius) or min(self.grid) < 1 or not all(r >= 0 for r in self.radius):
             raise ValueError(
                 f"radius must be at least 0 along each axis of grid {list(self.grid)}, got {list(self.radius)}"
             )
