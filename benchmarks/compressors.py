@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskgen.core.errors import UserError
-from maskgen.data.text.rows import SPLITS
+from maskgen.data.base import TEXT_SPLITS
 from maskgen.recipes.load import load_recipe
 
 PPMD_ORDER, PPMD_MEMORY = 8, 2**28
@@ -55,7 +55,7 @@ def texts(recipe: str, split: str) -> tuple[str, str]:
     source = loaded.build_text() if loaded.is_text else None
     if source is None or not source.is_one_text:
         raise UserError(f"{recipe} is not of one text; give a recipe such as text/kjv-md4")
-    parts = {name: "".join(source.documents(name)) for name in SPLITS}
+    parts = {name: "".join(source.documents(name)) for name in TEXT_SPLITS}
     part = parts.pop(split)
     if not part:
         raise UserError(f"the {split} split of {recipe} has no text; choose another --split")
@@ -65,7 +65,7 @@ def texts(recipe: str, split: str) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("recipe")
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--split", choices=TEXT_SPLITS, default="test")
     parser.add_argument("--output", type=Path, help="JSON")
     options = parser.parse_args()
     rest, part = texts(options.recipe, options.split)

@@ -23,6 +23,7 @@ from maskgen.core.devices import is_first_rank, pick_device, sum_over_ranks
 from maskgen.core.errors import UserError
 from maskgen.core.files import atomic, require_writable
 from maskgen.core.lock import RunLock
+from maskgen.data.image.grid import grid
 from maskgen.evaluation.metrics.statistics import cached
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import plain
@@ -37,7 +38,6 @@ from .evaluate import Cost, Ground, Restored, ground_of, score_samples
 from .evaluations import as_published
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, measure, require_able
-from .pictures import grid
 
 SHOWN = 40
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from maskgen.core.errors import UserError
 from maskgen.core.files import atomic
 from maskgen.data.base import ImageSource
+from maskgen.data.image.grid import grid
 from maskgen.data.image.sets import SplitSet
 from maskgen.evaluation.metrics.manifold import Memorisation, memorisation
 from maskgen.evaluation.metrics.statistics import cached
@@ -18,7 +19,6 @@ from maskgen.evaluation.report import Entry
 
 from .draws import Arm
 from .measures import Scored
-from .pictures import grid
 from .progress import progress_bar
 
 SHOWN = 10

@@ -19,7 +19,7 @@ class Given(Rng):
     """Uniform draws as given, one after the other, each spread over the shape asked for."""
 
     def __init__(self, *values: Tensor) -> None:
-        super().__init__((0,), is_per_sample=False)
+        super().__init__(0)
         self.values = list(values)
 
     def uniform(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
@@ -30,7 +30,7 @@ class Windowed(Rng):
     """Uniform draws given that they fall into [start, start + width): rare tokens are met often."""
 
     def __init__(self, start: float, width: float) -> None:
-        super().__init__((0,), is_per_sample=False)
+        super().__init__(0)
         self.start, self.width = start, width
 
     def uniform(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:

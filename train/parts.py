@@ -90,7 +90,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
         shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
         train: Rows = source.split("train")
-        test: Rows = source.split("test")
+        test: Rows = needed_split(recipe, source, "test")
     tokenizer = captions = None
     if recipe.task == "tokenizer":
         module: nn.Module = recipe.build_tokenizer(shape)
@@ -107,7 +107,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         module = recipe.build_model(
             n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
         )
-        objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
+        objective = recipe.build_objective(tokenizer.layout)
         if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
     to_batch = _to_batch(recipe, tokenizer, source, device, captions)
@@ -131,7 +131,7 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
         train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
     to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
-    objective = sized.build_objective(tokenizer.vocab_size, tokenizer.grid)
+    objective = sized.build_objective(tokenizer.layout)
     sized_parts = replace(parts, source=source, tokenizer=tokenizer, objective=objective, to_batch=to_batch)
     return replace(sized_parts, train=train, held_out=test)
 
@@ -160,19 +160,27 @@ def _tokens(
     with accelerator.local_main_process_first():
         if isinstance(tokenizer, KLTokenizer):
             options["has_flips"] = recipe.train.flip
-            train, test = (latent_data(source.split(name), tokenizer, **options) for name in SPLITS)
+            splits = (needed_split(recipe, source, name) for name in SPLITS)
+            train, test = (latent_data(split, tokenizer, **options) if len(split) else split for split in splits)
         elif tokenizer.is_continuous:  # it takes no time
-            train, test = (source.split(name) for name in SPLITS)
+            train, test = (needed_split(recipe, source, name) for name in SPLITS)
         else:
-            train, test = (token_data(to_encode(recipe, source, name), tokenizer, **options) for name in SPLITS)
+            train = tokens = token_data(to_encode(recipe, source, "train"), tokenizer, **options)
+            split = to_encode(recipe, source, "test")
+            test = token_data(split, tokenizer, **options) if len(split) else split
             if recipe.train.views is not None:
-                train = ViewedTokens(train, recipe.train.views)
+                train = ViewedTokens(tokens, recipe.train.views)
     return tokenizer, train, test
+
+
+def needed_split(recipe: Recipe, source: ImageSource, name: SplitName) -> ImageSplit:
+    """The images of a split; held-out ones may be missing if no validation needs them."""
+    return source.split(name, may_be_empty=name == "test" and not recipe.train.validation_rows)
 
 
 def to_encode(recipe: Recipe, source: ImageSource, name: SplitName) -> ImageSplit:
     """The images of a split whose tokens are stored: those of training with their views."""
-    split, views = source.split(name), recipe.train.views
+    split, views = needed_split(recipe, source, name), recipe.train.views
     return split if views is None or name != "train" else ViewedSplit(split, views)
 
 
@@ -181,7 +189,7 @@ def _captions(
 ) -> tuple[CaptionTable, Rows, Rows]:
     """Embedded captions, and both sets of rows with the numbers of theirs."""
     assert recipe.captions is not None
-    splits = [source.split(name) for name in SPLITS]
+    splits = [needed_split(recipe, source, name) for name in SPLITS]
     with accelerator.local_main_process_first():
         table, (of_train, of_test) = embedded(
             splits, recipe.captions, device=accelerator.device, progress=accelerator.is_main_process
@@ -213,7 +221,7 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     file = None if directory is None else directory / TOKENIZER
     if file is not None and file.is_file():
         return TextTokenizer.load(file)
-    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    tokenizer = recipe.build_text_tokenizer(source)
     if file is not None and is_kept:
         tokenizer.save(file)
     return tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -10,7 +11,8 @@ import click
 
 from maskgen.cli import scores as cli_scores
 from maskgen.cli.options import DEVICE, choices, program, sampling
-from maskgen.core.errors import DiskFull, UserError
+from maskgen.core.console import plain, surviving_output
+from maskgen.core.errors import DiskFull, OutOfMemory, UserError, is_out_of_memory
 from maskgen.core.files import NO_SPACE
 from maskgen.core.version import __version__
 from maskgen.recipes import shipped
@@ -32,19 +34,30 @@ def cli() -> None:
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 @click.option("--output", metavar="DIR", help="Run directory; default runs/RECIPE.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run directory.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="yes",
+    metavar="[auto]",
+    help="Continue from the newest checkpoint of the run directory; `--resume auto` starts a new run if there is none.",
+)
 @click.option("--seed", type=int, help="Same as seed=N.")
 @DEVICE
 def train(
-    recipe: str, overrides: tuple[str, ...], output: str | None, resume: bool, seed: int | None, device: str
+    recipe: str, overrides: tuple[str, ...], output: str | None, resume: str | None, seed: int | None, device: str
 ) -> None:
     """Train RECIPE (a name of `maskgen recipes`, or a YAML file).
 
     Any key can be overridden: train.steps=500 train.lr=1e-3 model.depth=4.
     """
+    if resume not in (None, "yes", "auto"):  # `--resume train.steps=500`: the value is an override
+        overrides, resume = (str(resume), *overrides), "yes"
     overrides += () if seed is None else (f"seed={seed}",)
-    checkpoint = program("train.program").run(recipe, overrides, output, resume, device)
-    click.echo(f"checkpoint: {checkpoint}")
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
+    with surviving_output():
+        start = "auto" if resume == "auto" else resume is not None
+        checkpoint = program("train.program").run(recipe, overrides, output, start, device)
+        click.echo(f"checkpoint: {checkpoint}")
 
 
 @cli.command()
@@ -215,14 +228,20 @@ def main(*arguments: str) -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; `maskgen train ... --resume` goes on from a run's last checkpoint", err=True)
+        is_training = (arguments or tuple(sys.argv[1:]))[:1] == ("train",)
+        click.echo("stopped" + "; add --resume to continue from the last checkpoint" * is_training, err=True)
         sys.exit(130)
     except UserError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {plain(str(error))}", err=True)
         sys.exit(error.code)
     except OSError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {plain(str(error))}", err=True)
         sys.exit(DiskFull.code if error.errno in NO_SPACE else 2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        click.echo("Error: out of memory; lower --batch-size or --num, or choose a smaller model or device", err=True)
+        sys.exit(OutOfMemory.code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,20 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's MemoryError, or what PyTorch raises on a CPU or an accelerator."""
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "cudnn_status_not_",
+    )
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    )
+
+
 class UserError(ValueError):
     """Something given from outside is wrong; the message names the value, the choices and the way out.
 

@@ -1,4 +1,4 @@
-"""What a denoiser is given and what it answers: the types every other part speaks in."""
+"""Inputs and outputs of a denoiser: conditions, batches, predictions over tokens, losses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Condition:
-    """What a sample is conditioned on.
+    """Class labels, captions and known tokens of a batch.
 
     Attributes:
-        labels: (B,) int64, `NULL` where there is none.
-        captions: (B, S, C) float, embedded captions of S tokens; None for a network that takes none. The null
+        labels: (B,) int64, `NULL` for rows without a class.
+        captions: (B, S, C) float, embedded captions of S tokens; None for a network without captions. The null
             caption is all zeros (MicroDiT, arXiv 2407.15811).
-        visible: (B, L, D) float, clean tokens with NaN where one is to be made; None for a network that does not look
-            at them (DiffMAE does, arXiv 2304.03283). They belong to the null condition too.
+        visible: (B, L, D) float, clean tokens, NaN at positions to generate; None for a network that does not take
+            them (DiffMAE does, arXiv 2304.03283). They are part of the null condition too.
     """
 
     labels: Tensor
@@ -39,18 +39,18 @@ class Condition:
     visible: Tensor | None = None
 
     def null(self) -> Condition:
-        """The same rows without condition, what is visible left."""
+        """The null condition of the same rows; visible tokens are kept."""
         captions = None if self.captions is None else torch.zeros_like(self.captions)
         return Condition(torch.full_like(self.labels, NULL), captions, self.visible)
 
     def drop(self, probability: float, rng: Rng) -> Condition:
-        """Each row's condition replaced by null with this probability (training of guidance)."""
+        """Replace each row's condition by null with this probability (training for guidance)."""
         is_dropped = rng.uniform(self.labels.shape, device=self.labels.device) < probability
         captions = None if self.captions is None else self.captions.masked_fill(is_dropped[:, None, None], 0)
         return Condition(self.labels.masked_fill(is_dropped, NULL), captions, self.visible)
 
     def join(self, other: Condition) -> Condition:
-        """The rows of both, one after the other."""
+        """Concatenate the rows of both."""
         captions, visible = (
             None if one is None or two is None else torch.cat([one, two])
             for one, two in ((self.captions, other.captions), (self.visible, other.visible))
@@ -58,7 +58,7 @@ class Condition:
         return Condition(torch.cat([self.labels, other.labels]), captions, visible)
 
     def rows(self, index: Tensor) -> Condition:
-        """The rows an index or a (B,) bool picks."""
+        """Select rows by an index or a (B,) bool mask."""
         captions, visible = (None if part is None else part[index] for part in (self.captions, self.visible))
         return Condition(self.labels[index], captions, visible)
 
@@ -67,7 +67,7 @@ class Condition:
 class Batch:
     """`x_0`: tokens (B, L) int64 or (B, L, D) float, or images (B, C, H, W) float in [0, 1]; `cond`: their condition.
 
-    `documents` (B, L) int64: which document of a packed row each token is of; None where tokens may see all others.
+    `documents` (B, L) int64: document index of each token in a packed row; None for full attention.
     `view` (B, L) int64: tokens of another view of each image, for a contrastive term; None without one.
     """
 
@@ -87,10 +87,10 @@ class Loss:
 
 @runtime_checkable
 class Prediction(Protocol):
-    """A distribution over the tokens at the positions that were asked for.
+    """A distribution over the tokens at the queried positions.
 
-    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...). One of vectors is
-    asked for samples only; one of numbers, `Categorical`, for probabilities too.
+    With `where` (B, L) bool, a prediction holds those M positions only, packed in row order (M, ...). Continuous tokens
+    can only be sampled; discrete ones (`Categorical`) have probabilities too.
     """
 
     @property
@@ -100,7 +100,10 @@ class Prediction(Protocol):
 
 
 class Denoiser(Protocol):
-    """A network, a wrapper around one, or a two-line test function."""
+    """A network of discrete tokens, or any function with this signature.
+
+    It may ignore `where` and return logits of all positions: callers select (`categorical_at`).
+    """
 
     def __call__(
         self,
@@ -110,12 +113,12 @@ class Denoiser(Protocol):
         *,
         subset: TokenSubset | None = None,
         where: Tensor | None = None,
-    ) -> Categorical:
-        """x_t (B, L), t (B,) -> prediction, of the positions `where` (B, L) bool only if given."""
+    ) -> Categorical | Tensor:
+        """x_t (B, L) int64, t (B,) -> logits (B, L, V), or (M, V) at the M positions of `where` (B, L) bool."""
 
 
 class FieldDenoiser(Protocol):
-    """A Gaussian process's network: continuous tokens x_t (B, L, D) in, a `Field` out."""
+    """The network of a Gaussian process: continuous tokens x_t (B, L, D) -> `Field`."""
 
     def __call__(
         self,
@@ -126,7 +129,7 @@ class FieldDenoiser(Protocol):
         subset: TokenSubset | None = None,
         where: Tensor | None = None,
     ) -> Field:
-        """With `subset`, tokens that are not kept are left out of compute."""
+        """With `subset`, only kept tokens are computed."""
 
 
 class DenoiseField(Protocol):
@@ -137,20 +140,22 @@ class DenoiseField(Protocol):
 
 
 class Denoise(Protocol):
-    """A denoiser with condition and guidance bound: all that a sampler sees."""
+    """A denoiser with condition and guidance bound: the network as a sampler calls it."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Prediction:
-        """x_t (B, L), or (B, L, D) with NaN for [MASK]; t (B,) on the CPU in float64."""
+    def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Prediction | Tensor:
+        """x_t (B, L), or (B, L, D) with NaN for [MASK]; t (B,) on the CPU in float64. A tensor is logits."""
 
 
 @dataclass(frozen=True)
 class Categorical:
     """Independent categorical distributions over V tokens.
 
-    `logits` is (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. There is no column for
-    [MASK]: it can't be predicted. `difficulty`, of its shape without V, orders positions by the loss that the network
-    expects to have there; `vectors` (2, B, P) are of two views of each image, for a contrastive term. Both are None
-    from networks and calls that have none.
+    Attributes:
+        logits: (B, L, V), or (M, V) for the M positions where `where` (B, L) is True. [MASK] has no column: it cannot
+            be predicted.
+        where: (B, L) bool; None for all positions.
+        difficulty: shape of `logits` without V, orders positions by their expected loss; None without such a head.
+        vectors: (2, B, P), projections of two views of each image, for a contrastive term; None without it.
     """
 
     logits: Tensor
@@ -159,17 +164,14 @@ class Categorical:
     vectors: Tensor | None = None
 
     def guide(self, null: Categorical, scale: Tensor | float) -> Categorical:
-        """null + scale (self - null): classifier-free guidance on logits; scale 1 changes nothing.
-
-        `scale` is a number or (B,), one a row.
-        """
+        """null + scale (self - null): classifier-free guidance on logits; scale, a number or (B,), 1 is off."""
         if isinstance(scale, Tensor):
             scale = over_positions(scale.to(self.logits), self.where, self.logits.shape[:-1])[..., None]
         # Written from the conditional side, so that scale 1 is exact to the last bit.
         return Categorical(self.logits + (scale - 1) * (self.logits - null.logits), self.where)
 
     def halves(self) -> tuple[Categorical, Categorical]:
-        """The first and the second half of the rows: undoes a pass of two joined batches with equal `where`."""
+        """Split the output of two joined batches with equal `where` into those of the first and the second."""
         first, second = self.logits.chunk(2)
         if self.where is None:
             return Categorical(first), Categorical(second)
@@ -177,14 +179,14 @@ class Categorical:
         return Categorical(first, above), Categorical(second, below)
 
     def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:
-        """Tokens, (B, L) or (M,) int64; the mode at temperature 0.
+        """Sample tokens, (B, L) or (M,) int64; the mode at temperature 0.
 
-        By inverse cumulative distribution in float64: float32 Gumbel noise truncates the tail and lowers the
-        temperature unseen (arXiv 2409.02908).
+        By inverse cumulative distribution in float64: float32 Gumbel noise truncates the tail, which silently lowers
+        the temperature (arXiv 2409.02908).
         """
         if temperature == 0:
             return self.logits.argmax(-1)
-        # One float64 uniform a position, drawn for all positions: a row's stream does not depend on `where`.
+        # One float64 uniform per position, drawn for all positions: the random stream does not depend on `where`.
         shape = self.logits.shape[:-1] if self.where is None else self.where.shape
         uniform = rng.uniform(shape, device=self.logits.device)
         if self.where is not None:
@@ -196,7 +198,7 @@ class Categorical:
     def nucleus(self, top_p: float, temperature: float = 1.0) -> Categorical:
         """Only the likeliest tokens that together hold `top_p` at this temperature, the one that crosses it included.
 
-        The others have logit -inf; what is kept keeps its logit (arXiv 1904.09751).
+        The others get logit -inf; kept tokens keep their logit (arXiv 1904.09751).
         """
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], 1 = off, got {top_p}")
@@ -233,12 +235,12 @@ def over_positions(values: Tensor, where: Tensor | None, shape: torch.Size) -> T
     return values[:, None].expand(where.shape)[where]
 
 
-NO_SPREAD = "temperature: this network answers one value a token, of which nothing is drawn; use 1"
+NO_SPREAD = "temperature must be 1: this network predicts one value per token and samples nothing"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value a token, without spread: what a regression answers (MAE).
+    """A point estimate of each continuous token: the prediction of a regression (MAE).
 
     `value` is (B, L, D), or (M, D) for the M positions where `where` (B, L) is True. `difficulty` is that of
     `Categorical`.
@@ -252,7 +254,7 @@ class Point:
         """The value itself.
 
         Raises:
-            UserError: a temperature other than 1, which there is nothing for.
+            UserError: a temperature other than 1.
         """
         if temperature != 1:
             raise UserError(NO_SPREAD)
@@ -261,13 +263,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Field:
-    """What a network of a Gaussian process answers.
+    """Output of the network of a Gaussian process.
 
     Attributes:
-        value: F (B, L, D), in the units of the process's target; (B, K, D) where it answers for kept tokens only.
-        variance: where the reverse step's variance lies between its bounds, 1 is the upper and -1 the lower (learned
-            range, arXiv 2102.09672), shape of `value`; None where it is not learned.
-        subset: the K kept tokens, None if all are answered for.
+        value: F (B, L, D), in the units of the process's target; (B, K, D) for kept tokens only.
+        variance: position of the reverse step's variance between its bounds, 1 is the upper and -1 the lower (learned
+            range, arXiv 2102.09672), shape of `value`; None if it is not learned.
+        subset: the K kept tokens, None for all.
     """
 
     value: Tensor
@@ -281,7 +283,7 @@ class Field:
         return replace(self, value=self.value + (scale - 1) * (self.value - null.value))
 
     def halves(self) -> tuple[Field, Field]:
-        """The first and the second half of the rows; for fields of all tokens."""
+        """Split the field of two joined batches, of all tokens, into those of the first and the second."""
         first, second = self.value.chunk(2)
         if self.variance is None:
             return Field(first), Field(second)

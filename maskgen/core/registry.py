@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from maskgen.core import catalogue
 from maskgen.core.errors import UserError
+from maskgen.core.renamed import with_new_names
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
@@ -46,17 +47,24 @@ class Registry(Generic[T]):
         self.derived = derived
         self.home = home
         self._entries: dict[str, Callable[..., T]] = {}
+        self._renamed: dict[str, Mapping[str, str]] = {}
         self._schemas: dict[str, type[BaseModel]] = {}
         if base is not None:
             Registry._by_base[base] = self
 
-    def register(self, name: str) -> Callable[[C], C]:
-        """Decorator: the class or function is called ``name`` in recipes."""
+    def register(self, name: str, renamed: Mapping[str, str] | None = None) -> Callable[[C], C]:
+        """Decorator: the class or function is called ``name`` in recipes.
+
+        Args:
+            name: of the entry.
+            renamed: former keys that are still accepted, with a notice, and their new names.
+        """
 
         def add(entry: C) -> C:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
+            self._renamed[name] = renamed or {}
             return entry
 
         return add
@@ -100,6 +108,11 @@ class Registry(Generic[T]):
         name, arguments = self._split(spec, path, wanted)
         if name not in self.names(wanted):
             raise SpecError(f"{_at(path)}a {self.kind} here is {' or '.join(self.names(wanted))}")
+        self.get(name)  # an entry that is imported has said which keys are renamed
+        try:
+            arguments = with_new_names(arguments, self._renamed.get(name, {}), path or self.kind)
+        except ValueError as error:
+            raise SpecError(str(error)) from None
         try:
             checked = self._schema(name)(**arguments)
         except ValidationError as error:

@@ -29,7 +29,7 @@ class Objective(Protocol):
 
 
 OBJECTIVES: Registry[Objective] = Registry(
-    "objective", derived=("process", "vocab_size", "grid"), home="maskgen.objectives:OBJECTIVES"
+    "objective", derived=("process", "layout"), home="maskgen.objectives:OBJECTIVES"
 )
 
 

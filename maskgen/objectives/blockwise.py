@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout, require_one_stream, vocab_size_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     draw_times,
@@ -57,8 +59,8 @@ class BlockTokens:
         t = t.repeat_interleave(size, 1)[:, :length]  # (B, L)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
         where = x_t == self.process.mask_id
-        logits = model(x_t, t[:, 0].float(), where=where, clean=x_0).logits.float()  # (M, V)
-        target = x_0[where]
+        answer, target = model(x_t, t[:, 0].float(), where=where, clean=x_0), x_0[where]
+        logits = categorical_at(answer, where, vocab_size=self.process.mask_id, n=len(target)).logits.float()  # (M, V)
         loss = F.cross_entropy(logits, target, reduction="none")
         weight = torch.ones_like(t) if size == 1 else self.process.schedule.elbo_weight(t)
         value = (weight[where].float() * loss).sum() / x_0.numel()
@@ -71,16 +73,17 @@ class NextToken:
     """Cross-entropy of each token given those before it: nats a token, exactly.
 
     Args:
-        vocab_size: V; [MASK] = V.
+        layout: of the rows, one stream; or its vocabulary size V. [MASK] = V.
         input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
             0.15 there). A row has exactly round((L - 1) ratio) of them.
     """
 
-    def __init__(self, vocab_size: int, input_mask_ratio: float = 0.0) -> None:
+    def __init__(self, layout: TokenLayout | int, input_mask_ratio: float = 0.0) -> None:
         require_shares(input_mask_ratio=input_mask_ratio)
-        self.mask_id = vocab_size
+        require_one_stream(layout, "objective next_token")
+        self.mask_id = vocab_size_of(layout)
         self.input_mask_ratio = input_mask_ratio
-        self.baseline = math.log(vocab_size)
+        self.baseline = math.log(self.mask_id)
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L) -> Loss."""

@@ -26,14 +26,14 @@ def guide_by(
     second copy, and what it says is used for its order alone. It is asked as in evaluation, with nothing dropped out.
     Draws nothing from `rng` but a fork, and nothing elsewhere.
     """
-    asks = process.strategy.asks
-    if asks is None:
+    method = process.strategy.requires
+    if method is None:
         return None
     network = network_of(model)
     with torch.no_grad(), _in_evaluation(network):
-        if asks == "difficulty":
+        if method == "difficulty":
             return Guide(expected_losses(network, process, x_0, cond, rng.fork("guide")), progress)
-        return Guide(getattr(network, asks)(x_0, cond).double(), progress)
+        return Guide(getattr(network, method)(x_0, cond).double(), progress)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Denoiser, Loss, over_positions
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
@@ -100,8 +101,9 @@ class MaskedTokens:
             of_view = rng.fork("view")
             told = guide_by(self.process, model, batch.view, batch.cond, of_view, progress)
             more["view"] = self._masked_view(batch.view, of_view, keep_ratio, told)
-        prediction = model(x_t, t.float(), cond, subset=subset, where=where, **more)
-        logits, target = prediction.logits.float(), x_0[where]  # (M, V), (M,)
+        answer, target = model(x_t, t.float(), cond, subset=subset, where=where, **more), x_0[where]
+        prediction = categorical_at(answer, where, vocab_size=self.process.mask_id, n=len(target))
+        logits = prediction.logits.float()  # (M, V)
         weight = over_positions(self._weight(t), where, where.shape).float()
         value, plain = self._cross_entropy(logits, target, weight, n_kept, is_training)
         ratio = over_positions(is_masked.float().mean(1), where, where.shape)

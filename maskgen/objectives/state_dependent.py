@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
@@ -42,7 +43,8 @@ class StateDependentTokens:
         t = process.t_min + (1 - process.t_min) * draw_times(len(x_0), rng, x_0.device)
         x_t = torch.cat([process.corrupt(x_0, t, process.draw_noise(x_0, rng), exponents.detach()) for _ in range(2)])
         where, twice = x_t == process.mask_id, x_0.repeat(2, 1)
-        logits = model(x_t, t.float().repeat(2), where=where).logits.float()  # (M, V)
+        answer = model(x_t, t.float().repeat(2), where=where)
+        logits = categorical_at(answer, where, vocab_size=process.mask_id).logits.float()  # (M, V)
         # index_select: exponents[x_0] has a backward pass that adds in no fixed order when several threads work.
         own = exponents.index_select(0, x_0.flatten()).view_as(x_0)  # (B, L)
         terms = integrand(logits, twice[where], exponents, t.float().repeat(2)[:, None].expand(where.shape)[where])

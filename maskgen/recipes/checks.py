@@ -28,7 +28,7 @@ def check_together(recipe: Recipe) -> None:
     if recipe.captions is not None:
         _check_captions(recipe)
     # Its values do not depend on how many tokens there are.
-    objective = recipe.build_objective(vocab_size=0 if recipe.is_continuous else 2)
+    objective = recipe.build_objective(0 if recipe.is_continuous else 2)
     if is_generator and recipe.train.flip and not recipe.is_continuous:
         raise RecipeError("train.flip: true mirrors images, this generator trains on stored tokens; leave it out")
     if recipe.task == "classifier" and recipe.train.gradient_checkpointing:
@@ -216,16 +216,19 @@ def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     if strategy is None and of_process is not None and not of_process.is_independent:
         name = OBJECTIVES.check(recipe.objective)[0]
         raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
-    if strategy is None or strategy.asks is None:
+    if strategy is None or strategy.requires is None:
         return
     model, arguments = MODELS.check(recipe.model or "")
     network = MODELS.get(model)
-    able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
+    able = [
+        name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).requires or "forward")
+    ]
     key = "objective.strategy" if of_process is None else "process.strategy"
     name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(strategy))
-    if not hasattr(network, strategy.asks):
-        raise RecipeError(f"{key}: {name} asks the network, {model} does not answer; choose from {', '.join(able)}")
-    if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
+    if not hasattr(network, strategy.requires):
+        lacks = f"requires {strategy.requires} of the network, which model {model} does not compute"
+        raise RecipeError(f"{key}: {name} {lacks}; choose from {', '.join(able)}")
+    if strategy.requires == "difficulty" and not arguments.get("has_difficulty"):
         raise RecipeError(f"{key}: {name} needs a network that predicts its losses; set model.has_difficulty: true")
 
 

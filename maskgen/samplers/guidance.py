@@ -9,7 +9,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from maskgen.core.predictions import Condition, Denoise, DenoiseField, Denoiser, FieldDenoiser
+from maskgen.core.positions import prediction_at
+from maskgen.core.predictions import Categorical, Condition, Denoise, DenoiseField, Denoiser, FieldDenoiser
 from maskgen.processes import is_mask
 
 Ramp = Literal["constant", "linear", "power_cosine", "revealed"]
@@ -103,8 +104,9 @@ class _Guided:
         if int(rows.sum()) in (0, len(rows)):
             return self._predict(x_t, t, where)
         cond, null = (None if c is None else c.rows(rows) for c in (self.cond, self.null))
-        some = replace(self, cond=cond, null=null)._predict(x_t[rows], t[rows.to(t.device)], where[rows])
-        return replace(some, where=where)  # packed in row order, so the rest changes nothing
+        answer = replace(self, cond=cond, null=null)._predict(x_t[rows], t[rows.to(t.device)], where[rows])
+        packed: Any = prediction_at(answer, where[rows])
+        return replace(packed, where=where)  # packed in row order: no other row adds any
 
     def _predict(self, x_t: Tensor, t: Tensor, where: Tensor | None) -> Any:
         # Continuous tokens need the exact time: their noise level is steep at its ends.
@@ -115,6 +117,8 @@ class _Guided:
         both = self.cond.join(self.null if self.null is not None else self.cond.null())
         twice = None if where is None else where.repeat(2, 1)
         joined = self.denoiser(torch.cat([x_t, x_t]), time.repeat(2), both, where=twice)
+        if isinstance(joined, Tensor):
+            joined = Categorical(joined, None if joined.ndim == 3 else twice)
         conditional, unconditional = joined.halves()
         return conditional.guide(unconditional, self._scale(x_t, t, where))
 

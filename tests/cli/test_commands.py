@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from maskgen.cli.commands import cli
+from maskgen.data.image.grid import LABEL_HEIGHT
 
 Command = Callable[..., tuple[int, str, str]]
 COMMANDS = ["", *cli.commands]
@@ -41,12 +42,12 @@ def test_help_takes_less_than_three_tenths_of_a_second_of_cpu() -> None:
     assert min(seconds) < 0.3
 
 
-def test_a_png_is_a_grid_with_a_column_a_class(command: Command, digits_run: Path, tmp_path: Path) -> None:
+def test_a_png_is_a_grid_with_a_labelled_column_a_class(command: Command, digits_run: Path, tmp_path: Path) -> None:
     code, out, _ = command("sample", digits_run, "--num", 20, "--steps", 2, "--output", tmp_path / "s.png")
     assert code == 0
     assert str(tmp_path / "s.png") in out
     with Image.open(tmp_path / "s.png") as image:
-        assert image.size == (10 * (56 + 2) + 2, 2 * (56 + 2) + 2)
+        assert image.size == (10 * (56 + 2) + 2, LABEL_HEIGHT + 2 * (56 + 2) + 2)
 
 
 def test_an_npz_has_images_and_labels_and_depends_on_the_seed_alone(
@@ -162,7 +163,7 @@ def bad_inputs(run: Path, folder: Path) -> dict[str, tuple[tuple[object, ...], t
         "truncated checkpoint": (("sample", broken, "--output", folder / "s.png"), ("model.safetensors", "truncated")),
         "not a generator": (("sample", "fashion-vq", "--output", folder / "s.png"), ("tokenizer", "generator")),
         "unwritable output": ((*sample, "--output", "/proc/nothing/s.png"), ("/proc/nothing/s.png",)),
-        "unknown ending": ((*sample, "--output", folder / "s.jpg"), ("s.jpg", ".png")),
+        "unknown ending": ((*sample, "--output", folder / "s.tga"), ("s.tga", ".png")),
         "output is a directory": ((*sample, "--output", folder / "dir.png"), ("dir.png", "directory")),
         "no image folder": (
             ("train", "tokenizer/folder-vq", f"data.path={folder / 'none'}", "--output", folder / "r1"),

@@ -25,7 +25,7 @@ def test_categorical_is_a_prediction() -> None:
 def test_one_value_a_token_has_no_temperature() -> None:
     point = Point(torch.ones(1, 2, 3))
     assert torch.equal(point.sample(Rng.stream(0)), point.value)
-    with pytest.raises(UserError, match="one value a token"):
+    with pytest.raises(UserError, match="one value per token"):
         point.sample(Rng.stream(0), 0.5)
 
 

@@ -179,3 +179,18 @@ def test_a_nested_part_may_have_to_be_of_one_type() -> None:
     for spec in ({"width": 3}, "oval"):
         with pytest.raises(SpecError, match="choose from square, got"):
             boxes.build({"type": "box", "shape": spec})
+
+
+def test_a_renamed_key_is_accepted_under_both_names_with_one_notice(caplog: pytest.LogCaptureFixture) -> None:
+    registry: Registry[Any] = Registry("dish")
+
+    @registry.register("soup", renamed={"heat": "spice"})
+    def soup(spice: int = 1) -> int:
+        return spice
+
+    assert soup() == registry.build("soup") == 1
+    assert [registry.build({"type": "soup", key: 2}, "dinner") for key in ("spice", "heat", "heat")] == [2, 2, 2]
+    assert caplog.messages == ["dinner.heat is now called dinner.spice; the former name is still accepted"]
+    assert registry.arguments("soup") == ["spice"]
+    with pytest.raises(SpecError, match=r"dinner\.heat is the former name of dinner\.spice; give one of them"):
+        registry.build({"type": "soup", "heat": 1, "spice": 2}, "dinner")

@@ -32,6 +32,13 @@ def test_the_same_seed_gives_the_same_draws_and_the_next_draw_others(draw: str) 
     assert not torch.equal(getattr(first, draw)((2, 4)), getattr(Rng.stream(3, "x"), draw)((2, 4)))
 
 
+def test_rng_of_keys_is_a_stream_and_a_list_of_seeds_is_refused() -> None:
+    assert torch.equal(Rng(3, "x").uniform((2, 4)), Rng.stream(3, "x").uniform((2, 4)))
+    for keys in ([], [[1, 2]]):
+        with pytest.raises(TypeError, match=r"Rng\.per_sample\(seeds\) has a stream per row"):
+            Rng(*keys)  # type: ignore[arg-type]
+
+
 def test_a_fork_is_independent_and_leaves_its_parent_where_it_was() -> None:
     parent, same = Rng.per_sample([1, 2]), Rng.per_sample([1, 2])
     child = parent.fork("a").uniform((2, 4))

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.core.predictions import Condition
+from maskgen.core.positions import categorical_at
+from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.rng import Rng
 from maskgen.data.text.rows import document_ids
 from maskgen.objectives.state_dependent import integrand, reconstruction
@@ -67,7 +68,7 @@ def count_bound(
         is_masked, weight, ratio = _draw_counted(x_0, size, rng, stratum, strata)
         t = schedule.inverse(1 - ratio[:, 0]).clamp(0, 1)
         x_t = torch.where(is_masked, mask_id, x_0)
-        log_probs = model(x_t, t.float(), cond, where=is_masked, **more).log_prob(x_0[is_masked])
+        log_probs = _log_prob(model(x_t, t.float(), cond, where=is_masked, **more), x_0, is_masked)
         columns.append((weight * _spread(-log_probs, is_masked)).sum(1))
     return torch.stack(columns, 1)
 
@@ -93,7 +94,7 @@ def time_bound(
             weight = steps * (schedule.alpha((t - 1 / steps).clamp(min=0)) - alpha) / (1 - alpha)
         is_masked = rng.uniform(x_0.shape, device=x_0.device) < schedule.mask_ratio(t)[:, None]
         x_t = torch.where(is_masked, mask_id, x_0)
-        log_probs = model(x_t, t.float(), where=is_masked).log_prob(x_0[is_masked])
+        log_probs = _log_prob(model(x_t, t.float(), where=is_masked), x_0, is_masked)
         columns.append(weight * _spread(-log_probs, is_masked).sum(1))
     return torch.stack(columns, 1)
 
@@ -131,7 +132,8 @@ def state_dependent_bound(
         level = (stratum + 1 - rng.uniform((len(x_0),), device=x_0.device)) / strata
         t = t_min + (1 - t_min) * level
         is_masked = rng.uniform(x_0.shape, device=x_0.device) < t[:, None] ** w[x_0]
-        logits = model(torch.where(is_masked, mask_id, x_0), t.float(), cond, where=is_masked).logits  # (M, V)
+        answer = model(torch.where(is_masked, mask_id, x_0), t.float(), cond, where=is_masked)
+        logits = categorical_at(answer, is_masked).logits  # (M, V)
         at = t[:, None].expand(x_0.shape)[is_masked]
         terms = integrand(logits.double(), x_0[is_masked], w, at)
         columns.append((1 - t_min) * _spread(terms, is_masked).sum(1) + rest)
@@ -151,6 +153,11 @@ def _draw_counted(x_0: Tensor, size: int, rng: Rng, stratum: int, strata: int) -
     is_masked = order.indices.argsort(-1) < count
     weight = (lengths[:, None] / count.double()).expand(is_masked.shape)
     return is_masked.flatten(1)[:, :length], weight.flatten(1)[:, :length], order.values.gather(-1, count - 1)[..., 0]
+
+
+def _log_prob(answer: Categorical | Tensor, x_0: Tensor, is_masked: Tensor) -> Tensor:
+    """(M,) log-probability of the masked tokens of x_0 (B, L), from the output of a denoiser."""
+    return categorical_at(answer, is_masked).log_prob(x_0[is_masked])
 
 
 def _spread(values: Tensor, where: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskgen.core.errors import UserError
+from maskgen.core.positions import categorical_at, prediction_at
 from maskgen.core.predictions import Categorical, Denoise, Prediction
 from maskgen.core.rng import Rng
 from maskgen.processes import is_mask, put_masks
@@ -218,8 +219,7 @@ class MaskedSampler:
 
     def _reveal_jointly(self, quota: Joint, span: _Span, x_t: Tensor, is_masked: Tensor, move: Move) -> _Reveal:
         """One draw a position says whether it is revealed and what it is."""
-        prediction = span.denoise(x_t, move.clock.t, where=is_masked)
-        assert isinstance(prediction, Categorical)
+        prediction = categorical_at(span.denoise(x_t, move.clock.t, where=is_masked), is_masked)
         kept = prediction.nucleus(self.top_p, self.temperature)
         tokens = quota.draw(kept, move.clock, move.s, self.temperature, span.rng)
         where = is_masked.clone()
@@ -233,7 +233,7 @@ class MaskedSampler:
         """
         prediction: Prediction = Categorical(torch.zeros(0, 2, dtype=torch.float64, device=x_t.device), where)
         if bool(n.any()):
-            prediction = span.denoise(x_t, self.quota.asked_at(move), where=where)
+            prediction = prediction_at(span.denoise(x_t, self.quota.asked_at(move), where=where), where)
         if isinstance(prediction, Categorical) and not x_t.is_floating_point():
             return prediction, prediction.nucleus(self.top_p, self.temperature).sample(span.rng, self.temperature)
         if not bool(n.any()):
