@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.mdlm import TextSizes, TextTransformer
 from maskgen.nn.cache import KeyValueCache
@@ -23,6 +26,7 @@ class Blockwise(TextTransformer):
 
     block_length: int
     is_autoregressive: bool
+    traits = replace(TextTransformer.traits, has_cache=True)
 
     @property
     def pattern(self) -> AttentionPattern:
@@ -47,7 +51,7 @@ class BlockDiffusion(Blockwise):
         **sizes: see `TextTransformer`.
     """
 
-    objectives = ("block_tokens",)
+    traits = replace(Blockwise.traits, objectives=("block_tokens",), block_length=16)
     is_autoregressive = False
 
     def __init__(self, vocab_size: int, block_length: int = 16, **sizes: Unpack[TextSizes]) -> None:
@@ -55,6 +59,12 @@ class BlockDiffusion(Blockwise):
             raise ValueError(f"block_length must be at least 1, got {block_length}")
         super().__init__(vocab_size, **sizes)
         self.block_length = block_length
+        self.traits = self.traits_for({"block_length": block_length})
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(cls.traits, block_length=keys["block_length"])
 
     def forward(
         self,
@@ -88,7 +98,7 @@ class Autoregressive(Blockwise):
     Its sizes are those of `TextTransformer`.
     """
 
-    objectives = ("next_token",)
+    traits = replace(Blockwise.traits, objectives=("next_token",), block_length=1, is_autoregressive=True)
     block_length = 1
     is_autoregressive = True
 
@@ -124,11 +134,10 @@ class Cached:
     decoding; a call for positions in several blocks is computed without the cache.
     """
 
-    keeps_rows = True
-
     def __init__(self, network: Blockwise) -> None:
         self.network = network
         self.cache = KeyValueCache(len(network.blocks))
+        self.traits = replace(network.traits, has_cache=False, keeps_rows=True)
 
     def __call__(
         self,

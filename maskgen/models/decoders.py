@@ -42,11 +42,11 @@ class Decoder(nn.Module, ABC):
             asked: the M patches.
         """
 
-    def init(self) -> None:
-        """Initialise what is no linear layer."""
-
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Patches will come from another grid of the same picture."""
+
+    def init_mixing(self) -> None:
+        """Draw the initial mix of encoder blocks that its blocks attend to, if it is learned."""
 
 
 class _Placed(Decoder):
@@ -146,7 +146,7 @@ class _Cross(_Placed):
         decoded: Tensor = self.norm(x)
         return decoded
 
-    def init(self) -> None:
+    def init_mixing(self) -> None:
         if self.mixing is not None:
             nn.init.normal_(self.mixing, std=self.mixing.shape[1] ** -0.5)
 
