@@ -19,8 +19,8 @@ from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
 from maskgen.nn.heads import LossHead, MlmHead
 from maskgen.nn.initialisation import init_transformer, zero
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.rotary import rotation_2d
 from maskgen.nn.published_blocks import BlockSizes, bert_block, vit_block
-from maskgen.nn.rotary import rotation_2d
 
 
 @MODELS.register("maskgit")

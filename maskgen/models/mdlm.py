@@ -20,10 +20,10 @@ from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.initialisation import zero
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.base import AttentionMask
+from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.modulation import modulate
 from maskgen.nn.patterns import packed
 from maskgen.nn.published_blocks import BlockSizes, text_block
-from maskgen.nn.rotary import rotation_1d
 
 
 class TextSizes(TypedDict, total=False):

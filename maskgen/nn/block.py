@@ -8,12 +8,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from maskgen.nn.cache import LayerCache
 from maskgen.nn.checkpointing import Recomputable
-from maskgen.nn.mixers.base import AttentionMask, TokenMixer
+from maskgen.nn.layers.norms import LAYER_NORM, Norm
+from maskgen.nn.mixers.base import AttentionMask, LayerCache, TokenMixer
 from maskgen.nn.mixers.cross_attention import CrossAttention
 from maskgen.nn.modulation import modulate
-from maskgen.nn.norms import LAYER_NORM, Norm
 
 
 @dataclass(frozen=True)

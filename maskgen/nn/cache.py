@@ -5,22 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-KeyValues = tuple[Tensor, Tensor]
-"""Keys and values, (B, H_kv, n, d) each, rotated to their positions."""
-
-
-class LayerCache:
-    """Keys and values of one attention layer."""
-
-    def __init__(self, kept: KeyValues | None = None) -> None:
-        self.kept = kept
-
-    def extend(self, keys: Tensor, values: Tensor) -> KeyValues:
-        """Append those of new tokens (B, H_kv, L, d); returns all of them."""
-        if self.kept is not None:
-            keys, values = torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
-        self.kept = keys, values
-        return self.kept
+from maskgen.nn.mixers.base import LayerCache
 
 
 class KeyValueCache:

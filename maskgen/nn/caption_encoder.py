@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from maskgen.nn.layers.mlp import GatedMlp
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
 from maskgen.nn.mixers.self_attention import SelfAttention
-from maskgen.nn.mlp import GatedMlp
 from maskgen.nn.published_blocks import NO_BIAS, PLAIN, init_attention
 
 

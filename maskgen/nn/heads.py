@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.nn.mlp import ACTIVATIONS, Activation
+from maskgen.nn.layers.mlp import ACTIVATIONS, Activation
+from maskgen.nn.layers.norms import Norm
 from maskgen.nn.modulation import modulate
-from maskgen.nn.norms import Norm
 
 
 class AdaHead(nn.Module):

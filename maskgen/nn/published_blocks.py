@@ -10,12 +10,12 @@ from torch import nn
 
 from maskgen.nn.block import Block, Cross, Residual
 from maskgen.nn.initialisation import zero
+from maskgen.nn.layers.mlp import GatedMlp, Mlp
+from maskgen.nn.layers.moe import ExpertChoice
+from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
 from maskgen.nn.mixers.cross_attention import CrossAttention
 from maskgen.nn.mixers.self_attention import SelfAttention
-from maskgen.nn.mlp import GatedMlp, Mlp
-from maskgen.nn.moe import ExpertChoice
-from maskgen.nn.norms import Norm
 
 PLAIN = Norm(has_weight=False, has_bias=False)
 """The LayerNorm whose weight and bias come from a condition."""

@@ -15,10 +15,10 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models.microdit import MicroDiT, round_up, spread
 from maskgen.models.trunks import DeferredMasking, MaskDiTMasking, NaiveMasking, NoMasking
+from maskgen.nn.layers.mlp import GatedMlp
+from maskgen.nn.layers.moe import ExpertChoice
 from maskgen.nn.mixers.attention import AttentionSettings, QKNorm
 from maskgen.nn.mixers.cross_attention import CrossAttention
-from maskgen.nn.mlp import GatedMlp
-from maskgen.nn.moe import ExpertChoice
 from maskgen.nn.published_blocks import PLAIN
 from maskgen.objectives.denoising import Denoising
 from maskgen.processes import Gaussian

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.nn.initialisation import init_transformer, zero
+from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers import attention as module
 from maskgen.nn.mixers.attention import AttentionSettings, QKNorm, attend, resolve_backend
 from maskgen.nn.mixers.cross_attention import CrossAttention
+from maskgen.nn.mixers.rotary import RotaryStyle, rotate, rotation_1d, rotation_2d
 from maskgen.nn.mixers.self_attention import SelfAttention
 from maskgen.nn.mixers.token_mixing import TokenMixing
 from maskgen.nn.modulation import modulate
-from maskgen.nn.norms import Norm
-from maskgen.nn.rotary import RotaryStyle, rotate, rotation_1d, rotation_2d
 
 
 def layer(width: int = 8, heads: int = 2, projections: Any = "qkv", **settings: Any) -> SelfAttention:

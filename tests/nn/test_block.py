@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from maskgen.nn.block import Block, Residual
 from maskgen.nn.checkpointing import recompute
+from maskgen.nn.layers.mlp import ACTIVATIONS, GatedMlp, Mlp
+from maskgen.nn.layers.moe import ExpertChoice
+from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionSettings, QKNorm
 from maskgen.nn.mixers.base import TokenMixer
+from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import SelfAttention
 from maskgen.nn.mixers.token_mixing import TokenMixing
-from maskgen.nn.mlp import ACTIVATIONS, GatedMlp, Mlp
-from maskgen.nn.moe import ExpertChoice
-from maskgen.nn.norms import Norm
 from maskgen.nn.published_blocks import (
     BlockSizes,
     CaptionedSizes,
@@ -29,7 +30,6 @@ from maskgen.nn.published_blocks import (
     text_block,
     vit_block,
 )
-from maskgen.nn.rotary import rotation_1d
 
 WIDTH, LENGTH, COND = 8, 5, 3
 SIZES = BlockSizes(WIDTH, 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
-from maskgen.nn.rotary import rotate, rotation_1d, rotation_2d
+from maskgen.nn.mixers.rotary import rotate, rotation_1d, rotation_2d
 
 
 def test_rotary_products_depend_on_the_distance_only() -> None:

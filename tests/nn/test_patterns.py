@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from maskgen.nn.block import Block
 from maskgen.nn.cache import KeyValueCache
+from maskgen.nn.layers.mlp import GatedMlp
 from maskgen.nn.mixers.attention import AttentionSettings, QKNorm
+from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import SelfAttention
-from maskgen.nn.mlp import GatedMlp
 from maskgen.nn.patterns import (
     AttentionPattern,
     BlockCausal,
@@ -31,7 +32,6 @@ from maskgen.nn.patterns import (
     Window,
     packed,
 )
-from maskgen.nn.rotary import rotation_1d
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 L = 12

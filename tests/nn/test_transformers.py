@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.nn.block import Block, Residual
+from maskgen.nn.layers.mlp import GatedMlp
+from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionSettings, QKNorm
+from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import SelfAttention
-from maskgen.nn.mlp import GatedMlp
-from maskgen.nn.norms import Norm
 from maskgen.nn.patterns import Causal, FullAttention
-from maskgen.nn.rotary import rotation_1d
 
 llama = pytest.importorskip("transformers.models.llama.modeling_llama")
 qwen = pytest.importorskip("transformers.models.qwen3.modeling_qwen3")

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.devices import has_cuda
+from maskgen.nn.layers.norms import RMS_NORM, Norm
 from maskgen.nn.mixers.base import AttentionMask
 from maskgen.nn.mixers.biased import BiasedAttention
-from maskgen.nn.norms import RMS_NORM, Norm
-from maskgen.nn.rotary import RotaryStyle
+from maskgen.nn.mixers.rotary import RotaryStyle
 
 AttentionBackend = Literal["auto", "sdpa", "xformers"]
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
-
-from maskgen.nn.cache import LayerCache
 
 AttentionMask = Tensor | Literal["causal"] | None
 """bool, True where a query attends to a key, or float, added to the scores: broadcast to (B, H, L, n). Or `causal`."""
+
+
+KeyValues = tuple[Tensor, Tensor]
+"""Keys and values, (B, H_kv, n, d) each, rotated to their positions."""
+
+
+class LayerCache:
+    """Keys and values of one attention layer."""
+
+    def __init__(self, kept: KeyValues | None = None) -> None:
+        self.kept = kept
+
+    def extend(self, keys: Tensor, values: Tensor) -> KeyValues:
+        """Append those of new tokens (B, H_kv, L, d); returns all of them."""
+        if self.kept is not None:
+            keys, values = torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
+        self.kept = keys, values
+        return self.kept
 
 
 class TokenMixer(nn.Module, ABC):

@@ -7,10 +7,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.nn.cache import LayerCache
 from maskgen.nn.mixers.attention import AttentionSettings, attend, merge_heads, resolve_backend, split_heads
-from maskgen.nn.mixers.base import AttentionMask, TokenMixer
-from maskgen.nn.rotary import rotate
+from maskgen.nn.mixers.base import AttentionMask, LayerCache, TokenMixer
+from maskgen.nn.mixers.rotary import rotate
 
 
 class SelfAttention(TokenMixer):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from maskgen.nn.cache import LayerCache
-from maskgen.nn.mixers.base import AttentionMask, TokenMixer
+from maskgen.nn.mixers.base import AttentionMask, LayerCache, TokenMixer
 
 
 class TokenMixing(TokenMixer):

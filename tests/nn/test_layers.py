@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.nn.mlp import GatedMlp
-from maskgen.nn.moe import ExpertChoice
+from maskgen.nn.layers.mlp import GatedMlp
+from maskgen.nn.layers.moe import ExpertChoice
 
 WIDTH = 8
 
