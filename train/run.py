@@ -127,9 +127,8 @@ class Run:
         kind = "rows of text" if self.recipe.is_text else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
         self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
-        for line in self.parts.source.report():
+        for line in (*self.parts.source.report(), brief(self.cost)):
             self.log.say(line)
-        self.log.say(brief(self.cost))
         self.context.status.write("running", self.loop.step)
 
     def _explained(self, error: Exception) -> Exception:
