@@ -23,8 +23,10 @@ class Evaluations:
     def __init__(self, denoiser: Any, count: list[int] | None = None) -> None:
         self._denoiser = denoiser
         self._count = [0] if count is None else count
-        if hasattr(denoiser, "cached"):
-            self.cached = lambda: Evaluations(denoiser.cached(), self._count)
+
+    def cached(self) -> Evaluations:
+        """The same count of a denoiser that keeps keys and values."""
+        return Evaluations(self._denoiser.cached(), self._count)
 
     @property
     def n_rows(self) -> int:

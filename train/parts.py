@@ -17,6 +17,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import traits_of
 from maskgen.data.base import ImageSource, ImageSplit, SplitName, TextSource
 from maskgen.data.cache import token_data
 from maskgen.data.image.captions import CaptionedRows, CaptionTable, embedded
@@ -56,7 +57,10 @@ class Parts:
     @property
     def classes(self) -> tuple[str, ...]:
         """What samples can be asked for: the classes of the data, none for a network with `condition: none`."""
-        if not isinstance(self.source, ImageSource) or getattr(self.module, "condition", "") == "none":
+        if not isinstance(self.source, ImageSource):
+            return ()
+        traits = traits_of(self.module)
+        if traits.tokens and not traits.takes_classes:
             return ()
         return self.source.classes
 
@@ -108,7 +112,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
             n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
         )
         objective = recipe.build_objective(tokenizer.layout)
-        if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
+        if not traits_of(module).has_null_label and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
     to_batch = _to_batch(recipe, tokenizer, source, device, captions)
     return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch, shape, captions)

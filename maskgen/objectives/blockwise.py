@@ -13,6 +13,7 @@ from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout, require_one_stream, vocab_size_of
+from maskgen.core.traits import is_in_training, network_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     draw_times,
@@ -51,9 +52,9 @@ class BlockTokens:
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L) -> Loss."""
         refuse_dropping(keep_ratio)
-        x_0, size = batch.x_0, getattr(model, "module", model).block_length
+        x_0, size = batch.x_0, network_of(model).block_length
         n_rows, length = x_0.shape
-        low, high = self.interval if getattr(model, "training", True) else (0.0, 1.0)
+        low, high = self.interval if is_in_training(model) else (0.0, 1.0)
         t = draw_times(n_rows * -(-length // size), rng, x_0.device).view(n_rows, -1)
         t = torch.ones_like(t) if size == 1 else low + (high - low) * t
         t = t.repeat_interleave(size, 1)[:, :length]  # (B, L)
@@ -89,7 +90,7 @@ class NextToken:
         """batch.x_0 (B, L) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
-        x_in = self._mask(x_0, rng) if self.input_mask_ratio and getattr(model, "training", True) else x_0
+        x_in = self._mask(x_0, rng) if self.input_mask_ratio and is_in_training(model) else x_0
         logits = model(x_in, torch.zeros(len(x_0), device=x_0.device)).logits.float()  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
         value = loss.mean()

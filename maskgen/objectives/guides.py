@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskgen.core.predictions import Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.base import network_of
+from maskgen.core.traits import network_of
 from maskgen.processes import Absorbing, is_mask
 from maskgen.strategies import Guide
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model
 from maskgen.core.errors import UserError
+from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
 from maskgen.pipelines.arguments import seeds_of, texts_of
@@ -67,7 +68,7 @@ class ImagePipeline(Pipeline):
     @property
     def class_names(self) -> ClassNames:
         """The classes, found by name or id."""
-        return ClassNames(self.classes, getattr(self.model, "has_null_label", True))
+        return ClassNames(self.classes, traits_of(self.model).has_null_label)
 
     def _contents(self) -> str:
         channels, height, width = self.checkpoint.image_shape
@@ -96,7 +97,7 @@ class ImagePipeline(Pipeline):
             raise UserError("guidance needs a condition: this checkpoint is unconditional; use 1")
         if getattr(recipe.build_objective(self.generator.tokenizer.vocab_size), "label_dropout", 1) == 0:
             raise UserError("guidance needs a checkpoint trained with objective.label_dropout above 0; use 1")
-        if self.classes and not getattr(self.model, "has_null_label", True):
+        if self.classes and not traits_of(self.model).has_null_label:
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")
 
     def labels(self, classes: Classes | None, num: int) -> Tensor | None:

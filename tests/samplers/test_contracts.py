@@ -12,6 +12,7 @@ from torch import Tensor
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.samplers import SAMPLERS, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.layout import LAYOUTS
@@ -70,7 +71,7 @@ class Tilted:
     """`waves` that lean towards a label."""
 
     def __init__(self, keeps_rows: bool = False) -> None:
-        self.keeps_rows = keeps_rows
+        self.traits = NetworkTraits(keeps_rows=keeps_rows)
 
     def __call__(
         self,
