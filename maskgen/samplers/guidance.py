@@ -40,8 +40,8 @@ class Guidance:
     interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not self.scale >= 0:
-            raise ValueError(f"guidance scale must be at least 0 (1 = off), got {self.scale}")
+        if not 0 <= self.scale < math.inf:
+            raise ValueError(f"guidance scale must be finite and at least 0 (1 = off), got {self.scale}")
         if not self.power > 0:
             raise ValueError(f"guidance power must be positive, got {self.power}")
         if not 0 <= self.interval[0] <= self.interval[1] <= 1:

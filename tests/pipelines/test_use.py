@@ -178,7 +178,9 @@ def test_progress_is_a_bar_or_a_function(digits: maskgen.ImagePipeline, capsys: 
 
 def test_pipelines_and_outputs_are_one_line(digits: maskgen.ImagePipeline, text: maskgen.TextPipeline) -> None:
     shown = repr(digits)
-    assert shown.startswith("ImagePipeline('checkpoint-4', images 1 x 8 x 8, 10 classes, maskgit in 16 steps, guidance 1.5")
+    assert shown.startswith(
+        "ImagePipeline('checkpoint-4', images 1 x 8 x 8, 10 classes, maskgit in 16 steps, guidance 1.5"
+    )
     assert shown.endswith("cpu, float32)")
     assert repr(digits(2, steps=1)) == "ImageOutput(2 images 1 x 8 x 8, tokens 2 x 64)"
     assert repr(text).startswith("TextPipeline('mdlm', texts of 12 tokens, vocabulary")
@@ -212,9 +214,7 @@ WRONG_TEXT: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_arguments_of_a_wrong_type_are_one_sentence(
-    digits: maskgen.ImagePipeline, text: maskgen.TextPipeline
-) -> None:
+def test_arguments_of_a_wrong_type_are_one_sentence(digits: maskgen.ImagePipeline, text: maskgen.TextPipeline) -> None:
     cases = [(digits, *case) for case in WRONG] + [(text, *case) for case in WRONG_TEXT]
     for pipeline, arguments, message in cases:
         with pytest.raises(UserError, match=message) as found:
