@@ -34,14 +34,14 @@ class Outwards(Order):
 def main(num: int = 100, picture: str = "own-sampler.png") -> dict[str, float]:
     pipeline = maskgen.load("fashion-maskgit", device="cpu")
     judge = pick_extractor("fashion-classifier", None, pipeline.device)
-    own = MaskedSampler(order=Outwards(), quota=Even(), steps=8)
+    own = MaskedSampler(order=Outwards(), unmasking=Even(), steps=8)
     accuracy = {}
     for name, sampler in {"own": own, "maskgit": maskgen.samplers.maskgit(steps=8)}.items():
         output = pipeline(num, sampler=sampler)
         found = judge(output.pixels).logits.argmax(1)
         accuracy[name] = float((found == torch.tensor(output.labels)).float().mean())
         print(f"{name}: the classifier finds the class of {accuracy[name]:.1%} of {num} samples")
-    pipeline(20, sampler={"type": "masked", "order": "outwards", "quota": "even"}).save(picture, n_columns=10)
+    pipeline(20, sampler={"type": "masked", "order": "outwards", "unmasking": "even"}).save(picture, n_columns=10)
     return accuracy
 
 
