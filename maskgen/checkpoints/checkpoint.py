@@ -97,16 +97,6 @@ class Checkpoint:
         for name, expected in self.info["files"].items():
             verify(self.path / name, expected)
 
-    def verify_tokenizer(self) -> None:
-        """Check the copy of an image tokenizer in `tokenizer/`, if the checkpoint was written with one.
-
-        Raises:
-            CheckpointError: it is missing, or another one than the generator was trained with.
-        """
-        name = f"tokenizer/{INFO}"  # which holds the hashes of the tokenizer's other files
-        if name in self.info["files"]:
-            verify(self.path / name, self.info["files"][name])
-
     def text_tokenizer(self) -> TextTokenizer:
         """A text generator's tokenizer, checked as `tensors` are."""
         verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
@@ -156,7 +146,8 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
     built_for = tuple(checkpoint.info.get("built_for", shape))
     derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
-    checkpoint.verify_tokenizer()
+    if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # it holds the hashes of the tokenizer's other files
+        verify(checkpoint.path / own, checkpoint.info["files"][own])
     if recipe.captions is not None:
         derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
@@ -189,12 +180,11 @@ def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise CheckpointError(
-                f"{checkpoint.path}: weights {name} hold NaN or infinity, as after a diverged training; use an earlier "
-                "checkpoint"
-            )
+    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    if unusable:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
+        )
     return network.eval().requires_grad_(False)
 
 
