@@ -18,6 +18,7 @@ from maskgen.cli.commands import cli
 from maskgen.data.image.fashion import FASHION_FOLDER, FashionMnist
 from maskgen.data.text import kjv
 from maskgen.recipes.shipped import recipe_names
+from maskgen.train import program
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
 
@@ -236,7 +237,11 @@ def test_scripts_of_the_pages_are_bash() -> None:
 
 
 def here(*arguments: str | Path, threads: int | None = None) -> str:
-    """A command of a benchmark, which has a process of its own for each, in this one."""
+    """Run a command of a benchmark, which has a thread and a process for each, in this process."""
+    if arguments[0] == "train":  # the command line installs handlers of signals, which a thread cannot
+        options = cli.commands["train"].make_context("train", [str(argument) for argument in arguments[1:]]).params
+        program.run(options["recipe"], options["overrides"], options["output"], bool(options["resume"]))
+        return ""
     cli.main([str(argument) for argument in arguments], standalone_mode=False)
     return ""
 
