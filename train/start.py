@@ -134,7 +134,7 @@ def check_data(start: Checkpoint, parts: Parts) -> None:
     rows = f"{before['rows']:,} rows then, {now['rows']:,} now" if before["rows"] != now["rows"] else "as many rows"
     raise UserError(
         f"{start.path} was trained on other data ({rows}): resume with the same (files count with their size and time "
-        "of change; cp -a and rsync -a keep it), or start anew in another --output"
+        "of change; cp -a and rsync -a keep it), or start a new run in another --output"
     )
 
 

@@ -182,7 +182,7 @@ def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
-    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or one built anew.
+    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or a new one.
 
     Raises:
         CheckpointError: it cannot be loaded, needs training, or was trained for images of another shape.

@@ -63,7 +63,7 @@ class Generator:
         Args:
             seeds: of the rows; a row depends on its own only.
             labels: (B,) int64, None for a network without classes.
-            known: (B, L) int64 with given tokens, -1 where one is wanted; (B, L, D) float with NaN there.
+            known: (B, L) int64 with given tokens, -1 for tokens to generate; (B, L, D) float with NaN there.
             on_step: watches the sampler.
             captions: (B, S, C), embedded.
 

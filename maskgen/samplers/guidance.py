@@ -28,7 +28,7 @@ class Guidance:
         ramp: how it grows with progress 1 - t: `constant`; `linear`, 1 + (scale - 1)(1 - t); `power_cosine`,
             1 + (scale - 1)(1 - cos(pi (1 - t)^power)) / 2 (MDT, section 4); or `revealed`, 1 + (scale - 1) times the
             share of the row's tokens that are visible after the step (MAR's linear schedule; for samplers that choose
-            places before they ask the network).
+            positions before they evaluate the network).
         power: of `power_cosine`.
         interval: (low, high) in t, for `log_normal` the share of training noise below; outside guidance is off and
             costs no second pass (arXiv 2404.07724).
@@ -76,7 +76,7 @@ class Guidance:
     def bind(self, denoiser: Any, cond: Condition | None, null: Condition | None = None, mask_id: int = 0) -> Any:
         """The closure a sampler sees.
 
-        Rows in which no position is asked for are left out of the network's batch. A denoiser with the trait
+        Rows without a position to predict are left out of the network's batch. A denoiser with the trait
         `keeps_rows` is always given all rows: it carries something from call to call.
 
         Args:

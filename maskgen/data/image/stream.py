@@ -86,7 +86,7 @@ def one_shard(rows: Any, shard: int) -> Any:
 class StreamSplit(ImageSplit):
     """Rows of shards; `counts` says how many each has, `labels` are those of all rows, shard by shard.
 
-    `known` tells the shards from others.
+    `known` identifies the shards.
     """
 
     def __init__(self, source: Stream, reader: ShardReader, counts: Sequence[int], labels: Tensor, known: str) -> None:
@@ -121,10 +121,10 @@ class StreamSplit(ImageSplit):
         return order
 
     def fingerprint(self) -> str:
-        told = hashlib.sha256(repr((self.known, self.reader.column, self.size, self.channels)).encode())
+        digest = hashlib.sha256(repr((self.known, self.reader.column, self.size, self.channels)).encode())
         for numbers in (self.starts, self.labels):
-            told.update(numbers.numpy().tobytes())
-        return told.hexdigest()
+            digest.update(numbers.numpy().tobytes())
+        return digest.hexdigest()
 
 
 @DATASETS.register("stream")

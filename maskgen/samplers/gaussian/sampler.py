@@ -96,7 +96,7 @@ class FieldSampler:
             noise: (B, L, D) standard normal, what sampling starts from.
             rng: `Rng.per_sample`, for samples that depend on their own seed only.
             process: the network's.
-            known: (B, L, D), NaN where a value is wanted.
+            known: (B, L, D), NaN for values to generate.
             on_step: watches.
             temperature: multiplies the noise of the steps.
         """
@@ -163,10 +163,10 @@ class FieldSampler:
         return process.schedule.inverse(alpha).clamp(*_ENDS), alpha
 
     def _range(self, process: Gaussian) -> tuple[float, float]:
-        """The first and the last time the network can be asked about by this solver."""
+        """First and last time at which this solver evaluates the network."""
         low = 1 / process.steps if process.steps else 1e-5
         ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
-        # Of a narrow sigma law the ends can be further out than float64 tells from 0 and 1.
+        # Of a narrow sigma law the ends can be closer to 0 and 1 than float64 resolves.
         least, most = process.schedule.inverse(1 / (1 + ends.square())).clamp(*_ENDS).tolist()
         if process.target == "edm":
             return least, most
@@ -177,7 +177,7 @@ class FieldSampler:
 
 @dataclass(frozen=True)
 class _Hole:
-    """What is known around the values that are wanted."""
+    """Known values around those to generate."""
 
     known: Tensor
     rng: Rng

@@ -45,7 +45,7 @@ def straight(alpha: Tensor) -> Coordinates:
 
 
 class Settings(Protocol):
-    """What some solvers ask of a sampler: see `FieldSampler`."""
+    """Settings that some solvers read: see `FieldSampler`."""
 
     @property
     def eta(self) -> float: ...
