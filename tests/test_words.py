@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DIALECT = re.compile(
-    r"\b(?:asks?|asked|wants?|wanted|told|tells|knows? (?:nothing )?of|knowing nothing|anew|into ours|[Tt]aken in turn|Who reads)\b"
-    r"|\bOf each\.|\bprocessor seconds\b|\bquota=",
+    r"\b(?:asks?|asked|wants?|wanted|told|tells|knows? (?:nothing )?of|knowing nothing|anew|into ours)\b"
+    r"|\b[Tt]aken in turn\b|\bWho reads\b|\bOf each\.|\bprocessor seconds\b|\bquota=",
 )
 MOST = 24
 
