@@ -66,13 +66,8 @@ class Generator:
         Args:
             seeds: of the rows; a row depends on its own only.
             labels: (B,) int64, None for a network without classes.
-<<<<<<< HEAD
-            known: (B, L) int64 with given tokens, -1 for tokens to generate; (B, L, D) float with NaN there.
-            on_step: watches the sampler.
-=======
             known: (B, L) int64 with known tokens and -1 at tokens to generate; (B, L, D) float with NaN there.
             on_step: called after each step of the sampler.
->>>>>>> main
             captions: (B, S, C), embedded.
 
         Raises:

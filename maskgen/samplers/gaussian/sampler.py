@@ -123,17 +123,10 @@ class FieldSampler:
             denoise: the network in the process's x_t and t, with condition and guidance bound.
             noise: (B, L, D) standard normal, the start of sampling.
             rng: `Rng.per_sample`, for samples that depend on their own seed only.
-<<<<<<< HEAD
-            process: the network's.
-            known: (B, L, D), NaN for values to generate.
-            on_step: watches.
-            temperature: multiplies the noise of the steps.
-=======
             process: of the network.
             known: (B, L, D), NaN at values to generate.
             on_step: called after each evaluation.
             temperature: factor of the noise of the steps.
->>>>>>> main
         """
         t, alpha = self.knots(process)
         solver = SOLVERS[self._solver_for(process)](alpha, self)
@@ -222,17 +215,10 @@ class FieldSampler:
         return process.schedule.inverse(alpha).clamp(*_ENDS), alpha
 
     def _range(self, process: Gaussian) -> tuple[float, float]:
-<<<<<<< HEAD
-        """First and last time at which this solver evaluates the network."""
-        low = 1 / process.steps if process.steps else 1e-5
-        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
-        # Of a narrow sigma law the ends can be closer to 0 and 1 than float64 resolves.
-=======
         """The first and the last time that this solver evaluates the network at."""
         low = 1 / process.steps if process.steps else 1e-5
         ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
         # For a narrow distribution of sigma the ends can be beyond the times that float64 distinguishes from 0 and 1.
->>>>>>> main
         least, most = process.schedule.inverse(1 / (1 + ends.square())).clamp(*_ENDS).tolist()
         if process.target == "edm":
             return least, most

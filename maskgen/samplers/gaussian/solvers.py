@@ -45,11 +45,7 @@ def straight(alpha: Tensor) -> Coordinates:
 
 
 class Settings(Protocol):
-<<<<<<< HEAD
-    """Settings that some solvers read: see `FieldSampler`."""
-=======
     """Settings of `FieldSampler` that some solvers use."""
->>>>>>> main
 
     @property
     def eta(self) -> float: ...
