@@ -68,10 +68,14 @@ class Recipe(BaseModel):
         return "classifier" if self.tokenizer is None else "generator"
 
     @property
+    def data_entry(self) -> type[ImageSource | TextSource]:
+        """The class of the data, with its declared traits."""
+        return cast(type[ImageSource | TextSource], DATASETS.get(DATASETS.check(self.data, "data")[0]))
+
+    @property
     def is_text(self) -> bool:
         """Whether the data are text, not images."""
-        entry = DATASETS.get(DATASETS.check(self.data, "data")[0])
-        return inspect.isclass(entry) and issubclass(entry, TextSource)
+        return self.data_entry.kind == "text"
 
     @property
     def is_continuous(self) -> bool:
