@@ -142,7 +142,7 @@ def _built(
     optimizer = build_optimizer(parts.module, recipe.train)
     wrap_blocks(accelerator, parts.module)
     model, prepared = accelerator.prepare(parts.module, optimizer)
-    strategy = getattr(parts.objective, "strategy", None)
+    strategy = parts.objective.strategy
     if strategy is not None and strategy.requires is not None:  # calls the network itself, without its wrapper
         gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)
@@ -178,7 +178,7 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
             (directory / TOKENIZER).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # the tokenizer of that name may change while the run goes on
-    elif recipe.is_text:  # the run directory may hold nothing but the checkpoint
+    elif recipe.kind == "text":  # the run directory may hold nothing but the checkpoint
         start.text_tokenizer().save(directory / TOKENIZER)
 
 

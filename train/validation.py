@@ -59,7 +59,7 @@ class Validator:
             sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
             process = recipe.field_process()
             generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process)
-            if recipe.is_text:
+            if recipe.kind == "text":
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
                 captions = parts.captions

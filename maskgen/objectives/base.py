@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.devices import mean_over_ranks
 from maskgen.core.predictions import Batch, Condition, Loss
 from maskgen.core.registry import Registry
@@ -15,18 +17,42 @@ from maskgen.core.rng import Rng
 from maskgen.core.traits import is_in_training
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Schedule
+from maskgen.strategies import MaskStrategy
 
 
-class Objective(Protocol):
-    """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks.
+class Objective(ABC):
+    """A loss of a model on a batch. Every log is (2,), a sum and its count: means are exact over steps and ranks.
 
-    One that masks by a strategy says which, as `strategy`, and may take `progress`, the share of the run's steps done.
+    Attributes:
+        baseline: loss of a uniform prediction, None where there is none.
+        strategy: the mask strategy it masks by, None for one that does not choose among strategies.
+        label_dropout: share of rows trained without condition.
+        contrastive: a term on two views of each image, None without.
+        makes_tokens: whether the network learns to predict tokens, so that samples can be made.
+        drops_tokens: whether it trains with a keep ratio below 1.
+        takes_documents: whether documents packed into a row can be kept apart.
+        learns_exponents: whether it trains masking rates of tokens, the network's `exponents`.
     """
 
-    baseline: float | None
-    """The loss of knowing nothing, where there is one. One of a Gaussian process says `is_gaussian = True`."""
+    baseline: float | None = None
+    strategy: MaskStrategy | None = None
+    label_dropout: float = 0.0
+    contrastive: object = None
+    makes_tokens: bool = True
+    drops_tokens: ClassVar[bool] = False
+    takes_documents: ClassVar[bool] = False
+    learns_exponents: ClassVar[bool] = False
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
+    @abstractmethod
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+        """The loss; an objective whose strategy depends on training progress also takes `progress` in [0, 1]."""
+
+    def check(self, context: CheckContext) -> None:  # noqa: B027 - most objectives have nothing to check
+        """Check the surroundings in a recipe.
+
+        Raises:
+            ValueError: the objective does not work there; the message begins with a key.
+        """
 
 
 OBJECTIVES: Registry[Objective] = Registry(

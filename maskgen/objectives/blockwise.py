@@ -16,6 +16,7 @@ from maskgen.core.streams import TokenLayout, require_one_stream, vocab_size_of
 from maskgen.core.traits import is_in_training, network_of
 from maskgen.objectives.base import (
     OBJECTIVES,
+    Objective,
     draw_times,
     mean_of,
     refuse_dropping,
@@ -28,7 +29,7 @@ from maskgen.processes import Absorbing, Process
 
 
 @OBJECTIVES.register("block_tokens")
-class BlockTokens:
+class BlockTokens(Objective):
     """Bound on nats a token of a block-diffusion model, every block at a time of its own (BD3-LM, eq. 8).
 
     Args:
@@ -70,7 +71,7 @@ class BlockTokens:
 
 
 @OBJECTIVES.register("next_token")
-class NextToken:
+class NextToken(Objective):
     """Cross-entropy of each token given those before it: nats a token, exactly.
 
     Args:

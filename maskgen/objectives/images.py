@@ -10,18 +10,16 @@ from torch import Tensor
 
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
-from maskgen.objectives.base import OBJECTIVES
+from maskgen.objectives.base import OBJECTIVES, Objective
 
 
 @OBJECTIVES.register("reconstruction")
-class Reconstruction:
+class Reconstruction(Objective):
     """Squared error of an autoencoder's pixels plus what its quantiser adds (VQ-VAE, arXiv 1711.00937).
 
     Args:
         edge_weight: weight of the squared error of horizontal and vertical pixel differences, which keeps edges.
     """
-
-    baseline = None
 
     def __init__(self, edge_weight: float = 0.0) -> None:
         if edge_weight < 0:
@@ -42,15 +40,13 @@ class Reconstruction:
 
 
 @OBJECTIVES.register("classification")
-class Classification:
+class Classification(Objective):
     """Cross-entropy of class labels.
 
     Args:
         label_smoothing: of the targets.
         shift: images are moved by up to this many pixels, zeros moving in.
     """
-
-    baseline = None
 
     def __init__(self, label_smoothing: float = 0.0, shift: int = 0) -> None:
         if shift < 0:

@@ -16,6 +16,7 @@ from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import is_in_training, traits_of
 from maskgen.objectives.base import (
     OBJECTIVES,
+    Objective,
     RatioPer,
     by_quarter,
     draw_times,
@@ -35,7 +36,7 @@ from maskgen.strategies import Guide
 
 
 @OBJECTIVES.register("masked_tokens")
-class MaskedTokens:
+class MaskedTokens(Objective):
     """Cross-entropy on masked tokens only; logits are computed nowhere else.
 
     A network that expects losses (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
@@ -50,6 +51,10 @@ class MaskedTokens:
         ratio_per: each `sample` has a mask ratio of its own, or a `batch` has one (as MAGE's code draws it).
         contrastive: MAGE-C's term on two views of each image, from networks and data that have them.
     """
+
+    contrastive: Contrastive | None
+    drops_tokens = True
+    takes_documents = True
 
     def __init__(
         self,

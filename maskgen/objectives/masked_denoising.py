@@ -10,7 +10,7 @@ import torch
 from maskgen.core.predictions import NULL, Batch, Condition, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
-from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, NoiseTimes, Objective, by_quarter, mean_of, refuse_dropping, sum_of
 from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.objectives.weights import NoiseWeight, OnTarget
 from maskgen.processes import Absorbing, Gaussian, Process
@@ -20,7 +20,7 @@ from maskgen.strategies import MaskStrategy, Random
 
 
 @OBJECTIVES.register("masked_denoising")
-class MaskedDenoising:
+class MaskedDenoising(Objective):
     """Squared error of x_0 on masked tokens only, which alone are noised (DiffMAE, arXiv 2304.03283, section 3).
 
     The network sees the visible tokens clean, as the condition `visible`. Where all is noise nothing is known of a
@@ -33,9 +33,6 @@ class MaskedDenoising:
         weight: of the squared error by noise level.
         layout: of the rows, continuous tokens.
     """
-
-    baseline = None
-    is_gaussian = True
 
     def __init__(
         self,

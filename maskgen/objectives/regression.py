@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import is_in_training
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, Objective, draw_times, mean_of, number_of, refuse_dropping, sum_of
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.processes import Absorbing, Process
 
 
 @OBJECTIVES.register("masked_regression")
-class MaskedRegression:
+class MaskedRegression(Objective):
     """Mean squared error on masked tokens only, which are all that is predicted (MAE, arXiv 2111.06377).
 
     A network that expects errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
@@ -31,8 +32,6 @@ class MaskedRegression:
             prediction ratio 0.25 at 75 % masking). A model in evaluation mode predicts all.
     """
 
-    baseline = None
-
     def __init__(self, process: Process, normalise: bool = True, decode_ratio: float = 1.0) -> None:
         if not isinstance(process, Absorbing) or process.mask_id:
             raise ValueError("masked_regression needs process absorbing and tokens that are vectors")
@@ -40,11 +39,18 @@ class MaskedRegression:
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
         self.process, self.strategy = process, process.strategy
         self.normalise, self.decode_ratio = normalise, decode_ratio
+        self.makes_tokens = not normalise
 
-    @property
-    def makes_tokens(self) -> bool:
-        """Whether what is predicted are tokens, so that samples can be made of it."""
-        return not self.normalise
+    def check(self, context: CheckContext) -> None:
+        if self.decode_ratio < 1 and not context.traits.has_independent_decoder:
+            raise ValueError(
+                f"objective.decode_ratio: {self.decode_ratio} of the masked patches needs a decoder in which they do "
+                "not attend to each other; take model.decoder cross, or 1"
+            )
+        if not self.makes_tokens and context.has_previews:
+            raise ValueError(
+                "train.preview_every: normalised patches are no image; use 0, or objective.normalise false"
+            )
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""

@@ -13,12 +13,12 @@ from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.traits import network_of
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import OBJECTIVES, Objective, draw_times, mean_of, refuse_dropping, sum_of
 from maskgen.processes import Process, StateDependent
 
 
 @OBJECTIVES.register("state_dependent")
-class StateDependentTokens:
+class StateDependentTokens(Objective):
     """Bound on nats a token with learned rates (GenMD4, arXiv 2406.04329, section 6), two passes a step.
 
     Two mask draws at the same t give the gradient of the rates: pathwise through the weights, and leave-one-out
@@ -27,6 +27,8 @@ class StateDependentTokens:
     Args:
         process: state_dependent.
     """
+
+    learns_exponents = True
 
     def __init__(self, process: Process) -> None:
         if not isinstance(process, StateDependent):

@@ -14,6 +14,7 @@ from maskgen.core.traits import is_in_training
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
+    Objective,
     RatioPer,
     by_quarter,
     draw_times,
@@ -33,7 +34,7 @@ from maskgen.processes.diffusion_head import DiffusionHead
 
 
 @OBJECTIVES.register("token_diffusion")
-class TokenDiffusion:
+class TokenDiffusion(Objective):
     """Squared error of the head's process on masked tokens, and the bound of its variance (MAR, arXiv 2406.11838).
 
     The head never runs on visible tokens. A token is noised `repeats` times, each at a time of its own: the head is
@@ -49,8 +50,6 @@ class TokenDiffusion:
         ratio_per: each `sample` has a mask ratio of its own, or a `batch` has one, so that no row is padded (MAR's and
             eMIGM's code).
     """
-
-    baseline = None
 
     def __init__(
         self,
