@@ -278,7 +278,7 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
         return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
-    parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
+    parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
     if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
         numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.evaluations}

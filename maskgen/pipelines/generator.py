@@ -124,7 +124,7 @@ class Generator:
         if traits.has_exponents:
             sampler = with_exponents(sampler, self.denoiser.exponents.detach().cpu())
         block_length = traits.block_length
-        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length))
+        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length, "row"))
 
     def _check_known(self, known: Tensor) -> None:
         block_length = traits_of(self.denoiser).block_length

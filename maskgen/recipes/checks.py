@@ -12,7 +12,7 @@ from maskgen.core.registry import Registry
 from maskgen.core.traits import NetworkTraits, declared_traits, traits_of
 from maskgen.data.base import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES, Objective
+from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
 from maskgen.processes import PROCESSES, Process
 from maskgen.recipes.budget import plan
 from maskgen.recipes.schema import Recipe
@@ -217,16 +217,16 @@ def _check_objective(recipe: Recipe, context: CheckContext) -> None:
     """Keys of training and network that only some objectives and networks take account of."""
     model, name, kept = _name(recipe), OBJECTIVES.check(recipe.objective)[0], context.keep_ratio
     objective, traits = cast(Objective, context.objective), context.traits
-    if kept < 1 and not objective.drops_tokens:
+    if kept < 1 and not objective.traits.drops_tokens:
         raise RecipeError(f"train.keep_ratio: objective {name} drops no tokens; use 1, got {kept}")
     if kept < 1 and traits.subset_is_visible:
         raise RecipeError(f"train.keep_ratio: {model} computes visible tokens as it is; use 1, got {kept}")
     if kept < 1 and not traits.drops_tokens:
         raise RecipeError(f"train.keep_ratio: model {model} drops no tokens; use 1, got {kept}")
     if recipe.train.document_attention:
-        if recipe.kind != "text" or not traits.takes_documents or not objective.takes_documents:
+        if recipe.kind != "text" or not traits.takes_documents or not objective.traits.takes_documents:
             models = [one for one in MODELS.names() if _traits(one).takes_documents]
-            objectives = [one for one in OBJECTIVES.names() if _declared(OBJECTIVES, one).takes_documents]
+            objectives = [one for one in OBJECTIVES.names() if traits_of_objective(one).takes_documents]
             raise RecipeError(
                 f"train.document_attention: only text with model {_or(models)} and objective {_or(objectives)} has it; "
                 "leave it out"
@@ -235,8 +235,8 @@ def _check_objective(recipe: Recipe, context: CheckContext) -> None:
             raise RecipeError(
                 f"train.keep_ratio: dropped tokens do not go with train.document_attention; use 1, got {kept}"
             )
-    if traits.has_exponents != objective.learns_exponents:
-        able = [one for one in OBJECTIVES.names() if _declared(OBJECTIVES, one).learns_exponents]
+    if traits.has_exponents != objective.traits.learns_exponents:
+        able = [one for one in OBJECTIVES.names() if traits_of_objective(one).learns_exponents]
         raise RecipeError(
             f"model.has_exponents: true goes with objective {_or(able)}, which learns them; change either"
         )

@@ -367,11 +367,11 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sampler": "maskgit"}, ["sampler", "vectors", "order random"]),
+        ({"sampler": "maskgit"}, ["sampler", "continuous", "order random"]),
         ({"sampler": {"type": "emigm", "top_p": 0.9}}, ["sampler", "top_p 1"]),
-        ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "head ddpm"]),
+        ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "use ddpm"]),
         ({"sampler": {"type": "emigm", "head": "dmp"}}, ["sampler.head", "'dmp'", "ddpm"]),
-        ({"objective": "masked_tokens"}, ["masked_tokens", "numbers"]),
+        ({"objective": "masked_tokens"}, ["masked_tokens", "discrete tokens"]),
         ({"objective": "denoising"}, ["mar is trained by token_diffusion or masked_tokens", "denoising"]),
         ({"model": {"type": "mar", "head": "categorical"}}, ["model.head", "continuous", "diffusion"]),
         ({"model": {"type": "mar", "head": {"type": "diffusion", "process": "absorbing"}}}, ["process", "gaussian"]),
@@ -442,7 +442,7 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
         ("mage", ["model.decoder_depth=0"], ["model: width, depth, heads and mlp_ratio must be positive"]),
         ("mage", ["model.decoder_heads=-1"], ["model: decoder_heads, table_rows and projection must not be negative"]),
         ("mae", ["sampler.temperature=0.5"], ["sampler.temperature must be 1: this network predicts one value"]),
-        ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
+        ("mae", ["sampler=maskgit"], ["sampler: this sampler uses token probabilities"]),
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
         ("mae", ["guidance.scale=2"], ["guidance.scale: model mae has no classes", "use 1"]),

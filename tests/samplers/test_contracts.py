@@ -18,17 +18,17 @@ from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.layout import LAYOUTS
 from maskgen.samplers.masked.order import ORDERS
 from maskgen.samplers.masked.remask import REMASKS
-from maskgen.samplers.masked.unmasking import QUOTAS
+from maskgen.samplers.masked.unmasking import UNMASKINGS
 from tests.toys import MASK, waves
 
 GRID = (6, 6)  # more than one block of the default layout
-AXES = {"order": ORDERS.names(), "quota": QUOTAS.names(), "remask": REMASKS.names(), "layout": LAYOUTS.names()}
+AXES = {"order": ORDERS.names(), "unmasking": UNMASKINGS.names(), "remask": REMASKS.names(), "layout": LAYOUTS.names()}
 
 
 def is_possible(choice: tuple[str, ...]) -> bool:
     """Joint draws mask nothing again."""
-    _, quota, remask, _ = choice
-    return quota != "joint" or remask == "none"
+    _, unmasking, remask, _ = choice
+    return unmasking != "joint" or remask == "none"
 
 
 def pairs(choice: tuple[str, ...]) -> set[tuple[str, str]]:
@@ -37,7 +37,7 @@ def pairs(choice: tuple[str, ...]) -> set[tuple[str, str]]:
 
 
 def covering() -> list[tuple[str, ...]]:
-    """Choices (order, quota, remask, layout) in which every possible pair of entries occurs."""
+    """Choices (order, unmasking, remask, layout) in which every possible pair of entries occurs."""
     left = {choice: pairs(choice) for choice in product(*AXES.values()) if is_possible(choice)}
     chosen = []
     while left:
