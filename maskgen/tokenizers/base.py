@@ -39,12 +39,14 @@ class ImageTokenizer(nn.Module, Tokenizer):
 
     A final class sets `grid` (h, w), L = h w, and `vocab_size`; for continuous tokens `has_discrete_tokens` is False,
     `vocab_size` 0 and `token_width` D.
+    A continuous token has `patch_area` numbers per channel, channels first.
     """
 
     kind: ClassVar[StreamKind] = "image"
     has_discrete_tokens: ClassVar[bool] = True
     vocab_size: int
     token_width: int = 0
+    patch_area: int = 1
     grid: tuple[int, int]
 
     @property

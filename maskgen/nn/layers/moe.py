@@ -1,4 +1,4 @@
-"""Feed-forward layers without bias: a gated one, and a mixture of experts that choose their tokens."""
+"""Mixture of experts."""
 
 from __future__ import annotations
 
@@ -7,39 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class SwiGLU(nn.Module):
-    """w3 (silu(w1 x) * w2 x) over (B, L, D) (arXiv 2002.05202); `expand` holds w1 above w2, `contract` is w3."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.expand = nn.Linear(width, 2 * hidden, bias=False)
-        self.contract = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.expand(x).chunk(2, -1)
-        answer: Tensor = self.contract(F.silu(gate) * value)
-        return answer
-
-    def init(self, std: float) -> None:
-        """w1 of deviation 0.02, what writes of deviation `std`."""
-        gate, value = self.expand.weight.chunk(2)
-        nn.init.normal_(gate, std=0.02)
-        for weight in (value, self.contract.weight):
-            nn.init.normal_(weight, std=std)
-
-
 class ExpertChoice(nn.Module):
-    """Experts that each take their best tokens of the same image (expert choice, arXiv 2202.09368).
+    """Expert-choice routing within a row: each expert selects its tokens (arXiv 2202.09368).
 
-    Of L tokens an expert takes the `n_tokens(L)` that weigh it most and adds their weight times its answer, a GELU
-    network; the weights of a token are a softmax over the experts. A token may be taken by several experts or by none.
-    The work is the same whatever is chosen, so nothing needs balancing, and rows do not depend on each other.
+    The gate's softmax over the experts weighs each token. Of L tokens an expert selects the `n_tokens(L)` of highest
+    weight and adds weight times output, the output of a two-layer GELU network without bias. A token may be selected by
+    several experts or by none. The cost does not depend on the selection, so no load balancing is needed, and rows do
+    not depend on each other.
 
     Args:
         width: D.
-        hidden: of each expert.
+        hidden: width of each expert.
         n_experts: E.
-        capacity: experts that take a token, on average.
+        capacity: experts that select a token, on average.
     """
 
     def __init__(self, width: int, hidden: int, n_experts: int = 8, capacity: float = 2.0) -> None:
@@ -55,7 +35,7 @@ class ExpertChoice(nn.Module):
         self.init(0.02)
 
     def init(self, std: float) -> None:
-        """Gate and first layers of deviation 0.02, what writes of deviation `std`."""
+        """Gate and first layers of standard deviation 0.02, second layers of `std`."""
         nn.init.normal_(self.gate.weight, std=0.02)
         nn.init.normal_(self.expand, std=0.02)
         nn.init.normal_(self.contract, std=std)
@@ -64,7 +44,7 @@ class ExpertChoice(nn.Module):
         return f"n_experts={self.n_experts}, capacity={self.capacity}"
 
     def n_tokens(self, length: int) -> int:
-        """Tokens an expert takes out of `length`, at least one, so that every expert always learns."""
+        """Tokens that an expert selects out of `length`; at least one, so that every step trains every expert."""
         return max(int(self.capacity * length / self.n_experts), 1)
 
     def forward(self, x: Tensor) -> Tensor:

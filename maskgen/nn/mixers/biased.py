@@ -1,4 +1,4 @@
-"""Attention with a bias that is learned, for processors."""
+"""Attention with a learned bias on CPUs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 class BiasedAttention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d) + bias) v; q, k, v (B, H, n, d), bias (B or 1, H, n, n), with the gradients of all four.
 
-    SDPA has no fast backward pass on a processor for a bias with a gradient. This one goes row by row of the batch, so
-    that the scores stay in the cache, and keeps the attention weights, one (B, H, n, n) tensor. A bias that the batch
-    shares is never spread over it, and its gradient is summed on the way.
+    SDPA has no fast backward pass on CPUs for a bias that requires a gradient. This one computes row by row of the
+    batch, so that the scores stay in the processor's cache, and saves the attention weights, one (B, H, n, n) tensor. A
+    bias shared by the batch is not expanded, and its gradient is accumulated row by row.
     """
 
     @staticmethod

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.nn.moe import ExpertChoice, SwiGLU
+from maskgen.nn.layers.mlp import GatedMlp
+from maskgen.nn.layers.moe import ExpertChoice
 
 WIDTH = 8
 
@@ -37,7 +38,7 @@ def naive(layer: ExpertChoice, x: Tensor) -> Tensor:
 
 
 def test_a_gated_layer_is_its_definition() -> None:
-    layer, x = SwiGLU(WIDTH, 6).double(), noise(2, 5, WIDTH)
+    layer, x = GatedMlp(WIDTH, 6).double(), noise(2, 5, WIDTH)
     w_1, w_2 = layer.expand.weight.chunk(2)
     torch.testing.assert_close(layer(x), (F.silu(x @ w_1.T) * (x @ w_2.T)) @ layer.contract.weight.T)
 

@@ -1,4 +1,4 @@
-"""Relative position bias: what attention adds to the score of two tokens for how they lie to each other on the grid."""
+"""Relative position bias: a learned term of the attention score, by the offset of two tokens on the grid."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 N_UNUSED = 3
-"""Rows of BEiT's tables that are for a class token; kept, so that public weights fit."""
+"""Rows of BEiT's tables for a class token; unused, kept so that public weights fit."""
 
 
 def relative_index(grid: tuple[int, int], keep: Tensor | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """The table's row of every pair of tokens: (1, L, L), or (B, K, K) of the kept ones; keep (B, K) int64.
+    """Row of the bias table for every pair of tokens: (1, L, L), or (B, K, K) of kept tokens, keep (B, K) int64.
 
-    Rows and columns differ by (dr, dc): row (dr + h - 1) (2 w - 1) + dc + w - 1 (BEiT, arXiv 2106.08254).
+    An offset of dr rows and dc columns has row (dr + h - 1) (2 w - 1) + dc + w - 1 (BEiT, arXiv 2106.08254).
     """
     height, width = grid
     rows = torch.arange(height, device=device)[:, None] * (2 * width - 1)
@@ -23,7 +23,7 @@ def relative_index(grid: tuple[int, int], keep: Tensor | None = None, device: to
 
 
 class RelativeBias(nn.Embedding):
-    """Pairs of tokens by `relative_index` (B, n, n) -> bias (B, H, n, n), one number a head."""
+    """Indices of token pairs, `relative_index` (B, n, n) -> bias (B, H, n, n), one value per head."""
 
     def __init__(self, grid: tuple[int, int], heads: int) -> None:
         super().__init__((2 * grid[0] - 1) * (2 * grid[1] - 1) + N_UNUSED, heads)

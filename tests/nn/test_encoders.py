@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from maskgen.core.subset import TokenSubset
-from maskgen.nn.visible import JointDecoder, VisibleEncoder, ViTSizes
+from maskgen.nn.decoders import JointDecoder
+from maskgen.nn.encoders import VisibleEncoder
+from maskgen.nn.published_blocks import ViTSizes
 
 WIDTH, LENGTH, PREFIX = 8, 6, 2
 
