@@ -88,7 +88,7 @@ class Parts:
 
 def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
     """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
-    if recipe.is_text:
+    if recipe.kind == "text":
         return _build_text(recipe, accelerator, directory)
     source = recipe.build_data()
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
@@ -166,7 +166,7 @@ def _tokens(
             options["has_flips"] = recipe.train.flip
             splits = (needed_split(recipe, source, name) for name in SPLITS)
             train, test = (latent_data(split, tokenizer, **options) if len(split) else split for split in splits)
-        elif tokenizer.is_continuous:  # it takes no time
+        elif not tokenizer.has_discrete_tokens:  # it takes no time
             train, test = (needed_split(recipe, source, name) for name in SPLITS)
         else:
             train = tokens = token_data(to_encode(recipe, source, "train"), tokenizer, **options)
@@ -242,7 +242,7 @@ def _to_batch(
     has_labels, is_flipped = bool(source.classes), recipe.train.flip
 
     def to_x_0(rows: Tensor, rng: Rng) -> Tensor:
-        if tokenizer is not None and not tokenizer.is_continuous:
+        if tokenizer is not None and tokenizer.has_discrete_tokens:
             return rows
         if isinstance(tokenizer, KLTokenizer):
             views = (rng.fork("flip").uniform(rows.shape[:1], device=device) * rows.shape[1]).long()

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import NULL, Condition, Field
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch
+from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch, check_masking
 from maskgen.nn.caption_encoder import CaptionEncoder
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.nn.heads import AdaHead
@@ -110,6 +111,15 @@ class MicroDiT(nn.Module):
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
         return replace(cls.traits, drops_tokens=keys["masking"].drops)
+
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check keys of a recipe against dropped tokens.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        check_masking(context)
 
     def _add_mixer(self, ratio: float) -> None:
         """The patch mixer of deferred masking, with a projection on each side where its width differs."""
