@@ -223,7 +223,7 @@ def test_the_zoo_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", shipped.zoo_names())
 def test_a_shipped_checkpoint_is_whole(name: str) -> None:
     checkpoint = read_checkpoint(name)
-    network = (load_text_model if checkpoint.recipe.is_text else load_model)(checkpoint)[0]
+    network = (load_text_model if checkpoint.recipe.kind == "text" else load_model)(checkpoint)[0]
     assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
