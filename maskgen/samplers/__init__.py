@@ -9,6 +9,7 @@ from maskgen.samplers.gaussian.presets import FIELD_SAMPLERS, ddim, ddpm, dpm, d
 from maskgen.samplers.gaussian.sampler import FieldSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import MaskedSampler, with_exponents
+from maskgen.samplers.masked.order import ORDERS, Order, Proposal
 from maskgen.samplers.masked.presets import (
     SAMPLERS,
     amused,
@@ -35,12 +36,15 @@ from maskgen.samplers.masked.source import Decoded, Forced, Sampled, TokenSource
 
 __all__ = [
     "FIELD_SAMPLERS",
+    "ORDERS",
     "SAMPLERS",
     "Decoded",
     "FieldSampler",
     "Forced",
     "Guidance",
     "MaskedSampler",
+    "Order",
+    "Proposal",
     "Sampled",
     "TokenSource",
     "amused",
