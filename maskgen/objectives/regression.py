@@ -48,12 +48,7 @@ class MaskedRegression(Objective):
         if not 0 < decode_ratio <= 1:
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
         self.process, self.strategy = process, process.strategy
-        self.normalise, self.decode_ratio = normalise, decode_ratio
-
-    @property
-    def makes_tokens(self) -> bool:
-        """Whether predictions are tokens, so that samples can be made of them."""
-        return not self.normalise
+        self.normalise, self.decode_ratio, self.makes_tokens = normalise, decode_ratio, not normalise
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""

@@ -89,7 +89,7 @@ def _check_views(recipe: Recipe, objective: Any) -> None:
     """A contrastive term needs two views of each image, and a network that makes vectors of them."""
     makes = MODELS.check(recipe.model)[1].get("projection", 0) if recipe.model is not None else 0
     given = {
-        "objective.contrastive": getattr(objective, "contrastive", None) is not None,
+        "objective.contrastive": objective.contrastive is not None,
         "model.projection (of mage) above 0": bool(makes),
         "train.views": recipe.train.views is not None,
     }
