@@ -47,13 +47,13 @@ def run(
         raise UserError(f"{source} is a {recipe.task}: it trains on the data themselves; nothing is precomputed")
     if part is not None and part >= parts:
         raise UserError(f"--part {part} must be below --parts {parts}: parts count from 0")
-    if recipe.is_text:
+    if recipe.kind == "text":
         return _text(recipe)
     if parts > 1 and part is None and processes > 1:
         _side_by_side(source, overrides, parts, processes, device)
     image_source = recipe.build_data()
     tokenizer = load_tokenizer(recipe, image_source.image_shape)
-    if tokenizer.is_continuous and not isinstance(tokenizer, KLTokenizer):
+    if not tokenizer.has_discrete_tokens and not isinstance(tokenizer, KLTokenizer):
         raise UserError(f"{source}: its tokens take no time to make, so they are not kept; nothing to do")
     counts = _encode_splits(recipe, image_source, tokenizer, device, part, parts)
     what = "all" if part is None else f"part {part} of {parts}"

@@ -96,7 +96,7 @@ def subject(
         caption_shape: (S, C) of an embedded caption, for a recipe with captions.
     """
     recipe = anywhere(recipe)
-    if recipe.is_text:
+    if recipe.kind == "text":
         network = recipe.build_model(vocab_size=tokenizer.vocab_size)
         return Subject(network, recipe.build_objective(tokenizer.vocab_size), (length,), tokenizer.vocab_size)
     shape = recipe.image_shape()
