@@ -148,6 +148,8 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
     built_for = tuple(checkpoint.info.get("built_for", shape))
     derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # it holds the hashes of the tokenizer's other files
+        verify(checkpoint.path / own, checkpoint.info["files"][own])
     if recipe.captions is not None:
         derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
@@ -180,6 +182,11 @@ def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
+    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    if unusable:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
+        )
     return network.eval().requires_grad_(False)
 
 
