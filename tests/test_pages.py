@@ -190,7 +190,9 @@ def test_a_page_fits_its_budget_and_its_links_lead_somewhere(name: str) -> None:
             assert ((ROOT / name).parent / target).resolve().is_file(), f"{name}: {target}"
     for recipe in re.findall(r"`((?:image|text|tokenizer|classifier)/[\w-]+)`", text):
         assert recipe in recipe_names(), f"{name}: {recipe}"
-    for path in re.findall(r"`((?:docs|tests|benchmarks|configs|notebooks|maskgen|train|sample)/[\w./-]+\.\w+)`", text):
+    for path in re.findall(
+        r"`((?:docs|tests|benchmarks|configs|notebooks|examples|maskgen|train|sample)/[\w./-]+\.\w+)`", text
+    ):
         assert (ROOT / path).exists(), f"{name}: {path}"
 
 
