@@ -92,7 +92,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
-    `workers` processes read ahead; the batches do not depend on their number. Once `is_ending`, a dead one is not named.
+    `workers` processes read ahead; batches do not depend on their number. Once `is_ending`, a dead one is not named.
 
     Raises:
         DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it. Or a
