@@ -24,6 +24,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.files import atomic, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.data.image.grid import grid
+from maskgen.evaluation.metrics.scored import keeps_features, measure, require_able
 from maskgen.evaluation.metrics.statistics import cached
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import plain
@@ -37,7 +38,6 @@ from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
 from .evaluations import as_published
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import MEASURES, measure, require_able
 
 SHOWN = 40
 
@@ -115,7 +115,7 @@ class _Bench:
         pipeline = ImagePipeline(checkpoint, device)
         require_fit(extractor, checkpoint)
         arms = list(_arms(pipeline, source, sweep))
-        ground = ground_of(checkpoint, extractor, bool(set(sweep.metrics) & set(MEASURES)))
+        ground = ground_of(checkpoint, extractor, keeps_features(sweep.metrics))
         for name in sweep.metrics:
             require_able(name, ground.reference, sweep.num)
         return cls(source, arms, ground, sweep)
@@ -143,7 +143,7 @@ class _Bench:
             if draw.first < SHOWN:
                 shown.append(draw.images[: SHOWN - draw.first])
 
-        samples = score_samples(self.ground.extractor, arm, sweep.num, bool(sweep.metrics), cost, look)
+        samples = score_samples(self.ground.extractor, arm, sweep.num, keeps_features(sweep.metrics), cost, look)
         settings = {"checkpoint": self.source, "step": arm.pipeline.checkpoint.step, **settings_of(arm.generator)}
         scored = self.ground.scored(samples, "samples", seed=arm.seed, sampler=settings)
         others = [entry for name in sweep.metrics for entry in measure(name, scored)]

@@ -15,6 +15,15 @@ from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.hub import is_hub_id
 from maskgen.data.image.sets import ARRAYS, ImageSet, NpzSet, open_images
+from maskgen.evaluation.metrics.scored import (
+    FEATURE_METRICS,
+    Scored,
+    default_metrics,
+    keeps_features,
+    measure,
+    notes,
+    require_able,
+)
 from maskgen.evaluation.metrics.statistics import (
     Collector,
     Statistics,
@@ -33,13 +42,10 @@ from maskgen.recipes.shipped import INFO, zoo_names
 
 from .draws import arm_of
 from .judges import pick_extractor
-from .measures import Scored, measure, notes, require_able
 from .pictures import check_writable
 from .progress import progress_bar
 
 DEFAULT = "clean-fid"
-OF_ADM = ("sfid", "inception-score", "precision-recall")
-"""What ADM's evaluator prints beside FID, from the same pass."""
 
 
 def run(
@@ -66,9 +72,9 @@ def run(
     _require_there(a, b)  # before any weights are looked for
     extractor = _extractor(a, b, protocol, weights, place)
     chosen = tuple(metrics)
-    if not chosen and extractor is not None and extractor.protocol == "adm":
-        chosen = OF_ADM
-    keeps = bool(set(chosen) - {"sfid"})
+    if not chosen and extractor is not None:
+        chosen = default_metrics(extractor.protocol)
+    keeps = keeps_features(chosen)
     side = _Sides(extractor, _identity(extractor, (a, b), protocol), num, seed, place, keeps)
     reference = side.statistics(b)
     if is_checkpoint(a):
@@ -77,8 +83,10 @@ def run(
     samples = side.statistics(a)
     scored = Scored(extractor, samples, reference, a, side.made.get(a, {}))
     score = scored.distance()
-    others = [entry for name in chosen if _can(name, scored, bool(metrics)) for entry in measure(name, scored)]
-    return publish(Report(score, others=[*_floor(scored), *others], notes=(*notes(scored, others), *side.notes)), path)
+    others = [entry for name in chosen if metrics or _is_available(name, scored) for entry in measure(name, scored)]
+    return publish(
+        Report(score, others=[*_floor(scored), *others], notes=(*notes(scored, chosen, others), *side.notes)), path
+    )
 
 
 def statistics(source: str, output: str, /, protocol: str | None, weights: str | None, device: str = "auto") -> str:
@@ -204,13 +212,9 @@ def is_checkpoint(source: str) -> bool:
     return source in zoo_names() or is_local or (is_hub_id(source) and ":" not in source)
 
 
-def _can(name: str, scored: Scored, is_asked: bool) -> bool:
-    """What ADM prints is left out, not refused, where a statistics file does not allow it."""
-    if is_asked:
-        return True
-    has_features = scored.samples.features is not None and scored.reference.features is not None
-    has_spatial = scored.samples.spatial is not None and scored.reference.spatial is not None
-    return {"sfid": has_spatial, "precision-recall": has_features}.get(name, scored.samples.logits is not None)
+def _is_available(name: str, scored: Scored) -> bool:
+    """A default metric of a protocol is left out, not refused, where a statistics file does not allow it."""
+    return FEATURE_METRICS.build(name).is_available(scored)
 
 
 def _floor(scored: Scored) -> list[Entry]:

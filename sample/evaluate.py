@@ -21,6 +21,15 @@ from maskgen.data.image.sets import SplitSet
 from maskgen.data.loader import in_order
 from maskgen.evaluation.metrics.fidelity import CodebookUse, Reconstruction
 from maskgen.evaluation.metrics.intervals import over_sets
+from maskgen.evaluation.metrics.scored import (
+    FEATURE_METRICS,
+    Generated,
+    Scored,
+    keeps_features,
+    measure,
+    notes,
+    require_able,
+)
 from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, cached, collect
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish, require_no_bench
@@ -33,14 +42,15 @@ from maskgen.tokenizers.image.patches import PatchTokenizer
 from .draws import Arm, Draw, arm_of
 from .evaluations import ASKED, SCHEDULED, as_published
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import MEASURES, Scored, measure, notes, require_able
-from .neighbours import memorised
+from .metric import METRICS, metric
 from .pictures import check_writable
 from .progress import progress_bar
 
 FLOOR_IMAGES = 10_000
 
 
+@METRICS.register("fidelity")
+@metric("image", is_default=True, fills_folder=True)
 def run(
     source: str,
     /,
@@ -55,7 +65,7 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Score a generator, a tokenizer or a classifier; the table it prints.
+    """Fréchet distance of images by a protocol beside its floors, class accuracy, PSNR, SSIM, codebook use.
 
     Raises:
         UserError: a checkpoint, protocol, data set or output that cannot be used.
@@ -76,20 +86,21 @@ def run(
         raise UserError(f"--metric {wrong[0]}: {source} is a tokenizer; choose fidelity or reconstruction")
     extractor = pick_extractor(protocol, weights, place)
     require_fit(extractor, checkpoint)
-    ground = ground_of(checkpoint, extractor, keeps=bool(set(metrics) & set(MEASURES)))
+    beside = [name for name in metrics if name in FEATURE_METRICS.names()]
+    ground = ground_of(checkpoint, extractor, keeps=keeps_features(beside))
     if task == "tokenizer":
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(place)
         return publish(_tokenizer_report(ground, tokenizer), path)
-    for name in (name for name in metrics if name in MEASURES):
+    for name in beside:
         require_able(name, ground.reference, num)
     pipeline = ImagePipeline(checkpoint, place)
     arm = arm_of(pipeline, pipeline.with_sampler(**choices), seed, folder)
-    return publish(_generator_report(ground, arm, source, num, repeats, tuple(metrics)), path)
+    return publish(_generator_report(ground, arm, source, num, repeats, tuple(beside)), path)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What samples are read against: the test images, and how far training images are from them."""
+    """What samples are compared with: the test images, and the distance of training images to them."""
 
     extractor: Extractor
     data: ImageSource
@@ -129,20 +140,35 @@ def _generator_report(
     if not isinstance(tokenizer, PatchTokenizer):  # patches lose nothing
         restored, quality = reconstruct(tokenizer, ground)
         floor = ground.scored(restored, "tokenizer reconstructions of test images").distance()
-    keeps = bool(set(metrics) & {*MEASURES, "memorisation"})
+    keeps = keeps_features(metrics)
     sampler = {"checkpoint": source, "step": arm.pipeline.checkpoint.step, **settings_of(arm.generator)}
     sets, cost = [], Cost()
     for index in range(repeats):
         one = replace(arm, seed=arm.seed + index * num)
         sets.append(score_samples(ground.extractor, one, num, keeps, cost))
-    scored = ground.scored(sets[0], "samples", seed=arm.seed, sampler=sampler)
+    scored = replace(
+        ground.scored(sets[0], "samples", seed=arm.seed, sampler=sampler), generated=_generated(ground, arm, num)
+    )
     score, *spread = _over_sets([scored.distance(one) for one in sets])
     score = replace(score, of="samples")
-    beside = [entry for name in metrics if name in MEASURES for entry in measure(name, scored)]
-    if "memorisation" in metrics:
-        beside += memorised(scored, ground.data, arm, num)
+    beside = [entry for name in metrics for entry in measure(name, scored)]
     others = [*spread, *_accuracy(scored), *beside, *quality, *cost.entries(scored, arm.generator)]
-    return Report(score, ground.floor(), floor, others, notes(scored, beside))
+    return Report(score, ground.floor(), floor, others, notes(scored, metrics, beside))
+
+
+def _generated(ground: Ground, arm: Arm, num: int) -> Generated:
+    """The samples' images, read or drawn again when a metric needs some of them."""
+
+    def images(rows: Sequence[int]) -> Tensor:
+        found = {
+            row: draw.images[row - draw.first]
+            for draw in arm.draw(num)
+            for row in rows
+            if draw.first <= row < draw.first + len(draw.images)
+        }
+        return torch.stack([found[row] for row in rows])
+
+    return Generated(ground.data, images, None if arm.folder is None else arm.folder.parent, progress_bar)
 
 
 def _tokenizer_report(ground: Ground, tokenizer: ImageTokenizer) -> Report:

@@ -17,6 +17,7 @@ from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float
 from maskgen.data.base import ImageSplit
+from maskgen.evaluation.metrics.scored import Scored, notes
 from maskgen.evaluation.metrics.statistics import Collector
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish
@@ -29,12 +30,14 @@ from maskgen.tokenizers import ImageTokenizer
 from .evaluate import ground_of
 from .evaluations import ASKED, Evaluations
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import Scored, notes
+from .metric import METRICS, metric
 from .pictures import check_writable
 
 BATCH = 250
 
 
+@METRICS.register("inpainting")
+@metric("image")
 def run(
     source: str,
     /,
@@ -49,10 +52,10 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Complete `num` test images (1,000 if there are), evenly spread, each several times; the table it prints.
+    """Test images with a hole, completed: distance, error and diversity of the completions.
 
-    Completion k of the i-th image is of seed `seed` + i `completions` + k; a network with classes is told the image's.
-    Pixels that are known stay.
+    Each of `num` images (1,000 if there are), evenly spread, is completed several times. Completion k of the i-th image
+    has seed `seed` + i `completions` + k; a network with classes is given the image's. Known pixels stay.
 
     Raises:
         UserError: a checkpoint, protocol, hole or output that cannot be used, or too few images.

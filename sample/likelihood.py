@@ -22,16 +22,26 @@ from maskgen.evaluation.metrics.likelihood import Likelihood, corpus_likelihood
 from maskgen.evaluation.report import Report, publish
 from maskgen.schedules import Linear, Schedule
 
+from .metric import METRICS, metric
 from .pictures import check_writable
 
 BATCH_TOKENS = 8192
 """Tokens computed together."""
 
 
+@METRICS.register("likelihood")
+@metric(is_default=True)
 def run(
-    source: str, *, split: str = "test", strata: int = 8, seed: int = 0, output: str | None = None, device: str = "auto"
+    source: str,
+    /,
+    *,
+    split: str = "test",
+    strata: int = 8,
+    seed: int = 0,
+    output: str | None = None,
+    device: str = "auto",
 ) -> str:
-    """Score a split; the table it prints.
+    """Bits per token, character, byte or dimension of held-out data, with error bars.
 
     Raises:
         UserError: a checkpoint, split, number of strata or output that cannot be used.

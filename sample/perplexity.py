@@ -1,4 +1,4 @@
-"""`maskgen evaluate --metric generative-perplexity`: what another model thinks of a checkpoint's samples."""
+"""`maskgen evaluate --metric generative-perplexity`: the perplexity of samples under another language model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from maskgen.recipes.shipped import INFO, zoo_names
 from . import diversity
 from .evaluations import ASKED, Evaluations
 from .likelihood import schedule_of
+from .metric import METRICS, metric
 from .pictures import check_writable
 
 BATCH = 32
 
 
+@METRICS.register("generative-perplexity")
+@metric("text")
 def run(
     source: str,
     /,
@@ -42,14 +45,15 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Sample, let the scorer read; the table it prints: perplexity beside entropy and diversity, never alone.
+    """Perplexity of generated texts under a language model, beside their entropy and diversity.
 
     Raises:
         UserError: a checkpoint, scorer, sampler or output that cannot be used.
     """
     if scorer is None:
         raise UserError(
-            "--metric generative-perplexity needs --scorer: a text checkpoint, or a causal model of the hub"
+            "--metric generative-perplexity needs --scorer, the language model that computes it: a text checkpoint, or a "
+            "causal model of the hub"
         )
     if num < 2 or (length is not None and length < 1):
         raise UserError(f"--num must be at least 2 and --length at least 1, got {num} and {length}")
@@ -80,7 +84,7 @@ def run(
 
 
 def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:
-    """Tokens (N, L), the seconds they took, and how many rows the network was asked about."""
+    """Tokens (N, L), the seconds they took, and the rows the network evaluated."""
     counted = Evaluations(generator.denoiser)
     began, parts = time.perf_counter(), []
     with tqdm(total=num, desc="samples", unit="text", disable=None) as bar:

@@ -39,6 +39,7 @@ from maskgen.evaluation.protocols.features import packages
 from maskgen.evaluation.report import Entry, Report, publish
 from maskgen.processes.preconditioned import Preconditioned
 
+from .metric import METRICS, metric
 from .pictures import check_writable
 from .progress import progress_bar
 
@@ -95,6 +96,13 @@ def run(
         made = {"sampler": {"checkpoint": source, "step": checkpoint.step}} if one is encoder else {}
         entries.append(ground.entry(ground.probed(method, one, settings), one, **made))
     return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+
+
+@METRICS.register("probe")
+@metric("image")
+def evaluate(source: str, /, *, seed: int = 0, output: str | None = None, device: str = "auto") -> str:
+    """Linear probe and nearest neighbours of the network's features, as `maskgen probe` does by default."""
+    return run(source, seed=seed, output=output, device=device)
 
 
 def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device) -> Encoder:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
 
 def first_line(error: BaseException) -> str:
     """What an error says in one line: the first of its message, or its type where there is no message."""
@@ -33,3 +37,23 @@ class DiskFull(UserError):
     """A file could not be written for want of space; what was there before is whole."""
 
     code = 5
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """`did you mean X or Y? `, for a name that is not one of the choices; empty if none is similar."""
+    folded = {choice.lower().replace("_", "-"): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), folded, 3, 0.6)
+    return f"did you mean {' or '.join(folded[key] for key in close)}? " if close else ""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Message for a name that is not one of the choices: the similar ones first, then all of them."""
+    names = list(choices)
+    return f"unknown {kind} {name!r}; {closest(name, names)}choose from {', '.join(names)}"
+
+
+def printable(text: str) -> str:
+    """Text of a file for the terminal: control characters, escape codes among them, are written out as `\\x1b`."""
+    return "".join(
+        repr(char)[1:-1] if unicodedata.category(char)[0] == "C" and char not in "\n\t" else char for char in text
+    )

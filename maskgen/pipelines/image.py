@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, closest
 from maskgen.core.predictions import NULL
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
@@ -110,7 +110,7 @@ class ImagePipeline(Pipeline):
             return [names.index(text)]
         shown = ", ".join(f"{index} {known}" for index, known in enumerate(self.classes[:20]))
         more = f", ... {len(self.classes) - 1}" if len(self.classes) > 20 else ""
-        raise UserError(f"unknown class {str(name)!r}; choose from all, {shown}{more}")
+        raise UserError(f"unknown class {str(name)!r}; {closest(text, names)}choose from all, {shown}{more}")
 
     def __call__(
         self,

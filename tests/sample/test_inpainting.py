@@ -17,12 +17,12 @@ import maskgen
 from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
 from maskgen.core.errors import UserError
 from maskgen.data.base import DATASETS
+from maskgen.evaluation.metrics.scored import Scored
 from maskgen.evaluation.protocols.features import Extractor, Features
 from maskgen.pipelines.base import HEAD_EVALUATIONS, settings_of
 from maskgen.pipelines.edit import Edit
 from maskgen.recipes.load import parse_recipe
 from maskgen.sample.inpainting import Found, Painted
-from maskgen.sample.measures import Scored
 from tests.tiny import CLASSES, FIELD, GENERATOR, INFO, SHAPE, generator_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]
