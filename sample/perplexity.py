@@ -52,8 +52,8 @@ def run(
     """
     if scorer is None:
         raise UserError(
-            "--metric generative-perplexity needs --scorer, the language model that computes it: a text checkpoint, or a "
-            "causal model of the hub"
+            "--metric generative-perplexity needs --scorer, the language model that computes it: a text "
+            "checkpoint, or a causal model of the hub"
         )
     if num < 2 or (length is not None and length < 1):
         raise UserError(f"--num must be at least 2 and --length at least 1, got {num} and {length}")
