@@ -22,7 +22,7 @@ from torch import Tensor
 
 from maskgen.core.files import atomic
 from maskgen.core.rng import Rng
-from maskgen.data.image.sets import open_images
+from maskgen.data.image.opening import open_images
 from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
 from maskgen.evaluation.metrics.statistics import collect
 from maskgen.sample.judges import DEFAULT, pick_extractor

@@ -22,6 +22,7 @@ from torch import Tensor
 from maskgen.core.files import atomic
 from maskgen.core.predictions import Batch
 from maskgen.core.rng import Rng
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.recipes.load import load_recipe
 from maskgen.strategies import STRATEGIES, Guide, MaskStrategy
 
@@ -65,7 +66,7 @@ def training_step(strategy: str, batch: Batch) -> Callable[[int], float]:
     more = ["model.has_difficulty=true"] if strategy == "hard" else []
     recipe = load_recipe("fashion-mae", [f"process.strategy={strategy}", *more])
     network = recipe.build_model(token_width=batch.x_0.shape[2], grid=GRIDS[0])
-    objective: Any = recipe.build_objective(0, GRIDS[0])
+    objective: Any = recipe.build_objective(TokenLayout.of(Stream("image", "image", 0, GRIDS[0], batch.x_0.shape[2])))
 
     def step(seed: int) -> float:
         start = time.process_time()

@@ -14,7 +14,9 @@ from maskgen.checkpoints.checkpoint import newest_in, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.hub import is_hub_id
-from maskgen.data.image.sets import ARRAYS, ImageSet, NpzSet, open_images
+from maskgen.data.image.archives import ARRAYS, NpzSet
+from maskgen.data.image.opening import open_images
+from maskgen.data.image.sets import ImageSet
 from maskgen.evaluation.metrics.scored import (
     FEATURE_METRICS,
     Scored,

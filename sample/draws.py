@@ -27,7 +27,7 @@ from maskgen.data.image.captions import CaptionTable, embedded
 from maskgen.evaluation.protocols.features import packages
 from maskgen.pipelines.base import settings_of, slices
 from maskgen.pipelines.generator import Generator
-from maskgen.pipelines.image import Given, ImagePipeline
+from maskgen.pipelines.image import Conditioning, ImagePipeline
 
 from .evaluations import Evaluations
 
@@ -120,9 +120,9 @@ class Arm:
             chosen,
             self.seed + rows.start,
             len(rows),
-            given=Given(self._captions(rows)),
+            given=Conditioning(self._captions(rows)),
         )
-        images = torch.cat([part[1] for part in parts])
+        images = torch.cat([part.images for part in parts])
         seconds = time.perf_counter() - began
         known = torch.full((len(rows),), NULL) if chosen is None else chosen
         return Draw(rows.start, images, known, seconds, counted.n_rows)

@@ -23,8 +23,10 @@ class Evaluations:
     def __init__(self, denoiser: Any, count: list[int] | None = None) -> None:
         self._denoiser = denoiser
         self._count = [0] if count is None else count
-        if hasattr(denoiser, "cached"):
-            self.cached = lambda: Evaluations(denoiser.cached(), self._count)
+
+    def cached(self) -> Evaluations:
+        """The same count of a denoiser that keeps keys and values."""
+        return Evaluations(self._denoiser.cached(), self._count)
 
     @property
     def n_rows(self) -> int:
@@ -45,16 +47,16 @@ def scheduled(sampler: MaskedSampler | FieldSampler, guidance: Guidance) -> int 
     depend on what is drawn, for a decoding in blocks, and for the field of a Gaussian process: it asks every row in
     every step, so what is counted is this number.
     """
-    if isinstance(sampler, FieldSampler) or isinstance(sampler.quota, Adaptive | One):
+    if isinstance(sampler, FieldSampler) or isinstance(sampler.unmasking, Adaptive | One):
         return None
-    if len(sampler.layout.spans(1 << 20)) > 1:
+    if not sampler.layout.is_single(1 << 20):
         return None
-    quota, n_steps, rng, total = sampler.quota, sampler.steps, Rng.per_sample([0]), 0
+    unmasking, n_steps, rng, total = sampler.unmasking, sampler.steps, Rng.per_sample([0]), 0
     t, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
     for step in range(n_steps):
         clock = Clock(step, n_steps, t, none, none, 0)
-        s = quota.next_time(clock, rng)
-        total += 1 + guidance.is_on(quota.asked_at(Move(clock, s, torch.zeros_like(s), none)))
+        s = unmasking.next_time(clock, rng)
+        total += 1 + guidance.is_on(unmasking.query_time(Move(clock, s, torch.zeros_like(s), none)))
         t = s
     return total
 

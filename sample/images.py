@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
-from maskgen.pipelines.image import ImagePipeline, SampleOutput
-from maskgen.tokenizers import ImageTokenizer
+from maskgen.pipelines.image import ImagePipeline
+from maskgen.pipelines.outputs import ImageOutput
+from maskgen.pipelines.sheet import IMAGE_ENDINGS, write_images
 
 from .animate import Recorder, write_animation
-from .pictures import check_writable, write_images
+from .pictures import check_writable
+
+OPTIONS = {"prompts", "picture", "hole", "seed", "batch_size"}
+"""Arguments of a call that are not the sampler's."""
+
+MAX_COLUMNS = 20
+"""Classes or prompts that have a column each; more are laid out in a square."""
 
 
 def run(
@@ -21,43 +26,46 @@ def run(
     *,
     num: int = 40,
     classes: Sequence[str] = (),
-    prompts: Sequence[str] = (),
-    picture: str | None = None,
-    hole: str = "center",
-    seed: int = 0,
     output: str = "samples.png",
     animate: str | None = None,
-    batch_size: int = 250,
+    scale: int | None = None,
     **choices: Any,
-) -> SampleOutput:
-    """Sample and write; `choices` are those of `Pipeline.with_sampler`.
+) -> ImageOutput:
+    """Sample and write: a sheet with a labelled column for each class.
+
+    Args:
+        pipeline: of the checkpoint.
+        num: number of images.
+        classes: names or ids, used in turn; none are all classes.
+        output: a sheet (`.png`, `.jpg`, `.webp`), an `.npz`, or a folder.
+        animate: file of an animation of the unmasking, `.gif` or `.png`.
+        scale: whole factor by which images of a sheet are enlarged.
+        **choices: other arguments of an `ImagePipeline`'s call.
 
     Raises:
-        UserError: a sampler, class or output that cannot be used; known before anything is sampled.
+        UserError: a sampler, class or output that cannot be used; raised before anything is sampled.
     """
-    path = check_writable(output, (".png", ".npz", ""))
+    path = check_writable(output, IMAGE_ENDINGS)
     film = check_writable(animate, (".gif", ".png")) if animate else None
-    pipeline.with_sampler(**choices)  # refuses what is no choice
-    tokenizer = pipeline.generator.tokenizer
-    assert isinstance(tokenizer, ImageTokenizer)
-    recorder = Recorder(tokenizer, is_field=pipeline.generator.process is not None)
-    with tqdm(unit="step", desc="sampling", dynamic_ncols=True, disable=None) as bar:
+    pipeline.with_sampler(**{key: value for key, value in choices.items() if key not in OPTIONS})  # refuses others
+    recorder = Recorder(pipeline.tokenizer, is_field=pipeline.generator.process is not None)
 
-        def on_step(done: int, total: int, x_t: Tensor) -> None:
-            bar.total = math.ceil(num / batch_size) * total
-            bar.update()
-            if film is not None:
-                recorder.add(x_t, done)
+    def on_step(done: int, total: int, x_t: Tensor) -> None:  # noqa: ARG001 - an `OnStep`
+        recorder.add(x_t, done)
 
-        what: dict[str, Any] = {"prompts": prompts, "picture": picture, "hole": hole}
-        result = pipeline(
-            num, list(classes) or None, **what, seed=seed, batch_size=batch_size, on_step=on_step, **choices
-        )
-    is_every_class = not classes or any(name.lower() == "all" for name in classes)
-    n_kinds = len(pipeline.classes) if is_every_class else 0
-    n_kinds = len(prompts) or n_kinds
-    n_columns = n_kinds if n_kinds <= min(num, 20) else 0
-    write_images(path, result.pixels, result.labels, n_columns)
+    watcher = None if film is None else on_step
+    result = pipeline(num, list(classes) or None, progress=None, on_step=watcher, **choices)
+    titles = _titles(pipeline, classes, choices.get("prompts") or ())
+    n_columns = len(titles) if len(titles) <= min(num, MAX_COLUMNS) else 0
+    write_images(path, result.pixels, result.labels, n_columns, titles if n_columns else (), scale)
     if film is not None:
         write_animation(film, recorder, result.pixels, n_columns)
     return result
+
+
+def _titles(pipeline: ImagePipeline, classes: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """What is sampled in turn: prompts, or classes by name."""
+    if prompts or not pipeline.classes:
+        return list(prompts)
+    ids = pipeline.class_names.ids(list(classes) or None)
+    return [pipeline.classes[label] if label >= 0 else "no class" for label in ids]

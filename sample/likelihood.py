@@ -15,6 +15,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_uint8
 from maskgen.core.predictions import Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import traits_of
 from maskgen.data.cache import token_data
 from maskgen.data.loader import Rows, in_order
 from maskgen.data.text.rows import TextData, text_data
@@ -92,7 +93,7 @@ def _score_images(
     source = checkpoint.recipe.build_data()
     images = source.split("train" if split == "train" else "test")
     data = token_data(images, tokenizer, device=device)
-    has_labels = bool(checkpoint.classes) and getattr(network, "condition", "none") != "none"
+    has_labels = bool(checkpoint.classes) and traits_of(network).takes_classes
 
     def batches() -> Iterator[Tensor | tuple[Tensor, Condition]]:
         for x_0, labels in _shown(data, data.length):
@@ -114,6 +115,6 @@ def _shown(data: Rows, length: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def schedule_of(checkpoint: Checkpoint) -> Schedule:
     """The schedule of training, for networks that are told the time."""
-    process = checkpoint.recipe.build_process(vocab_size=2)
+    process = checkpoint.recipe.build_process(2)
     schedule: Schedule = getattr(process, "schedule", Linear())
     return schedule

@@ -19,6 +19,7 @@ from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.files import write_json
 from maskgen.core.predictions import NULL
+from maskgen.core.traits import network_of, traits_of
 from maskgen.core.version import __version__
 from maskgen.data.base import DATASETS, ImageSource, ImageSplit, SplitName
 from maskgen.data.cache import default_cache_dir
@@ -116,9 +117,9 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         raise UserError(f"{source} is a {'text generator' if recipe.is_text else recipe.task}; probe one of images")
     network, tokenizer = load_model(checkpoint)
     assert tokenizer is not None
-    features = getattr(network, "features", None)
-    if features is None:
+    if not traits_of(network).has_features:
         raise UserError(f"{source}: a {type(network).__name__} has no features to be probed")
+    features: Callable[..., Tensor] = network_of(network).features
     choices = _choices(features, block, source)
     network, tokenizer, process = network.to(device), tokenizer.to(device), recipe.field_process()
     if process is not None and "t" in inspect.signature(features).parameters:

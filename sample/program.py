@@ -17,7 +17,7 @@ from . import images, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance", "guidance_interval")
+IMAGE_ONLY = ("classes", "picture", "hole", "animate", "scale", "guidance", "guidance_interval")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:

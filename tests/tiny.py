@@ -120,7 +120,7 @@ def text_checkpoint(
     """Write a checkpoint of a text generator with random weights, or one as it is before training: it knows nothing."""
     recipe = parse_recipe(text_tree(path.parent / "poem.txt", kind, **changes))
     source = recipe.build_text()
-    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    tokenizer = recipe.build_text_tokenizer(source)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = recipe.build_model(vocab_size=tokenizer.vocab_size)

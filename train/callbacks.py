@@ -1,4 +1,4 @@
-"""What a run shows and writes while it trains: progress, metrics, preview pictures."""
+"""Progress, metrics and previews of a training run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,24 +24,58 @@ from maskgen.tokenizers import ImageTokenizer
 
 from .trackers import open_trackers
 
+LINE_EVERY = 30.0
+"""Seconds between two lines of progress where no terminal shows a bar."""
 
-class Log:
-    """Lines of metrics.jsonl, the trackers of the recipe, and the progress bar. Silent off the main process."""
 
-    def __init__(self, directory: Path, first: int, settings: TrainSettings, *, is_main: bool) -> None:
-        self.file = directory / "metrics.jsonl" if is_main else None
-        steps = settings.steps
-        self.bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, disable=not is_main)
-        self.trackers = open_trackers(directory, first, settings, self.say) if is_main else []
+class Progress:
+    """A bar on a terminal; in a log file, a line every `LINE_EVERY` seconds."""
+
+    def __init__(self, first: int, steps: int, *, is_shown: bool) -> None:
+        is_terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps, initial=first, unit="step", dynamic_ncols=True, disable=not (is_shown and is_terminal)
+        )
+        self._has_lines = is_shown and not is_terminal
+        self._step, self._first, self._steps, self._shown = first, first, steps, ""
+        self._start = self._last = time.monotonic()
 
     def advance(self) -> None:
         self.bar.update()
+        self._step += 1
+        now = time.monotonic()
+        if self._has_lines and now - self._last >= LINE_EVERY:
+            self._last = now
+            left = (now - self._start) / (self._step - self._first) * (self._steps - self._step)
+            print(
+                f"step {self._step}/{self._steps}{self._shown}, {left / 60:.0f} min left", file=sys.stderr, flush=True
+            )
+
+    def show(self, values: Mapping[str, str]) -> None:
+        """Values beside the bar, or in the next line."""
+        self.bar.set_postfix(values)
+        self._shown = "".join(f", {key} {value}" for key, value in values.items())
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.bar.write(text, file=sys.stderr)
+
+
+class Log:
+    """Lines of metrics.jsonl, the trackers of the recipe, and the progress. Silent off the main process."""
+
+    def __init__(self, directory: Path, first: int, settings: TrainSettings, *, is_main: bool) -> None:
+        self.file = directory / "metrics.jsonl" if is_main else None
+        self.progress = Progress(first, settings.steps, is_shown=is_main)
+        self.trackers = open_trackers(directory, first, settings, self.say) if is_main else []
+
+    def advance(self) -> None:
+        self.progress.advance()
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str) -> None:
-        """Record means; the bar shows loss and samples a second."""
-        shown = {key: f"{values[key]:.4g}" for key in ("loss", "samples/s") if key in values}
+        """Record means; the progress shows loss and samples a second."""
         if prefix == "train":
-            self.bar.set_postfix(shown)
+            self.progress.show({key: f"{values[key]:.4g}" for key in ("loss", "samples/s") if key in values})
         if self.file is None:
             return
         line = {"step": step, **{f"{prefix}/{key}": value for key, value in values.items()}}
@@ -50,37 +85,37 @@ class Log:
             tracker.log({f"{prefix}/{key}": value for key, value in values.items()}, step=step)
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """A line above the progress."""
         if self.file is not None:
-            self.bar.write(text, file=sys.stderr)
+            self.progress.say(text)
 
     def close(self) -> None:
-        self.bar.close()
+        self.progress.bar.close()
         for tracker in self.trackers:
             tracker.finish()
 
 
 def drop_after(file: Path, step: int) -> None:
-    """Cut lines of a later step from metrics.jsonl: a resumed run writes them again."""
+    """Remove lines of later steps, and damaged ones, from metrics.jsonl: a resumed run writes them again."""
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # a line that a kill cut short
+    for line in file.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short by a kill, or damaged
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line + b"\n")
     with atomic(file) as out:
-        out.write("".join(kept).encode())
+        out.write(b"".join(kept))
 
 
 def describe(values: Mapping[str, float], baseline: float | None) -> str:
-    """A validation's means in a line or two, the cross-entropy beside that of knowing nothing."""
+    """The means of a validation in a line or two, the cross-entropy beside the uniform baseline."""
     if "cross_entropy" in values and baseline is not None:
         buckets = [key.split("/")[1] for key in values if key.startswith("cross_entropy/")]
         parts = [f"{name} {values[f'cross_entropy/{name}']:.2f} ({values[f'accuracy/{name}']:.0%})" for name in buckets]
         by_share = f"; by share masked: {', '.join(parts)}" if parts else ""
         return (
-            f"loss {values['loss']:.4f}, cross-entropy {values['cross_entropy']:.3f} (knowing nothing: ln V = "
+            f"loss {values['loss']:.4f}, cross-entropy {values['cross_entropy']:.3f} (uniform baseline "
             f"{baseline:.3f}), accuracy {values['accuracy']:.1%}{by_share}"
         )
     if "squared_error" in values and "penalty" in values:  # of pixels, not of a target
@@ -96,7 +131,7 @@ def preview_texts(path: Path, generator: Generator) -> None:
 
 
 def preview_samples(path: Path, generator: Generator, n_classes: int, captions: CaptionTable | None = None) -> None:
-    """A grid of samples, a column a class or caption, the same seeds at every preview."""
+    """A grid of samples, one column per class or caption, with the same seeds at every preview."""
     n_columns = min((n_classes or 8) if captions is None else len(captions), 10)
     seeds = range(4 * n_columns)
     column = torch.arange(len(seeds)) % n_columns

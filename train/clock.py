@@ -1,4 +1,4 @@
-"""What a run has spent: wall-clock and processor seconds, in all and in the steps of each phase, resumes included."""
+"""Wall-clock and CPU seconds of a run, in total and per phase, resumes included."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal, TypeVar
 
 Work = Literal["steps", "data", "logging", "saving", "validation", "previews", "other"]
 OVERHEAD: tuple[Work, ...] = ("logging", "saving")
-"""What a run does for no step: `maskgen runs` shows their share."""
+"""Work outside the steps: `maskgen runs` shows its share."""
 
 Item = TypeVar("Item")
 
 
 class Clock:
-    """Charges each moment to one work: the innermost that is `on`, `other` where none is.
+    """Assigns each moment to one kind of work: the innermost that is `on`, `other` where none is.
 
-    Wall-clock seconds count from when it is made. Processor seconds compare runs that shared a machine; they count from
-    `count_on`, since what a start costs depends on what is in the cache.
+    Wall-clock seconds count from its construction. CPU seconds compare runs that shared a machine; they count from
+    `count_on`, since the cost of a start depends on the state of the cache.
     """
 
     def __init__(self, info: Mapping[str, Any] | None = None) -> None:
@@ -31,17 +31,17 @@ class Clock:
         self.count_on(info or {})
 
     def count_on(self, info: Mapping[str, Any]) -> None:
-        """Begin at what a checkpoint's info, or another `tree`, says was spent."""
+        """Continue from the times in the info of a checkpoint, or in another `tree`."""
         self._cpu_origin = time.process_time() - float(info.get("cpu_seconds", 0))
         self._phases = {int(one["phase"]): dict(one) for one in info.get("phases", ())}
         before = {str(work): float(seconds) for work, seconds in info.get("spent", {}).items()}
-        untold = max(float(info.get("seconds", 0)) - sum(before.values()), 0.0)
-        for work, seconds in (*before.items(), ("other", untold)):
+        unassigned = max(float(info.get("seconds", 0)) - sum(before.values()), 0.0)
+        for work, seconds in (*before.items(), ("other", unassigned)):
             self._spent[work] = self._spent.get(work, 0.0) + seconds
 
     @contextmanager
     def on(self, work: Work) -> Iterator[None]:
-        """What goes by inside is spent on this, but for what is spent on other works within."""
+        """Assign the time inside to this work, except for nested works."""
         before = self._turn_to(work)
         try:
             yield
@@ -49,7 +49,7 @@ class Clock:
             self._turn_to(before)
 
     def timed(self, work: Work, items: Iterator[Item]) -> Iterator[Item]:
-        """The same items; waiting for them is spent on this."""
+        """The same items; waiting for them counts as this work."""
         while True:
             with self.on(work):
                 try:
@@ -59,7 +59,7 @@ class Clock:
             yield item
 
     def _turn_to(self, work: Work) -> Work:
-        """Charge what went by to the work so far, which is returned."""
+        """Assign the time since the last switch to the current work, which is returned."""
         before, self._last = self._last, (time.perf_counter(), time.process_time())
         seconds, cpu_seconds = (now - then for now, then in zip(self._last, before, strict=True))
         self._spent[self._work] = self._spent.get(self._work, 0.0) + seconds
@@ -71,7 +71,7 @@ class Clock:
         return so_far
 
     def step(self, phase: int, n_samples: int) -> None:
-        """A step of a phase has ended: what was spent on steps and their data since the last one is its."""
+        """End a step of a phase: the time of steps and data since the last step is assigned to it."""
         self._turn_to(self._work)
         spent = self._phases.setdefault(
             phase, {"phase": phase, "steps": 0, "samples": 0, "seconds": 0.0, "cpu_seconds": 0.0}
@@ -82,13 +82,13 @@ class Clock:
         self._window = (self._window[0], self._window[1] + n_samples, self._window[2])
 
     def window(self) -> tuple[float, float]:
-        """Samples a second of steps and their data, and the share that data were waited for, since last asked."""
+        """Samples per second of steps and their data, and the share of waiting for data, since the last call."""
         (seconds, n_samples, waited), self._window = self._window, (0.0, 0, 0.0)
         seconds = max(seconds, 1e-9)
         return n_samples / seconds, waited / seconds
 
     def so_far(self) -> dict[str, float]:
-        """Seconds since the run began, pauses between its parts left out."""
+        """Seconds since the run began, without the pauses between its parts."""
         self._turn_to(self._work)
         return {
             "seconds": round(sum(self._spent.values()), 3),
@@ -103,7 +103,7 @@ class Clock:
         ]
 
     def tree(self) -> dict[str, Any]:
-        """All of it, for JSON; given back to a new clock it counts on."""
+        """Everything as JSON values; a new clock continues from it."""
         so_far, shares = self.so_far(), self.shares()
         spent = {work: round(seconds, 3) for work, seconds in self._spent.items()}
         return {**so_far, "phases": self.phases(), "spent": spent, "shares": shares}
@@ -114,7 +114,7 @@ class Clock:
         total = max(sum(self._spent.values()), 1e-9)
         return {work: seconds / total for work, seconds in self._spent.items()}
 
-    def told(self) -> str:
-        """A line of where the time went."""
+    def summary(self) -> str:
+        """The shares of the time, in a line."""
         shares = sorted(self.shares().items(), key=lambda pair: -pair[1])
         return f"{self.so_far()['seconds']:,.0f} s: {', '.join(f'{work} {share:.1%}' for work, share in shares)}"

@@ -122,7 +122,7 @@ def _text_tokenizer(recipe: Recipe) -> Any:
     try:
         with torch.device("cpu"):
             source = recipe.build_text()
-            return recipe.build_text_tokenizer(lambda: source.documents("train"))
+            return recipe.build_text_tokenizer(source)
     except UserError as error:
         raise UserError(f"the vocabulary is made from the text, which is not here: give --vocab N ({error})") from None
 

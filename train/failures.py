@@ -1,4 +1,4 @@
-"""What ended a process of several, told to the others: their own errors say only that it is gone."""
+"""The error that ended one of several processes, passed to the others: their own errors only report a lost peer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import atomic
 
 PATIENCE = 2.0
-"""Seconds in which a process that has failed says why; its connections may close before."""
+"""Seconds in which a failed process writes its error; its connections may close before."""
 
-EXCHANGE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+COMMUNICATION = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 
 
 class ProcessFailed(UserError):
@@ -24,25 +24,25 @@ class ProcessFailed(UserError):
 
 
 def forget_failures(directory: Path) -> None:
-    """Remove what processes of an earlier run said. Only for who holds the directory's lock."""
+    """Remove the error files of an earlier run. Requires the lock of the directory."""
     for path in directory.glob(".error-rank*"):
         path.unlink(missing_ok=True)
 
 
-def tell_failure(directory: Path, rank: int, error: Exception) -> Exception:
-    """Leave an error for the other processes; one of the exchange becomes the error that another process has left."""
-    if isinstance(error, RuntimeError) and _is_of_exchange(error):
-        return _left_by_another(directory, rank) or error
-    with suppress(OSError), atomic(directory / f".error-rank{rank}") as file:  # a full disk is what the error says
+def share_failure(directory: Path, rank: int, error: Exception) -> Exception:
+    """Write an error for the other processes; a lost connection becomes the error of the process that failed."""
+    if isinstance(error, RuntimeError) and _is_communication(error):
+        return _error_of_another(directory, rank) or error
+    with suppress(OSError), atomic(directory / f".error-rank{rank}") as file:  # a full disk is the error itself
         file.write(first_line(error).encode())
     return error
 
 
-def _is_of_exchange(error: RuntimeError) -> bool:
-    return isinstance(error, DistError) or any(sign in str(error).lower() for sign in EXCHANGE)
+def _is_communication(error: RuntimeError) -> bool:
+    return isinstance(error, DistError) or any(sign in str(error).lower() for sign in COMMUNICATION)
 
 
-def _left_by_another(directory: Path, rank: int) -> ProcessFailed | None:
+def _error_of_another(directory: Path, rank: int) -> ProcessFailed | None:
     deadline = time.monotonic() + PATIENCE
     while True:
         for path in sorted(directory.glob(".error-rank*")):

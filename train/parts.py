@@ -17,6 +17,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import traits_of
 from maskgen.data.base import ImageSource, ImageSplit, SplitName, TextSource
 from maskgen.data.cache import token_data
 from maskgen.data.image.captions import CaptionedRows, CaptionTable, embedded
@@ -56,7 +57,10 @@ class Parts:
     @property
     def classes(self) -> tuple[str, ...]:
         """What samples can be asked for: the classes of the data, none for a network with `condition: none`."""
-        if not isinstance(self.source, ImageSource) or getattr(self.module, "condition", "") == "none":
+        if not isinstance(self.source, ImageSource):
+            return ()
+        traits = traits_of(self.module)
+        if traits.tokens and not traits.takes_classes:
             return ()
         return self.source.classes
 
@@ -90,7 +94,7 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
         shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
         train: Rows = source.split("train")
-        test: Rows = source.split("test")
+        test: Rows = needed_split(recipe, source, "test")
     tokenizer = captions = None
     if recipe.task == "tokenizer":
         module: nn.Module = recipe.build_tokenizer(shape)
@@ -107,8 +111,8 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         module = recipe.build_model(
             n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
         )
-        objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
-        if not getattr(module, "has_null_label", True) and bool((source.split("train").labels < 0).any()):
+        objective = recipe.build_objective(tokenizer.layout)
+        if not traits_of(module).has_null_label and bool((source.split("train").labels < 0).any()):
             raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
     to_batch = _to_batch(recipe, tokenizer, source, device, captions)
     return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch, shape, captions)
@@ -131,7 +135,7 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
         train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
     to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
-    objective = sized.build_objective(tokenizer.vocab_size, tokenizer.grid)
+    objective = sized.build_objective(tokenizer.layout)
     sized_parts = replace(parts, source=source, tokenizer=tokenizer, objective=objective, to_batch=to_batch)
     return replace(sized_parts, train=train, held_out=test)
 
@@ -160,19 +164,27 @@ def _tokens(
     with accelerator.local_main_process_first():
         if isinstance(tokenizer, KLTokenizer):
             options["has_flips"] = recipe.train.flip
-            train, test = (latent_data(source.split(name), tokenizer, **options) for name in SPLITS)
+            splits = (needed_split(recipe, source, name) for name in SPLITS)
+            train, test = (latent_data(split, tokenizer, **options) if len(split) else split for split in splits)
         elif tokenizer.is_continuous:  # it takes no time
-            train, test = (source.split(name) for name in SPLITS)
+            train, test = (needed_split(recipe, source, name) for name in SPLITS)
         else:
-            train, test = (token_data(to_encode(recipe, source, name), tokenizer, **options) for name in SPLITS)
+            train = tokens = token_data(to_encode(recipe, source, "train"), tokenizer, **options)
+            split = to_encode(recipe, source, "test")
+            test = token_data(split, tokenizer, **options) if len(split) else split
             if recipe.train.views is not None:
-                train = ViewedTokens(train, recipe.train.views)
+                train = ViewedTokens(tokens, recipe.train.views)
     return tokenizer, train, test
+
+
+def needed_split(recipe: Recipe, source: ImageSource, name: SplitName) -> ImageSplit:
+    """The images of a split; held-out ones may be missing if no validation needs them."""
+    return source.split(name, may_be_empty=name == "test" and not recipe.train.validation_rows)
 
 
 def to_encode(recipe: Recipe, source: ImageSource, name: SplitName) -> ImageSplit:
     """The images of a split whose tokens are stored: those of training with their views."""
-    split, views = source.split(name), recipe.train.views
+    split, views = needed_split(recipe, source, name), recipe.train.views
     return split if views is None or name != "train" else ViewedSplit(split, views)
 
 
@@ -181,7 +193,7 @@ def _captions(
 ) -> tuple[CaptionTable, Rows, Rows]:
     """Embedded captions, and both sets of rows with the numbers of theirs."""
     assert recipe.captions is not None
-    splits = [source.split(name) for name in SPLITS]
+    splits = [needed_split(recipe, source, name) for name in SPLITS]
     with accelerator.local_main_process_first():
         table, (of_train, of_test) = embedded(
             splits, recipe.captions, device=accelerator.device, progress=accelerator.is_main_process
@@ -213,7 +225,7 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     file = None if directory is None else directory / TOKENIZER
     if file is not None and file.is_file():
         return TextTokenizer.load(file)
-    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    tokenizer = recipe.build_text_tokenizer(source)
     if file is not None and is_kept:
         tokenizer.save(file)
     return tokenizer

@@ -59,6 +59,8 @@ def run(
     for name in SPLITS:
         split = to_encode(recipe, image_source, name)
         counts.append(f"{len(split):,} {name}")
+        if not len(split):  # held-out images that no validation needs
+            continue
         if part is not None:
             _data(recipe, PartSplit(split, part, parts), tokenizer, device)
         else:
@@ -84,7 +86,7 @@ def _whole(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device:
 def _text(recipe: Recipe) -> str:
     """Text is read once, in order, by one process."""
     source = recipe.build_text()
-    tokenizer = recipe.build_text_tokenizer(lambda: source.documents("train"))
+    tokenizer = recipe.build_text_tokenizer(source)
     rows = len(text_data(source, "train", tokenizer))
     return f"{rows:,} rows of text are in {default_cache_dir()}"
 

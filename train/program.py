@@ -1,4 +1,4 @@
-"""`maskgen train`: a recipe and a directory in, checkpoints out."""
+"""`maskgen train`: trains a recipe in a run directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from maskgen.checkpoints.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer
+from maskgen.core.console import surviving_output
 from maskgen.core.devices import pick_device, pick_precision
+from maskgen.core.errors import OutOfMemory, is_out_of_memory
 from maskgen.core.files import require_writable
 from maskgen.core.lock import RunLock
 from maskgen.core.rng import fold
@@ -27,38 +29,48 @@ from maskgen.recipes.schema import Recipe
 from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
-from .failures import forget_failures, tell_failure
+from .failures import forget_failures, share_failure
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import at_resolution, build, check_grids
-from .run import Outside, Run
+from .run import Run, RunContext
 from .sharding import fsdp_plugin, gather_for, require_supported, wrap_blocks
 from .signals import Signals, Stopped
-from .start import check_data, find_start, images_seen, require_shared, say_threads, spent_until
+from .start import Resume, check_data, find_start, images_seen, require_shared, spent_until, warn_of_threads
 from .state import clean, restore
 from .status import Status
 
 
 def run(
-    recipe_source: str,
-    overrides: Sequence[str] = (),
-    output: str | None = None,
-    resume: bool = False,
+    recipe_source: str | Path | Recipe,
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    output: str | Path | None = None,
+    resume: Resume = False,
     device: str = "auto",
 ) -> Path:
     """Train; returns the last checkpoint.
 
-    SIGTERM and SIGINT end it after the step that is being made, with a checkpoint; SIGUSR1 asks for a checkpoint.
+    SIGTERM, SIGINT and SIGHUP end the run after the current step, with a checkpoint; SIGUSR1 writes a checkpoint.
+
+    Args:
+        recipe_source: name of a shipped recipe, or a YAML file.
+        overrides: ``key=value``, each.
+        output: run directory, default ``runs/RECIPE``.
+        resume: continue from the newest checkpoint of the run directory; `auto` starts where there is none.
+        device: `auto`, `cpu` or `cuda`.
 
     Raises:
         UserError: recipe, data, checkpoint or output that cannot be used, or a training that cannot go on.
-        Stopped: a signal asked for an end.
+        Stopped: a signal ended the run.
     """
     clock, recipe = Clock(), load_recipe(recipe_source, overrides)
-    directory = Path(output or f"runs/{Path(recipe_source).stem}").expanduser()
+    name = "recipe" if isinstance(recipe_source, Recipe) else str(recipe_source)
+    directory = Path(output or f"runs/{Path(name).stem}").expanduser()
     require_writable(directory, str(directory))
     place = pick_device(device)
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while one encodes the data set
+    patience = InitProcessGroupKwargs(
+        timeout=timedelta(hours=6)
+    )  # the others wait while one process encodes the data set
     plugin = fsdp_plugin()
     accelerator = Accelerator(
         cpu=place.type == "cpu",
@@ -68,41 +80,50 @@ def run(
     )
     require_supported(accelerator, recipe, plugin)
     is_main = accelerator.is_main_process
-    about = {"command": shlex.join(["maskgen", "train", recipe_source, *overrides]), "commit": _commit()}
-    with Signals() as signals, RunLock(directory) if is_main else nullcontext():
+    about = {"command": shlex.join(["maskgen", "train", name, *_shown(overrides)]), "commit": _commit()}
+    with surviving_output(), Signals() as signals, RunLock(directory) if is_main else nullcontext():
         if is_main:
             forget_failures(directory)
         start = find_start(directory, recipe, resume, accelerator)
         require_shared(recipe.train, accelerator.num_processes, 0 if start is None else start.step)
-        status = Status(directory, recipe_source, recipe.train.steps, is_main=is_main)
+        status = Status(directory, name, recipe.train.steps, is_main=is_main)
         with _recorded(status, accelerator):
-            return _built(recipe, directory, start, accelerator, Outside(signals, status, about, clock)).go()
+            return _built(recipe, directory, start, accelerator, RunContext(signals, status, about, clock)).go()
+
+
+def _shown(overrides: Sequence[str] | Mapping[str, object]) -> list[str]:
+    """Overrides as the command line writes them."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={value}" for key, value in overrides.items()]
+    return list(overrides)
 
 
 @contextmanager
 def _recorded(status: Status, accelerator: Accelerator) -> Iterator[None]:
-    """How a run ended goes into its status; where several processes make it, each learns of the one that failed."""
+    """Record in the status how the run ends; of several processes, each raises the error of the one that failed."""
     try:
         yield
     except Stopped as stop:
         status.write("stopped", stop.step or None)
         raise
     except Exception as error:
-        told = error
-        if accelerator.num_processes > 1:
-            told = tell_failure(status.directory, accelerator.process_index, error)
-        with suppress(OSError):  # of a full disk, which is what the error says
-            status.write("failed", error=str(told) or type(told).__name__)
-        if told is error:
+        cause = error
+        if is_out_of_memory(error):
+            cause = OutOfMemory("memory was exhausted before the first step: choose a smaller model, data set or batch")
+        elif accelerator.num_processes > 1:
+            cause = share_failure(status.directory, accelerator.process_index, error)
+        with suppress(OSError):  # of a full disk, which is the error itself
+            status.write("failed", error=str(cause) or type(cause).__name__)
+        if cause is error:
             raise
-        raise told from error
+        raise cause from error
     status.write("finished", status.steps)
 
 
 def _built(
-    recipe: Recipe, directory: Path, start: Checkpoint | None, accelerator: Accelerator, outside: Outside
+    recipe: Recipe, directory: Path, start: Checkpoint | None, accelerator: Accelerator, context: RunContext
 ) -> Run:
-    """Everything a run needs, as its checkpoint left it if there is one."""
+    """Build a run, and restore the state of its checkpoint if there is one."""
     torch.manual_seed(fold(recipe.seed, "weights"))
     if accelerator.is_main_process:
         clean(directory)
@@ -115,15 +136,15 @@ def _built(
         parts = at_resolution(parts, recipe, resolution, accelerator)
         if accelerator.is_main_process:
             check_data(start, parts)
-            say_threads(start)
+            warn_of_threads(start)
     if recipe.train.gradient_checkpointing:
         recompute(parts.module)
     optimizer = build_optimizer(parts.module, recipe.train)
     wrap_blocks(accelerator, parts.module)
     model, prepared = accelerator.prepare(parts.module, optimizer)
-    asks = getattr(getattr(parts.objective, "strategy", None), "asks", None)
-    if asks is not None:  # a mask strategy that asks the network itself, past what wraps it
-        gather_for(parts.module, asks)
+    strategy = getattr(parts.objective, "strategy", None)
+    if strategy is not None and strategy.requires is not None:  # calls the network itself, without its wrapper
+        gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)
@@ -142,22 +163,22 @@ def _built(
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
     )
-    outside.clock.count_on(spent_until(directory, info))
-    run = Run(recipe, parts, loop, directory, outside, images_seen(start))
+    context.clock.count_on(spent_until(directory, info))
+    run = Run(recipe, parts, loop, directory, context, images_seen(start))
     run.means.load(info.get("means", {}), accelerator)
     return run
 
 
 def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
-    """What lies in a run directory beside checkpoints: recipe, metrics so far, the run's own copy of its tokenizer."""
+    """Prepare the run directory: recipe, metrics so far, the run's own copy of its tokenizer."""
     drop_after(directory / "metrics.jsonl", 0 if start is None else start.step)
     if start is None:
         if (directory / RECIPE).is_file():  # a run that ended before its first checkpoint
             shutil.rmtree(directory / "tokenizer", ignore_errors=True)
             (directory / TOKENIZER).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
-        copy_tokenizer(recipe, directory)  # what its name stands for may change while the run goes on
-    elif recipe.is_text:  # only the checkpoint may have been brought here
+        copy_tokenizer(recipe, directory)  # the tokenizer of that name may change while the run goes on
+    elif recipe.is_text:  # the run directory may hold nothing but the checkpoint
         start.text_tokenizer().save(directory / TOKENIZER)
 
 

@@ -1,7 +1,8 @@
-"""A run: the loop, phase by phase, with logs, previews and checkpoints around it."""
+"""A training run: the loop, phase by phase, with logging, validation and checkpoints."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -10,12 +11,11 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
-from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError
+from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError, is_out_of_memory
 from maskgen.core.files import NO_SPACE, write_json
 from maskgen.core.version import __version__
 from maskgen.data.base import DataError, ImageSource
@@ -27,18 +27,18 @@ from maskgen.recipes.schema import Recipe
 from .callbacks import Log, describe
 from .clock import Clock
 from .cost_report import brief, cost_of_parts
-from .looks import Looks
 from .loop import Loop, Means
 from .parts import Parts, at_resolution
 from .sharding import is_sharded
 from .signals import Signals, Stopped
 from .state import collect, prune, save
 from .status import Status
+from .validation import Validator
 
 
 @dataclass(frozen=True)
-class Outside:
-    """What a run has to do with the world: who stops it, where it says how it is, what made it, since when."""
+class RunContext:
+    """Signal handlers, status file, provenance and clock of a run."""
 
     signals: Signals
     status: Status
@@ -48,13 +48,13 @@ class Outside:
 
 @dataclass
 class Run:
-    """What is between a built network and its last checkpoint; `images` is how many rows it has taken."""
+    """A training from built parts to the last checkpoint; `images` counts the rows used so far."""
 
     recipe: Recipe
     parts: Parts
     loop: Loop
     directory: Path
-    outside: Outside
+    context: RunContext
     images: int = 0
     means: Means = field(default_factory=Means)
 
@@ -68,11 +68,11 @@ class Run:
         settings, accelerator = self.recipe.train, self.loop.accelerator
         is_main = accelerator.is_main_process
         self.log = Log(self.directory, self.loop.step, settings, is_main=is_main)
-        self.clock, self.peak = self.outside.clock, 0.0
+        self.clock, self.peak = self.context.clock, 0.0
         try:
             if is_main:
                 self._introduce()
-            self.outside.signals.is_deferred = True
+            self.context.signals.is_deferred = True
             for stretch in plan(settings):
                 if self.loop.step < stretch.last:
                     self._enter(stretch)
@@ -88,27 +88,36 @@ class Run:
             raise explained from error
         finally:
             self.log.close()
-        accelerator.wait_for_everyone()  # nobody leaves while another still writes what was gathered
+        accelerator.wait_for_everyone()  # no process leaves while another still writes the gathered tensors
         accelerator.end_training()
         self._account(self.loop.step)
-        self.log.say(self.clock.told())
+        self.log.say(self.clock.summary())
+        self._conclude()
         return self.directory / f"checkpoint-{self.loop.step}"
 
+    def _conclude(self) -> None:
+        """Name the preview and the next command."""
+        previews = sorted(self.directory.joinpath("samples").glob("step-*"))
+        if previews:
+            self.log.say(f"preview: {previews[-1]}")
+        if self.recipe.task == "generator":
+            self.log.say(f"next: maskgen sample {shlex.quote(str(self.directory))}")
+
     def _stop_without_data(self) -> None:
-        """Save and stop if that was asked for and a data worker died of it; nothing else ends well without data."""
-        stop, step = self.outside.signals.stop, self.loop.step
+        """Save and stop if a signal came and the data ended or hung; without a signal the error is raised."""
+        stop, step = self.context.signals.stop, self.loop.step
         if not stop or not self.loop.is_between or self.loop.accelerator.num_processes > 1:
             return
         self.loop.undo()
         path = self.directory / f"checkpoint-{step}"
         if step and not path.exists() and not self.loop.skipped_in_a_row:
-            self._checkpoint(step, is_looked_at=False)
+            self._checkpoint(step, is_validated=False)
         self._end(stop, step)
 
     def _end(self, stop: int, step: int) -> NoReturn:
         self._account(step)
         self.log.say(f"stopped by signal {stop} after step {step}; --resume goes on from {self._last()}")
-        self.log.say(self.clock.told())
+        self.log.say(self.clock.summary())
         self.loop.accelerator.end_training()
         raise Stopped(stop, step)
 
@@ -118,16 +127,18 @@ class Run:
         kind = "rows of text" if self.recipe.is_text else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
         self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
+        for line in self.parts.source.report():
+            self.log.say(line)
         self.log.say(brief(self.cost))
-        self.outside.status.write("running", self.loop.step)
+        self.context.status.write("running", self.loop.step)
 
     def _explained(self, error: Exception) -> Exception:
-        """What to do about an error that ends a run; the error itself if it says so or nothing is known."""
+        """An error that ends a run, with the way out in its message; the error itself if there is none to add."""
         if isinstance(error, Diverged):
             return Diverged(f"{error}, then --resume goes on from {self._last()}; {self._kept_rows()}")
         if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in NO_SPACE):
             return DiskFull(f"{error}: make room in {self.directory}, then --resume goes on from {self._last()}")
-        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             return error
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, self.loop.step)
         is_offered = self.recipe.task != "classifier" and not settings.gradient_checkpointing
@@ -140,7 +151,7 @@ class Run:
         )
 
     def _kept_rows(self) -> str:
-        """Keep the rows of the last step for inspection; where."""
+        """Keep the rows of the last step for inspection; a sentence that names the file."""
         file = self.directory / f"bad-batch-{self.loop.step}-rank{self.loop.accelerator.process_index}.safetensors"
         pairs = enumerate(self.loop.rows)
         rows = {f"{name}.{micro}": x for micro, pair in pairs for name, x in zip(("x_0", "labels"), pair, strict=True)}
@@ -160,13 +171,13 @@ class Run:
         return cost_of_parts(self.recipe, self.parts.tokenizer, len(source.classes), length, caption_shape)
 
     def _enter(self, stretch: Stretch) -> None:
-        """Data of a phase, from the loop's step on; the network on its grid."""
+        """Switch data and grid of the network to those of a phase, from the loop's step on."""
         self.parts = at_resolution(self.parts, self.recipe, stretch.resolution, self.loop.accelerator)
         self.loop.data = self._batches(stretch)
         self.loop.to_batch, self.loop.objective = self.parts.to_batch, self.parts.objective
 
     def _batches(self, stretch: Stretch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches of this process, from the loop's step on."""
+        """Micro-batches of this process, from the loop's step on. A signal ends a wait for data workers."""
         world, size = self.loop.accelerator.num_processes, stretch.batch_size // stretch.accumulate
         order = CounterSampler(
             len(self.parts.train),
@@ -177,9 +188,12 @@ class Run:
             world=world,
         )
         order.permute = getattr(self.parts.train, "permute", order.permute)
-        signals = self.outside.signals
-        rows = batches(self.parts.train, order, self.recipe.train.workers, lambda: bool(signals.stop))
-        return self.clock.timed("data", rows)
+        signals = self.context.signals
+        settings = self.recipe.train
+        rows = batches(
+            self.parts.train, order, settings.workers, lambda: bool(signals.stop), timeout=settings.worker_timeout
+        )
+        return self.clock.timed("data", rows if world > 1 or not settings.workers else _interruptible(rows, signals))
 
     def _on_step(self, step: int, logs: Mapping[str, Tensor]) -> None:
         settings, stretch = self.recipe.train, stretch_at(self.recipe.train, step - 1)
@@ -190,7 +204,7 @@ class Run:
         with self.clock.on("logging"):
             self.means.add(logs)
             self.log.advance()
-            stop, is_saving = self._asked()
+            stop, is_saving = self._requests()
             if step % settings.log_every == 0 or is_last:
                 self._write_metrics(step, stretch)
         if self.loop.skipped_in_a_row and (is_due or stop or is_saving):
@@ -198,18 +212,18 @@ class Run:
             if is_last:
                 raise Diverged(f"the last {self.loop.skipped_in_a_row} steps had no finite loss: lower train.lr")
         elif is_due or stop or is_saving:
-            self._checkpoint(step, is_looked_at=is_due)
-            stop = stop or self._asked()[0]  # meanwhile; what asks for a checkpoint has one
+            self._checkpoint(step, is_validated=is_due)
+            stop = stop or self._requests()[0]  # that came meanwhile; a request for a checkpoint is met
         if stop and not is_last:
             self._end(stop, step)
 
-    def _asked(self) -> tuple[int, bool]:
-        """The signal that asks for an end, and whether a checkpoint is asked for; all processes get the same answer."""
-        signals, accelerator = self.outside.signals, self.loop.accelerator
+    def _requests(self) -> tuple[int, bool]:
+        """The signal that ends the run (0 for none), and whether a checkpoint is requested; equal in all processes."""
+        signals, accelerator = self.context.signals, self.loop.accelerator
         stop, is_saving, signals.is_saving = signals.stop, signals.is_saving, False
         if accelerator.num_processes > 1:
-            asked = torch.tensor([[float(stop), float(is_saving)]], device=accelerator.device)
-            stop, is_saving = (accelerator.gather(asked).amax(0).long().tolist()[i] for i in (0, 1))
+            requests = torch.tensor([[float(stop), float(is_saving)]], device=accelerator.device)
+            stop, is_saving = (accelerator.gather(requests).amax(0).long().tolist()[i] for i in (0, 1))
         return int(stop), bool(is_saving)
 
     def _write_metrics(self, step: int, stretch: Stretch) -> None:
@@ -224,16 +238,16 @@ class Run:
             values["skipped"] = float(self.loop.skipped)
         self.log.metrics(step, values, "train")
         if self.loop.accelerator.is_main_process:
-            self.outside.status.write("running", step)
+            self.context.status.write("running", step)
 
-    def _checkpoint(self, step: int, *, is_looked_at: bool) -> None:
-        """Look at the averaged weights if that is due, and write everything."""
+    def _checkpoint(self, step: int, *, is_validated: bool) -> None:
+        """Validate the averaged weights if that is due, and write a checkpoint."""
         settings, accelerator, ema = self.recipe.train, self.loop.accelerator, self.loop.ema
-        looks = Looks(self.recipe, accelerator, self.outside.signals)
+        validator = Validator(self.recipe, accelerator, self.context.signals)
         scores: dict[str, float] = {}
-        if is_looked_at:
+        if is_validated:
             with self.clock.on("validation"), ema.applied() as module:
-                scores = looks.scores(self.parts, module)
+                scores = validator.scores(self.parts, module)
         if scores:
             with self.clock.on("logging"):
                 self.log.metrics(step, {**scores, **self.clock.so_far()}, "validation")
@@ -242,9 +256,9 @@ class Run:
             self._save(step, scores)
         self._account(step, scores)
         is_due = settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps)
-        if is_due and is_looked_at and accelerator.is_main_process:
+        if is_due and is_validated and accelerator.is_main_process:
             with self.clock.on("previews"), self._alone(step) as module:
-                looks.preview(self.parts, self.directory / "samples" / f"step-{step:08d}", module)
+                validator.preview(self.parts, self.directory / "samples" / f"step-{step:08d}", module)
             self._account(step)
         accelerator.wait_for_everyone()
         if scores and settings.keep_best is not None and settings.keep_best.metric not in scores:
@@ -254,7 +268,7 @@ class Run:
             )
 
     def _alone(self, step: int) -> AbstractContextManager[nn.Module]:
-        """The network with averaged weights, for one process: out of the checkpoint where it is spread over all."""
+        """The network with averaged weights, for one process: from the checkpoint if parameters are sharded."""
         if not is_sharded(self.loop.accelerator):
             return self.loop.ema.applied()
         checkpoint = read_checkpoint(self.directory / f"checkpoint-{step}")
@@ -262,30 +276,41 @@ class Run:
         return nullcontext(loaded.to(self.loop.accelerator.device))
 
     def _save(self, step: int, scores: dict[str, float]) -> None:
-        """Write a checkpoint; all processes give their parts, the first one writes."""
+        """Write a checkpoint; all processes contribute their shards, the first one writes."""
         loop, accelerator = self.loop, self.loop.accelerator
         is_main = accelerator.is_main_process
         means = self.means.state(accelerator)
         tensors = collect(self.parts.module, loop.ema, loop.optimizer, is_kept=is_main)
         if not is_main:
             return
-        info = dict(self.outside.about) | _facts(accelerator) | self.parts.facts() | self.clock.tree()
+        info = dict(self.context.about) | _facts(accelerator) | self.parts.facts() | self.clock.tree()
         info |= {"validation": scores, "means": means}
         info |= {"skipped": loop.skipped, "skipped_in_a_row": loop.skipped_in_a_row}
         path = save(self.directory, step, self.recipe, tensors, info)
         prune(self.directory, self.recipe.train, path)
 
     def _account(self, step: int, scores: dict[str, float] | None = None) -> None:
-        """What the run has cost so far, in cost.json and its status."""
+        """Write the cost of the run so far to cost.json and the status."""
         if not self.loop.accelerator.is_main_process:
             return
         with self.clock.on("saving"):
             write_json(self.directory / "cost.json", {**self.cost.tree(), **self.clock.tree()})
-            self.outside.status.write("running", step, scores, shares=self.clock.shares())
+            self.context.status.write("running", step, scores, shares=self.clock.shares())
+
+
+def _interruptible(rows: Iterator[tuple[Tensor, Tensor]], signals: Signals) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows; a signal ends a wait for them.
+
+    Raises:
+        DataError: a signal came while a worker was waited for.
+    """
+    while (item := signals.attempt(lambda: next(rows))) is not None:
+        yield item
+    raise DataError("stopped while waiting for a data worker")
 
 
 def _facts(accelerator: Accelerator) -> dict[str, Any]:
-    """What made a checkpoint."""
+    """The environment of a checkpoint."""
     return {
         "maskgen": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop: finish the step, save, and say so by its exit code."""
+"""Signals of a training run: finish the step, save, and exit with the code of the signal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAVING = signal.SIGUSR1
 ECHO = 1.0
-"""Seconds in which a second signal is the first one's: `torchrun` passes on what the process group has got already."""
+"""Seconds in which a second signal counts as the first: `torchrun` repeats what the process group received."""
 
 
 class Stopped(SystemExit):
-    """The run was told to stop, and has saved: exit code 143 for SIGTERM, 130 for SIGINT, as shells count them."""
+    """A signal ended the run, which has saved: exit code 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(128 + signum)
@@ -30,14 +30,15 @@ class _Interrupted(BaseException):
 
 
 class Signals:
-    """Context in which SIGTERM and SIGINT ask for an end, a second one ends at once, SIGUSR1 asks for a checkpoint.
+    """Context in which SIGTERM, SIGINT and SIGHUP end a run after the step, a second one at once; SIGUSR1 saves.
 
-    Handlers can only stand in the main thread; elsewhere signals do what they did.
+    Handlers can only be installed in the main thread; in other threads signals keep their effect. A SIGHUP that is
+    ignored (`nohup`) stays ignored.
 
     Attributes:
-        is_deferred: an end waits for the step to be finished; before there are steps it does not.
-        stop: the signal that asked for an end, 0 if none did.
-        is_saving: a checkpoint was asked for.
+        is_deferred: an end waits for the step to be finished; false before the first step.
+        stop: the signal that ends the run, 0 if there was none.
+        is_saving: a checkpoint is requested.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,9 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            handlers = {**dict.fromkeys(STOPPING, self._on_stop), SAVING: self._on_save}
+            handlers: dict[signal.Signals, Any] = {**dict.fromkeys(STOPPING, self._on_stop), SAVING: self._on_save}
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                del handlers[signal.SIGHUP]
             self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
@@ -63,7 +66,7 @@ class Signals:
         if self.stop and time.monotonic() - self._since < ECHO:
             return
         if self.stop:
-            os._exit(128 + number)  # at once: what is being written has another name and is left for the next run
+            os._exit(128 + number)  # drafts have other names and are removed by the next run
         self.stop, self._since = number, time.monotonic()
         if not self.is_deferred:
             raise Stopped(number, 0)
@@ -74,7 +77,7 @@ class Signals:
         self.is_saving = True
 
     def attempt(self, work: Callable[[], T]) -> T | None:
-        """The answer of work that a stop may cut short; None if it was."""
+        """The result of work that a stop may interrupt; None if it was interrupted."""
         if self.stop:
             return None
         try:

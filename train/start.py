@@ -1,11 +1,11 @@
-"""Where a run begins: at nothing, or at a checkpoint that is whole and of the same recipe and data."""
+"""The start of a run: from scratch, or from a complete checkpoint of the same recipe and data."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,13 +21,18 @@ from .parts import Parts
 from .state import newest_whole, set_aside
 
 FRESH, REFUSED = -1, -2
+Resume = bool | Literal["auto"]
+"""Whether a run continues from its newest checkpoint; `auto` does if there is one."""
+
+LOCATIONS = frozenset({"path"})
+"""Keys of `data` that may change at a resume: rows and fingerprint identify the data, wherever they are."""
 
 
-def find_start(directory: Path, recipe: Recipe, resume: bool, accelerator: Accelerator) -> Checkpoint | None:
+def find_start(directory: Path, recipe: Recipe, resume: Resume, accelerator: Accelerator) -> Checkpoint | None:
     """The checkpoint to resume from, None for a fresh start: the first process chooses, the others follow.
 
     Raises:
-        UserError: there is none, none that is whole, or one of another recipe; one that was not asked for.
+        UserError: no checkpoint, no complete one, or one of another recipe; a checkpoint without `resume`.
     """
     start, number = None, torch.tensor(REFUSED, device=accelerator.device)
     try:
@@ -37,48 +42,91 @@ def find_start(directory: Path, recipe: Recipe, resume: bool, accelerator: Accel
     finally:
         step = int(from_first_rank(number))
     if step == REFUSED:
-        raise UserError("the first process could not start; it says why")
+        raise UserError("the first process could not start; see its message")
     if step == FRESH or start is not None:
         return start
     return read_checkpoint(directory / f"checkpoint-{step}")
 
 
-def _choose(directory: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
+def _choose(directory: Path, recipe: Recipe, resume: Resume) -> Checkpoint | None:
     newest = newest_in(directory)
     if newest is not None and not resume:
         raise UserError(f"{directory} holds {newest.name}; continue it with --resume, or choose another --output")
-    if newest is None and resume:
-        raise UserError(f"nothing to resume: {directory} has no checkpoint; leave --resume out")
+    if newest is None and resume is True:
+        raise UserError(
+            f"nothing to resume: {directory} has no checkpoint; leave --resume out, or use --resume auto, which starts "
+            "where there is none"
+        )
     checkpoint, faults = newest_whole(directory)
     if checkpoint is None:
         if faults:
             raise CheckpointError("\n".join([f"no checkpoint in {directory} is whole:", *faults.values()]))
         return None
-    changed = _changed(recipe, checkpoint.recipe)
-    if changed:
-        raise UserError(
-            f"{checkpoint.path} was trained with another {', '.join(changed)}; resume with the same, or start anew"
-        )
+    _require_same(checkpoint, recipe)
     if faults:
         set_aside(faults)
         names = ", ".join(f".bad-{path.name}" for path in faults)
-        said = f"going on from {checkpoint.path.name}, the newest that is whole; newer ones are set aside as {names}"
-        print("\n".join([*faults.values(), said]), file=sys.stderr)
+        note = (
+            f"resuming from {checkpoint.path.name}, the newest complete checkpoint; newer ones are renamed to {names}"
+        )
+        print("\n".join([*faults.values(), note]), file=sys.stderr)
     return checkpoint
 
 
-def _changed(recipe: Recipe, before: Recipe) -> list[str]:
-    """What a resumed run cannot change: all but how it is trained, and of that the optimizer, whose state it has."""
-    keys = [key for key in type(recipe).model_fields if key not in ("train", "summary", "sampler", "guidance")]
-    changed = [key for key in keys if getattr(recipe, key) != getattr(before, key)]
-    return changed + ["train.optimizer"] * (recipe.train.optimizer != before.train.optimizer)
+def _require_same(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Compare the recipe of a resumed run with that of its checkpoint; changes that are allowed are printed.
+
+    Raises:
+        UserError: something changed that a resumed run cannot change.
+    """
+    before, after = (_flat(one.model_dump(mode="json")) for one in (checkpoint.recipe, recipe))
+    changes = {
+        key: f"{key} {_value(before.get(key))} -> {_value(after.get(key))}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    }
+    refused = [text for key, text in changes.items() if not _may_change(key)]
+    if refused:
+        parts = ", ".join(dict.fromkeys(_part_of(key) for key in changes if not _may_change(key)))
+        raise UserError(
+            f"{checkpoint.path} was trained with another {parts} ({'; '.join(refused)}); resume with the same, or "
+            "start a new run in another --output"
+        )
+    allowed = [text for key, text in changes.items() if not key.startswith("summary")]
+    if allowed:
+        print(f"resuming with changes: {'; '.join(allowed)}", file=sys.stderr)
+
+
+def _flat(tree: object, path: str = "") -> dict[str, object]:
+    """The leaves of a recipe by dotted key; a part that is only a name is its `type`."""
+    if isinstance(tree, Mapping):
+        parts = [_flat(value, f"{path}.{key}" if path else str(key)) for key, value in tree.items()]
+        return {key: value for part in parts for key, value in part.items()}
+    name = f"{path}.type" if path in ("data", "tokenizer", "process", "model", "objective", "sampler") else path
+    return {} if tree is None else {name: tree}
+
+
+def _may_change(key: str) -> bool:
+    """Whether a resumed run may change a key: how it trains and samples, but not the optimizer, whose state is kept."""
+    part, _, rest = key.partition(".")
+    if part == "data":
+        return rest in LOCATIONS
+    return part in ("train", "summary", "sampler", "guidance") and key != "train.optimizer"
+
+
+def _part_of(key: str) -> str:
+    return key if key.startswith("train.") else key.split(".")[0]
+
+
+def _value(value: object) -> str:
+    return "default" if value is None else f"{value}"
 
 
 def check_data(start: Checkpoint, parts: Parts) -> None:
-    """See that a run goes on with the rows it began with; a checkpoint that does not know them is believed.
+    """Check that a run continues with the rows it began with; a checkpoint without a record of them is accepted.
 
     Raises:
-        UserError: others, in which the order of the rows would be another.
+        UserError: other rows, whose order would differ.
     """
     now, before = parts.data, start.info.get("data")
     if before is None or before == now:
@@ -91,7 +139,7 @@ def check_data(start: Checkpoint, parts: Parts) -> None:
 
 
 def images_seen(start: Checkpoint | None) -> int:
-    """Rows a run has taken so far, whatever the batch sizes were."""
+    """Rows a run has used so far, whatever the batch sizes were."""
     if start is None:
         return 0
     phases = start.info.get("phases") or []
@@ -99,10 +147,10 @@ def images_seen(start: Checkpoint | None) -> int:
 
 
 def require_shared(settings: TrainSettings, n_processes: int, step: int = 0) -> None:
-    """See that processes can share the batches of every phase that is not over after a step.
+    """Check that the processes can share the batches of every phase that is not over after a step.
 
     Raises:
-        UserError: a phase's batch that they cannot cut into slices of one size.
+        UserError: a batch that cannot be divided evenly.
     """
     for stretch in plan(settings):
         size = stretch.batch_size // stretch.accumulate
@@ -113,19 +161,19 @@ def require_shared(settings: TrainSettings, n_processes: int, step: int = 0) -> 
             )
 
 
-def say_threads(start: Checkpoint) -> None:
-    """Say so if another number of threads than before adds numbers up in another order."""
+def warn_of_threads(start: Checkpoint) -> None:
+    """Warn if the number of threads has changed: sums are then rounded in another order."""
     before, now = start.info.get("threads"), torch.get_num_threads()
     if before is not None and before != now:
         print(
-            f"{start.path.name} was made with {before} threads, now there are {now}: the run goes on in the same order "
-            f"of data, but not in the same bits; OMP_NUM_THREADS={before} keeps them",
+            f"{start.path.name} was trained with {before} threads, now there are {now}: the order of the data is the "
+            f"same, rounding is not; OMP_NUM_THREADS={before} keeps the run exact to the bit",
             file=sys.stderr,
         )
 
 
 def spent_until(directory: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a run had spent at a checkpoint of this info: with the writing of it, if the run lived to say so."""
+    """The cost of a run up to a checkpoint of this info, including writing it where cost.json has that."""
     try:
         later = read_json(directory / "cost.json")
         is_later = later["phases"] == info["phases"] and later["seconds"] >= info["seconds"]

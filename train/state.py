@@ -110,7 +110,18 @@ def prune(directory: Path, settings: TrainSettings, written: Path | None = None)
     best = best_of(paths, settings)
     for path in paths:
         if path not in kept and path != best:
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; a kill on the way leaves one that `clean` finds, never a part of one under its name."""
+    if path.is_symlink():
+        path.unlink()
+        return
+    hidden = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def best_of(paths: Sequence[Path], settings: TrainSettings) -> Path | None:

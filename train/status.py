@@ -1,8 +1,9 @@
-"""status.json of a run directory: what `maskgen runs` tells of it."""
+"""status.json of a run directory, which `maskgen runs` reads."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -49,15 +50,27 @@ class Status:
             "host": socket.gethostname(), "time": time.time(),
         }  # fmt: skip
         draft = self.directory / f".{NAME}"  # not flushed to the disk: it is written with every line of the log
+        draft.unlink(missing_ok=True)  # a link of this name is not followed
         draft.write_text(json.dumps(tree, indent=1), encoding="utf-8")
         draft.replace(self.directory / NAME)
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """What a run directory says of itself; empty if nothing that can be read, or the file is another program's."""
+    """The status of a run directory; empty if there is none, it is damaged, or another program's."""
     try:
         tree = json.loads((directory / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     is_ours = isinstance(tree, dict) and all(isinstance(tree.get(key), kind) for key, kind in KEYS.items())
-    return tree if is_ours else {}
+    if not is_ours or not math.isfinite(tree["time"]):
+        return {}
+    return {**tree, **{key: _numbers(tree.get(key)) for key in ("scores", "shares")}}
+
+
+def _numbers(tree: object) -> dict[str, float] | None:
+    """The finite numbers of a mapping, None for anything else."""
+    if not isinstance(tree, Mapping):
+        return None
+    return {
+        str(key): float(value) for key, value in tree.items() if isinstance(value, int | float) and math.isfinite(value)
+    }

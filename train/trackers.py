@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import atomic
 from maskgen.recipes.budget import TrainSettings
 
@@ -57,7 +58,7 @@ def open_trackers(directory: Path, first: int, settings: TrainSettings, say: Cal
 
 
 def run_id(directory: Path, first: int) -> str:
-    """What wandb knows a run by: drawn at its start and kept with it, since directories of one name are many."""
+    """The id of a run for wandb: drawn at its start and kept in the run directory."""
     file = directory / WANDB_ID
     if first == 0 or not file.is_file():
         with atomic(file) as out:
@@ -74,5 +75,11 @@ def _open(name: str, directory: Path, first: int) -> Any:
         opened = tracker(
             "maskgen", name=directory.name, dir=str(directory), id=run_id(directory, first), resume="allow"
         )
-    opened.start()
+    try:
+        opened.start()
+    except Exception as error:  # wandb's own errors: no key, no network
+        raise UserError(
+            f"train.trackers: {name} cannot start ({first_line(error)}); log in, set WANDB_MODE=offline, or leave it "
+            "out"
+        ) from None
     return opened

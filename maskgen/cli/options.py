@@ -10,7 +10,8 @@ import click
 import yaml
 
 from maskgen.cli.names import SAMPLER
-from maskgen.core.errors import UserError, printable
+from maskgen.core.console import plain
+from maskgen.core.errors import UserError
 
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -23,8 +24,8 @@ def program(name: str) -> Any:
 
 
 def say(text: object) -> None:
-    """Print a result; control characters that a file may hold are written out."""
-    click.echo(printable(str(text)))
+    """Print a result; control characters that a file may hold are replaced."""
+    click.echo(plain(str(text)))
 
 
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:

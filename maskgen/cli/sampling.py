@@ -39,7 +39,12 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 @click.option("--show-steps", is_flag=True, help="Print the first text after every decoding step.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i only.")
 @click.option(
-    "--output", metavar="PATH", help="Images: a .png grid, an .npz, or a folder of PNGs. Text: .txt or .jsonl."
+    "--output",
+    metavar="PATH",
+    help="Images: a grid (.png, .jpg, .webp), an .npz, or a folder of PNGs. Text: .txt or .jsonl.",
+)
+@click.option(
+    "--scale", type=click.IntRange(1), metavar="N", help="Whole factor by which the images of a grid are enlarged."
 )
 @click.option("--animate", metavar="FILE", help="Also write a .gif or .png of the images after every decoding step.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
 
 from maskgen.cli.names import RECIPE
 from maskgen.cli.options import DEVICE, program, say
+from maskgen.core.console import surviving_output
 
 
 @click.command()
 @click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 @click.option("--output", metavar="DIR", help="Run directory. Default: runs/RECIPE.")
-@click.option("--resume", is_flag=True, help="Continue from the newest checkpoint of the run directory.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="yes",
+    metavar="[auto]",
+    help="Continue from the newest checkpoint of the run directory; `--resume auto` starts a new run if there is none.",
+)
 @click.option("--seed", type=int, metavar="N", help="Random seed; the same as seed=N.")
 @DEVICE
 def train(
-    recipe: str, overrides: tuple[str, ...], output: str | None, resume: bool, seed: int | None, device: str
+    recipe: str, overrides: tuple[str, ...], output: str | None, resume: str | None, seed: int | None, device: str
 ) -> None:
     """Train RECIPE, a name from `maskgen recipes` or a YAML file.
 
     Any key of the recipe can be overridden: train.steps=500 train.lr=1e-3 model.depth=4.
     """
+    if resume not in (None, "yes", "auto"):  # `--resume train.steps=500`: the value is an override
+        overrides, resume = (str(resume), *overrides), "yes"
     overrides += () if seed is None else (f"seed={seed}",)
-    checkpoint = program("train.program").run(recipe, overrides, output, resume, device)
-    say(f"checkpoint: {checkpoint}")
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
+    with surviving_output():
+        start = "auto" if resume == "auto" else resume is not None
+        checkpoint = program("train.program").run(recipe, overrides, output, start, device)
+        say(f"checkpoint: {checkpoint}")
 
 
 @click.command()

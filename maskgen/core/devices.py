@@ -15,18 +15,39 @@ Precision = Literal["no", "bf16"]
 T = TypeVar("T")
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device for a name: `auto` takes CUDA where there is one.
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device of a name: `auto` (CUDA if there is a device), `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    `cuda` is the device of this process's rank.
 
     Raises:
-        UserError: unknown name, or CUDA asked for where there is none.
+        UserError: unknown name, or a device that this machine does not have.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}; choose from auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, but this machine or this build of torch has none; use cpu or auto")
-    is_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if is_cuda else torch.device("cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise UserError(_unknown(name)) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(_unknown(name))
+    is_there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if not is_there[device.type]:
+        raise UserError(f"device {device} is not available on this machine or in this build of torch; use cpu or auto")
+    return _numbered(device) if device.type == "cuda" else device
+
+
+def _unknown(name: object) -> str:
+    return f"unknown device {str(name)!r}; choose from auto, cpu, cuda, cuda:N, mps"
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """A CUDA device with its index."""
+    if device == torch.device(device.type):  # no number given
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.index >= torch.cuda.device_count():
+        raise UserError(f"device {device}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return device
 
 
 def pick_precision(wanted: Literal["auto", "no", "bf16"], device: torch.device) -> Precision:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
     """What an error says in one line: the first of its message, or its type where there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's MemoryError, or what PyTorch raises on a CPU or an accelerator."""
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "cudnn_status_not_",
+    )
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    )
 
 
 class UserError(ValueError):
@@ -50,10 +63,3 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """Message for a name that is not one of the choices: the similar ones first, then all of them."""
     names = list(choices)
     return f"unknown {kind} {name!r}; {closest(name, names)}choose from {', '.join(names)}"
-
-
-def printable(text: str) -> str:
-    """Text of a file for the terminal: control characters, escape codes among them, are written out as `\\x1b`."""
-    return "".join(
-        repr(char)[1:-1] if unicodedata.category(char)[0] == "C" and char not in "\n\t" else char for char in text
-    )

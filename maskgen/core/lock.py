@@ -1,7 +1,8 @@
-"""One writer a directory: a lock with process and host, held as long as the process lives."""
+"""A lock on a directory with one writer; it records process and host and is held as long as the process lives."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,23 +15,27 @@ from types import TracebackType
 from typing import IO, Any
 
 from maskgen.core.errors import UserError
+from maskgen.core.files import open_regular, parse_json, read_regular
 
 NAME = ".lock"
 SILENT = 300.0
-"""Seconds after which a holder on another host that has not touched its lock is taken for dead."""
+"""Seconds without a touch of its lock after which a holder on another host counts as dead."""
 
 ORPHANS = 15.0
-"""Seconds in which data workers end whose parent was killed; they share its lock until then."""
+"""Seconds within which data workers end after their parent was killed; they share its lock until then."""
+
+MOST = 2**16
+"""Bytes of a lock file that are read."""
 
 
 class RunLock:
-    """Context in which a directory is this process's: a run's, a benchmark's.
+    """Context in which this process alone writes a directory (of a run, of a benchmark).
 
-    The kernel lets go of it when the process dies, so a killed run leaves nothing to clean up. A holder on another
-    host, whose death this kernel cannot know, touches the file every so often.
+    The kernel releases the lock when the process dies, so a killed run leaves nothing to clean up. A holder touches the
+    file regularly, since another host cannot see whether it is alive.
 
     Raises:
-        UserError: on entering, another process holds it.
+        UserError: on entering, another process holds it, or the lock file is a link or no regular file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,7 +44,7 @@ class RunLock:
         self._is_over = threading.Event()
 
     def __enter__(self) -> RunLock:
-        file = self.path.open("a+", encoding="utf-8")
+        file = _open(self.path)
         holder = _read(self.path)
         if not _locked(file, holder):
             file.close()
@@ -69,8 +74,20 @@ class RunLock:
             self._file.close()
 
 
+def _open(path: Path) -> IO[str]:
+    """The lock file itself: a link would have another file truncated."""
+    try:
+        descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, follow=False)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR):
+            raise
+        reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise UserError(f"{path} cannot serve as a lock: {reason}; remove it") from None
+    return os.fdopen(descriptor, "a+", encoding="utf-8")
+
+
 def _locked(file: IO[str], holder: dict[str, Any]) -> bool:
-    """Lock a file; the data workers of a dead holder are given time to see that it is dead."""
+    """Lock a file; waits while data workers of a dead holder end."""
     deadline = time.monotonic() + ORPHANS
     while True:
         try:
@@ -85,11 +102,12 @@ def _locked(file: IO[str], holder: dict[str, Any]) -> bool:
 
 def _lives(holder: dict[str, Any]) -> bool:
     """Whether the process is alive, as far as this host can know."""
-    if holder.get("host") != socket.gethostname() or "pid" not in holder:
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
         return True
     try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -97,14 +115,14 @@ def _lives(holder: dict[str, Any]) -> bool:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a run in a directory is going on."""
+    """Whether a process is writing a directory."""
     path = directory / NAME
     holder = _read(path)
     if not holder:
         return False
     if holder.get("host") != socket.gethostname():
         return time.time() - path.stat().st_mtime < SILENT
-    with path.open("a", encoding="utf-8") as file:
+    with _open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -114,10 +132,10 @@ def is_held(directory: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8") or "{}")
+        holder = parse_json(read_regular(path, MOST) or b"{}")
     except (OSError, ValueError):
         return {}
-    return holder
+    return holder if isinstance(holder, dict) else {}
 
 
 def _refusal(path: Path, holder: dict[str, Any]) -> str:

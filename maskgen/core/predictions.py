@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 NULL = -1
 """The label that stands for "no condition"; a model maps it to its null embedding."""
 
-P = TypeVar("P")
+Crossing = Literal["include", "exclude"]
+"""Whether a nucleus includes the token that crosses its share."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,11 @@ class Categorical:
         target = uniform[..., None] * cumulative[..., -1:]
         return torch.searchsorted(cumulative, target, right=True)[..., 0].clamp(max=self.logits.shape[-1] - 1)
 
-    def nucleus(self, top_p: float, temperature: float = 1.0) -> Categorical:
-        """Only the likeliest tokens that together hold `top_p` at this temperature, the one that crosses it included.
+    def nucleus(self, top_p: float, temperature: float = 1.0, crossing: Crossing = "include") -> Categorical:
+        """Only the likeliest tokens that together hold `top_p` of the probability at this temperature.
 
-        The others get logit -inf; kept tokens keep their logit (arXiv 1904.09751).
+        The others get logit -inf; kept tokens keep their logit (arXiv 1904.09751). The token that crosses `top_p` is
+        included, or excluded unless it is the first (ReMDM).
         """
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], 1 = off, got {top_p}")
@@ -206,6 +208,9 @@ class Categorical:
             return self
         p, order = torch.softmax(self.logits.double() / temperature, -1).sort(stable=True, dim=-1, descending=True)
         is_late = p.cumsum(-1) - p >= top_p
+        if crossing == "exclude":
+            is_late = p.cumsum(-1) > top_p + 1e-12  # probabilities that sum to top_p are within it
+            is_late[..., 0] = False
         is_outside = torch.empty_like(is_late).scatter(-1, order, is_late)
         return Categorical(self.logits.masked_fill(is_outside, -torch.inf), self.where)
 

@@ -11,12 +11,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 StreamKind = Literal["image", "text", "label", "map", "video"]
+
+OUTSIDE = -3e4
+"""Logit of an id outside of its position's stream: probability 0, but finite in all precisions, so that differences of
+logits (guidance) are never NaN."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, *streams: Stream) -> TokenLayout:
+        """The layout of streams in this order."""
         return cls(streams)
 
     @property
@@ -116,7 +122,14 @@ class TokenLayout:
 
     @cached_property
     def index_of(self) -> Mapping[str, int]:
+        """Name -> index of a stream."""
         return {stream.name: index for index, stream in enumerate(self.streams)}
+
+    @cached_property
+    def places(self) -> tuple[slice, ...]:
+        """The positions of each stream in the row."""
+        ends = list(accumulate(stream.length for stream in self.streams))
+        return tuple(slice(end - stream.length, end) for stream, end in zip(self.streams, ends, strict=True))
 
     def stream(self, name: str) -> Stream:
         """The stream of a name.
@@ -124,57 +137,70 @@ class TokenLayout:
         Raises:
             ValueError: there is none.
         """
-        if name not in self.index_of:
-            raise ValueError(f"unknown stream {name!r}; choose from {', '.join(self.index_of)}")
-        return self.streams[self.index_of[name]]
+        return self.streams[self._index(name)]
 
     def place(self, name: str) -> slice:
         """The positions of a stream in the row."""
-        index = self.index_of[self.stream(name).name]
-        start = sum(stream.length for stream in self.streams[:index])
-        return slice(start, start + self.streams[index].length)
+        return self.places[self._index(name)]
 
     def offset(self, name: str) -> int:
         """The first id of a stream."""
-        return sum(stream.vocab_size for stream in self.streams[: self.index_of[self.stream(name).name]])
+        return sum(stream.vocab_size for stream in self.streams[: self._index(name)])
 
     def stream_ids(self, device: torch.device | str = "cpu") -> Tensor:
         """(L,) int64, the index of the stream at each position."""
-        lengths = torch.tensor([stream.length for stream in self.streams], device=device)
-        return torch.repeat_interleave(torch.arange(len(self.streams), device=device), lengths)
+        return _repeated([stream.length for stream in self.streams], device)
+
+    def over_row(self, values: Tensor) -> Tensor:
+        """Values of rows (B,) -> (B, 1); of streams (B, S) -> (B, L), those of a stream at all its positions."""
+        if values.ndim == 1:
+            return values[:, None]
+        return values[:, self.stream_ids(values.device)]
 
     def join(self, tokens: Mapping[str, Tensor], n_rows: int | None = None) -> Tensor:
         """Tokens of streams -> rows (B, L) of global ids, or (B, L, D); a stream that is left out is masked.
 
         Args:
-            tokens: of each stream by name, (B, *shape) or (B, L) int64 in 0 ... V, V standing for [MASK]; or
-                (B, L, D) float with NaN for [MASK].
+            tokens: of each stream by name, (B, *shape) or (B, L_s) int64 in 0 ... V_s, V_s stands for [MASK]; or
+                (B, L_s, D) float with NaN for [MASK].
             n_rows: B, needed where no stream is given.
+
+        Raises:
+            ValueError: unknown stream, other numbers of rows or tokens than the stream has.
         """
-        rows = {name: value.flatten(1, len(self.stream(name).shape)) if value.ndim > 2 + (not self.has_discrete_tokens)
-                else value for name, value in tokens.items()}  # fmt: skip
-        like = next(iter(rows.values()), torch.zeros(n_rows or 0, 0, dtype=torch.int64))
-        parts = []
-        for stream in self.streams:
-            if stream.name not in rows:
-                shape = (len(like), stream.length)
-                parts.append(
-                    torch.full(shape, self.mask_id, dtype=torch.int64, device=like.device)
-                    if stream.has_discrete_tokens
-                    else torch.full((*shape, stream.width), torch.nan, device=like.device)
-                )
-            elif stream.has_discrete_tokens:
-                own = rows[stream.name]
-                parts.append(torch.where(own == stream.vocab_size, self.mask_id, own + self.offset(stream.name)))
-            else:
-                parts.append(rows[stream.name])
-        return torch.cat(parts, 1)
+        if not tokens and n_rows is None:
+            raise ValueError("n_rows is needed where no stream is given")
+        rows = {name: self._flat(self.stream(name), value) for name, value in tokens.items()}
+        like = next(iter(rows.values()), torch.empty(n_rows or 0))
+        if any(len(row) != (n_rows or len(like)) for row in rows.values()):
+            raise ValueError(f"streams must have equal numbers of rows, got { {n: len(r) for n, r in rows.items()} }")
+        return torch.cat([self._global(stream, rows.get(stream.name), like) for stream in self.streams], 1)
+
+    def masked(self, known: Mapping[str, Tensor], n_rows: int, device: torch.device | str = "cpu") -> Tensor:
+        """x_1 for a sampler: (B, L) or (B, L, D), known tokens in their places and [MASK] everywhere else.
+
+        One call of a sampler fills it: with a known caption text -> image, with a known image image -> text, with
+        nothing known both.
+
+        Args:
+            known: as for `join`; one row is repeated for all.
+            n_rows: B.
+            device: of the result.
+
+        Raises:
+            ValueError: as `join`; also an id outside of its stream's vocabulary.
+        """
+        rows = {}
+        for name, value in known.items():
+            self._check_ids(self.stream(name), value)
+            rows[name] = (value.expand(n_rows, *value.shape[1:]) if len(value) == 1 else value).to(device)
+        return self.join(rows, n_rows).to(device)
 
     def split(self, row: Tensor) -> dict[str, Tensor]:
         """Rows (B, L) of global ids, or (B, L, D) -> tokens of each stream, (B, L_s) in 0 ... V_s, V_s for [MASK]."""
         found = {}
-        for stream in self.streams:
-            own = row[:, self.place(stream.name)]
+        for stream, place in zip(self.streams, self.places, strict=True):
+            own = row[:, place]
             if stream.has_discrete_tokens:
                 own = torch.where(own == self.mask_id, stream.vocab_size, own - self.offset(stream.name))
             found[stream.name] = own
@@ -184,8 +210,74 @@ class TokenLayout:
         """(L, V) bool, the ids of each position's stream; None for one stream, where all are."""
         if len(self.streams) == 1 or not self.has_discrete_tokens:
             return None
-        owner = torch.repeat_interleave(
-            torch.arange(len(self.streams), device=device),
-            torch.tensor([stream.vocab_size for stream in self.streams], device=device),
-        )
-        return self.stream_ids(device)[:, None] == owner[None, :]
+        owner = _repeated([stream.vocab_size for stream in self.streams], device)
+        return self.stream_ids(device)[:, None] == owner
+
+    def limited(self, logits: Tensor, where: Tensor | None = None) -> Tensor:
+        """Logits with `OUTSIDE` at ids of other streams than the position's; of one stream, as they are.
+
+        Args:
+            logits: (B, L, V), or (M, V) of the M positions where `where` (B, L) is True, in row order.
+        """
+        allowed = self.allowed(logits.device)
+        if allowed is None:
+            return logits
+        if where is not None:
+            allowed = allowed.expand(len(where), -1, -1)[where]
+        return logits.masked_fill(~allowed, OUTSIDE)
+
+    def _index(self, name: str) -> int:
+        if name not in self.index_of:
+            raise ValueError(f"unknown stream {name!r}; choose from {', '.join(self.index_of)}")
+        return self.index_of[name]
+
+    def _check_ids(self, stream: Stream, tokens: Tensor) -> None:
+        if not stream.has_discrete_tokens or not tokens.numel():
+            return
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high > stream.vocab_size:
+            raise ValueError(
+                f"stream {stream.name!r}: ids must be in 0 ... {stream.vocab_size - 1}, or {stream.vocab_size} for "
+                f"[MASK]; got {low} ... {high}"
+            )
+
+    def _flat(self, stream: Stream, tokens: Tensor) -> Tensor:
+        """(B, *shape) or (B, L_s), and D at the end of continuous tokens -> (B, L_s) or (B, L_s, D)."""
+        tail = () if stream.has_discrete_tokens else (stream.width,)
+        found = tuple(tokens.shape[1:])
+        if found not in ((*stream.shape, *tail), (stream.length, *tail)):
+            raise ValueError(
+                f"stream {stream.name!r}: tokens must be (B, {', '.join(map(str, (*stream.shape, *tail)))}), got "
+                f"{tuple(tokens.shape)}"
+            )
+        return tokens.reshape(len(tokens), stream.length, *tail)
+
+    def _global(self, stream: Stream, tokens: Tensor | None, like: Tensor) -> Tensor:
+        """A stream's part of the row, [MASK] where it is not given; `like` has B rows."""
+        if not stream.has_discrete_tokens:
+            shape = (len(like), stream.length, stream.width)
+            return torch.full(shape, torch.nan, device=like.device) if tokens is None else tokens
+        if tokens is None:
+            return torch.full((len(like), stream.length), self.mask_id, dtype=torch.int64, device=like.device)
+        return torch.where(tokens == stream.vocab_size, self.mask_id, tokens + self.offset(stream.name))
+
+
+def vocab_size_of(layout: TokenLayout | int) -> int:
+    """V of a layout, or the number itself: one stream of V ids and any length."""
+    return layout if isinstance(layout, int) else layout.vocab_size
+
+
+def require_one_stream(layout: TokenLayout | int, what: str) -> None:
+    """Check that a row has one stream.
+
+    Raises:
+        ValueError: it has several.
+    """
+    if isinstance(layout, TokenLayout) and len(layout.streams) > 1:
+        raise ValueError(f"{what} supports rows of one stream, got {', '.join(layout.index_of)}; use masked_tokens")
+
+
+def _repeated(counts: list[int], device: torch.device | str) -> Tensor:
+    """0 ... n - 1, each so many times, int64; the size is given, so that a GPU is not waited for."""
+    index = torch.arange(len(counts), device=device)
+    return index.repeat_interleave(torch.tensor(counts, device=device), output_size=sum(counts))

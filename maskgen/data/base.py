@@ -1,4 +1,9 @@
-"""Interfaces of image and text data sets, and their registry."""
+"""Interfaces of image and text data sets, and their registry.
+
+A source declares what recipes, checks and programs need to know before it is built: `kind` of its samples, `has_size`
+(images are brought to a size that is an argument), `has_captions`, and `locations`, the arguments that say where the
+data lie and not which data they are.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,6 @@ import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -15,30 +19,26 @@ from torch.utils.data import Dataset
 
 from maskgen.core.errors import UserError
 from maskgen.core.registry import Registry
+from maskgen.core.streams import StreamKind
+from maskgen.core.terminal import first_few
 
 SplitName = Literal["train", "test"]
 TEXT_SPLITS = ("train", "validation", "test")
 
 
 class DataError(UserError):
-    """Data that are missing, damaged or not what they were said to be; the message names the file."""
+    """Data that are missing, damaged or of another kind than expected; the message names the file."""
 
 
-def require_columns(name: str, there: Sequence[str], *wanted: str | None) -> None:
-    """See that a data set `name` has the columns wanted of it; None wants none.
+def require_columns(name: str, there: Sequence[str], *required: str | None) -> None:
+    """Check that a data set `name` has the required columns; None is skipped.
 
     Raises:
         DataError: one is missing; the message lists those there are.
     """
-    for column in wanted:
+    for column in required:
         if column is not None and column not in there:
             raise DataError(f"data set {name!r} has no column {column!r}; it has {list(there)}")
-
-
-def shards_in(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every file below a folder: what tells its content from another."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
@@ -59,19 +59,22 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
         """Images (B, C, H, W) uint8 and labels (B,) int64."""
 
     def name_of(self, row: int) -> str:
-        """What a message calls an image."""
+        """Name of an image in messages."""
         return f"image {row}"
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when any image, its preparation or the order does."""
+        """Identifies the images, their preparation and order, independent of where they are stored."""
 
 
 class ImageSource(ABC):
-    """A data set with a train and a test split, each loaded when it is first asked for."""
+    """A data set with a train and a test split, each loaded on first use."""
 
     name: str
+    kind: ClassVar[StreamKind] = "image"
+    has_size: ClassVar[bool] = False
     has_captions: ClassVar[bool] = False
+    locations: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self._splits: dict[str, ImageSplit] = {}
@@ -86,6 +89,18 @@ class ImageSource(ABC):
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines on what was left out or chosen in reading the data, for the start of a run."""
+        return ()
+
+    def report(self) -> list[str]:
+        """Number and first names of the classes, sizes of the splits, and `notes`: lines for the start of a run."""
+        n, names = len(self.classes), first_few(self.classes)
+        kinds = f"{n:,} {'class' if n == 1 else 'classes'} ({names})" if n else "no classes"
+        n_train, n_test = (len(self.split(name, may_be_empty=True)) for name in ("train", "test"))
+        return [f"data {self.name}: {kinds}; {n_train:,} training and {n_test:,} held-out images", *self.notes]
+
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, int, int]:  # noqa: ARG003
         """`image_shape` for constructor arguments, without looking for the data; those with one shape have it fixed."""
@@ -94,25 +109,28 @@ class ImageSource(ABC):
     @abstractmethod
     def _load(self, split: SplitName) -> ImageSplit: ...
 
-    def split(self, name: SplitName) -> ImageSplit:
+    def split(self, name: SplitName, *, may_be_empty: bool = False) -> ImageSplit:
         """The images of one split.
 
         Raises:
-            DataError: unknown split, no image in it, or files that are missing or damaged.
+            DataError: unknown split, no image in it unless it `may_be_empty`, or files that are missing or damaged.
         """
         if name not in ("train", "test"):
             raise DataError(f"unknown split {name!r} of {self.name}; choose from train, test")
         if name not in self._splits:
-            loaded = self._load(name)
-            if not len(loaded):
-                raise DataError(f"the {name} split of {self.name} has no image; choose a larger share or more images")
-            self._splits[name] = loaded
+            self._splits[name] = self._load(name)
+        if not len(self._splits[name]) and not may_be_empty:
+            raise DataError(
+                f"the {name} split of {self.name} has no image; choose a larger share or more images"
+                + ("" if name == "train" else ", or train.validation_rows=0 to train without it")
+            )
         return self._splits[name]
 
 
 class SizedSource(ImageSource):
     """A data set whose images are brought to `size` x `size` with `channels` channels."""
 
+    has_size: ClassVar[bool] = True
     size: int
     channels: Literal[1, 3]
 
@@ -127,7 +145,7 @@ class SizedSource(ImageSource):
 
 
 class TextSource(ABC):
-    """A text, or documents in a fixed order; each split is an unbroken part of it: train, validation, test.
+    """A text, or documents in a fixed order; each split is a contiguous part of it: train, validation, test.
 
     Args:
         length: tokens in a row.
@@ -136,6 +154,10 @@ class TextSource(ABC):
     """
 
     name: str
+    kind: ClassVar[StreamKind] = "text"
+    has_size: ClassVar[bool] = False
+    has_captions: ClassVar[bool] = False
+    locations: ClassVar[tuple[str, ...]] = ()
     classes: tuple[str, ...] = ()
     is_one_text: bool = False
 
@@ -160,11 +182,11 @@ class TextSource(ABC):
 
     @abstractmethod
     def _size(self) -> int:
-        """Characters of one text, or number of documents."""
+        """Number of characters of one text, or of documents."""
 
     @abstractmethod
     def _part(self, first: int, last: int) -> Iterator[str]:
-        """These characters as one document, or these documents."""
+        """Characters `first` to `last` as one document, or documents `first` to `last`."""
 
     def documents(self, split: str) -> Iterator[str]:
         """The texts of a split, in order.
@@ -174,11 +196,27 @@ class TextSource(ABC):
         """
         return self._part(*self._range(split))
 
+    def held_out(self) -> Iterator[str]:
+        """The texts of validation and test, in order."""
+        for split in TEXT_SPLITS[1:]:
+            yield from self.documents(split)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines on what was left out or chosen in reading the data, for the start of a run."""
+        return ()
+
+    def report(self) -> list[str]:
+        """Sizes of the splits, and `notes`: lines for the start of a run."""
+        unit = "characters" if self.is_one_text else "documents"
+        sizes = ", ".join(f"{last - first:,} {split}" for split in TEXT_SPLITS for first, last in [self._range(split)])
+        return [f"data {self.name}: {sizes} {unit}", *self.notes]
+
     def fingerprint(self, split: str) -> str:
-        """Changes when the text of the split does."""
+        """Identifies the text of a split, independent of where it is stored."""
         digest = hashlib.sha256()
         for document in self.documents(split):
-            raw = document.encode()
+            raw = document.encode(errors="surrogatepass")
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.hexdigest()
 

@@ -1,4 +1,8 @@
-"""Tokens of a data set, made once and kept on disk."""
+"""Tokens of a data set, encoded once and stored on disk.
+
+A stored file counts only if the header beside it names the same data, tokenizer and shape, and its content has the
+checksum in that header: a file that was renamed, exchanged or damaged is encoded again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from maskgen.core.files import atomic
+from maskgen.core.errors import DiskFull
+from maskgen.core.files import atomic, is_disk_full, local_path, read_json, remove_stale_drafts
 from maskgen.data.base import DataError, ImageSplit
 from maskgen.data.loader import in_order
 from maskgen.data.shards import Encoded, rows_of
@@ -57,7 +62,7 @@ class TokenData(Dataset[tuple[Tensor, Tensor]]):
 
 def default_cache_dir() -> Path:
     """`$MASKGEN_CACHE`, or `~/.cache/maskgen`."""
-    return Path(os.environ.get("MASKGEN_CACHE") or "~/.cache/maskgen").expanduser()
+    return local_path(os.environ.get("MASKGEN_CACHE") or "~/.cache/maskgen")
 
 
 def token_data(
@@ -68,14 +73,19 @@ def token_data(
     progress: bool = True,
     parts: Callable[[], Sequence[Encoded]] = tuple,
 ) -> TokenData:
-    """The tokens of a split, from the cache if it has them; else they are made on `device` and kept.
+    """The tokens of a split, from the cache, or encoded on `device` and stored.
 
-    `parts` gives what they are made of instead: the tokens of a split's parts.
-
-    The tokenizer is moved to `device` and put in evaluation mode when it is needed.
+    Args:
+        split: the images.
+        tokenizer: moved to `device` and put in evaluation mode if it has to encode.
+        cache_dir: default `default_cache_dir()`.
+        device: where it encodes.
+        progress: show a progress bar.
+        parts: returns tokens of the split's parts, to be joined instead of encoding.
 
     Raises:
-        DataError: an unreadable image, or a cache directory that can't be written.
+        DataError: an unreadable image, or a cache directory that cannot be written.
+        DiskFull: no room for the tokens.
         ValueError: the tokenizer gives tokens outside its vocabulary.
     """
     header: dict[str, Any] = {
@@ -94,35 +104,41 @@ def token_data(
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The narrowest of the two types that tokens are stored as."""
+    """The narrower of the two types in which tokens are stored that holds the vocabulary."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
 def cached(
     header: dict[str, Any], cache_dir: Path | None, make: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
-    """The file of tokens that a header describes, and the header with what was found out in making it.
+    """The file of tokens that a header describes, and the header with the facts that `make` returned.
 
-    The header has `rows` and `dtype`; `make` writes the file and returns at least `length`, tokens in a row, and
-    `crc32` of the file. It is called if the cache has no such file or a damaged one.
+    Args:
+        header: identity of the tokens, with `rows` and `dtype`.
+        cache_dir: default `default_cache_dir()`.
+        make: writes the file and returns at least `length`, tokens in a row, and `crc32` of the file; called if the
+            cache has no such file, or one of other content.
 
     Raises:
-        DataError: the cache directory can't be written.
+        DataError: the cache directory cannot be written.
+        DiskFull: no room in it.
     """
     key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:24]
     file = (cache_dir or default_cache_dir()) / f"tokens-{key}.bin"
     found = _found(file, header)
     if found is None:
+        remove_stale_drafts(file.parent)
         found = header | make(file)
-        _write(file.with_suffix(".json"), lambda out: out.write(json.dumps(found, indent=1).encode()))
+        write_cache(file.with_suffix(".json"), lambda out: out.write(json.dumps(found, indent=1).encode()))
     return file, found
 
 
 def write_tokens(file: Path, batches: Iterable[Tensor], dtype: str) -> int:
-    """Write tokens one after the other, the whole file or none; its crc32.
+    """Write tokens one after the other, the whole file or none; returns its crc32.
 
     Raises:
-        DataError: it can't be written.
+        DataError: it cannot be written.
+        DiskFull: no room for it.
     """
     crc32 = 0
 
@@ -133,26 +149,26 @@ def write_tokens(file: Path, batches: Iterable[Tensor], dtype: str) -> int:
             out.write(raw)
             crc32 = zlib.crc32(raw, crc32)
 
-    _write(file, fill)
+    write_cache(file, fill)
     return crc32
 
 
 def _found(file: Path, header: dict[str, Any]) -> dict[str, Any] | None:
-    """The stored header if the cache is whole."""
+    """The stored header, if it describes these tokens and the file is whole."""
     header_file = file.with_suffix(".json")
     if not header_file.exists():
         return None
     try:
-        stored: dict[str, Any] = json.loads(header_file.read_bytes())
+        stored = read_json(header_file)
         if {key: stored.get(key) for key in header} != header:
-            raise ValueError("its header is of other data")
+            raise ValueError("its header describes other data")
         size = stored["rows"] * stored["length"] * np.dtype(stored["dtype"]).itemsize
         if file.stat().st_size != size:
             raise ValueError(f"{file.stat().st_size} bytes instead of {size}")
         if zlib.crc32(np.memmap(file, np.uint8, mode="r").data) != stored["crc32"]:
             raise ValueError("its content has changed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("token cache %s is damaged and made again: %s", file, error)
+        log.warning("token cache %s is damaged and will be encoded again: %s", file, error)
         return None
     return stored
 
@@ -166,7 +182,7 @@ def _encode(
     progress: bool,
     parts: Callable[[], Sequence[Encoded]],
 ) -> dict[str, int]:
-    """Write the tokens; the sequence length and checksum."""
+    """Encode and write the tokens; returns sequence length and checksum."""
     log.info("encoding %d images into %s", len(split), file)
     tokenizer.to(device).eval()
     length = 0
@@ -197,9 +213,18 @@ def _tokens(split: ImageSplit, tokenizer: ImageTokenizer, device: torch.device) 
         yield tokens
 
 
-def _write(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
+def write_cache(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write a file of the cache atomically by `fill`.
+
+    Raises:
+        DataError: it cannot be written.
+        DiskFull: no room for it.
+    """
     try:
         with atomic(file) as out:
             fill(out)
     except OSError as error:
-        raise DataError(f"cannot write {file}: {error}; set $MASKGEN_CACHE to a directory that can be") from error
+        way = "set $MASKGEN_CACHE to a directory"
+        if is_disk_full(error):
+            raise DiskFull(f"no room for {file}: {error.strerror}; make room, or {way} on a larger disk") from error
+        raise DataError(f"cannot write {file}: {error}; {way} that can be written") from error

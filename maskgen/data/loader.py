@@ -84,16 +84,21 @@ class CounterSampler(Sampler[list[int]]):
 
 
 def batches(
-    dataset: Rows, order: CounterSampler, workers: int = 0, is_ending: Callable[[], bool] = lambda: False
+    dataset: Rows,
+    order: CounterSampler,
+    workers: int = 0,
+    is_ending: Callable[[], bool] = lambda: False,
+    timeout: float = 0.0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
     `workers` processes read ahead and change nothing else. Once `is_ending`, nobody looks for what killed one.
 
     Raises:
-        DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it.
+        DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it. Or a
+            worker that does not answer for `timeout` seconds (0 waits for ever).
     """
-    loader = _open(dataset, order, workers)
+    loader = _open(dataset, order, workers, timeout)
     for batch in itertools.count(order.start):
         try:
             rows = next(loader)
@@ -103,6 +108,11 @@ def batches(
                 raise
             raise DataError(traceback.splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from None
         except (RuntimeError, ConnectionError, EOFError) as error:
+            if "DataLoader timed out" in str(error):
+                raise DataError(
+                    f"no batch from the data workers for {timeout:g} s: a file system or a sample hangs; raise "
+                    "train.worker_timeout, or set train.workers=0 to see where"
+                ) from None
             if not _is_of_a_dead_worker(error):
                 raise
             said = first_line(error)
@@ -120,12 +130,15 @@ def _is_of_a_dead_worker(error: Exception) -> bool:
     return "Original Traceback" not in str(error)  # what a living worker raises comes with its traceback
 
 
-def _open(dataset: Rows, order: Iterable[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _open(
+    dataset: Rows, order: Iterable[list[int]], workers: int, timeout: float = 0.0
+) -> Iterator[tuple[Tensor, Tensor]]:
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         cast("Dataset[tuple[Tensor, Tensor]]", dataset),
         batch_sampler=cast(Any, order),
         collate_fn=_identity,  # __getitems__ has collated already
         num_workers=workers,
+        timeout=timeout if workers else 0,
         generator=torch.Generator(),  # else the loader draws from the global stream
         worker_init_fn=_outlive_signals,
     )

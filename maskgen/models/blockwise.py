@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.mdlm import Past, TextSizes, TextTransformer
 
@@ -21,6 +24,7 @@ class Blockwise(TextTransformer):
 
     block_length: int
     is_autoregressive: bool
+    traits = replace(TextTransformer.traits, has_cache=True)
 
     def inputs(self, x_t: Tensor) -> Tensor:
         """(B, L) ids whose hidden vector i predicts token i."""
@@ -40,7 +44,7 @@ class BlockDiffusion(Blockwise):
         **sizes: see `TextTransformer`.
     """
 
-    objectives = ("block_tokens",)
+    traits = replace(Blockwise.traits, objectives=("block_tokens",), block_length=16)
     is_autoregressive = False
 
     def __init__(self, vocab_size: int, block_length: int = 16, **sizes: Unpack[TextSizes]) -> None:
@@ -48,6 +52,12 @@ class BlockDiffusion(Blockwise):
             raise ValueError(f"block_length must be at least 1, got {block_length}")
         super().__init__(vocab_size, **sizes)
         self.block_length = block_length
+        self.traits = self.traits_for({"block_length": block_length})
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(cls.traits, block_length=keys["block_length"])
 
     def forward(
         self,
@@ -82,7 +92,7 @@ class Autoregressive(Blockwise):
     Its sizes are those of `TextTransformer`.
     """
 
-    objectives = ("next_token",)
+    traits = replace(Blockwise.traits, objectives=("next_token",), block_length=1, is_autoregressive=True)
     block_length = 1
     is_autoregressive = True
 
@@ -114,10 +124,9 @@ class Cached:
     Made for one decoding; a call that asks in several blocks at once is answered without the cache.
     """
 
-    keeps_rows = True
-
     def __init__(self, network: Blockwise) -> None:
         self.network = network
+        self.traits = replace(network.traits, has_cache=False, keeps_rows=True)
         self.ids: Tensor | None = None  # (B, n) inputs whose keys and values are kept
         self.past: Past | None = None
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 
 MIN_SIDE = 8
@@ -47,7 +48,13 @@ class ImageClassifier(nn.Module):
         ValueError: a size that cannot be built.
     """
 
-    objectives = ("classification",)
+    traits = NetworkTraits(
+        objectives=("classification",),
+        tokens=(),
+        streams=("image",),
+        conditions=(),
+        has_features=True,
+    )
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int, width: int = 64, n_blocks: int = 1) -> None:
         super().__init__()

@@ -44,6 +44,9 @@ class Decoder(nn.Module, ABC):
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Patches will come from another grid of the same picture."""
 
+    def init_mixing(self) -> None:
+        """Draw the initial mix of encoder blocks that its blocks attend to, if it is learned."""
+
 
 class _Placed(Decoder):
     """A decoder that tells patches by their positions, a class slot before them."""
@@ -141,6 +144,10 @@ class _Cross(_Placed):
             x = block(x, seen, memory_mask, own_mask)
         decoded: Tensor = self.norm(x)
         return decoded
+
+    def init_mixing(self) -> None:
+        if self.mixing is not None:
+            nn.init.normal_(self.mixing, std=self.mixing.shape[1] ** -0.5)
 
     def _memories(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         """(B, 1 + K, D), what each block reads."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import Condition, Field
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.decoders import CrossSelf, DecoderSpec
 from maskgen.models.mae import PatchEncoder
@@ -31,8 +32,18 @@ class DiffMAE(PatchEncoder):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("masked_denoising",)
-    sees_known = True
+    traits = NetworkTraits(
+        objectives=("masked_denoising",),
+        tokens=("continuous",),
+        streams=("image",),
+        conditions=(),
+        is_field=True,
+        sees_known=True,
+        subset_is_visible=True,
+        has_attention_scores=True,
+        has_features=True,
+        has_fixed_grid=False,
+    )
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Condition, Field
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
 from maskgen.nn.attention import AttentionBackend
@@ -35,8 +38,9 @@ class DiT(nn.Module):
         attention: `auto`, `sdpa` or `xformers`; a masking with a position bias always runs on SDPA.
     """
 
-    objectives = ("denoising",)
-    masking: Switch = NoMasking()
+    traits = NetworkTraits(
+        objectives=("denoising",), tokens=("continuous",), streams=("image",), is_field=True, has_features=True
+    )
     positions: Tensor
 
     def __init__(
@@ -60,6 +64,9 @@ class DiT(nn.Module):
                 f"width, depth, heads and mlp_ratio must be positive, got {width}, {depth}, {heads} and {mlp_ratio}"
             )
         self.masking, self.has_variance, self.width, self.base_grid = masking, has_variance, width, grid
+        self.traits = replace(
+            self.traits_for({"masking": masking, "positions": positions}), conditions=("class",) if n_classes else ()
+        )
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, scale=1.0)
         self.labels = LabelEmbedding(n_classes, width) if n_classes else None
@@ -70,6 +77,18 @@ class DiT(nn.Module):
         else:
             self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
         self._init()
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        masking: Switch = keys["masking"]
+        return replace(
+            cls.traits,
+            drops_tokens=masking.drops,
+            is_two_pass=masking.is_two_pass,
+            reconstructs=masking.reconstructs,
+            has_fixed_grid=masking.fixed_grid or keys["positions"] == "learned",
+        )
 
     def _init(self) -> None:
         init_trunk(self.trunk)

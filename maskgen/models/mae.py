@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import Condition, Point
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
 from maskgen.models.trunks import init_trunk
@@ -35,7 +37,7 @@ class PatchEncoder(nn.Module, ABC):
         ValueError: a decoder that does not go with such an encoder.
     """
 
-    condition = "none"
+    traits: NetworkTraits
     positions: Tensor
 
     def __init__(
@@ -64,9 +66,7 @@ class PatchEncoder(nn.Module, ABC):
         """MAE's start: Xavier-uniform matrices, zero biases, small tokens."""
         init_trunk(self)
         nn.init.normal_(self.class_token, std=0.02)
-        mixing = getattr(self.decoder, "mixing", None)
-        if mixing is not None:
-            nn.init.normal_(mixing, std=mixing.shape[1] ** -0.5)
+        self.decoder.init_mixing()
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Patches will come from another grid of the same picture: positions are spread over it."""
@@ -108,8 +108,17 @@ class MAE(PatchEncoder):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("masked_regression",)
-    answers_points = True
+    traits = NetworkTraits(
+        objectives=("masked_regression",),
+        tokens=("continuous",),
+        streams=("image",),
+        conditions=(),
+        predicts_points=True,
+        subset_is_visible=True,
+        has_attention_scores=True,
+        has_features=True,
+        has_fixed_grid=False,
+    )
 
     def __init__(
         self,
@@ -129,10 +138,16 @@ class MAE(PatchEncoder):
         super().__init__(
             token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder, sees_all
         )
+        self.traits = self.traits_for({"has_difficulty": has_difficulty})
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
         self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
         self._init()
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(cls.traits, has_difficulty=keys["has_difficulty"])
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import ConditionKind, NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.maskgit import MlmHead
 from maskgen.nn.attention import AttentionBackend, init_transformer
@@ -41,8 +43,15 @@ class Mage(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("masked_tokens",)
-    drops_masked = True
+    traits = NetworkTraits(
+        objectives=("masked_tokens",),
+        tokens=("discrete",),
+        streams=("image",),
+        drops_tokens=True,
+        drops_masked=True,
+        has_attention_scores=True,
+        has_features=True,
+    )
 
     def __init__(
         self,
@@ -65,6 +74,7 @@ class Mage(nn.Module):
         _require_counts(decoder_heads, table_rows, projection)
         self.vocab_size, self.length = vocab_size, grid[0] * grid[1]
         self.condition = condition if n_classes else "none"
+        self.traits = self.traits_for({"condition": self.condition, "projection": projection})
         self.n_classes = n_classes if self.condition == "token" else 0
         used = vocab_size + 2 + self.n_classes  # codes, [MASK], classes, "no class": one table, as in BERT
         if table_rows and table_rows < used:
@@ -83,6 +93,12 @@ class Mage(nn.Module):
         init_transformer(self)
         for positions in (self.positions, self.decoder_positions):
             nn.init.trunc_normal_(positions, std=0.02, a=-0.04, b=0.04)
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        conditions: tuple[ConditionKind, ...] = () if keys["condition"] == "none" else ("class",)
+        return replace(cls.traits, conditions=conditions, has_projection=keys["projection"] > 0)
 
     @staticmethod
     def require_sizes(keys: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.token_head import Diffusion, Head
 from maskgen.nn.attention import AttentionBackend
@@ -38,9 +40,13 @@ class MAR(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("token_diffusion", "masked_tokens")
-    subset_is_visible = True  # not a part to be computed, some of it masked: nothing else can be dropped
-    has_null_label = True
+    traits = NetworkTraits(
+        objectives=("token_diffusion", "masked_tokens"),
+        streams=("image",),
+        subset_is_visible=True,  # not a part to be computed, some of it masked: nothing else can be dropped
+        has_attention_scores=True,
+        has_features=True,
+    )
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class MAR(nn.Module):
         if head.is_continuous == bool(vocab_size):
             made, fits = ("numbers", "categorical") if vocab_size else ("vectors", "diffusion")
             raise ValueError(f"head is not for tokens that are {made}; use {fits}")
+        self.traits = replace(self.traits_for({"head": head}), conditions=("class",) if n_classes else ())
         self.vocab_size, self.n_buffer, self.n_classes = vocab_size, n_buffer, n_classes
         self.encode_visible, length = encode_visible, grid[0] * grid[1]
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
@@ -79,6 +86,11 @@ class MAR(nn.Module):
         self.decoder = JointDecoder(width, sizes)
         self._init()
         self.head = head.build(width, vocab_size, token_width)
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(cls.traits, tokens=("continuous",) if keys["head"].is_continuous else ("discrete",))
 
     @staticmethod
     def require_sizes(keys: Mapping[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.nn.attention import AttentionBackend, init_transformer, zero
 from maskgen.nn.blocks import PostNormBlock, PreNormBlock
@@ -42,7 +45,14 @@ class MaskGIT(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("masked_tokens",)
+    traits = NetworkTraits(
+        objectives=("masked_tokens",),
+        tokens=("discrete",),
+        streams=("image",),
+        drops_tokens=True,
+        has_attention_scores=True,
+        has_features=True,
+    )
 
     def __init__(
         self,
@@ -70,16 +80,13 @@ class MaskGIT(nn.Module):
                 "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
                 f"{width}, {depth}, {heads}, {mlp_ratio} and {dropout}"
             )
-        if norm == "post" and (condition == "adaln" or qk_norm):
-            raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
-        if condition == "adaln" and not has_null_label:
-            raise ValueError("has_null_label false goes with condition token; adaln always has the row")
-        if has_time and condition != "adaln":
-            raise ValueError("has_time goes with condition adaln; use that, or has_time false")
+        _require_condition(norm, condition, qk_norm, has_null_label, has_time)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
         self.condition = condition if n_classes else "none"
         is_modulated = self.condition == "adaln" or has_time
+        keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
+        self.traits = replace(self.traits_for(keys), conditions=("class",) if n_classes else ())
         self.has_null_label = has_null_label
         n_prefix = self.n_prefix = int(self.condition == "token")
         n_labels = (n_classes + has_null_label) * n_prefix
@@ -103,6 +110,16 @@ class MaskGIT(nn.Module):
         self.time = TimeEmbedding(width) if has_time else None
         self.loss_head = LossHead(width) if has_difficulty else None
         self._init(width, depth, is_modulated)
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(
+            cls.traits,
+            has_null_label=keys["has_null_label"],
+            has_difficulty=keys["has_difficulty"],
+            has_fixed_grid=keys["positions"] == "learned",
+        )
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Work on another grid, its places spread over those of the grid the network was built with.
@@ -224,6 +241,20 @@ class MaskGIT(nn.Module):
             keep = torch.cat([keep.new_zeros(len(keep), 1), keep], 1)
         kept = TokenSubset(keep, x.shape[1])
         return kept.gather(x), None if rotation is None else rotation[keep]
+
+
+def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
+    """Check that norm, class condition and time condition fit together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if norm == "post" and (condition == "adaln" or qk_norm):
+        raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
+    if condition == "adaln" and not has_null_label:
+        raise ValueError("has_null_label false goes with condition token; adaln always has the row")
+    if has_time and condition != "adaln":
+        raise ValueError("has_time goes with condition adaln; use that, or has_time false")
 
 
 class MlmHead(nn.Module):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, TypedDict, Unpack
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.nn.attention import AttentionBackend, KeyValues, modulate, zero
 from maskgen.nn.blocks import TextBlock
@@ -50,7 +52,9 @@ class TextTransformer(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    has_null_label = False
+    traits = NetworkTraits(
+        tokens=("discrete",), streams=("text",), conditions=(), has_null_label=False, has_fixed_grid=False
+    )
 
     def __init__(
         self,
@@ -153,19 +157,30 @@ class MDLM(TextTransformer):
         **sizes: see `TextTransformer`.
     """
 
-    objectives = ("masked_tokens", "state_dependent")
+    traits = replace(
+        TextTransformer.traits,
+        objectives=("masked_tokens", "state_dependent"),
+        drops_tokens=True,
+        takes_documents=True,
+    )
 
     def __init__(
         self, vocab_size: int, has_time: bool = False, has_exponents: bool = False, **sizes: Unpack[TextSizes]
     ) -> None:
         super().__init__(vocab_size, has_time, **sizes)
+        self.traits = self.traits_for({"has_exponents": has_exponents})
         if has_exponents:
             self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(cls.traits, has_exponents=keys["has_exponents"])
 
     @property
     def exponents(self) -> Tensor | None:
         """(V,) w of the schedule alpha = 1 - t^w, 1 at the start; None without them."""
-        return F.softplus(self.raw_exponents) if hasattr(self, "raw_exponents") else None
+        return F.softplus(self.raw_exponents) if self.traits.has_exponents else None
 
     def forward(
         self,

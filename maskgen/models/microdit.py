@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Condition, Field
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch
 from maskgen.nn.attention import AttentionBackend, zero
@@ -42,8 +45,14 @@ class MicroDiT(nn.Module):
         attention: `auto`, `sdpa` or `xformers`.
     """
 
-    objectives = ("denoising",)
-    masking: Switch = DeferredMasking(depth=6, width=768)
+    traits = NetworkTraits(
+        objectives=("denoising",),
+        tokens=("continuous",),
+        streams=("image",),
+        conditions=("class", "caption"),
+        is_field=True,
+        has_fixed_grid=False,
+    )
     positions: Tensor
 
     def __init__(
@@ -55,7 +64,7 @@ class MicroDiT(nn.Module):
         width: int = 1024,
         depth: int = 28,
         heads: int = 16,
-        masking: Switch = masking,
+        masking: Switch = DeferredMasking(depth=6, width=768),
         qkv_ratio: tuple[float, float] = (0.5, 1.0),
         mlp_ratio: tuple[float, float] = (0.5, 4.0),
         mixer_ratio: float = 4.0,
@@ -77,6 +86,11 @@ class MicroDiT(nn.Module):
         self.masking, self.width, self.base_grid, self.depth = masking, width, grid, depth
         self.head_width, self.multiple_of, self.backend = width // heads, multiple_of, attention
         self.n_experts, self.capacity, self.caption_width = n_experts, capacity, caption_width
+        conditions = {"class": n_classes, "caption": caption_width}
+        self.traits = replace(
+            self.traits_for({"masking": masking}),
+            conditions=tuple(name for name in self.traits.conditions if conditions[name]),
+        )
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, 512, scale=1.0, gelu=True)
         self.labels = LabelEmbedding(n_classes, width) if n_classes and not caption_width else None
@@ -89,6 +103,11 @@ class MicroDiT(nn.Module):
         self.head = AdaHead(width, token_width, has_scale=True)
         self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
         self._init()
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        return replace(cls.traits, drops_tokens=keys["masking"].drops)
 
     def _add_mixer(self, ratio: float) -> None:
         """The patch mixer of deferred masking, with a projection on each side where its width differs."""

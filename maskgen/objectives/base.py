@@ -12,6 +12,7 @@ from maskgen.core.devices import mean_over_ranks
 from maskgen.core.predictions import Batch, Condition, Loss
 from maskgen.core.registry import Registry
 from maskgen.core.rng import Rng
+from maskgen.core.traits import is_in_training
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Schedule
 
@@ -29,7 +30,7 @@ class Objective(Protocol):
 
 
 OBJECTIVES: Registry[Objective] = Registry(
-    "objective", derived=("process", "vocab_size", "grid"), home="maskgen.objectives:OBJECTIVES"
+    "objective", derived=("process", "layout"), home="maskgen.objectives:OBJECTIVES"
 )
 
 
@@ -81,7 +82,7 @@ def require_shares(**shares: float) -> None:
 
 def dropped(cond: Condition | None, share: float, model: Any, rng: Rng) -> Condition | None:
     """The condition as training sees it: a share of the rows without one. As it is where the model is evaluated."""
-    if cond is None or not share or not getattr(model, "training", True):
+    if cond is None or not share or not is_in_training(model):
         return cond
     return cond.drop(share, rng)
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout, require_one_stream, vocab_size_of
+from maskgen.core.traits import is_in_training, network_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     draw_times,
@@ -50,9 +52,9 @@ class BlockTokens:
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L) -> Loss."""
         refuse_dropping(keep_ratio)
-        x_0, size = batch.x_0, getattr(model, "module", model).block_length
+        x_0, size = batch.x_0, network_of(model).block_length
         n_rows, length = x_0.shape
-        low, high = self.interval if getattr(model, "training", True) else (0.0, 1.0)
+        low, high = self.interval if is_in_training(model) else (0.0, 1.0)
         t = draw_times(n_rows * -(-length // size), rng, x_0.device).view(n_rows, -1)
         t = torch.ones_like(t) if size == 1 else low + (high - low) * t
         t = t.repeat_interleave(size, 1)[:, :length]  # (B, L)
@@ -72,22 +74,23 @@ class NextToken:
     """Cross-entropy of each token given those before it: nats a token, exactly.
 
     Args:
-        vocab_size: V; [MASK] = V.
+        layout: of the rows, one stream; or its vocabulary size V. [MASK] = V.
         input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
             0.15 there). A row has exactly round((L - 1) ratio) of them.
     """
 
-    def __init__(self, vocab_size: int, input_mask_ratio: float = 0.0) -> None:
+    def __init__(self, layout: TokenLayout | int, input_mask_ratio: float = 0.0) -> None:
         require_shares(input_mask_ratio=input_mask_ratio)
-        self.mask_id = vocab_size
+        require_one_stream(layout, "objective next_token")
+        self.mask_id = vocab_size_of(layout)
         self.input_mask_ratio = input_mask_ratio
-        self.baseline = math.log(vocab_size)
+        self.baseline = math.log(self.mask_id)
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
-        x_in = self._mask(x_0, rng) if self.input_mask_ratio and getattr(model, "training", True) else x_0
+        x_in = self._mask(x_0, rng) if self.input_mask_ratio and is_in_training(model) else x_0
         logits = model(x_in, torch.zeros(len(x_0), device=x_0.device)).logits.float()  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
         value = loss.mean()

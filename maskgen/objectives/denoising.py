@@ -10,13 +10,13 @@ from torch import Tensor
 from maskgen.core.predictions import Batch, Field, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import traits_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
     by_quarter,
     dropped,
     mean_of,
-    network_of,
     require_shares,
     sum_of,
 )
@@ -82,7 +82,7 @@ class Denoising:
         """
         x_0 = batch.x_0
         t = self._times(len(x_0), rng, x_0.device)
-        is_two_pass = keep_ratio < 1 and network_of(model).masking.is_two_pass
+        is_two_pass = keep_ratio < 1 and traits_of(model).is_two_pass
         subset = self._subset(x_0, keep_ratio, rng) if keep_ratio < 1 else None
         if subset is not None and subset.keep.shape[1] == x_0.shape[1] and not is_two_pass:
             subset = None  # so few were to be dropped that none is
@@ -107,7 +107,7 @@ class Denoising:
         field = Preconditioned(self.process, model)(draw.x_t, t, cond, subset=subset)
         target = self.process.answer(draw.x_0, noise, t)
         error = (field.value.float() - (target if field.subset is None else field.subset.gather(target))).square()
-        is_reconstructed = subset is not None and network_of(model).masking.reconstructs
+        is_reconstructed = subset is not None and traits_of(model).reconstructs
         if is_reconstructed:
             assert subset is not None
             error = subset.gather(error)

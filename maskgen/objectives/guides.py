@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskgen.core.predictions import Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.base import network_of
+from maskgen.core.traits import network_of
 from maskgen.processes import Absorbing, is_mask
 from maskgen.strategies import Guide
 
@@ -26,14 +26,14 @@ def guide_by(
     second copy, and what it says is used for its order alone. It is asked as in evaluation, with nothing dropped out.
     Draws nothing from `rng` but a fork, and nothing elsewhere.
     """
-    asks = process.strategy.asks
-    if asks is None:
+    method = process.strategy.requires
+    if method is None:
         return None
     network = network_of(model)
     with torch.no_grad(), _in_evaluation(network):
-        if asks == "difficulty":
+        if method == "difficulty":
             return Guide(expected_losses(network, process, x_0, cond, rng.fork("guide")), progress)
-        return Guide(getattr(network, asks)(x_0, cond).double(), progress)
+        return Guide(getattr(network, method)(x_0, cond).double(), progress)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Denoiser, Loss, over_positions
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import is_in_training, traits_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     RatioPer,
@@ -20,7 +21,6 @@ from maskgen.objectives.base import (
     draw_times,
     dropped,
     mean_of,
-    network_of,
     number_of,
     require_bound,
     require_shares,
@@ -85,8 +85,8 @@ class MaskedTokens:
 
         A network that predicts dropped tokens (`drops_masked`) has masked ones dropped only, and these count.
         """
-        x_0, cond, is_training = batch.x_0, batch.cond, getattr(model, "training", True)
-        drops_masked = getattr(network_of(model), "drops_masked", False)
+        x_0, cond, is_training = batch.x_0, batch.cond, is_in_training(model)
+        drops_masked = traits_of(model).drops_masked
         t, x_t, noise = self._corrupt(x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
         cond = dropped(cond, self.label_dropout, model, rng)
         is_masked = x_t == self.process.mask_id

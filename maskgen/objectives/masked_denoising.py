@@ -9,6 +9,7 @@ import torch
 
 from maskgen.core.predictions import NULL, Batch, Condition, Loss
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout
 from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, refuse_dropping, sum_of
 from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.objectives.weights import NoiseWeight, OnTarget
@@ -30,7 +31,7 @@ class MaskedDenoising:
         mask_ratio: exactly round(L ratio) tokens of each row are masked.
         strategy: which tokens are masked first.
         weight: of the squared error by noise level.
-        grid: (h, w) of the tokens, for the strategies that know neighbours.
+        layout: of the rows, continuous tokens.
     """
 
     baseline = None
@@ -42,12 +43,12 @@ class MaskedDenoising:
         mask_ratio: float = 0.75,
         strategy: MaskStrategy = Random(),
         weight: NoiseWeight = OnTarget(),
-        grid: tuple[int, int] | None = None,
+        layout: TokenLayout | int = 0,
     ) -> None:
         if not isinstance(process, Gaussian) or process.target != "x_0":
             raise ValueError("masked_denoising needs process gaussian with target x_0: visible tokens are their own")
         self.process, self.weight = process, weight
-        self.strategy, self.masking = strategy, Absorbing(0, Fixed(mask_ratio), strategy=strategy, grid=grid)
+        self.strategy, self.masking = strategy, Absorbing(layout, Fixed(mask_ratio), strategy=strategy)
         self._times = NoiseTimes(process)
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:

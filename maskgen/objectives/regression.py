@@ -10,6 +10,7 @@ from torch import Tensor
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import is_in_training
 from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by, visible_of
@@ -53,7 +54,7 @@ class MaskedRegression:
         guide = guide_by(self.process, model, x_0, batch.cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         visible = visible_of(self.process, x_t)
-        is_training = getattr(model, "training", True)
+        is_training = is_in_training(model)
         asked = visible.rest()
         if self.decode_ratio < 1 and is_training:
             asked = some_of(asked, self.decode_ratio, rng)

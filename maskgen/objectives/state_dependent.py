@@ -12,6 +12,7 @@ from torch import Tensor
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
+from maskgen.core.traits import network_of
 from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
 from maskgen.processes import Process, StateDependent
 
@@ -37,7 +38,7 @@ class StateDependentTokens:
         """batch.x_0 (B, L) -> Loss; `loss` in the logs is the bound alone, without the term of its gradient."""
         refuse_dropping(keep_ratio)
         x_0, process = batch.x_0, self.process
-        exponents = getattr(model, "module", model).exponents
+        exponents = network_of(model).exponents
         if exponents is None:
             raise ValueError("objective state_dependent needs a model with rates: model.has_exponents: true")
         t = process.t_min + (1 - process.t_min) * draw_times(len(x_0), rng, x_0.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from maskgen.core.predictions import Batch, Loss, over_positions
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import is_in_training
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
@@ -79,7 +80,7 @@ class TokenDiffusion:
         guide = guide_by(self.process, model, x_0, cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         where = is_mask(x_t, 0)
-        is_training = getattr(model, "training", True)
+        is_training = is_in_training(model)
         cond = dropped(cond, self.label_dropout, model, rng)
         head: DiffusionHead = model(x_t, t.float(), cond, subset=self._visible(x_t, rng), where=where)
         errors, logs = self._head_loss(head, x_0, rng)  # (M,)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -16,37 +17,103 @@ from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.models.token_head import DiffusionLayers
+from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
 from maskgen.pipelines.generator import Generator
-from maskgen.samplers import FieldSampler
+from maskgen.recipes.schema import Recipe
+from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
+
+SamplerLike = str | Mapping[str, Any] | MaskedSampler | FieldSampler
+"""A preset (`maskgen samplers`), a mapping with `type` and its arguments, or a sampler."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Pipeline(ABC):
-    """Samples from a checkpoint. A final class makes the `generator` and is called with what its samples need."""
+    """Samples from a checkpoint; `ImagePipeline` and `TextPipeline` are called to draw samples.
+
+    Args:
+        checkpoint: of a generator.
+        device: of the network and the tokenizer.
+        dtype: see `to`; None is float32.
+
+    Raises:
+        CheckpointError: the checkpoint is a tokenizer or a classifier, or its weights cannot be used.
+    """
 
     generator: Generator
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None = None) -> None:
         if checkpoint.recipe.task != "generator":
             raise CheckpointError(
                 f"{checkpoint.path} is a {checkpoint.recipe.task}; only a generator can be sampled from"
             )
         self.checkpoint = checkpoint
+        self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
+        self._dtype = torch.float32
         self.generator = self._make(checkpoint, device)
-        self.to(device)
+        self.to(device, dtype)
 
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator: ...
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, device: str = "auto") -> Any:
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    ) -> Self:
         """See `maskgen.load`."""
-        return cls(read_checkpoint(source), pick_device(device))
+        return cls(read_checkpoint(source), pick_device(device), dtype)
 
     @property
     def model(self) -> Any:
         """The network."""
         return self.generator.denoiser
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return self.generator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the network's matrix products."""
+        return self._dtype
+
+    @property
+    def sampler(self) -> MaskedSampler | FieldSampler:
+        """How samples are decoded; assign a preset's name, a mapping with `type`, or a sampler."""
+        return self.generator.sampler
+
+    @sampler.setter
+    def sampler(self, sampler: SamplerLike) -> None:
+        self.generator, recipe = replace(self.generator, sampler=self._sampler(sampler, {})), self.checkpoint.recipe
+        if isinstance(sampler, MaskedSampler | FieldSampler):
+            self._recipe = None
+        else:
+            self._recipe = recipe.model_copy(update={"sampler": _spec(sampler)})
+
+    @property
+    def guidance(self) -> Guidance:
+        """Classifier-free guidance; assign a scale (1 is off) or a `Guidance`."""
+        return self.generator.guidance
+
+    @guidance.setter
+    def guidance(self, guidance: float | Guidance) -> None:
+        self.generator = self.with_sampler(guidance=guidance)
+
+    def __repr__(self) -> str:
+        sampler, scale = self.generator.effective_sampler(), self.guidance.scale
+        kind = sampler.solver if isinstance(sampler, FieldSampler) else type(sampler.order).__name__.lower()
+        guided = f", guidance {scale:g}" if scale != 1 else ""
+        where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
+        return (
+            f"{type(self).__name__}({self.checkpoint.path.name!r}, {self._contents()}, {kind} in {sampler.steps} steps"
+            f"{guided}, {where})"
+        )
+
+    @abstractmethod
+    def _contents(self) -> str:
+        """What is generated, for `repr`."""
 
     def save_pretrained(
         self, directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **hub: Any
@@ -83,38 +150,56 @@ class Pipeline(ABC):
             except (HfHubHTTPError, OSError, ValueError) as error:
                 raise UserError(f"{repo_id} cannot be uploaded: {first_line(error)}") from None
 
-    def to(self, device: torch.device | str) -> Any:
-        """Move it; returns itself."""
-        device = torch.device(device)
-        tokenizer = self.generator.tokenizer
-        self.model.to(device)
-        if isinstance(tokenizer, torch.nn.Module):
-            tokenizer = tokenizer.to(device)
-        self.generator = replace(self.generator, tokenizer=tokenizer, device=device)
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move network and tokenizer to a device, or change the number format of the network; returns the pipeline.
+
+        Args:
+            device: `cpu`, `cuda`, `cuda:1`, `mps` or a `torch.device`; None leaves it.
+            dtype: `torch.float32`, `bfloat16` or `float16`; None leaves it. Weights of linear layers and convolutions
+                are stored in it and matrix products computed in it; norms, embeddings and the sampler stay float32.
+
+        Raises:
+            UserError: a device that is not there, or another dtype.
+        """
+        if dtype is not None:
+            if dtype not in DTYPES:
+                raise wrong_type("dtype", str(dtype), "torch.float32, torch.bfloat16 or torch.float16")
+            self._dtype = dtype
+            for module in self.model.modules():
+                if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                    module.to(dtype)
+        if device is not None:
+            place, tokenizer = pick_device(device), self.generator.tokenizer
+            self.model.to(place)
+            if isinstance(tokenizer, torch.nn.Module):
+                tokenizer = tokenizer.to(place)
+            self.generator = replace(self.generator, tokenizer=tokenizer, device=place)
         return self
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        """The context in which the network runs."""
+        if self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self._dtype)
 
     def with_sampler(
         self,
-        sampler: str | None = None,
-        guidance: float | None = None,
+        sampler: SamplerLike | None = None,
+        guidance: float | Guidance | None = None,
         *,
         guidance_interval: Sequence[float] | None = None,
         **arguments: Any,
     ) -> Generator:
-        """The generator with another sampler preset, guidance or sampler arguments (`steps`, `temperature`, ...).
+        """The generator with another sampler, guidance or sampler arguments (`steps`, `temperature`, ...).
 
         Raises:
             UserError: unknown sampler or argument, or guidance that the checkpoint cannot do.
         """
-        recipe, generator = self.checkpoint.recipe, self.generator
-        if sampler is not None:
-            arguments["type"] = sampler.replace("-", "_")
-        if arguments:
-            generator = replace(generator, sampler=recipe.build_sampler(**arguments))
+        generator = self.generator
+        if sampler is not None or arguments:
+            generator = replace(generator, sampler=self._sampler(sampler, arguments))
         if guidance is not None:
-            if guidance < 0:
-                raise UserError(f"guidance must be at least 0 (1 is off), got {guidance}")
-            generator = replace(generator, guidance=replace(generator.guidance, scale=guidance))
+            generator = replace(generator, guidance=_guided(generator.guidance, guidance))
         if guidance_interval is not None:
             generator = replace(generator, guidance=_within(generator.guidance, guidance_interval))
             if generator.guidance.scale == 1:
@@ -124,11 +209,53 @@ class Pipeline(ABC):
             self._check_guidance()
         return generator
 
+    def _sampler(self, sampler: SamplerLike | None, arguments: Mapping[str, Any]) -> MaskedSampler | FieldSampler:
+        """A sampler with some of its arguments replaced; None is the pipeline's.
+
+        Raises:
+            UserError: unknown sampler or argument, or a sampler of the other kind.
+        """
+        recipe = self._recipe if sampler is None else self.checkpoint.recipe
+        if recipe is not None and isinstance(sampler, str | Mapping | None):
+            return recipe.build_sampler(**({} if sampler is None else _spec(sampler)), **arguments)
+        base = self.generator.sampler if sampler is None else sampler
+        needed = MaskedSampler if self.generator.process is None else FieldSampler
+        if not isinstance(base, needed):
+            raise wrong_type("sampler", base, f"a preset's name or a {needed.__name__} for this checkpoint")
+        unknown = sorted(set(arguments) - {field.name for field in fields(base)})
+        if unknown:
+            accepted = ", ".join(field.name for field in fields(base))
+            raise UserError(f"{unknown[0]}: unknown key; a {needed.__name__} accepts {accepted}")
+        try:
+            return replace(base, **arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"sampler: {error}") from None
+
     @abstractmethod
     def _check_guidance(self) -> None:
         """Raises:
         UserError: this checkpoint cannot be guided.
         """
+
+
+def _spec(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A preset as a mapping with `type`."""
+    spec = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
+    return {**spec, "type": str(spec["type"]).replace("-", "_")} if "type" in spec else spec
+
+
+def _guided(before: Guidance, guidance: float | Guidance) -> Guidance:
+    """Guidance of another scale, or another guidance.
+
+    Raises:
+        UserError: a scale that is negative, infinite or no number.
+    """
+    if isinstance(guidance, Guidance):
+        return guidance
+    scale = finite_number("guidance", guidance)
+    if scale < 0:
+        raise UserError(f"guidance must be at least 0 (1 is off), got {guidance}")
+    return replace(before, scale=scale)
 
 
 def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
@@ -151,7 +278,7 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
         return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
-    parts = {name: repr(getattr(sampler, name)) for name in ("order", "quota", "remask", "layout")}
+    parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
     if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
         numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.evaluations}
@@ -164,6 +291,14 @@ def slices(num: int, batch_size: int) -> Iterator[slice]:
     Raises:
         UserError: num or batch_size below 1.
     """
-    if num < 1 or batch_size < 1:
-        raise UserError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+    n_batches(num, batch_size)
     return (slice(start, min(start + batch_size, num)) for start in range(0, num, batch_size))
+
+
+def n_batches(num: int, batch_size: int) -> int:
+    """Batches of at most `batch_size` samples.
+
+    Raises:
+        UserError: num or batch_size below 1, or no whole number.
+    """
+    return -(-whole_number("num", num, 1) // whole_number("batch_size", batch_size, 1))

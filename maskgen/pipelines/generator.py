@@ -13,6 +13,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_uint8
 from maskgen.core.predictions import NULL, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import traits_of
 from maskgen.processes import Gaussian, is_mask, put_masks
 from maskgen.processes.preconditioned import Preconditioned
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
@@ -70,14 +71,14 @@ class Generator:
             UserError: known text that the network cannot take account of.
         """
         known = None if known is None else known.to(self.device)
-        visible = known if getattr(self.denoiser, "sees_known", False) else None
+        visible = known if traits_of(self.denoiser).sees_known else None
         cond = self._condition(len(seeds), labels, captions, visible)
         if self.process is not None:
             return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
         mask_id = self.tokenizer.vocab_size
         grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
         x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
-        denoiser = self.denoiser.cached() if hasattr(self.denoiser, "cached") else self.denoiser
+        denoiser = self.denoiser.cached() if traits_of(self.denoiser).has_cache else self.denoiser
         denoise, sampler = self.guidance.bind(denoiser, cond, mask_id=mask_id), self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
         x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
@@ -119,14 +120,14 @@ class Generator:
         """The sampler as this network runs it: in its blocks, with its rates."""
         if isinstance(self.sampler, FieldSampler):
             return self.sampler
-        sampler, exponents = self.sampler, getattr(self.denoiser, "exponents", None)
-        if exponents is not None:
-            sampler = with_exponents(sampler, exponents.detach().cpu())
-        block_length = getattr(self.denoiser, "block_length", None)
-        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length))
+        sampler, traits = self.sampler, traits_of(self.denoiser)
+        if traits.has_exponents:
+            sampler = with_exponents(sampler, self.denoiser.exponents.detach().cpu())
+        block_length = traits.block_length
+        return sampler if block_length is None else replace(sampler, layout=Blocks(block_length, "row"))
 
     def _check_known(self, known: Tensor) -> None:
-        block_length = getattr(self.denoiser, "block_length", None)
+        block_length = traits_of(self.denoiser).block_length
         if block_length is None:
             return
         place = torch.arange(known.shape[1], device=known.device)

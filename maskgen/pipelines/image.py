@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model
-from maskgen.core.errors import UserError, closest
-from maskgen.core.predictions import NULL
+from maskgen.core.errors import UserError
+from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
-from maskgen.pipelines.base import Pipeline, slices
+from maskgen.pipelines.arguments import seeds_of, texts_of
+from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
+from maskgen.pipelines.classes import Classes, ClassNames
 from maskgen.pipelines.edit import Edit, Picture
 from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.outputs import ImageOutput, ImageStep
+from maskgen.pipelines.partial import decode_partial
+from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
+from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
-class SampleOutput:
-    """`images`, PIL; `labels`, a class each (`None` without classes); `tokens` (N, L); `pixels` (N, C, H, W) uint8.
-
-    `prompts`: what each was asked for, None where nothing was.
-    """
-
-    images: list[Image.Image]
-    labels: list[int] | None
-    tokens: Tensor
-    pixels: Tensor
-    prompts: list[str] | None = None
-
-
-@dataclass(frozen=True)
-class Given:
-    """What samples are made from beside their class: captions, taken in turn, and a picture that is to be completed."""
+class Conditioning:
+    """What samples are conditioned on beside their class: captions, used in turn, and a picture to be completed."""
 
     captions: CaptionTable | None = None
     edit: Edit | None = None
+
+
+class ImageBatch(NamedTuple):
+    """A batch of samples: tokens (B, L) or (B, L, D), images (B, C, H, W) uint8, unmasking steps (B, L) or None."""
+
+    tokens: Tensor
+    images: Tensor
+    unmasked_at: Tensor | None
 
 
 class ImagePipeline(Pipeline):
     """Samples images: `maskgen.load("fashion-maskgit")(num=8, classes=["Sandal"]).images`."""
 
     _encoder: TextEncoder | None = None
+
+    @property
+    def tokenizer(self) -> ImageTokenizer:
+        """The image tokenizer."""
+        assert isinstance(self.generator.tokenizer, ImageTokenizer)
+        return self.generator.tokenizer
 
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
         network, tokenizer = load_model(checkpoint)
@@ -60,16 +65,28 @@ class ImagePipeline(Pipeline):
         sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
         return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
 
-    def with_sampler(self, sampler: str | None = None, guidance: float | None = None, **arguments: Any) -> Generator:
+    @property
+    def class_names(self) -> ClassNames:
+        """The classes, found by name or id."""
+        return ClassNames(self.classes, traits_of(self.model).has_null_label)
+
+    def _contents(self) -> str:
+        channels, height, width = self.checkpoint.image_shape
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"images {channels} x {height} x {width}{classes}"
+
+    def with_sampler(
+        self, sampler: SamplerLike | None = None, guidance: float | Guidance | None = None, **arguments: Any
+    ) -> Generator:
         """As `Pipeline.with_sampler`.
 
         Raises:
-            UserError: also a checkpoint whose predictions are no tokens.
+            UserError: also a checkpoint whose predictions are not tokens.
         """
         objective = self.checkpoint.recipe.build_objective(self.generator.tokenizer.vocab_size)
         if not getattr(objective, "makes_tokens", True):
             raise UserError(
-                f"{self.checkpoint.path} predicts normalised patches, from which no picture can be made; train with "
+                f"{self.checkpoint.path} predicts normalised patches, which cannot be turned into images; train with "
                 "objective.normalise=false"
             )
         return super().with_sampler(sampler, guidance, **arguments)
@@ -77,93 +94,114 @@ class ImagePipeline(Pipeline):
     def _check_guidance(self) -> None:
         recipe = self.checkpoint.recipe
         if not self.classes and recipe.captions is None:
-            raise UserError("guidance needs something to be guided by: this checkpoint is unconditional; use 1")
+            raise UserError("guidance needs a condition: this checkpoint is unconditional; use 1")
         if getattr(recipe.build_objective(self.generator.tokenizer.vocab_size), "label_dropout", 1) == 0:
             raise UserError("guidance needs a checkpoint trained with objective.label_dropout above 0; use 1")
-        if self.classes and not getattr(self.model, "has_null_label", True):
+        if self.classes and not traits_of(self.model).has_null_label:
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")
 
-    def labels(self, classes: Sequence[str | int] | str | None, num: int) -> Tensor | None:
-        """(num,) labels: the given classes in turn, `all` or None for every class in turn.
+    def labels(self, classes: Classes | None, num: int) -> Tensor | None:
+        """(num,) int64 labels: the classes in turn, all of them for `all` or None; None without classes.
 
         Raises:
-            UserError: unknown class; the message lists them.
+            UserError: unknown or ambiguous class, or classes for an unconditional checkpoint.
         """
         if not self.classes:
             if classes:
                 raise UserError("this checkpoint is unconditional: it has no classes to choose from")
             return None
-        wanted = [classes] if isinstance(classes, str | int) else list(classes or ["all"])
-        ids = [label for one in wanted for label in self._class_ids(one)]
+        ids = self.class_names.ids(classes)
         return torch.tensor([ids[index % len(ids)] for index in range(num)])
-
-    def _class_ids(self, name: str | int) -> list[int]:
-        text = str(name).strip().lower()
-        if text == "all":
-            return list(range(len(self.classes)))
-        if text in ("none", "null") and getattr(self.model, "has_null_label", True):
-            return [NULL]
-        if text.isdecimal() and int(text) < len(self.classes):
-            return [int(text)]
-        names = [known.lower() for known in self.classes]
-        if text in names:
-            return [names.index(text)]
-        shown = ", ".join(f"{index} {known}" for index, known in enumerate(self.classes[:20]))
-        more = f", ... {len(self.classes) - 1}" if len(self.classes) > 20 else ""
-        raise UserError(f"unknown class {str(name)!r}; {closest(text, names)}choose from all, {shown}{more}")
 
     def __call__(
         self,
-        num: int = 8,
-        classes: Sequence[str | int] | str | None = None,
+        num: int | None = None,
+        classes: Classes | None = None,
         *,
         prompts: Sequence[str] | str | None = None,
         picture: Picture | None = None,
         hole: str | Path | Tensor = "center",
-        sampler: str | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
+        sampler: SamplerLike | None = None,
+        guidance: float | Guidance | None = None,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 250,
+        progress: Progress = False,
         on_step: OnStep | None = None,
         **arguments: Any,
-    ) -> SampleOutput:
-        """Draw `num` samples; sample i depends on `seed + i` and its class or prompt alone, not on the batch.
+    ) -> ImageOutput:
+        """Draw samples; each depends on its own seed and its class or prompt alone, not on the batch.
 
         Args:
-            num: how many.
-            classes: names or ids, taken in turn; None or `all` cycles over all.
-            prompts: captions, taken in turn, or files of embedded ones (.npy, .safetensors); none is unconditional.
-            picture, hole: what is to be completed and where, see `Edit.of`; the rest of it stays as it is.
-            sampler: a preset (`maskgen samplers`), the checkpoint's own by default.
+            num: how many; 8 by default, or one for each seed of a list.
+            classes: names or ids, used in turn; None or `all` cycles over all; `id:N` and `name:TEXT` are unambiguous.
+            prompts: captions, used in turn, or files of embedded ones (.npy, .safetensors); none is unconditional.
+            picture, hole: an image to complete and the region to generate, see `Edit.of`; the rest is unchanged.
+            sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
             guidance: scale of classifier-free guidance, 1 is off.
-            seed: of sample 0.
+            seed: of sample 0, sample i has `seed + i`; or a list with a seed for each sample.
             batch_size: samples computed together.
+            progress: True shows a bar; a function is called with (steps done, steps in all).
             on_step: called after each step with (steps done, steps in all, tokens (B, L)).
             **arguments: of the sampler: `steps`, `temperature`, `choice_temperature`, ...
         """
         generator = self.with_sampler(sampler, guidance, **arguments)
-        labels = self.labels(classes, num)
-        asked, captions = self.embed(prompts)
+        seeds, num = seeds_of(seed, num, 8)
+        labels, names, given = self.labels(classes, num), *self._conditioning(prompts, picture, hole)
+        with ProgressBar(progress, n_batches(num, batch_size)) as bar:
+            batches = list(self.draw(generator, num, labels, seeds, batch_size, both(bar, on_step), given))
+        return _output(batches, seeds, labels, names)
+
+    def stream(
+        self,
+        num: int | None = None,
+        classes: Classes | None = None,
+        *,
+        prompts: Sequence[str] | str | None = None,
+        picture: Picture | None = None,
+        hole: str | Path | Tensor = "center",
+        sampler: SamplerLike | None = None,
+        guidance: float | Guidance | None = None,
+        seed: int | Sequence[int] = 0,
+        **arguments: Any,
+    ) -> Iterator[ImageStep]:
+        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments as for a call."""
+        generator = self.with_sampler(sampler, guidance, **arguments)
+        seeds, num = seeds_of(seed, num, 8)
+        labels, (_, given) = self.labels(classes, num), self._conditioning(prompts, picture, hole)
+
+        def decode(on_step: OnStep) -> Tensor:
+            return next(iter(self.draw(generator, num, labels, seeds, num, on_step, given))).tokens
+
+        return self._steps(decode, given.edit)
+
+    def _steps(self, decode: Callable[[OnStep], Tensor], edit: Edit | None) -> Iterator[ImageStep]:
+        """The steps of a decoding as images."""
+        for step, x_t in steps_of(decode):
+            images = decode_partial(self.tokenizer, x_t, is_field=self.generator.process is not None)
+            yield ImageStep(step, x_t.cpu(), to_pil(images if edit is None else edit.paste(images)))
+
+    def _conditioning(
+        self, prompts: Sequence[str] | str | None, picture: Picture | None, hole: str | Path | Tensor
+    ) -> tuple[list[str], Conditioning]:
+        """The prompt of each caption, and what samples are conditioned on."""
+        names, captions = self.embed(prompts)
         edit = None if picture is None else Edit.of(picture, hole, self.checkpoint.image_shape)
-        parts = list(self.draw(generator, num, labels, seed, batch_size, on_step, Given(captions, edit)))
-        tokens, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
-        each = [asked[index % len(asked)] for index in range(num)] if asked else None
-        return SampleOutput(to_pil(pixels), None if labels is None else labels.tolist(), tokens, pixels, each)
+        return names, Conditioning(captions, edit)
 
     def embed(self, prompts: Sequence[str] | str | None) -> tuple[list[str], CaptionTable | None]:
-        """A name for each prompt's captions, and these embedded; a file may hold several.
+        """The prompt of each caption and the embedded captions; a file may hold several.
 
         Raises:
-            UserError: a checkpoint without captions, an encoder that cannot be had, or embeddings of another shape.
+            UserError: a checkpoint without captions, an encoder that cannot be loaded, or embeddings of another shape.
         """
-        wanted = [prompts] if isinstance(prompts, str) else list(prompts or ())
-        if not wanted:
+        given = texts_of("prompts", prompts)
+        if not given:
             return [], None
         settings = self.checkpoint.recipe.captions
         if settings is None:
             raise UserError("this checkpoint takes no prompts: it was trained without captions")
         names, parts = [], []
-        for prompt in wanted:
+        for prompt in given:
             part = self._embedded(prompt, settings)
             names += [prompt] * len(part)
             parts.append(part)
@@ -201,26 +239,46 @@ class ImagePipeline(Pipeline):
         generator: Generator,
         num: int,
         labels: Tensor | None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 250,
         on_step: OnStep | None = None,
-        given: Given = Given(),
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens (B, L) and images (B, C, H, W) uint8 of `num` samples, batch by batch.
+        given: Conditioning = Conditioning(),
+    ) -> Iterator[ImageBatch]:
+        """Tokens and images of `num` samples, batch by batch.
 
         Raises:
             UserError: num or batch_size below 1.
         """
+        seeds, _ = seeds_of(seed, num, num)
+        tokenizer, is_masked = self.tokenizer, generator.process is None
         for rows in slices(num, batch_size):
-            seeds = range(seed + rows.start, seed + rows.stop)
-            captions, edit = given.captions, given.edit
             index = torch.arange(rows.start, rows.stop)
-            tokens = generator.tokens(
-                seeds,
-                None if labels is None else labels[rows],
-                None if edit is None else edit.known(cast(ImageTokenizer, generator.tokenizer), len(seeds)),
-                on_step=on_step,
-                captions=None if captions is None else captions.rows(index % len(captions)),
-            )
+            captions = None if given.captions is None else given.captions.rows(index % len(given.captions))
+            known = None if given.edit is None else given.edit.known(tokenizer, len(index))
+            order = UnmaskingOrder(tokenizer.vocab_size, known) if is_masked else None
+            some = None if labels is None else labels[rows]
+            with self._computing():
+                tokens = generator.tokens(seeds[rows], some, known, on_step=both(order, on_step), captions=captions)
             images = generator.decode(tokens)
-            yield tokens.cpu(), images if edit is None else edit.paste(images)
+            yield ImageBatch(
+                tokens.cpu(),
+                images if given.edit is None else given.edit.paste(images),
+                None if order is None else order.steps(tokens),
+            )
+
+
+def _output(
+    batches: Sequence[ImageBatch], seeds: Sequence[int], labels: Tensor | None, names: Sequence[str]
+) -> ImageOutput:
+    """The batches of a call as one output."""
+    pixels = torch.cat([batch.images for batch in batches])
+    orders = [batch.unmasked_at for batch in batches if batch.unmasked_at is not None]
+    return ImageOutput(
+        images=to_pil(pixels),
+        labels=None if labels is None else labels.tolist(),
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        pixels=pixels,
+        prompts=[names[index % len(names)] for index in range(len(pixels))] if names else None,
+        seeds=tuple(seeds),
+        unmasked_at=torch.cat(orders) if orders else None,
+    )

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskgen.checkpoints.checkpoint import read_checkpoint
+import torch
+
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from maskgen.core.devices import pick_device
-from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.arguments import wrong_type
 from maskgen.pipelines.image import ImagePipeline
 from maskgen.pipelines.text import TextPipeline
 
+Source = str | Path
 
-def load(source: str | Path, *, device: str = "auto") -> Pipeline:
+
+def load(
+    source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+) -> ImagePipeline | TextPipeline:
     """The pipeline of a checkpoint: see `maskgen.load`."""
-    checkpoint = read_checkpoint(source)
+    checkpoint = _read(source)
     kind = TextPipeline if checkpoint.recipe.is_text else ImagePipeline
-    return kind(checkpoint, pick_device(device))
+    return kind(checkpoint, pick_device(device), dtype)
+
+
+def load_image(
+    source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+) -> ImagePipeline:
+    """The pipeline of an image checkpoint: see `maskgen.load_image`."""
+    checkpoint = _read(source)
+    if checkpoint.recipe.is_text:
+        raise CheckpointError(f"{source} generates text, not images; use maskgen.load_text")
+    return ImagePipeline(checkpoint, pick_device(device), dtype)
+
+
+def load_text(source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> TextPipeline:
+    """The pipeline of a text checkpoint: see `maskgen.load_text`."""
+    checkpoint = _read(source)
+    if not checkpoint.recipe.is_text:
+        raise CheckpointError(f"{source} generates images, not text; use maskgen.load_image")
+    return TextPipeline(checkpoint, pick_device(device), dtype)
+
+
+def _read(source: Source) -> Checkpoint:
+    if not isinstance(source, str | Path):
+        raise wrong_type("source", source, "a zoo name, a directory or a hub id")
+    return read_checkpoint(source)

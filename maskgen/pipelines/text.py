@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_text_model
 from maskgen.core.errors import UserError
-from maskgen.pipelines.base import Pipeline, slices
+from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
+from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
 from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.outputs import TextOutput, TextStep
+from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
+from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 GAP = "_"
-"""Stands for one token that is wanted, in the text given to `infill`."""
+"""Stands for one token to generate, in the text given to `infill`."""
 
 
-@dataclass(frozen=True)
-class TextOutput:
-    """`texts`, one a sample; `tokens` (N, L)."""
+class Request(NamedTuple):
+    """What is to be generated: given tokens (1, L) or (N, L) int64, -1 elsewhere, or None; the length of a text."""
 
-    texts: list[str]
-    tokens: Tensor
+    known: Tensor | None
+    length: int | None
 
 
 class TextPipeline(Pipeline):
@@ -39,29 +42,33 @@ class TextPipeline(Pipeline):
 
     @property
     def tokenizer(self) -> TextTokenizer:
+        """The text tokenizer."""
         assert isinstance(self.generator.tokenizer, TextTokenizer)
         return self.generator.tokenizer
+
+    def _contents(self) -> str:
+        return f"texts of {self.generator.length} tokens, vocabulary {self.tokenizer.vocab_size}"
 
     def _check_guidance(self) -> None:
         raise UserError("this checkpoint has no classes to be guided by; leave guidance out")
 
     def known(self, length: int, prompt: str | None = None, infill: str | None = None) -> Tensor | None:
-        """(1, L) int64 of given tokens, -1 where one is wanted; None where all are.
+        """(1, L) int64 of given tokens, -1 for tokens to generate; None without prompt and infill.
 
         Args:
-            length: L at least; an infill that is longer is not cut.
+            length: L at least; a longer infill is not cut.
             prompt: text at the beginning.
-            infill: a text in which every `_` is a token that is wanted; what follows it up to L is wanted too.
+            infill: a text in which every `_` is a token to generate, like all tokens between its end and L.
 
         Raises:
-            UserError: both, no room for a token, or text that the tokenizer does not know.
+            UserError: both, no room for a token, or text outside the tokenizer's vocabulary.
         """
         if prompt is not None and infill is not None:
             raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
         if prompt is None and infill is None:
             return None
         if infill is not None and GAP not in infill:
-            raise UserError(f"infill {infill!r} has no gap; write {GAP} for every token that is wanted")
+            raise UserError(f"infill {infill!r} has no gap; write {GAP} for every token to generate")
         given = self._tokens(prompt if prompt is not None else infill or "", has_gaps=infill is not None)
         if prompt is not None and len(given) >= length:
             raise UserError(f"the prompt has {len(given)} tokens and length is {length}: nothing is left to write")
@@ -78,41 +85,87 @@ class TextPipeline(Pipeline):
 
     def __call__(
         self,
-        num: int = 4,
+        num: int | None = None,
         length: int | None = None,
         *,
         prompt: str | None = None,
         infill: str | None = None,
         known: Tensor | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
+        sampler: SamplerLike | None = None,
+        guidance: float | Guidance | None = None,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 32,
+        progress: Progress = False,
         on_step: OnStep | None = None,
         **arguments: Any,
     ) -> TextOutput:
-        """Draw `num` texts; text i depends on `seed + i` and what is known alone, not on the batch.
+        """Draw texts; each depends on its own seed and on its given tokens alone, not on the batch.
 
         Args:
-            num: how many.
-            length: tokens, as in training by default, or as long as an infill is.
+            num: how many; 4 by default, or one for each seed of a list.
+            length: tokens; as in training by default, or as long as an infill.
             prompt: text at the beginning.
-            infill: a text in which every `_` is a token that is wanted.
-            known: (num, L) or (1, L) int64 of given tokens, -1 where one is wanted: a different gap for each row. It
-                says the length, and goes with neither prompt nor infill.
-            sampler: a preset (`maskgen samplers`), the checkpoint's own by default.
-            seed: of text 0.
+            infill: a text in which every `_` is a token to generate.
+            known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere: gaps of its own for each row. It sets the
+                length, and excludes prompt and infill.
+            sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
+            guidance: refused, as text checkpoints have no classes.
+            seed: of text 0, text i has `seed + i`; or a list with a seed for each text.
             batch_size: texts computed together.
-            on_step: called after each step with (steps done, steps in all, tokens (B, L)).
+            progress, on_step: see `ImagePipeline`.
             **arguments: of the sampler: `steps`, `temperature`, `top_p`, ...
         """
+        generator = self.with_sampler(sampler, guidance, **arguments)
+        seeds, num = seeds_of(seed, num, 4)
+        given = self._request(length, prompt, infill, known)
+        with ProgressBar(progress, n_batches(num, batch_size)) as bar:
+            batches = list(self._draw(generator, seeds, given, batch_size, both(bar, on_step)))
+        tokens, orders = (torch.cat(column) for column in zip(*batches, strict=True))
+        return TextOutput(generator.texts(tokens), tokens, tuple(seeds), orders)
+
+    def stream(
+        self,
+        num: int | None = None,
+        length: int | None = None,
+        *,
+        prompt: str | None = None,
+        infill: str | None = None,
+        known: Tensor | None = None,
+        sampler: SamplerLike | None = None,
+        seed: int | Sequence[int] = 0,
+        **arguments: Any,
+    ) -> Iterator[TextStep]:
+        """(step, tokens, texts) after each step of a decoding of all texts in one batch; arguments as for a call."""
         generator = self.with_sampler(sampler, **arguments)
-        _check_length(length)
-        if known is not None and not (prompt is None and infill is None and length in (None, known.shape[-1])):
-            raise UserError("known says all: which tokens are given, and the length; give no prompt, infill or length")
+        seeds, num = seeds_of(seed, num, 4)
+        given = self._request(length, prompt, infill, known)
+
+        def decode(on_step: OnStep) -> Tensor:
+            return next(iter(self._draw(generator, seeds, given, num, on_step)))[0]
+
+        return self._steps(generator, decode)
+
+    def _steps(self, generator: Generator, decode: Callable[[OnStep], Tensor]) -> Iterator[TextStep]:
+        """The steps of a decoding as texts."""
+        for step, x_t in steps_of(decode):
+            yield TextStep(step, x_t.cpu(), generator.texts(x_t))
+
+    def _request(self, length: int | None, prompt: str | None, infill: str | None, known: Tensor | None) -> Request:
+        """What a call generates.
+
+        Raises:
+            UserError: wrong types, or given tokens together with a prompt, an infill or another length.
+        """
+        if length is not None:
+            whole_number("length", length, 1)
+        prompt, infill = optional_text("prompt", prompt), optional_text("infill", infill)
         if known is None:
-            known = self.known(length or (0 if infill else generator.length), prompt, infill)
-        tokens = torch.cat(list(self.draw(generator, num, known, length, seed, batch_size, on_step)))
-        return TextOutput(generator.texts(tokens), tokens)
+            return Request(self.known(length or (0 if infill else self.generator.length), prompt, infill), length)
+        if not isinstance(known, Tensor) or known.is_floating_point():
+            raise wrong_type("known", known, "an int64 tensor of tokens")
+        if not (prompt is None and infill is None and length in (None, known.shape[-1])):
+            raise UserError("known already gives the tokens and the length; leave out prompt, infill and length")
+        return Request(known, length)
 
     def draw(
         self,
@@ -120,31 +173,35 @@ class TextPipeline(Pipeline):
         num: int,
         known: Tensor | None = None,
         length: int | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         on_step: OnStep | None = None,
     ) -> Iterator[Tensor]:
         """Tokens (B, L) of `num` texts on the CPU, batch by batch."""
+        seeds, _ = seeds_of(seed, num, num)
+        return (batch[0] for batch in self._draw(generator, seeds, Request(known, length), batch_size, on_step))
+
+    def _draw(
+        self, generator: Generator, seeds: Sequence[int], given: Request, batch_size: int, on_step: OnStep | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens (B, L) and unmasking steps (B, L) of a text for each seed on the CPU, batch by batch."""
+        known, length, num = given.known, given.length, len(seeds)
         if known is not None:
             self._check_known(known, num)
-            length = known.shape[1]
-            known = known.expand(num, -1)
-        _check_length(length)
+            length, known = known.shape[1], known.expand(num, -1)
         if length is not None:
-            generator = replace(generator, length=length)
+            generator = replace(generator, length=whole_number("length", length, 1))
         for rows in slices(num, batch_size):
-            seeds = range(seed + rows.start, seed + rows.stop)
-            yield generator.tokens(seeds, known=None if known is None else known[rows], on_step=on_step).cpu()
+            some = None if known is None else known[rows]
+            order = UnmaskingOrder(self.tokenizer.vocab_size, some)
+            with self._computing():
+                tokens = generator.tokens(seeds[rows], known=some, on_step=both(order, on_step))
+            yield tokens.cpu(), order.steps(tokens)
 
     def _check_known(self, known: Tensor, num: int) -> None:
         size = self.tokenizer.vocab_size
         if known.ndim != 2 or len(known) not in (1, num) or not known.numel() or int(known.max()) >= size:
             raise UserError(
-                f"known must be ({num}, L) or (1, L) tokens, 0 to {size - 1} and -1 where one is wanted, got "
+                f"known must be ({num}, L) or (1, L) tokens, 0 to {size - 1} and -1 for tokens to generate, got "
                 f"{tuple(known.shape)} up to {int(known.max()) if known.numel() else 'none'}"
             )
-
-
-def _check_length(length: int | None) -> None:
-    if length is not None and length < 1:
-        raise UserError(f"length must be at least 1, got {length}")

@@ -1,4 +1,4 @@
-"""What a forward process is: how data turns into noise. Pure functions of (x_0, t, noise)."""
+"""Base class of forward processes: how data turns into noise. Pure functions of (x_0, t, noise)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from maskgen.core.rng import Rng
 
 
 class Process(ABC):
-    """Turns x_0 into x_t; t = 0 is data, t = 1 nothing left."""
+    """Turns x_0 into x_t; t = 0 is data, t = 1 carries no information."""
 
     @abstractmethod
     def draw_noise(self, x_0: Tensor, rng: Rng) -> Tensor:
-        """The randomness `corrupt` needs, of the shape of `x_0`."""
+        """The random numbers that `corrupt` needs for x_0."""
 
     @abstractmethod
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -27,6 +27,4 @@ class Process(ABC):
         """x_1, from which sampling starts."""
 
 
-PROCESSES: Registry[Process] = Registry(
-    "process", Process, derived=("vocab_size", "grid"), home="maskgen.processes:PROCESSES"
-)
+PROCESSES: Registry[Process] = Registry("process", Process, derived=("layout",), home="maskgen.processes:PROCESSES")

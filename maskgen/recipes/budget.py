@@ -110,6 +110,7 @@ class TrainSettings(_Settings):
     gradient_checkpointing: bool = Field(False, description="compute a block's activations again, not keep them")
     precision: Literal["auto", "no", "bf16"] = "auto"
     workers: int = Field(0, ge=0)
+    worker_timeout: float = Field(600.0, ge=0, description="seconds a batch of a data worker may take; 0 is no limit")
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1, description="the newest so many")
     keep_every: int = Field(0, ge=0, description="also those of every so many steps; 0 is off")

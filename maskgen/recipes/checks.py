@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from maskgen.core.predictions import NO_SPREAD
+from maskgen.core.traits import NetworkTraits, declared_traits
 from maskgen.data.base import DATASETS
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
@@ -28,13 +29,11 @@ def check_together(recipe: Recipe) -> None:
     if recipe.captions is not None:
         _check_captions(recipe)
     # Its values do not depend on how many tokens there are.
-    objective = recipe.build_objective(vocab_size=0 if recipe.is_continuous else 2)
+    objective = recipe.build_objective(0 if recipe.is_continuous else 2)
     if is_generator and recipe.train.flip and not recipe.is_continuous:
         raise RecipeError("train.flip: true mirrors images, this generator trains on stored tokens; leave it out")
     if recipe.task == "classifier" and recipe.train.gradient_checkpointing:
-        raise RecipeError(
-            "train.gradient_checkpointing: a classifier's running statistics would count each batch twice; leave it out"
-        )
+        raise RecipeError("train.gradient_checkpointing: would update running statistics twice a batch; leave it out")
     kept = recipe.train.lowest_keep_ratio
     if not is_generator and kept < 1:
         raise RecipeError(f"train.keep_ratio: {kept} drops tokens, a {recipe.task} has none; use 1")
@@ -55,7 +54,7 @@ def check_together(recipe: Recipe) -> None:
         has_key = "condition" in inspect.signature(MODELS.get(model)).parameters
         what = "model.condition none" if has_key else f"model {model}"
         raise RecipeError(f"guidance.scale: {what} has no classes to be guided by; use 1, got {recipe.guidance.scale}")
-    has_null = _has_null_label(recipe)
+    has_null = _traits(recipe).has_null_label
     dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
     if scale != 1 and not dropout and has_null and is_generator:
         raise RecipeError(
@@ -68,19 +67,22 @@ def check_together(recipe: Recipe) -> None:
         )
 
 
-def _has_null_label(recipe: Recipe) -> bool:
-    """Whether the model knows "no class": by its key, or for good where it has none."""
-    if isinstance(recipe.model, dict) and "has_null_label" in recipe.model:
-        return bool(recipe.model["has_null_label"])
-    return recipe.model is None or getattr(MODELS.get(MODELS.check(recipe.model)[0]), "has_null_label", True)
+def _traits(recipe: Recipe) -> NetworkTraits:
+    """What the recipe's network can do; the defaults for a recipe without one."""
+    if recipe.model is None:
+        return NetworkTraits()
+    model, arguments = MODELS.check(recipe.model)
+    return declared_traits(MODELS.get(model), arguments)
 
 
 def _condition(recipe: Recipe) -> Any:
-    """The model's key `condition`, given or not; where it has none what the network says of itself, or None."""
+    """The value of the model's key `condition`, given or default; `none` for a network that takes no classes."""
     model, arguments = MODELS.check(recipe.model or "")
-    network = MODELS.get(model)
-    parameter = inspect.signature(network).parameters.get("condition")
-    return arguments.get("condition", getattr(network, "condition", None) if parameter is None else parameter.default)
+    parameter = inspect.signature(MODELS.get(model)).parameters.get("condition")
+    if parameter is None:
+        traits = _traits(recipe)
+        return "none" if traits.tokens and not traits.takes_classes else None
+    return arguments.get("condition", parameter.default)
 
 
 def _check_views(recipe: Recipe, objective: Any) -> None:
@@ -119,7 +121,7 @@ def _check_kinds(recipe: Recipe) -> None:
     wanted = inspect.signature(MODELS.get(model)).parameters
     if bool({"vocab_size", "token_width"} & set(wanted)) != is_generator:
         raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
-    trained_by: tuple[str, ...] = cast(Any, MODELS.get(model)).objectives
+    trained_by: tuple[str, ...] = declared_traits(MODELS.get(model)).objectives
     if is_generator:
         _check_tokens(recipe, model, trained_by)
     if recipe.is_text and "grid" in wanted:
@@ -157,7 +159,7 @@ def _check_decoding(recipe: Recipe) -> None:
     sampler = cast(MaskedSampler, recipe.build_sampler())
     if recipe.is_continuous and sampler.needs_probabilities:
         raise RecipeError(f"sampler: {NO_PROBABILITIES}")
-    if getattr(MODELS.get(MODELS.check(recipe.model or "")[0]), "answers_points", False):
+    if _traits(recipe).predicts_points:
         if sampler.temperature != 1:
             raise RecipeError(f"sampler.{NO_SPREAD}")
     elif recipe.is_continuous and not sampler.has_fitting_temperature:
@@ -188,7 +190,7 @@ def _check_objective(recipe: Recipe) -> None:
     kept = train.lowest_keep_ratio
     if kept < 1 and objective not in ("masked_tokens", "denoising"):
         raise RecipeError(f"train.keep_ratio: objective {objective} drops no tokens; use 1, got {kept}")
-    if kept < 1 and getattr(MODELS.get(model), "subset_is_visible", False):
+    if kept < 1 and _traits(recipe).subset_is_visible:
         raise RecipeError(f"train.keep_ratio: {model} computes visible tokens as it is; use 1, got {kept}")
     if objective == "denoising":
         _check_masking(recipe, kept)
@@ -216,16 +218,19 @@ def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     if strategy is None and of_process is not None and not of_process.is_independent:
         name = OBJECTIVES.check(recipe.objective)[0]
         raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")
-    if strategy is None or strategy.asks is None:
+    if strategy is None or strategy.requires is None:
         return
     model, arguments = MODELS.check(recipe.model or "")
     network = MODELS.get(model)
-    able = [name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).asks or "forward")]
+    able = [
+        name for name in STRATEGIES.names() if hasattr(network, cast(Any, STRATEGIES.get(name)).requires or "forward")
+    ]
     key = "objective.strategy" if of_process is None else "process.strategy"
     name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(strategy))
-    if not hasattr(network, strategy.asks):
-        raise RecipeError(f"{key}: {name} asks the network, {model} does not answer; choose from {', '.join(able)}")
-    if strategy.asks == "difficulty" and not arguments.get("has_difficulty"):
+    if not hasattr(network, strategy.requires):
+        lacks = f"requires {strategy.requires} of the network, which model {model} does not compute"
+        raise RecipeError(f"{key}: {name} {lacks}; choose from {', '.join(able)}")
+    if strategy.requires == "difficulty" and not arguments.get("has_difficulty"):
         raise RecipeError(f"{key}: {name} needs a network that predicts its losses; set model.has_difficulty: true")
 
 
@@ -238,9 +243,7 @@ def _check_regression(recipe: Recipe) -> None:
             "not look at each other; take model.decoder cross, or 1"
         )
     if not objective.makes_tokens and recipe.train.preview_every:
-        raise RecipeError(
-            "train.preview_every: normalised patches make no picture; use 0, or objective.normalise false"
-        )
+        raise RecipeError("train.preview_every: normalised patches are no image; use 0, or objective.normalise false")
 
 
 def _check_sizes(recipe: Recipe) -> None:
@@ -257,7 +260,7 @@ def _check_sizes(recipe: Recipe) -> None:
 def _check_masking(recipe: Recipe, kept: float) -> None:
     """Whether the network's masking fits what the trainer and the process do."""
     model, arguments = MODELS.check(recipe.model or "")
-    masking = arguments.get("masking", cast(Any, MODELS.get(model)).masking)
+    masking = arguments.get("masking", inspect.signature(MODELS.get(model)).parameters["masking"].default)
     if kept < 1 and not masking.drops:
         raise RecipeError(f"train.keep_ratio: model.masking none drops no tokens; choose another or use 1, got {kept}")
     process, objective = cast(Gaussian, recipe.build_process(0)), recipe.build_objective(0)
@@ -306,8 +309,7 @@ def check_phases(recipe: Recipe) -> None:
         raise RecipeError(f"{key} needs a generator of image data with a `size`, {data} has none; leave it out")
     if recipe.tokenizer_source is not None:
         raise RecipeError(f"{key}: tokenizer {recipe.tokenizer_source} is for images of one size; leave it out")
-    model = MODELS.check(recipe.model or "")[0]
-    arguments = MODELS.check(recipe.model or "")[1]
+    model, arguments = MODELS.check(recipe.model or "")
     if getattr(arguments.get("masking"), "fixed_grid", False) or arguments.get("positions") == "learned":
         raise RecipeError(
             f"{key}: masking mdt and learned positions are for one grid of tokens; use model.positions rotary "

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskgen.core.errors import UserError
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.objectives import Objective
 from maskgen.recipes.budget import TrainSettings, plan
 from maskgen.recipes.schema import Recipe, anywhere
@@ -105,13 +106,14 @@ def subject(
     derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
     if recipe.task == "classifier":
         return Subject(recipe.build_model(**derived), recipe.build_objective(), shape, n_classes=n_classes)
-    width, tokens = getattr(tokenizer, "token_width", 0), (tokenizer.grid[0] * tokenizer.grid[1],)
+    width = getattr(tokenizer, "token_width", 0)
+    layout = TokenLayout.of(Stream("image", "image", tokenizer.vocab_size, tuple(tokenizer.grid), width))
     derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid, "token_width": width}
     if caption_shape is not None:
         derived["caption_width"] = caption_shape[1]
     network = recipe.build_model(**derived)
-    objective = recipe.build_objective(tokenizer.vocab_size, tokenizer.grid)
-    sample = (*tokens, width) if width else tokens
+    objective = recipe.build_objective(layout)
+    sample = (layout.length, width) if width else (layout.length,)
     return Subject(network, objective, sample, tokenizer.vocab_size, n_classes, caption_shape)
 
 

@@ -18,19 +18,27 @@ from maskgen.processes import PROCESSES
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
 from maskgen.recipes.schema import GuidanceSettings, Recipe
-from maskgen.recipes.tree import RecipeError, override, read_tree
+from maskgen.recipes.tree import RecipeError, override, put, read_tree
 from maskgen.tokenizers import TOKENIZERS
 
 
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name (its last part alone where unique) or YAML file, with `key=value` overrides applied.
+def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+    """A recipe with overrides applied.
+
+    Args:
+        source: a name of `maskgen recipes` (its last part alone where unique), a YAML file, or a recipe.
+        overrides: `["train.steps=500"]`, values read as YAML, or `{"train.steps": 500}`.
 
     Raises:
         RecipeError: no such recipe, unreadable YAML, unknown key, wrong type or impossible value.
     """
-    tree = read_tree(str(source))
-    for change in overrides:
-        override(tree, change)
+    tree = source.model_dump(mode="json", exclude_none=True) if isinstance(source, Recipe) else read_tree(str(source))
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            put(tree, key, value)
+    else:
+        for change in overrides:
+            override(tree, change)
     return parse_recipe(tree)
 
 

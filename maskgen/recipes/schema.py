@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from maskgen.core.registry import Registry, Spec, SpecError
+from maskgen.core.streams import TokenLayout, vocab_size_of
 from maskgen.data.base import DATASETS, ImageSource, TextSource
 from maskgen.data.image.captions import CaptionSettings
 from maskgen.models import MODELS
@@ -124,9 +124,9 @@ class Recipe(BaseModel):
     def build_tokenizer(self, image_shape: tuple[int, int, int]) -> ImageTokenizer:
         return cast(ImageTokenizer, self._tokenizer(image_shape=image_shape))
 
-    def build_text_tokenizer(self, corpus: Callable[[], Iterator[str]]) -> TextTokenizer:
-        """A text tokenizer, made from the training documents."""
-        return cast(TextTokenizer, self._tokenizer(corpus=corpus))
+    def build_text_tokenizer(self, source: TextSource) -> TextTokenizer:
+        """A text tokenizer, made from the documents of a source where its type learns from data."""
+        return cast(TextTokenizer, self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out))
 
     def _tokenizer(self, **derived: Any) -> Any:
         if self.tokenizer is None:
@@ -139,29 +139,29 @@ class Recipe(BaseModel):
             raise RecipeError("this recipe has no model")
         return _build(MODELS, self.model, "model", **derived)
 
-    def build_process(self, vocab_size: int, grid: tuple[int, int] | None = None) -> Process:
-        """`grid` of image tokens; a text has none."""
-        return _build(PROCESSES, self.process, "process", vocab_size=vocab_size, grid=grid)
+    def build_process(self, layout: TokenLayout | int) -> Process:
+        """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
+        return _build(PROCESSES, self.process, "process", layout=layout)
 
     def field_process(self) -> Gaussian | None:
         """The Gaussian process, None where tokens are masked."""
         return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
 
-    def build_objective(self, vocab_size: int = 0, grid: tuple[int, int] | None = None) -> Objective:
-        """`grid` of image tokens, for whoever draws masks; a text has none."""
+    def build_objective(self, layout: TokenLayout | int = 0) -> Objective:
+        """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
         wanted = inspect.signature(OBJECTIVES.get(name)).parameters
-        takes_tokens = bool({"process", "vocab_size"} & set(wanted))
+        takes_tokens = bool({"process", "layout"} & set(wanted))
         if takes_tokens != (self.task == "generator"):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
-        derived: dict[str, Any] = {"vocab_size": vocab_size, "grid": grid}
-        if takes_tokens and bool(vocab_size) == self.is_continuous:
+        derived: dict[str, Any] = {"layout": layout}
+        if takes_tokens and bool(vocab_size_of(layout)) == self.is_continuous:
             kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
             raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
         if "process" in wanted:
-            derived["process"] = self.build_process(vocab_size, grid)
+            derived["process"] = self.build_process(layout)
         elif takes_tokens and self.process != "absorbing":
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)

@@ -83,6 +83,15 @@ def override(tree: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(f"{key}: the value {text!r} is not YAML") from None
+    put(tree, key, value)
+
+
+def put(tree: dict[str, Any], key: str, value: object) -> None:
+    """Set the value of a dotted key `a.b.c`; a part that is named only becomes a mapping.
+
+    Raises:
+        RecipeError: a key below a value that has no keys.
+    """
     *parents, last = key.replace("-", "_").split(".")
     place = tree
     for parent in parents:

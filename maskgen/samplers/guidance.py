@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskgen.core.positions import prediction_at
 from maskgen.core.predictions import Categorical, Condition, Denoise, DenoiseField, Denoiser, FieldDenoiser
+from maskgen.core.traits import traits_of
 from maskgen.processes import is_mask
 
 Ramp = Literal["constant", "linear", "power_cosine", "revealed"]
@@ -75,7 +76,7 @@ class Guidance:
     def bind(self, denoiser: Any, cond: Condition | None, null: Condition | None = None, mask_id: int = 0) -> Any:
         """The closure a sampler sees.
 
-        Rows in which no position is asked for are left out of the network's batch. A denoiser with the attribute
+        Rows in which no position is asked for are left out of the network's batch. A denoiser with the trait
         `keeps_rows` is always given all rows: it carries something from call to call.
 
         Args:
@@ -98,7 +99,7 @@ class _Guided:
     mask_id: int
 
     def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Any:
-        if where is None or getattr(self.denoiser, "keeps_rows", False):
+        if where is None or traits_of(self.denoiser).keeps_rows:
             return self._predict(x_t, t, where)
         rows = where.any(1)
         if int(rows.sum()) in (0, len(rows)):

@@ -1,7 +1,8 @@
-"""Strategies that ask the network: attention, hard."""
+"""Strategies guided by scores of the network: attention, hard."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor
 
 from maskgen.core.rng import Rng
-from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, check_share, first, ranks, spread_evenly
+from maskgen.strategies.base import (
+    STRATEGIES,
+    Guide,
+    GuideMethod,
+    MaskStrategy,
+    check_share,
+    first,
+    ranks,
+    spread_evenly,
+)
 
 
 @STRATEGIES.register("attention")
@@ -23,7 +33,7 @@ class Attention(MaskStrategy):
         among: share of the tokens that counts as most attended.
     """
 
-    asks: ClassVar[str | None] = "attention_scores"
+    requires: ClassVar[GuideMethod | None] = "attention_scores"
 
     hints: float = 0.05
     among: float = 0.1
@@ -32,10 +42,10 @@ class Attention(MaskStrategy):
         check_share("hints", self.hints)
         check_share("among", self.among)
         if self.hints > self.among:
-            raise ValueError(f"hints are drawn from among: at most {self.among}, got {self.hints}")
+            raise ValueError(f"hints must be at most among ({self.among}), from which they are drawn, got {self.hints}")
 
-    def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:
-        attended, length = told(guide), grid[0] * grid[1]
+    def scores(self, n_rows: int, grid: tuple[int, ...], rng: Rng, guide: Guide | None = None) -> Tensor:
+        attended, length = scores_of(guide), math.prod(grid)
         n_top, n_hints = round(self.among * length), round(self.hints * length)
         order = ranks(-attended)
         chance = rng.uniform((n_rows, length)).to(attended.device)
@@ -46,7 +56,7 @@ class Attention(MaskStrategy):
 @STRATEGIES.register("hard")
 @dataclass(frozen=True)
 class Hard(MaskStrategy):
-    """The tokens whose loss the network expects to be highest, and random others (HPM, arXiv 2304.05919).
+    """The tokens with the highest predicted loss, and random others (HPM, arXiv 2304.05919).
 
     Of n masked tokens share * n are the hardest and the rest random, on average over the random ones; the share grows
     linearly over the run, from easy to hard.
@@ -55,7 +65,7 @@ class Hard(MaskStrategy):
         start, end: the share in the beginning and in the end.
     """
 
-    asks: ClassVar[str | None] = "difficulty"
+    requires: ClassVar[GuideMethod | None] = "difficulty"
 
     start: float = 0.0
     end: float = 0.5
@@ -65,11 +75,11 @@ class Hard(MaskStrategy):
         check_share("end", self.end)
 
     def share(self, progress: float) -> float:
-        """Of the masked tokens, how many are the hardest."""
+        """Share of the masked tokens that are the hardest."""
         return self.start + (self.end - self.start) * progress
 
-    def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:
-        difficulty, length = told(guide), grid[0] * grid[1]
+    def scores(self, n_rows: int, grid: tuple[int, ...], rng: Rng, guide: Guide | None = None) -> Tensor:
+        difficulty, length = scores_of(guide), math.prod(grid)
         share = self.share(guide.progress if guide is not None else 0.0)
         # With n masked, share n are the hardest, and each other is there with chance u = (n - share n) / (L - share n).
         # So a token enters at n = hardness / share, or at the n that belongs to its u, whichever is first.
@@ -79,12 +89,12 @@ class Hard(MaskStrategy):
         return torch.minimum(hardness / share, by_chance) if share else by_chance
 
 
-def told(guide: Guide | None) -> Tensor:
-    """(B, L), what the network says.
+def scores_of(guide: Guide | None) -> Tensor:
+    """(B, L), the scores of the network.
 
     Raises:
-        ValueError: nothing.
+        ValueError: no guide.
     """
     if guide is None:
-        raise ValueError("this mask strategy asks the network; give its answer as guide")
+        raise ValueError("this mask strategy requires scores of the network; pass them as guide")
     return guide.scores

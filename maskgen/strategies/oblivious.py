@@ -1,7 +1,8 @@
-"""Strategies that look at neither the data nor the network: random, block, grid, color."""
+"""Strategies that use neither the data nor the network: random, block, grid, color."""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,18 +11,18 @@ import torch
 from torch import Tensor
 
 from maskgen.core.rng import Rng
-from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, places
+from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, at_least_2d, coordinates, line_by_line
 
 
 @STRATEGIES.register("random")
 @dataclass(frozen=True)
 class Random(MaskStrategy):
-    """Every order is as likely as any other."""
+    """Uniformly random order."""
 
     is_independent: ClassVar[bool] = True
 
-    def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
-        return rng.uniform((n_rows, grid[0] * grid[1]))
+    def scores(self, n_rows: int, grid: tuple[int, ...], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
+        return rng.uniform((n_rows, math.prod(grid)))
 
 
 COVERS = 8
@@ -34,11 +35,11 @@ class Blocks(MaskStrategy):
     """One rectangle after another, of random area, shape and place (BEiT, arXiv 2106.08254, algorithm 1).
 
     The last one that a ratio takes is filled line by line. Rectangles lie inside the grid, as published, so its middle
-    is masked more often than its corners. In a text, spans.
+    is masked more often than its corners. Spans in a text, boxes in a video.
 
     Attributes:
         area: least and largest area of a rectangle, as shares of the grid; BEiT's are 16 and 75 of 196 tokens.
-        aspect: least ratio of the sides, log-uniform up to its inverse.
+        aspect: least ratio of the sides, log-uniform up to its inverse; of d sides, of each to the mean of the next.
     """
 
     area: tuple[float, float] = (0.08, 0.38)
@@ -50,28 +51,43 @@ class Blocks(MaskStrategy):
         if not 0 < self.aspect <= 1:
             raise ValueError(f"aspect must be in (0, 1], got {self.aspect}")
 
-    def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
-        n = math.ceil(2 * COVERS / sum(self.area))
-        share, turn, down, right = rng.uniform((n_rows, n, 4)).unbind(2)  # (B, n)
-        area = (self.area[0] + (self.area[1] - self.area[0]) * share) * (grid[0] * grid[1])
-        ratio = self.aspect ** (2 * turn - 1)
-        height = (area * ratio).sqrt().round().clamp(1, grid[0])
-        width = (area / height).round().clamp(1, grid[1])
-        top, left = ((down * (grid[0] - height + 1)).floor(), (right * (grid[1] - width + 1)).floor())
-        y, x = places(grid)
-        in_rows = (y[:, 0] >= top[..., None]) & (y[:, 0] < (top + height)[..., None])  # (B, n, h)
-        in_columns = (x[0] >= left[..., None]) & (x[0] < (left + width)[..., None])  # (B, n, w)
-        inside = in_rows[..., None] & in_columns[..., None, :]  # (B, n, h, w)
-        number = torch.arange(n, dtype=torch.int32)[:, None, None]  # half the bytes of int64: it is the hot part
-        return (torch.where(inside, number, n).amin(1) + _lines(n_rows, grid, rng)).flatten(1)
+    def scores(self, n_rows: int, grid: tuple[int, ...], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
+        grid, n = at_least_2d(grid), math.ceil(2 * COVERS / sum(self.area))
+        share, *draws = rng.uniform((n_rows, n, 2 * len(grid))).unbind(2)  # (B, n)
+        turns, corners = draws[: len(grid) - 1], draws[len(grid) - 1 :]
+        sides = self._sides(share, turns, grid)
+        inside = torch.ones((), dtype=torch.bool)
+        for axis, (side, corner, size) in enumerate(zip(sides, corners, grid, strict=True)):
+            start = (corner * (size - side + 1)).floor()[..., None]  # (B, n, 1)
+            place = torch.arange(size)
+            is_in = (place >= start) & (place < start + side[..., None])  # (B, n, size)
+            inside = inside & is_in[(..., *[None] * axis, slice(None), *[None] * (len(grid) - 1 - axis))]
+        number = torch.arange(n, dtype=torch.int32)  # half the bytes of int64: it is the hot part
+        blocks = torch.where(inside, number.view(-1, *[1] * len(grid)), n).amin(1)  # (B, *grid)
+        return (blocks + _lines(n_rows, grid, rng)).flatten(1)
+
+    def _sides(self, share: Tensor, turns: list[Tensor], grid: tuple[int, ...]) -> list[Tensor]:
+        """(B, n) whole numbers, the sides of each block along each axis, from uniform draws (B, n)."""
+        left = (self.area[0] + (self.area[1] - self.area[0]) * share) * math.prod(grid)  # of the block, over its axes
+        sides = []
+        for axis, turn in enumerate(turns):
+            ratio = self.aspect ** (2 * turn - 1)
+            side = ((left * ratio) ** (1 / (len(grid) - axis))).round().clamp(1, grid[axis])
+            sides.append(side)
+            left = left / side
+        return [*sides, left.round().clamp(1, grid[-1])]
 
 
-def _lines(n_rows: int, grid: tuple[int, int], rng: Rng) -> Tensor:
-    """(B, h, w) in [0, 1): the way through a grid line by line, by rows or columns, from any of its corners."""
-    (h, w), (y, x) = grid, places(grid)
-    is_upward, is_leftward, is_by_column = (rng.uniform((n_rows, 3)) < 0.5)[..., None, None].unbind(1)  # (B, 1, 1)
-    y, x = torch.where(is_upward, h - 1 - y, y), torch.where(is_leftward, w - 1 - x, x)
-    return torch.where(is_by_column, x * h + y, y * w + x).double() / (h * w)
+def _lines(n_rows: int, grid: tuple[int, ...], rng: Rng) -> Tensor:
+    """(B, *grid) in [0, 1): the way through a grid line by line, first or last axis fastest, from any corner."""
+    draws = rng.uniform((n_rows, len(grid) + 1)) < 0.5
+    *is_reversed, is_first_fastest = draws.view(n_rows, -1, *[1] * len(grid)).unbind(1)  # (B, 1, ...)
+    places = [
+        torch.where(flip, size - 1 - place, place)
+        for flip, size, place in zip(is_reversed, grid, coordinates(grid), strict=True)
+    ]
+    number = torch.where(is_first_fastest, line_by_line(places[::-1], grid[::-1]), line_by_line(places, grid))
+    return number.double() / math.prod(grid)
 
 
 @STRATEGIES.register("grid")
@@ -80,7 +96,7 @@ class Grid(MaskStrategy):
     """The same part of every cell of a grid, of random period and offset (GridMask, arXiv 2001.04086).
 
     A square grows from a corner of each cell, all at once; where the count ends inside a step, random cells take it.
-    Period 2 at a ratio of 0.75 leaves one token of every 2 x 2.
+    Period 2 at a ratio of 0.75 leaves one token of every 2 x 2; cells and squares have as many axes as the grid.
 
     Attributes:
         period: least and largest side of a cell, in tokens; one is drawn a row.
@@ -92,15 +108,17 @@ class Grid(MaskStrategy):
         if not 2 <= self.period[0] <= self.period[1]:
             raise ValueError(f"period must be two whole numbers from 2 on, the least first, got {self.period}")
 
-    def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
+    def scores(self, n_rows: int, grid: tuple[int, ...], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
         low, high = self.period
-        size, down, right, turn = rng.uniform((n_rows, 4))[..., None, None].unbind(1)  # (B, 1, 1)
+        grid = at_least_2d(grid)
+        draws = rng.uniform((n_rows, len(grid) + 2)).view(n_rows, -1, *[1] * len(grid))
+        size, *offsets, turn = draws.unbind(1)  # (B, 1, ...)
         period = low + (size * (high - low + 1)).long()
-        y, x = (
-            (place + (draw * period).long()) % period for place, draw in zip(places(grid), (down, right), strict=True)
-        )
-        square = torch.maximum(y, x)  # (B, h, w): the side, less 1, with which a square comes to hold the token
-        step = square * period**2 + torch.where(turn < 0.5, y * period + x, x * period + y)
+        cell = [(x + (draw * period).long()) % period for x, draw in zip(coordinates(grid), offsets, strict=True)]
+        square = functools.reduce(torch.maximum, cell)  # (B, *grid): the side, less 1, of the first square with a token
+        sizes = [period] * len(grid)
+        number = torch.where(turn < 0.5, line_by_line(cell, sizes), line_by_line(cell[::-1], sizes))
+        step = square * period ** len(grid) + number
         return (step + rng.uniform(step.shape)).flatten(1)
 
 
@@ -127,18 +145,18 @@ class Color(MaskStrategy):
         if not 0 < self.sigma < self.wide:
             raise ValueError(f"sigma must be positive and below wide, got {self.sigma} and {self.wide}")
 
-    def scores(self, n_rows: int, grid: tuple[int, int], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
-        margin = math.ceil(3 * self.wide)
-        (h, w), middle = grid, slice(margin, -margin)
-        # In float64: the last bits of a float32 product differ with the rows beside, and could turn an order around.
-        white = rng.normal((n_rows, h + 2 * margin, w + 2 * margin)).double()
+    def scores(self, n_rows: int, grid: tuple[int, ...], rng: Rng, guide: Guide | None = None) -> Tensor:  # noqa: ARG002
+        grid, margin = at_least_2d(grid), math.ceil(3 * self.wide)
+        # In float64: the last bits of a float32 product depend on the other rows, and could change an order.
+        white = rng.normal((n_rows, *(size + 2 * margin for size in grid))).double()
+        middle = white[(slice(None), *[slice(margin, -margin)] * len(grid))]
         narrow = _blur(white, self.sigma, margin)
         if self.color == "low":
             return narrow.flatten(1)
         if self.color == "high":
-            return (white[:, middle, middle] - narrow).flatten(1)
+            return (middle - narrow).flatten(1)
         band = narrow - _blur(white, self.wide, margin)
-        return (band if self.color == "band" else white[:, middle, middle] - band / self._peak()).flatten(1)
+        return (band if self.color == "band" else middle - band / self._peak()).flatten(1)
 
     def _peak(self) -> float:
         """The largest gain of the band: of e^-z - e^-qz with q = wide^2 / sigma^2, at z = ln q / (q - 1)."""
@@ -147,8 +165,10 @@ class Color(MaskStrategy):
 
 
 def _blur(x: Tensor, sigma: float, margin: int) -> Tensor:
-    """(B, h + 2 m, w + 2 m) -> (B, h, w): a Gaussian of 2 m + 1 taps along both axes, all of them inside x."""
-    down, right = (_taps(size - 2 * margin, sigma, margin).to(x) for size in x.shape[1:])
+    """(B, h + 2 m, w + 2 m) -> (B, h, w): a Gaussian of 2 m + 1 taps along all axes, all of them inside x."""
+    *outer, down, right = (_taps(size - 2 * margin, sigma, margin).to(x) for size in x.shape[1:])
+    for axis, taps in enumerate(outer, 1):
+        x = (x.movedim(axis, -1) @ taps.mT).movedim(-1, axis)
     return down @ x @ right.mT
 
 

@@ -1,4 +1,4 @@
-"""What every image tokenizer offers, and the registry of all tokenizers."""
+"""Interfaces of tokenizers, and their registry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.registry import Registry
+from maskgen.core.streams import Stream, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Reconstructed:
 
 
 class Tokenizer(ABC):
-    """What image and text tokenizers share: tokens are ids in 0 ... vocab_size - 1, or vectors where that is 0."""
+    """Interface of image and text tokenizers: discrete tokens 0 ... vocab_size - 1, or continuous where that is 0."""
 
     vocab_size: int
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when the tokens of the same data would: the key of token caches."""
+        """Identifies the mapping from data to tokens: the key of token caches."""
 
 
 class ImageTokenizer(nn.Module, Tokenizer):
@@ -45,11 +46,16 @@ class ImageTokenizer(nn.Module, Tokenizer):
 
     @property
     def is_continuous(self) -> bool:
-        """Whether tokens are vectors, not numbers of a vocabulary."""
+        """Whether tokens are continuous."""
         return self.vocab_size == 0
 
+    @property
+    def layout(self) -> TokenLayout:
+        """The rows of tokens as one stream."""
+        return TokenLayout.of(Stream("image", "image", self.vocab_size, self.grid, self.token_width))
+
     def sizes(self) -> dict[str, Any]:
-        """What a network of these tokens is built with."""
+        """Sizes that a network of these tokens is built with."""
         return {"vocab_size": self.vocab_size, "token_width": self.token_width, "grid": self.grid}
 
     @abstractmethod
@@ -60,26 +66,26 @@ class ImageTokenizer(nn.Module, Tokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, L) int64, or (B, L, D) float -> (B, C, H, W) float in [0, 1]."""
 
-    def known(self, images: Tensor, wanted: Tensor) -> Tensor:
-        """What is given of images of which a part is wanted, as samplers take it: -1, or NaN, where it is wanted.
+    def known(self, images: Tensor, masked: Tensor) -> Tensor:
+        """Known tokens of images of which a part is to be generated: -1, or NaN, where a token is masked.
 
-        Images (B, C, H, W) in [0, 1], wanted (B, 1, H, W) bool; a token is wanted if any of its pixels is.
+        Images (B, C, H, W) in [0, 1], masked (B, 1, H, W) bool; a token is masked if any of its pixels is.
         """
-        tokens = self.encode(images.masked_fill(wanted, 0.5))  # what is wanted must not be read off its neighbours
-        is_wanted = F.adaptive_max_pool2d(wanted.float(), self.grid).flatten(1).bool()  # (B, L)
+        tokens = self.encode(images.masked_fill(masked, 0.5))  # known neighbours must not depend on masked pixels
+        is_masked = F.adaptive_max_pool2d(masked.float(), self.grid).flatten(1).bool()  # (B, L)
         if self.is_continuous:
-            return tokens.masked_fill(is_wanted[..., None], torch.nan)
-        return tokens.masked_fill(is_wanted, -1)
+            return tokens.masked_fill(is_masked[..., None], torch.nan)
+        return tokens.masked_fill(is_masked, -1)
 
     def forward(self, images: Tensor) -> Reconstructed:
-        """A training pass; only tokenizers that learn have one."""
+        """A training pass; only trainable tokenizers have one."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to train")
 
     def has_parameters(self) -> bool:
         return any(True for _ in self.parameters())
 
     def fingerprint(self) -> str:
-        """Hash of type, sizes and weights: what a token cache is keyed with."""
+        """SHA-256 of type, sizes and weights."""
         digest = hashlib.sha256(f"{type(self).__name__} {self.vocab_size} {self.grid} {self.extra_repr()}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -88,6 +94,6 @@ class ImageTokenizer(nn.Module, Tokenizer):
 
 
 TOKENIZERS: Registry[Tokenizer] = Registry(
-    "tokenizer", derived=("image_shape", "corpus"), home="maskgen.tokenizers:TOKENIZERS"
+    "tokenizer", derived=("image_shape", "corpus", "held_out"), home="maskgen.tokenizers:TOKENIZERS"
 )
 """Image tokenizers are classes; an entry for text is a function that makes a `TextTokenizer`."""

@@ -33,7 +33,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unknown_device_is_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="unknown device 'tpu'; choose from auto, cpu, cuda"):
+    with pytest.raises(ValueError, match="unknown device 'tpu'; choose from auto, cpu, cuda, cuda:N, mps"):
         pick_device("tpu")
 
 

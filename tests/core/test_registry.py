@@ -9,7 +9,7 @@ import pytest
 
 from maskgen.core.registry import Registry, SpecError
 from maskgen.samplers import SAMPLERS
-from maskgen.samplers.masked.unmasking import QUOTAS, Scheduled
+from maskgen.samplers.masked.unmasking import UNMASKINGS, Scheduled
 from maskgen.schedules import SCHEDULES, Cosine, Linear, Polynomial
 
 
@@ -46,8 +46,8 @@ def test_arguments_reach_the_constructor() -> None:
 
 
 def test_a_nested_spec_is_built_by_the_registry_of_its_type() -> None:
-    quota = QUOTAS.build({"type": "schedule", "schedule": {"type": "polynomial", "power": 3}})
-    assert quota == Scheduled(Polynomial(3.0))
+    unmasking = UNMASKINGS.build({"type": "schedule", "schedule": {"type": "polynomial", "power": 3}})
+    assert unmasking == Scheduled(Polynomial(3.0))
 
 
 def test_a_nested_spec_may_be_optional() -> None:
@@ -56,7 +56,7 @@ def test_a_nested_spec_may_be_optional() -> None:
 
 
 def test_an_object_passes_where_a_spec_is_wanted() -> None:
-    assert QUOTAS.build({"type": "schedule", "schedule": Linear()}) == Scheduled(Linear())
+    assert UNMASKINGS.build({"type": "schedule", "schedule": Linear()}) == Scheduled(Linear())
 
 
 def test_a_derived_argument_is_given_by_the_builder_and_never_a_key() -> None:

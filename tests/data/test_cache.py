@@ -34,6 +34,9 @@ class Columns(ImageTokenizer):
             raise KeyboardInterrupt
         return (images[:, 0, :, 0] * 255).round().long() + self.shift
 
+    def decode(self, tokens: Tensor) -> Tensor:
+        return ((tokens - self.shift) / 255)[:, None, :, None].expand(-1, 1, 3, 2)
+
     def extra_repr(self) -> str:
         return f"shift={self.shift}"
 
@@ -99,7 +102,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(tmp_path: Path, harm: str, ca
     }[harm]()
     with caplog.at_level(logging.WARNING):
         assert torch.equal(all_tokens(make(Columns(), tmp_path)), wanted)
-    assert "is damaged and made again" in caplog.text
+    assert "is damaged and will be encoded again" in caplog.text
 
 
 def test_an_interrupted_encoding_leaves_nothing(tmp_path: Path) -> None:

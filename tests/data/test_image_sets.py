@@ -16,7 +16,8 @@ from torch import Tensor
 from maskgen.core.pixels import to_uint8
 from maskgen.core.rng import Rng
 from maskgen.data.base import DataError, ImageSplit
-from maskgen.data.image.sets import ArraySet, ImageSet, SplitSet, open_images
+from maskgen.data.image.opening import open_images
+from maskgen.data.image.sets import ArraySet, ImageSet, SplitSet
 
 
 def pictures(n: int = 7, channels: int = 3) -> Tensor:

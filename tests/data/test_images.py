@@ -211,7 +211,7 @@ def test_images_without_class_folders_have_null_labels(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, picture_folder: Path) -> None:
-    with pytest.raises(SpecError, match="absent is no folder"):
+    with pytest.raises(SpecError, match="absent' is no folder"):
         folder(tmp_path / "absent")
     with pytest.raises(SpecError, match=r"test_fraction must be in \[0, 1\), got 1"):
         folder(tmp_path, test_fraction=1.0)

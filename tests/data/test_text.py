@@ -22,7 +22,7 @@ from maskgen.core.registry import SpecError
 from maskgen.data.base import DATASETS, DataError, TextSource
 from maskgen.data.base import TEXT_SPLITS as SPLITS
 from maskgen.data.loader import CounterSampler, batches, in_order
-from maskgen.data.text.corpora import TEXT8_CHARACTERS
+from maskgen.data.text.files import TEXT8_CHARACTERS
 from maskgen.data.text.rows import TextData, document_ids, text_data
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.text.cuts import PIECE
@@ -122,9 +122,9 @@ def test_documents_are_split_by_order_and_nothing_is_lost(shelf: str) -> None:
     assert len({source.fingerprint(split) for split in SPLITS}) == 3
 
 
-def test_characters_of_a_file_stay_as_they_are(tmp_path: Path) -> None:
-    text = "\ufeffa\r\nb\rc\u2028d\n\n"
-    (tmp_path / "odd.txt").write_bytes(text.encode())
+def test_characters_of_a_file_stay_as_they_are_without_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "a\r\nb\rc\u2028d\ufeff\n\n"
+    (tmp_path / "odd.txt").write_bytes(f"\ufeff{text}".encode())
     source = source_of("text_file", path=str(tmp_path / "odd.txt"), validation_fraction=0, test_fraction=0)
     assert list(source.documents("train")) == [text]
 
@@ -290,7 +290,7 @@ def test_what_is_wrong_with_a_hub_data_set_is_one_line(monkeypatch: pytest.Monke
         raise ConnectionError("no network\nat all")
 
     monkeypatch.setattr(datasets, "load_dataset", fails)
-    with pytest.raises(DataError, match=r"'owner/some', split 'train', cannot be had from the hub: no network$"):
+    with pytest.raises(DataError, match=r"'owner/some', split 'train', cannot be loaded from the hub: no network$"):
         source_of("hub_text", name="owner/some").documents("train")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import NetworkTraits
 from maskgen.evaluation.metrics.bounds import count_bound, exact_nll, state_dependent_bound, time_bound
 from maskgen.evaluation.metrics.likelihood import Likelihood, corpus_likelihood, row_nll
 from maskgen.models.blockwise import Autoregressive, BlockDiffusion
@@ -44,8 +45,7 @@ class Exact:
 
     def __init__(self, joint: Tensor, block_length: int | None = None) -> None:
         self.denoise, self.mask_id = posterior(joint), joint.shape[0]
-        if block_length is not None:
-            self.block_length = block_length
+        self.block_length, self.traits = block_length or 0, NetworkTraits(block_length=block_length)
 
     def __call__(
         self,
@@ -329,9 +329,12 @@ def test_a_condition_reaches_the_model_with_its_own_rows(kind: str) -> None:
     class OfLabel:
         """Certain to 99% that every token is the row's label."""
 
-        is_autoregressive = kind == "causal"
-        block_length = 2 if kind == "blocks" else None
-        exponents = torch.ones(3) if kind == "rates" else None
+        traits = NetworkTraits(
+            is_autoregressive=kind == "causal",
+            block_length=2 if kind == "blocks" else None,
+            has_exponents=kind == "rates",
+        )
+        exponents = torch.ones(3)
 
         def __call__(
             self, x_t: Tensor, t: Tensor, cond: Condition, *, where: Any = None, clean: Any = None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
-from maskgen.data.image.sets import open_images
+from maskgen.data.image.opening import open_images
 from maskgen.evaluation.metrics.frechet import frechet_distance
 from maskgen.evaluation.metrics.statistics import Statistics, collect
 from maskgen.evaluation.protocols import protocol as protocols

@@ -16,7 +16,8 @@ from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float, to_uint8
 from maskgen.core.predictions import NULL
 from maskgen.core.rng import Rng
-from maskgen.data.image.sets import ArraySet, open_images
+from maskgen.data.image.opening import open_images
+from maskgen.data.image.sets import ArraySet
 from maskgen.evaluation.metrics import statistics
 from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
 from maskgen.evaluation.metrics.statistics import (

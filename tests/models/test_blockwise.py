@@ -200,10 +200,10 @@ class Compared:
 
 # All [MASK]s of an empty block are predicted alike, so a confident order needs noise, or rounding breaks the tie.
 SAMPLER_PARTS: dict[str, dict[str, Any]] = {
-    "coins": {"order": Random(), "quota": Bernoulli(), "steps": 12},
+    "coins": {"order": Random(), "unmasking": Bernoulli(), "steps": 12},
     "confident": {"order": Confidence(2.0), "steps": 8},
-    "one": {"order": Random(), "quota": One()},
-    "remasked": {"order": Random(), "quota": Bernoulli(), "remask": Cap(0.3), "steps": 12},
+    "one": {"order": Random(), "unmasking": One()},
+    "remasked": {"order": Random(), "unmasking": Bernoulli(), "remask": Cap(0.3), "steps": 12},
 }
 LENGTHS = torch.tensor([0, 11, 4, 7, 2, 10])
 """Tokens that are wanted in each row: some rows have finished long before others, some need nothing."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from maskgen.core.predictions import NULL, Batch, Condition, Field
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.models.dit import DiT
-from maskgen.models.trunks import SWITCHES, NoMasking
+from maskgen.models.trunks import SWITCHES
 from maskgen.objectives import OBJECTIVES, Denoising
 from maskgen.objectives.variance import discretised_log_prob, posterior, variational_bound
 from maskgen.objectives.weights import NOISE_WEIGHTS, P2, Edm, MinSnr, OnClean, OnTarget, Snr
@@ -41,7 +42,7 @@ def network(masking: dict[str, Any], **more: Any) -> DiT:
 class Fixed:
     """Answers a constant for all tokens it is asked for."""
 
-    masking = NoMasking()
+    traits = NetworkTraits()
     training = False
 
     def __init__(self, value: float, variance: float | None = None) -> None:
@@ -168,7 +169,7 @@ def test_maskdit_learns_what_its_noisy_patches_look_like() -> None:
     """A network whose x_0 is the normalised noisy patch has no reconstruction loss."""
 
     class Says(Fixed):
-        masking = SWITCHES.build(SMALL["maskdit"])  # type: ignore[assignment]
+        traits = NetworkTraits(reconstructs=True)
 
         def __call__(self, x_t: Tensor, t: Tensor, cond: Any = None, *, subset: Any = None) -> Field:
             sigma = (4 * t).exp()[:, None, None]
@@ -212,8 +213,6 @@ def test_a_spread_of_keep_ratios_is_drawn_below_the_one_asked_for() -> None:
     kept = []
 
     class Counts(Fixed):
-        masking = SWITCHES.build("naive")  # type: ignore[assignment]
-
         def __call__(self, x_t: Tensor, t: Tensor, cond: Any = None, *, subset: Any = None) -> Field:
             kept.append(subset.keep.shape[1])
             return Field(torch.zeros(len(x_t), subset.keep.shape[1], 6), subset=subset)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import Batch, Categorical, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.models import MODELS
 from maskgen.objectives import MaskedDenoising, MaskedRegression, MaskedTokens
 from maskgen.objectives.difficulty import relative_loss
@@ -21,6 +22,8 @@ from maskgen.schedules import Fixed, Linear
 from maskgen.strategies import STRATEGIES, Attention, Hard
 
 V, GRID, N_CLASSES = 5, (3, 4), 3
+IDS = TokenLayout.of(Stream("image", "image", V, GRID))
+PATCHES = TokenLayout.of(Stream("image", "image", 0, GRID, 3))
 
 
 def network(**more: Any) -> Any:
@@ -147,7 +150,7 @@ def test_a_network_expects_losses_only_if_asked_to_and_is_the_same_otherwise() -
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_trains_a_network(name: str) -> None:
-    objective = MaskedTokens(Absorbing(V, Linear(), strategy=STRATEGIES.build(name), grid=GRID))
+    objective = MaskedTokens(Absorbing(IDS, Linear(), strategy=STRATEGIES.build(name)))
     model = network(has_difficulty=True)
     loss = objective(model, batch(), Rng.stream(0), progress=0.5)
     loss.value.backward()  # type: ignore[no-untyped-call]
@@ -184,7 +187,7 @@ class Watch:
 @pytest.mark.parametrize("name", ["attention", "hard"])
 def test_a_network_is_asked_with_nothing_dropped_out_and_trained_with_it(name: str) -> None:
     model = patch_network(dropout=0.5, has_difficulty=True).train()
-    process = Absorbing(0, Fixed(0.75), strategy=STRATEGIES.build(name), grid=GRID)
+    process = Absorbing(PATCHES, Fixed(0.75), strategy=STRATEGIES.build(name))
     before = torch.get_rng_state()
     told = [guide_by(process, model, patches().x_0, None, Rng.stream(0)) for _ in range(2)]
     assert told[0] is not None
@@ -245,7 +248,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_trains_a_masked_autoencoder(kind: str, name: str) -> None:
-    process = Absorbing(0, Fixed(0.75), strategy=STRATEGIES.build(name), grid=GRID)
+    process = Absorbing(PATCHES, Fixed(0.75), strategy=STRATEGIES.build(name))
     objective, model = MaskedRegression(process), patch_network(**KINDS[kind], has_difficulty=True)
     loss = objective(model, patches(), Rng.stream(0), progress=0.5)
     loss.value.backward()  # type: ignore[no-untyped-call]
@@ -258,7 +261,7 @@ def test_every_strategy_trains_a_masked_autoencoder(kind: str, name: str) -> Non
 def test_strategies_choose_what_a_denoising_autoencoder_does_not_see(name: str) -> None:
     strategy, model, seen = STRATEGIES.build(name), patch_network("diffmae"), []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[2].visible))
-    objective = MaskedDenoising(Gaussian(Linear(), "x_0"), 0.75, strategy, grid=GRID)
+    objective = MaskedDenoising(Gaussian(Linear(), "x_0"), 0.75, strategy, layout=PATCHES)
     objective(model, patches(), Rng.stream(0), progress=0.5).value.backward()  # type: ignore[no-untyped-call]
     is_masked = seen[0].isnan().all(-1)
     assert is_masked.sum(1).tolist() == [9] * 6
@@ -296,7 +299,7 @@ def test_a_masked_autoencoder_is_the_same_with_and_without_expecting_losses() ->
 
 def test_a_masked_autoencoder_learns_which_patches_are_hard() -> None:
     model = patch_network(has_difficulty=True)
-    objective = MaskedRegression(Absorbing(0, Fixed(0.5), strategy=Hard(), grid=GRID), normalise=False)
+    objective = MaskedRegression(Absorbing(PATCHES, Fixed(0.5), strategy=Hard()), normalise=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(60):
         x_0 = Rng.stream("noise", step).normal((32, 12, D))
@@ -328,7 +331,7 @@ def visible_family(name: str) -> tuple[Any, Any, Batch]:
 @pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"hard"}))
 def test_every_strategy_a_network_answers_trains_mage_and_mar(kind: str, name: str) -> None:
     network, make, given = visible_family(kind)
-    process = Absorbing(V * (kind == "mage"), Linear(), strategy=STRATEGIES.build(name), grid=GRID)
+    process = Absorbing(IDS if kind == "mage" else PATCHES, Linear(), strategy=STRATEGIES.build(name))
     loss = make(process)(network, given, Rng.stream(0), progress=0.5)
     loss.value.backward()
     assert torch.isfinite(loss.value)
@@ -348,7 +351,7 @@ def test_the_class_slots_of_mage_and_mar_say_where_they_look(kind: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"hard"}))
 def test_mage_drops_masked_tokens_only_and_half_of_all_by_any_strategy(name: str) -> None:
     network, _, given = visible_family("mage")
-    process = Absorbing(V, Fixed(0.75), strategy=STRATEGIES.build(name), grid=GRID)
+    process = Absorbing(IDS, Fixed(0.75), strategy=STRATEGIES.build(name))
     seen: list[Any] = []
     network.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append((args[0], kwargs["subset"])), with_kwargs=True

@@ -13,6 +13,7 @@ from torch import Tensor
 from maskgen.core.predictions import Batch, Categorical, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.objectives import MaskedTokens, draw_times
 from maskgen.objectives.contrastive import Contrastive, info_nce
 from maskgen.objectives.masked import drop_masked
@@ -28,7 +29,7 @@ V = 5
 class Watch:
     """A denoiser that predicts dropped tokens, with given logits (B, L, V); remembers what it was asked."""
 
-    drops_masked = True
+    traits = NetworkTraits(drops_masked=True)
 
     def __init__(self, logits: Tensor, vectors: Tensor | None = None) -> None:
         self.logits, self.vectors, self.view = logits, vectors, None
@@ -100,7 +101,7 @@ def test_published_counts_are_128_of_256_dropped_and_at_least_as_many_masked() -
 
 def test_a_network_that_does_not_predict_dropped_tokens_has_any_of_them_dropped() -> None:
     watch = Watch(torch.zeros(8, 16, V))
-    watch.drops_masked = False
+    watch.traits = NetworkTraits()
     objective()(watch, data(8, 16), Rng.stream(0), keep_ratio=0.25)
     assert torch.equal(watch.where, (watch.x_t == V) & watch.subset.is_kept())
     assert ((watch.x_t != V) & ~watch.subset.is_kept()).any()

@@ -168,11 +168,14 @@ def test_a_network_learns_with_all_its_parameters() -> None:
 def test_a_wrapped_network_is_asked_for_its_own_rates() -> None:
     model, objective = network(), StateDependentTokens(StateDependent(V))
 
-    class Wrapped:
-        module = model
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = model
 
-        def __call__(self, *args: Any, **more: Any) -> Categorical:
-            return self.module(*args, **more)
+        def forward(self, *args: Any, **more: Any) -> Categorical:
+            predicted: Categorical = self.module(*args, **more)
+            return predicted
 
     plain, wrapped = (objective(m, Batch(X_0), Rng.stream(0)).value for m in (model, Wrapped()))
     assert torch.equal(plain, wrapped)

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from maskgen.core.rng import Rng
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.processes import PROCESSES, Absorbing, StateDependent, is_mask
 from maskgen.schedules import SCHEDULES, Cosine, Linear
 from maskgen.strategies import STRATEGIES, Guide
 
 x_0 = torch.arange(64).view(4, 16) % 7
+SQUARE = TokenLayout.of(Stream("image", "image", 7, (4, 4)))
 every_count = pytest.mark.parametrize("count", ["bernoulli", "exact"])
 
 
@@ -69,10 +71,10 @@ def test_the_prior_is_all_mask() -> None:
 
 
 def test_the_vocabulary_size_is_derived_and_not_a_key() -> None:
-    process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, vocab_size=9)
+    process = PROCESSES.build({"type": "absorbing", "schedule": "linear"}, layout=9)
     assert isinstance(process, Absorbing)
     assert process.mask_id == 9
-    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy", "at_least"]
+    assert PROCESSES.arguments("absorbing") == ["schedule", "count", "strategy", "at_least", "rounding"]
 
 
 def test_times_may_be_given_token_by_token() -> None:
@@ -95,7 +97,7 @@ def test_random_masks_are_those_of_plain_uniform_noise() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_masks_exact_counts_at_every_time(name: str) -> None:
-    process = PROCESSES.build({"type": "absorbing", "schedule": "linear", "strategy": name}, vocab_size=7, grid=(4, 4))
+    process = PROCESSES.build({"type": "absorbing", "schedule": "linear", "strategy": name}, layout=SQUARE)
     noise = cast(Absorbing, process).draw_noise(x_0, Rng.stream(0), Guide(torch.randn(4, 16)))
     x_t = process.corrupt(x_0, torch.tensor([0.25, 0.5, 0.75, 1.0]), noise)
     assert (x_t == 7).sum(1).tolist() == [4, 8, 12, 16]
@@ -105,7 +107,7 @@ def test_every_strategy_masks_exact_counts_at_every_time(name: str) -> None:
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> None:
     many = torch.zeros(3000, 16, dtype=torch.long)
-    process = Absorbing(7, Linear(), "bernoulli", STRATEGIES.build(name), (4, 4))
+    process = Absorbing(SQUARE, Linear(), "bernoulli", STRATEGIES.build(name))
     noise = process.draw_noise(many, Rng.stream(0), Guide(Rng.stream(1).normal((3000, 16))))
     counts = (process.corrupt(many, torch.full((3000,), 0.3), noise) == 7).sum(1).double()
     assert counts.mean().item() == pytest.approx(4.8, abs=0.12)
@@ -114,7 +116,7 @@ def test_every_strategy_masks_as_many_as_coins_would_on_average(name: str) -> No
 
 def test_a_strategy_knows_the_grid_and_takes_a_text_for_one_line() -> None:
     blocks, one = STRATEGIES.build({"type": "grid", "period": [2, 2]}), torch.full((4,), 0.75)
-    on_grid, on_line = (Absorbing(7, Linear(), "exact", blocks, grid) for grid in ((4, 4), None))
+    on_grid, on_line = (Absorbing(layout, Linear(), "exact", blocks) for layout in (SQUARE, 7))
     seen = on_grid.corrupt(x_0, one, on_grid.draw_noise(x_0, Rng.stream(0))).view(4, 2, 2, 2, 2) != 7
     assert (seen.sum((2, 4)) == 1).all()
     seen = on_line.corrupt(x_0, one - 0.25, on_line.draw_noise(x_0, Rng.stream(0))).view(4, 8, 2) != 7
@@ -122,8 +124,10 @@ def test_a_strategy_knows_the_grid_and_takes_a_text_for_one_line() -> None:
 
 
 def test_rows_of_another_length_than_the_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"the process is of a grid \(3, 3\), got rows of 16 tokens"):
-        Absorbing(7, grid=(3, 3)).draw_noise(x_0, Rng.stream(0))
+    with pytest.raises(
+        ValueError, match=r"built for rows of 9 tokens \(image \(3, 3\)\), got 16; build it for the layout"
+    ):
+        Absorbing(TokenLayout.of(Stream("image", "image", 7, (3, 3)))).draw_noise(x_0, Rng.stream(0))
 
 
 # Rates of the tokens' own
@@ -164,7 +168,7 @@ def test_a_least_time_that_is_none_is_refused(t_min: float) -> None:
 
 
 def test_learned_rates_are_no_keys() -> None:
-    process = PROCESSES.build({"type": "state_dependent", "t_min": 0.01}, vocab_size=9)
+    process = PROCESSES.build({"type": "state_dependent", "t_min": 0.01}, layout=9)
     assert isinstance(process, StateDependent)
     assert (process.mask_id, process.t_min) == (9, 0.01)
     assert PROCESSES.arguments("state_dependent") == ["t_min"]

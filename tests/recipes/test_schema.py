@@ -10,6 +10,7 @@ import pytest
 import yaml
 from torch import nn
 
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.recipes import tree as module
 from maskgen.recipes.load import load_recipe, parse_recipe
 from maskgen.recipes.schema import RecipeError
@@ -86,7 +87,7 @@ def test_a_recipe_of_text_says_so_and_comes_back_from_its_dump(kind: str) -> Non
     assert recipe.is_text
     assert recipe.task == "generator"
     assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
-    assert recipe.build_objective(vocab_size=7).baseline == pytest.approx(math.log(7))
+    assert recipe.build_objective(7).baseline == pytest.approx(math.log(7))
     assert isinstance(recipe.build_model(vocab_size=7), nn.Module)
 
 
@@ -205,9 +206,9 @@ ASKING = {"attention": "attention_scores", "hard": "difficulty"}
 def test_a_recipe_names_its_mask_strategy(strategy: str) -> None:
     model = {"type": "maskgit", "has_difficulty": True}
     recipe = parse_recipe(tree(process={"type": "absorbing", "strategy": strategy}, model=model))
-    built: Any = recipe.build_objective(5, (8, 8))
+    built: Any = recipe.build_objective(TokenLayout.of(Stream("image", "image", 5, (8, 8))))
     assert built.strategy == built.process.strategy == STRATEGIES.build(strategy)
-    assert built.process.grid == (8, 8)
+    assert built.process.layout.shape == (8, 8)
     assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
 
 
@@ -230,7 +231,7 @@ def test_a_strategy_that_asks_is_refused_where_the_network_does_not_answer(strat
     changes = {"process": {"type": "absorbing", "strategy": strategy}, "objective": "masked_tokens"}
     with pytest.raises(RecipeError) as error:
         parse_recipe(text_tree(tmp_path / "poem.txt", **changes))
-    assert str(error.value).endswith("mdlm does not answer; choose from block, color, grid, random")
+    assert str(error.value).endswith("model mdlm does not compute; choose from block, color, grid, random")
 
 
 @pytest.mark.parametrize(
@@ -366,9 +367,9 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sampler": "maskgit"}, ["sampler", "vectors", "order random"]),
+        ({"sampler": "maskgit"}, ["sampler", "continuous", "order random"]),
         ({"sampler": {"type": "emigm", "top_p": 0.9}}, ["sampler", "top_p 1"]),
-        ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "head ddpm"]),
+        ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "use ddpm"]),
         ({"sampler": {"type": "emigm", "head": "dmp"}}, ["sampler.head", "'dmp'", "ddpm"]),
         ({"objective": "masked_tokens"}, ["masked_tokens", "numbers"]),
         ({"objective": "denoising"}, ["mar is trained by token_diffusion or masked_tokens", "denoising"]),
@@ -441,14 +442,18 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
         ("mage", ["model.decoder_depth=0"], ["model: width, depth, heads and mlp_ratio must be positive"]),
         ("mage", ["model.decoder_heads=-1"], ["model: decoder_heads, table_rows and projection must not be negative"]),
         ("mae", ["sampler.temperature=0.5"], ["sampler.temperature must be 1: this network predicts one value"]),
-        ("mae", ["sampler=maskgit"], ["sampler: these tokens are vectors"]),
+        ("mae", ["sampler=maskgit"], ["sampler: this sampler uses token probabilities"]),
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
         ("mae", ["guidance.scale=2"], ["guidance.scale: model mae has no classes", "use 1"]),
         ("mae", ["process.strategy=hard"], ["process.strategy: hard needs", "model.has_difficulty: true"]),
         ("diffmae", ["process.target=v"], ["objective: masked_denoising needs process gaussian with target x_0"]),
         ("diffmae", ["model.decoder.depth=5"], ["model.decoder: reads reversed", "depth 5 is more than its 4"]),
-        ("diffmae", ["objective.strategy=hard"], ["objective.strategy: hard asks the network, diffmae does not"]),
+        (
+            "diffmae",
+            ["objective.strategy=hard"],
+            ["objective.strategy: hard requires difficulty of the network, which model diffmae"],
+        ),
         ("diffmae", ["objective.mask_ratio=0"], ["objective: ratio must be in (0, 1]"]),
         ("diffmae", ["objective=denoising"], ["objective: diffmae is trained by masked_denoising, not by denoising"]),
     ],

@@ -157,7 +157,7 @@ def test_what_cannot_be_scored_is_refused(text_kinds: dict[str, Path], options: 
 def test_characters_that_the_scorer_does_not_know_are_named(text_kinds: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "poem.txt").write_text("ab" * 200)
     text_checkpoint(tmp_path / "judge", "ar")
-    with pytest.raises(UserError, match="the tokenizer does not know '"):
+    with pytest.raises(UserError, match="the tokenizer has no token for '"):
         perplexity.run(str(text_kinds["mdlm"]), scorer=str(tmp_path / "judge"), num=20)
 
 

@@ -10,7 +10,8 @@ import torch
 from maskgen.core.errors import UserError
 from maskgen.data.image.grid import grid
 from maskgen.data.image.pictures import to_pil
-from maskgen.sample.pictures import check_writable, write_images
+from maskgen.pipelines.sheet import write_images
+from maskgen.sample.pictures import check_writable
 
 
 def test_a_grid_has_every_image_in_its_place() -> None:

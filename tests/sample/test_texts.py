@@ -12,9 +12,10 @@ import torch
 
 import maskgen
 from maskgen.core.errors import UserError
+from maskgen.pipelines.sheet import write_texts
 from maskgen.pipelines.text import TextPipeline
 from maskgen.sample import texts
-from maskgen.sample.texts import Screen, wrapped, write_texts
+from maskgen.sample.texts import Screen, wrapped
 
 
 class Terminal(io.StringIO):
@@ -99,9 +100,9 @@ def test_wrapping_loses_nothing_and_fits(text: str) -> None:
 
 def test_a_text_file_has_every_text_and_a_json_file_their_seeds(tmp_path: Path) -> None:
     found = ["naïve\n\nline", "", '"quoted"']
-    write_texts(tmp_path / "t.txt", found, 5)
+    write_texts(tmp_path / "t.txt", found, [5, 6, 7])
     assert (tmp_path / "t.txt").read_bytes().decode() == 'naïve\n\nline\n\n----\n\n\n\n----\n\n"quoted"\n'
-    write_texts(tmp_path / "t.jsonl", found, 5)
+    write_texts(tmp_path / "t.jsonl", found, [5, 6, 7])
     lines = (tmp_path / "t.jsonl").read_bytes().decode().splitlines()
     assert [json.loads(line) for line in lines] == [{"seed": 5 + i, "text": text} for i, text in enumerate(found)]
     assert "naïve" in lines[0]

@@ -1,4 +1,4 @@
-"""Laws of the quotas that look at the prediction."""
+"""Laws of the unmasking schedules that look at the prediction."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "tex
 CONFIDENCE = torch.tensor(GOLDEN["threshold"]["conf"], dtype=torch.float64)
 
 
-def count(quota: Adaptive, logits: Tensor, tokens: Tensor | None = None) -> int:
+def count(unmasking: Adaptive, logits: Tensor, tokens: Tensor | None = None) -> int:
     """Tokens revealed of the candidates (M, V), which stand in disorder among others that are none."""
     where = torch.zeros(1, 2 * len(logits), dtype=torch.bool)
     where[:, 1::2] = True
     tokens = logits.argmax(-1) if tokens is None else tokens
-    proposal = Proposal(where, 0.5, (where.shape[1],), Categorical(logits, where), tokens)
+    prediction = Categorical(logits, where)
+    proposal = Proposal(where, 0, 2, (where.shape[1],), prediction, prediction, tokens)
     n = torch.tensor([len(logits)])
     zero = torch.zeros(1, dtype=torch.float64)
     move = Move(Clock(0, 9, zero + 1, n, n, where.shape[1]), zero, zero, torch.zeros_like(n), proposal)
-    return int(quota.count(move, Rng.stream(0)))
+    return int(unmasking.count(move, Rng.stream(0)))
 
 
 def sure_by(confidence: Tensor) -> Tensor:
@@ -74,12 +75,12 @@ def test_entropy_bound_takes_the_longest_run_that_is_free_but_for_its_last() -> 
     assert [count(EntropyBound(gamma), logits) for gamma in (0.0, 0.03, 0.3, 9.0)] == [1, 2, 4, 5]
 
 
-@pytest.mark.parametrize("quota", [Threshold(1.0), Factor(1e-6), EntropyBound(0.0)])
+@pytest.mark.parametrize("unmasking", [Threshold(1.0), Factor(1e-6), EntropyBound(0.0)])
 @pytest.mark.parametrize("order", [Confidence(), Entropy(), Random()])
-def test_the_unsure_reveal_one_token_a_step(quota: Adaptive, order: Any) -> None:
+def test_the_unsure_reveal_one_token_a_step(unmasking: Adaptive, order: Any) -> None:
     steps: list[int] = []
     x_1 = torch.full((2, 12), MASK)
-    MaskedSampler(order, quota)(
+    MaskedSampler(order, unmasking)(
         constant(MASK),
         x_1,
         Rng.stream(0),
@@ -89,11 +90,11 @@ def test_the_unsure_reveal_one_token_a_step(quota: Adaptive, order: Any) -> None
     assert steps == list(range(2, 25, 2))
 
 
-@pytest.mark.parametrize("quota", [Threshold(0.9), Factor(1.0), EntropyBound(0.1)])
-def test_the_sure_reveal_all_at_once(quota: Adaptive) -> None:
+@pytest.mark.parametrize("unmasking", [Threshold(0.9), Factor(1.0), EntropyBound(0.1)])
+def test_the_sure_reveal_all_at_once(unmasking: Adaptive) -> None:
     seen: list[Tensor] = []
     certain = torch.tensor([0.0, 50.0, 0.0]).expand(2, 12, 3)
-    x_0 = MaskedSampler(Confidence(), quota)(
+    x_0 = MaskedSampler(Confidence(), unmasking)(
         lambda x_t, t, *, where=None: pick(certain, where),
         torch.full((2, 12), 3),
         Rng.stream(0),
@@ -104,9 +105,9 @@ def test_the_sure_reveal_all_at_once(quota: Adaptive) -> None:
     assert (x_0 == 1).all()
 
 
-@pytest.mark.parametrize("quota", [Threshold(0.5), Factor(1.0), EntropyBound(1.0)])
-@pytest.mark.parametrize("layout", [Blocks(4), Blocks(12)])
-def test_time_is_the_share_of_a_row_that_is_still_masked(quota: Adaptive, layout: Blocks) -> None:
+@pytest.mark.parametrize("unmasking", [Threshold(0.5), Factor(1.0), EntropyBound(1.0)])
+@pytest.mark.parametrize("layout", [Blocks(4, start="row"), Blocks(12)])
+def test_time_is_the_share_of_a_row_that_is_still_masked(unmasking: Adaptive, layout: Blocks) -> None:
     x_1 = torch.full((3, 12), MASK)
     x_1[1, [0, 3, 5, 6]] = 2
     n_calls = 0
@@ -122,7 +123,7 @@ def test_time_is_the_share_of_a_row_that_is_still_masked(quota: Adaptive, layout
         assert torch.allclose(t.float(), expected)
         return waves(x_t, t, where=where)
 
-    MaskedSampler(Confidence(), quota, layout=layout, temperature=0)(denoise, x_1, Rng.stream(0), mask_id=MASK)
+    MaskedSampler(Confidence(), unmasking, layout=layout, temperature=0)(denoise, x_1, Rng.stream(0), mask_id=MASK)
     assert n_calls > 1
 
 

@@ -12,22 +12,23 @@ from torch import Tensor
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.core.traits import NetworkTraits
 from maskgen.samplers import SAMPLERS, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.layout import LAYOUTS
 from maskgen.samplers.masked.order import ORDERS
 from maskgen.samplers.masked.remask import REMASKS
-from maskgen.samplers.masked.unmasking import QUOTAS
+from maskgen.samplers.masked.unmasking import UNMASKINGS
 from tests.toys import MASK, waves
 
 GRID = (6, 6)  # more than one block of the default layout
-AXES = {"order": ORDERS.names(), "quota": QUOTAS.names(), "remask": REMASKS.names(), "layout": LAYOUTS.names()}
+AXES = {"order": ORDERS.names(), "unmasking": UNMASKINGS.names(), "remask": REMASKS.names(), "layout": LAYOUTS.names()}
 
 
 def is_possible(choice: tuple[str, ...]) -> bool:
     """Joint draws mask nothing again."""
-    _, quota, remask, _ = choice
-    return quota != "joint" or remask == "none"
+    _, unmasking, remask, _ = choice
+    return unmasking != "joint" or remask == "none"
 
 
 def pairs(choice: tuple[str, ...]) -> set[tuple[str, str]]:
@@ -36,7 +37,7 @@ def pairs(choice: tuple[str, ...]) -> set[tuple[str, str]]:
 
 
 def covering() -> list[tuple[str, ...]]:
-    """Choices (order, quota, remask, layout) in which every possible pair of entries occurs."""
+    """Choices (order, unmasking, remask, layout) in which every possible pair of entries occurs."""
     left = {choice: pairs(choice) for choice in product(*AXES.values()) if is_possible(choice)}
     chosen = []
     while left:
@@ -70,7 +71,7 @@ class Tilted:
     """`waves` that lean towards a label."""
 
     def __init__(self, keeps_rows: bool = False) -> None:
-        self.keeps_rows = keeps_rows
+        self.traits = NetworkTraits(keeps_rows=keeps_rows)
 
     def __call__(
         self,

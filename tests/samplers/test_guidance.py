@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.traits import NetworkTraits
 from maskgen.samplers.guidance import Guidance
 from tests.toys import pick
 
@@ -20,7 +21,7 @@ X_T = torch.tensor([[0, 5, 5, 1], [5, 5, 5, 5], [2, 2, 5, 5]])
 class Labelled:
     """A denoiser whose logits are label * column, which counts its calls and the rows it sees."""
 
-    keeps_rows = False
+    traits = NetworkTraits()
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -111,7 +112,7 @@ def test_the_number_of_passes_is_decided_by_the_rows_that_are_asked_for() -> Non
 
 def test_a_denoiser_that_keeps_rows_is_given_all_of_them() -> None:
     denoiser = Labelled()
-    denoiser.keeps_rows = True
+    denoiser.traits = NetworkTraits(keeps_rows=True)
     prediction = Guidance(4.0).bind(denoiser, COND)(X_T, T, where=WANTED)
     assert denoiser.calls == [6]
     assert torch.equal(prediction.logits, Guidance(4.0).bind(Labelled(), COND)(X_T, T, where=WANTED).logits)

@@ -211,8 +211,8 @@ def test_first_hitting_runs_the_network_on_a_row_once_a_hole(order: Any) -> None
     assert torch.equal(evaluations(MaskedSampler(order, One()), x_1), n_holes)
 
 
-@pytest.mark.parametrize(("name", "p", "quota"), [("two stages", 1e-8, Bernoulli()), ("one stage", 2e-8, Joint())])
-def test_a_token_of_chance_1e_8_is_drawn_as_often_as_it_should_be(name: str, p: float, quota: Any) -> None:
+@pytest.mark.parametrize(("name", "p", "unmasking"), [("two stages", 1e-8, Bernoulli()), ("one stage", 2e-8, Joint())])
+def test_a_token_of_chance_1e_8_is_drawn_as_often_as_it_should_be(name: str, p: float, unmasking: Any) -> None:
     """Float32 Gumbel noise draws it 65 times too rarely (arXiv 2409.02908): `gumbel_fp32`, chance 1e-8 a step.
 
     Of 1e11 uniforms those near the token's are drawn, so many as fall there; none else can draw it.
@@ -220,10 +220,10 @@ def test_a_token_of_chance_1e_8_is_drawn_as_often_as_it_should_be(name: str, p: 
     trials, width, chance = 1e11, 1e-7, 1e-8
     n = int(torch.binomial(torch.tensor(trials).double(), torch.tensor(width).double(), generator=seeded(0)))
     logits = torch.tensor([0.25, p, 0.75 - p], dtype=torch.float64).log()
-    stretch = 1.0 if isinstance(quota, Bernoulli) else 0.5  # the joint draw of the first of two steps halves all
+    stretch = 1.0 if isinstance(unmasking, Bernoulli) else 0.5  # the joint draw of the first of two steps halves all
     start = stretch * (0.25 + p / 2) - width / 2
     seen: list[Tensor] = []
-    MaskedSampler(Random(), quota, steps=1 if isinstance(quota, Bernoulli) else 2)(
+    MaskedSampler(Random(), unmasking, steps=1 if isinstance(unmasking, Bernoulli) else 2)(
         lambda x_t, t, *, where=None: pick(logits.expand(1, n, 3), where),
         torch.full((1, n), 3),
         Windowed(start, width),

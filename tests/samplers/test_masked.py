@@ -19,7 +19,7 @@ from maskgen.samplers.masked.joint import Joint
 from maskgen.samplers.masked.layout import Blocks
 from maskgen.samplers.masked.order import ORDERS, Confidence, Halton, Random
 from maskgen.samplers.masked.remask import REMASKS, Cap, Remask, Rescale
-from maskgen.samplers.masked.unmasking import QUOTAS, Bernoulli, One, Scheduled
+from maskgen.samplers.masked.unmasking import UNMASKINGS, Bernoulli, One, Scheduled
 from maskgen.schedules import SCHEDULES, Arccos, Cosine, Linear
 from tests.toys import MASK, constant, frequencies, pick, posterior, waves
 
@@ -55,8 +55,8 @@ def assert_agree(observed: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("order", ORDERS.names())
 @pytest.mark.parametrize("name", ["cosine", "arccos", "linear"])
 def test_masked_tokens_after_each_step_are_the_published_counts_in_any_order(name: str, order: str) -> None:
-    quota = Scheduled(SCHEDULES.build(name))
-    _, counts = decode(MaskedSampler(ORDERS.build(order), quota, steps=8), torch.full((2, 64), MASK))
+    unmasking = Scheduled(SCHEDULES.build(name))
+    _, counts = decode(MaskedSampler(ORDERS.build(order), unmasking, steps=8), torch.full((2, 64), MASK))
     # The published list ends with a forced minimum of 1; ours with 0, as the last step reveals all.
     expected = [*GOLDEN["maskgit_mask_len"][f"{name}_N64_T8"][:-1], 0]
     assert counts[:, 0].tolist() == counts[:, 1].tolist() == expected
@@ -84,9 +84,11 @@ def test_counts_are_of_each_row_where_rows_have_different_holes() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS.names())
-@pytest.mark.parametrize("quota", [Scheduled(Linear()), Scheduled(Cosine()), Scheduled(Arccos(), "revealed"), One()])
-def test_as_many_steps_as_tokens_reveal_exactly_one_a_step(order: str, quota: Any) -> None:
-    sampler = MaskedSampler(ORDERS.build(order), quota, steps=24, temperature=0)
+@pytest.mark.parametrize(
+    "unmasking", [Scheduled(Linear()), Scheduled(Cosine()), Scheduled(Arccos(), "revealed"), One()]
+)
+def test_as_many_steps_as_tokens_reveal_exactly_one_a_step(order: str, unmasking: Any) -> None:
+    sampler = MaskedSampler(ORDERS.build(order), unmasking, steps=24, temperature=0)
     _, counts = decode(sampler, torch.full((2, 24), MASK))
     assert torch.equal(counts, torch.arange(23, -1, -1)[:, None].expand(24, 2))
 
@@ -172,9 +174,9 @@ def test_blocks_share_all_the_steps_and_each_has_one(steps: int, total: int) -> 
     assert len(counts) == total
 
 
-@pytest.mark.parametrize("quota", QUOTAS.names())
+@pytest.mark.parametrize("unmasking", UNMASKINGS.names())
 @pytest.mark.parametrize("order", ORDERS.names())
-def test_the_network_is_asked_only_about_masked_tokens_at_falling_times(order: str, quota: str) -> None:
+def test_the_network_is_asked_only_about_masked_tokens_at_falling_times(order: str, unmasking: str) -> None:
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
@@ -182,7 +184,7 @@ def test_the_network_is_asked_only_about_masked_tokens_at_falling_times(order: s
         asked.append((x_t, t, where))
         return waves(x_t, t, where=where)
 
-    decode(MaskedSampler(ORDERS.build(order), QUOTAS.build(quota), steps=6), torch.full((3, 12), MASK), denoise)
+    decode(MaskedSampler(ORDERS.build(order), UNMASKINGS.build(unmasking), steps=6), torch.full((3, 12), MASK), denoise)
     assert all((x_t[where] == MASK).all() for x_t, _, where in asked)
     assert all(where.any() for _, _, where in asked)
     assert asked[0][1].dtype == torch.float64
@@ -241,7 +243,8 @@ def test_a_decoding_stops_when_nothing_is_left() -> None:
     x_1[0, :3], x_1[1, 5] = MASK, MASK
     _, counts = decode(MaskedSampler(Random(), One()), x_1)
     assert counts.tolist() == [[2, 0], [1, 0], [0, 0]]
-    assert len(decode(MaskedSampler(Random(), One(), layout=Blocks(4)), x_1)[1]) == 4
+    assert len(decode(MaskedSampler(Random(), One(), layout=Blocks(4, start="row")), x_1)[1]) == 4
+    assert len(decode(MaskedSampler(Random(), One(), layout=Blocks(4)), x_1)[1]) == 3
 
 
 def test_a_decoding_that_may_mask_again_goes_on() -> None:
@@ -255,7 +258,7 @@ def test_a_decoding_that_may_mask_again_goes_on() -> None:
 def test_a_block_does_not_depend_on_how_long_the_one_before_took() -> None:
     x_1 = torch.full((1, 12), MASK)
     other = x_1.clone()
-    other[0, :6] = 0
+    other[0, 1:6] = 0
     sampler = MaskedSampler(Random(), layout=Blocks(6))
 
     def denoise(x_t: Tensor, t: Tensor, *, where: Tensor) -> Categorical:
@@ -279,7 +282,7 @@ def test_top_p_cuts_the_tail_after_temperature_and_only_from_the_draw() -> None:
         return torch.bincount(x_0[0], minlength=4).double() / 4000
 
     expected = torch.tensor(TEXT["top_p"]["inclusive"], dtype=torch.float64)
-    for settings in ({"quota": Scheduled()}, {"quota": Joint()}):
+    for settings in ({"unmasking": Scheduled()}, {"unmasking": Joint()}):
         assert torch.allclose(shares(top_p=0.9, **settings), expected, atol=0.03)
         assert (shares(top_p=0.9, temperature=3.0, **settings) > 0.1).all()
         assert shares(top_p=0.9, temperature=0.0, **settings).tolist() == [1, 0, 0, 0]
@@ -299,8 +302,8 @@ def test_orders_see_what_top_p_cuts() -> None:
 
 @pytest.mark.parametrize("remask", sorted(set(REMASKS.names()) - {"none"}))
 def test_joint_draws_and_remasking_are_refused_together(remask: str) -> None:
-    with pytest.raises(ValueError, match="joint quota masks nothing again; use"):
-        MaskedSampler(quota=Joint(), remask=REMASKS.build(remask))
+    with pytest.raises(ValueError, match="unmasking joint cannot mask tokens again; use remask none"):
+        MaskedSampler(unmasking=Joint(), remask=REMASKS.build(remask))
 
 
 @pytest.mark.parametrize("top_p", [0.0, 1.1, float("nan")])

@@ -19,8 +19,9 @@ from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.adaptive import EntropyBound, Factor, Threshold
 from maskgen.samplers.masked.joint import Joint
 from maskgen.samplers.masked.layout import Blocks, Full
-from maskgen.samplers.masked.order import Confidence, Entropy, Halton, Margin, Random
+from maskgen.samplers.masked.order import Confidence, Entropy, Halton, Margin, Proposal, Random
 from maskgen.samplers.masked.remask import Cap, Held, Loop, LowConfidence, Rescale
+from maskgen.samplers.masked.source import Sampled
 from maskgen.samplers.masked.unmasking import Bernoulli, Euler, Even, One, Scheduled, Share
 from maskgen.schedules import Arccos, Cosine, Linear
 from tests.toys import MASK, constant, waves
@@ -131,7 +132,7 @@ def test_halton_is_its_order_with_arccos_counts_of_what_is_revealed() -> None:
 def test_ancestral_and_first_hitting_are_the_reverse_process() -> None:
     assert SAMPLERS.build("ancestral") == MaskedSampler(Random(), Bernoulli(Linear()), steps=32)
     sampler = SAMPLERS.build("first_hitting")
-    assert (sampler.order, sampler.quota) == (Random(), One(Linear()))
+    assert (sampler.order, sampler.unmasking) == (Random(), One(Linear()))
 
 
 def test_ancestral_in_one_stage_and_genmd4_draw_jointly() -> None:
@@ -147,8 +148,10 @@ def test_euler_is_ancestral_with_its_own_chance() -> None:
 def test_remdm_is_ancestral_that_masks_again() -> None:
     remasks = {"cap": Cap(0.008), "rescale": Rescale(0.015), "conf": LowConfidence()}
     for name, remask in remasks.items():
-        assert SAMPLERS.build(f"remdm_{name}") == MaskedSampler(Random(), Bernoulli(Linear()), remask, steps=64)
-    loop = MaskedSampler(Random(), Bernoulli(Held(0.55, 0.05, 0.9)), Loop(0.02), steps=64)
+        assert SAMPLERS.build(f"remdm_{name}") == MaskedSampler(
+            Random(), Bernoulli(Linear()), remask, steps=64, crossing="exclude"
+        )
+    loop = MaskedSampler(Random(), Bernoulli(Held(0.55, 0.05, 0.9)), Loop(0.02), steps=64, crossing="exclude")
     assert SAMPLERS.build("remdm_loop") == loop
 
 
@@ -161,14 +164,50 @@ def test_llada_is_greedy_confidence_with_even_counts() -> None:
 @pytest.mark.parametrize(
     ("name", "order"),
     [
-        ("entropy", Entropy(0.1, is_fading=False)),
-        ("margin", Margin(0.1, is_fading=False)),
-        ("confidence", Confidence(0.1, is_fading=False, is_log=False)),
+        ("entropy", Entropy(0.1, is_fading=False, is_tempered=True)),
+        ("margin", Margin(0.1, is_fading=False, is_tempered=True)),
+        ("confidence", Confidence(0.1, is_fading=False, is_tempered=True, is_log=False)),
     ],
 )
 def test_dream_has_three_measures_and_noise_that_stays(name: str, order: Entropy | Margin | Confidence) -> None:
     sampler = SAMPLERS.build({"type": "dream", "order": name, "alg_temp": 0.1})
     assert sampler == MaskedSampler(order, Share(Linear(), "floor", 1e-3), steps=64, temperature=0.2, top_p=0.95)
+
+
+def test_dream_ranks_by_what_it_draws_from_and_origin_is_the_reverse_process() -> None:
+    logits = torch.tensor([[[2.0, 1.6, -9.0, -9.0], [1.0, 0.3, 0.3, 0.3]]])
+    where = torch.ones(1, 2, dtype=torch.bool)
+    prediction = Categorical(logits[where], where)
+    tempered = Sampled(0.2, 0.95).tempered(prediction)
+    assert tempered.entropy().tolist() == pytest.approx([0.365, 0.258], abs=1e-3)
+    given = Proposal(where, 0, 1, (2,), prediction, tempered, torch.zeros(2, dtype=torch.long))
+    for is_tempered, first in ((True, 1), (False, 0)):
+        sampler = SAMPLERS.build({"type": "dream", "is_tempered": is_tempered})
+        assert sampler.order.score(given, Rng.stream(0)).argmax().item() == first
+    origin = SAMPLERS.build({"type": "dream", "order": "origin"})
+    assert origin == MaskedSampler(Random(), Bernoulli(end=1e-3), steps=64, temperature=0.2, top_p=0.95)
+
+
+def test_amused_is_maskgit_with_its_own_noise_and_its_inpainting_counts_from_the_known_share() -> None:
+    order = Confidence(2.0, starts_full=True)
+    assert SAMPLERS.build("amused") == MaskedSampler(order, Scheduled(Cosine()), steps=12)
+    left: list[int] = []
+    x_1 = torch.zeros(1, 256, dtype=torch.long)
+    x_1[0, :100] = 2
+    sampler = SAMPLERS.build({"type": "amused", "schedule": "linear"})
+    sampler(
+        constant(2), x_1, Rng.stream(0), mask_id=2, on_step=lambda done, total, x_s: left.append(int((x_s == 2).sum()))
+    )
+    assert left == [91, 83, 75, 66, 58, 50, 41, 33, 25, 16, 8, 0]
+
+
+def test_the_nucleus_of_remdm_excludes_the_token_that_crosses() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64).log()
+    expected = {"remdm_cap": [0.625, 0.375, 0, 0], "ancestral": [10 / 19, 6 / 19, 3 / 19, 0]}
+    for name, p in expected.items():
+        crossing = SAMPLERS.build(name).crossing
+        assert Categorical(logits).nucleus(0.9, 1.0, crossing).log_probs().exp()[0].tolist() == pytest.approx(p)
+    assert Categorical(logits).nucleus(0.1, 1.0, "exclude").log_probs().exp()[0].tolist() == [1, 0, 0, 0]
 
 
 def test_fast_dllm_has_a_threshold_or_a_factor() -> None:
@@ -195,21 +234,22 @@ def test_autoregressive_goes_from_left_to_right() -> None:
     assert seen == [[place] for place in range(5)]
 
 
-@pytest.mark.parametrize("name", SAMPLERS.names())
-def test_every_preset_says_what_it_is_and_takes_a_temperature_and_a_nucleus(name: str) -> None:
-    assert SAMPLERS.summary(name)
-    sampler = SAMPLERS.build({"type": name, "temperature": 0, "top_p": 0.8})
-    assert (sampler.temperature, sampler.top_p) == (0, 0.8)
-    assert ("steps" in SAMPLERS.arguments(name)) == (sampler.quota.n_steps(5, 99) == 5)
+def test_every_preset_has_a_summary_and_takes_a_temperature_and_a_nucleus() -> None:
+    for name in SAMPLERS.names():
+        assert SAMPLERS.summary(name)
+        sampler = SAMPLERS.build({"type": name, "temperature": 0, "top_p": 0.8})
+        assert (sampler.temperature, sampler.top_p) == (0, 0.8)
+        assert ("steps" in SAMPLERS.arguments(name)) == sampler.unmasking.uses_steps, name
 
 
-@pytest.mark.parametrize("name", SAMPLERS.names())
-def test_every_preset_is_reachable_from_the_loop_itself(name: str) -> None:
-    preset = SAMPLERS.build(name)
-    spec = {"type": "masked", **{key: getattr(preset, key) for key in SAMPLERS.arguments("masked")}}
-    x_1 = torch.full((2, 16), MASK)
-    samples = [
-        sampler(waves, x_1, Rng.per_sample([3, 4]), mask_id=MASK, grid=(4, 4))
-        for sampler in (preset, SAMPLERS.build(spec))
-    ]
-    assert torch.equal(*samples)
+def test_every_preset_is_reachable_from_the_loop_itself() -> None:
+    for name in SAMPLERS.names():
+        preset = SAMPLERS.build(name)
+        spec = {"type": "masked", **{key: getattr(preset, key) for key in SAMPLERS.arguments("masked")}}
+        assert SAMPLERS.build(spec) == preset
+
+
+def test_the_former_name_of_the_unmasking_schedule_is_accepted() -> None:
+    old = {"type": "masked", "quota": {"type": "bernoulli", "asks_after": True}}
+    new = {"type": "masked", "unmasking": {"type": "bernoulli", "uses_time_after": True}}
+    assert SAMPLERS.build(old) == SAMPLERS.build(new)

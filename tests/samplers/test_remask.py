@@ -31,7 +31,7 @@ def test_the_largest_chance_is_that_of_remdm(alpha_t: float, alpha_s: float, lar
 
 
 @pytest.mark.parametrize("name", REMASKS.names())
-def test_every_policy_leaves_quotas_a_chance_between_zero_and_one(name: str) -> None:
+def test_every_policy_leaves_unmasking_a_chance_between_zero_and_one(name: str) -> None:
     alpha_t, alpha_s = torch.triu_indices(50, 50, 1).double() / 49  # alpha_t < alpha_s
     sigma = REMASKS.build(name).sigma(alpha_t, alpha_s)
     assert ((sigma >= 0) & (sigma <= 1)).all()

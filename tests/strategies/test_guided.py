@@ -61,14 +61,14 @@ def test_the_guided_share_goes_linearly_from_start_to_end() -> None:
 
 @pytest.mark.parametrize("strategy", [Attention(), Hard()])
 def test_without_the_networks_answer_there_is_no_mask(strategy: MaskStrategy) -> None:
-    with pytest.raises(ValueError, match="asks the network; give its answer as guide"):
+    with pytest.raises(ValueError, match="requires scores of the network; pass them as guide"):
         strategy.scores(2, GRID, Rng.stream(0))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Attention(hints=0.2, among=0.1), "hints are drawn from among: at most 0.1, got 0.2"),
+        (lambda: Attention(hints=0.2, among=0.1), r"hints must be at most among \(0.1\), .*, got 0.2"),
         (lambda: Attention(hints=-0.1), r"hints must be in \[0, 1\], got -0.1"),
         (lambda: Hard(end=1.5), r"end must be in \[0, 1\], got 1.5"),
         (lambda: Hard(start=-1.0), r"start must be in \[0, 1\], got -1.0"),

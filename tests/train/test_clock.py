@@ -14,7 +14,7 @@ import torch
 from maskgen.core.errors import UserError
 from maskgen.recipes.budget import TrainSettings
 from maskgen.train.clock import Clock
-from maskgen.train.start import require_shared, say_threads, spent_until
+from maskgen.train.start import require_shared, spent_until, warn_of_threads
 
 
 def test_a_clock_says_where_the_time_went_and_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_a_clock_says_where_the_time_went_and_counts_on(monkeypatch: pytest.Monk
     spend(first)
     shares = {"other": 2 / 12, "data": 2 / 12, "steps": 4 / 12, "logging": 1 / 12, "saving": 3 / 12}
     assert first.shares() == pytest.approx(shares)
-    assert first.told() == "12 s: steps 33.3%, saving 25.0%, other 16.7%, data 16.7%, logging 8.3%"
+    assert first.summary() == "12 s: steps 33.3%, saving 25.0%, other 16.7%, data 16.7%, logging 8.3%"
     assert first.window() == pytest.approx((8 / 6, 2 / 6))
     kept, second = json.dumps(first.tree()), Clock()
     now += 12
@@ -79,8 +79,8 @@ def test_every_phase_must_be_shared_by_the_processes() -> None:
 
 def test_another_number_of_threads_than_before_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     start: Any = SimpleNamespace(path=Path("checkpoint-3"), info={"threads": torch.get_num_threads()})
-    say_threads(start)
+    warn_of_threads(start)
     assert not capsys.readouterr().err
     start.info["threads"] += 1
-    say_threads(start)
-    assert "not in the same bits" in capsys.readouterr().err
+    warn_of_threads(start)
+    assert "rounding is not; OMP_NUM_THREADS=" in capsys.readouterr().err

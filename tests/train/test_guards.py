@@ -26,7 +26,7 @@ from maskgen.data.loader import CounterSampler, batches
 from maskgen.recipes.budget import TrainSettings
 from maskgen.train import status
 from maskgen.train.callbacks import Log
-from maskgen.train.failures import forget_failures, tell_failure
+from maskgen.train.failures import forget_failures, share_failure
 from maskgen.train.program import run
 from maskgen.train.signals import Signals, Stopped
 from maskgen.train.state import best_of, prune
@@ -192,8 +192,8 @@ def test_runs_are_listed_with_state_step_score_and_error(tmp_path: Path, command
 def test_a_status_of_another_program_is_no_run(tmp_path: Path, command: Command, content: str) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "status.json").write_text(content)
-    code, _, err = command("runs", tmp_path)
-    assert (code, "no run below" in err) == (2, True)
+    code, out, _ = command("runs", tmp_path)
+    assert (code, "no runs in" in out) == (0, True)
 
 
 def test_a_status_that_may_not_be_read_is_unknown(
@@ -248,7 +248,8 @@ def test_keeping_the_best_needs_a_validation() -> None:
 
 
 def test_a_directory_without_runs_is_said(tmp_path: Path, command: Command) -> None:
-    assert "no run below" in command("runs", tmp_path)[2]
+    code, out, _ = command("runs", tmp_path)
+    assert (code, f"no runs in {tmp_path}; `maskgen train" in out) == (0, True)
     assert "no directory" in command("runs", tmp_path / "gone")[2]
 
 
@@ -333,8 +334,8 @@ def test_a_sample_that_ends_a_worker_is_named_in_a_line(data: Deadly, message: s
 def test_a_lost_connection_is_reported_as_what_the_other_process_died_of(tmp_path: Path) -> None:
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
     own = DataError("picture-13.png cannot be read\nsecond line")
-    assert tell_failure(tmp_path, 1, own) is own
-    assert str(tell_failure(tmp_path, 0, lost)) == "process 1 failed: picture-13.png cannot be read"
+    assert share_failure(tmp_path, 1, own) is own
+    assert str(share_failure(tmp_path, 0, lost)) == "process 1 failed: picture-13.png cannot be read"
     forget_failures(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -342,9 +343,9 @@ def test_a_lost_connection_is_reported_as_what_the_other_process_died_of(tmp_pat
 def test_a_lost_connection_that_no_process_explains_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskgen.train.failures.PATIENCE", 0.0)
     lost, other = RuntimeError("Connection closed by peer"), RuntimeError("shapes do not fit")
-    assert tell_failure(tmp_path, 0, lost) is lost
-    tell_failure(tmp_path, 1, other)
-    assert tell_failure(tmp_path, 0, other) is other, "an error of its own"
+    assert share_failure(tmp_path, 0, lost) is lost
+    share_failure(tmp_path, 1, other)
+    assert share_failure(tmp_path, 0, other) is other, "an error of its own"
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_rows_go_on_in_one_order_after_a_change_of_the_batch_size(
     shutil.copytree(whole, tmp_path / "run")
     taken: list[int] = []
 
-    def recorded(dataset: Any, order: Any, *_: Any) -> Any:
+    def recorded(dataset: Any, order: Any, *_: Any, **__: Any) -> Any:
         for index in itertools.count():
             rows = order.indices(index)
             taken.extend(rows)

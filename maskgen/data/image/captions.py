@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,14 +19,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from maskgen.core.files import local_path, parse_json, read_regular
+from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SplitName
 from maskgen.data.cache import FORMAT, cached, write_tokens
 from maskgen.data.image.folder import Folder, FolderSplit
+from maskgen.data.listing import list_files
 from maskgen.data.loader import Rows
 from maskgen.tokenizers.text.encoder import BATCH, Padding, TextEncoder, width_of
 
 DTYPE = "float16"
 LIST = "captions.jsonl"
+MOST_BYTES = 2**30
+"""Bytes of a file of captions."""
 
 
 class CaptionSettings(BaseModel):
@@ -56,7 +62,7 @@ class CaptionSettings(BaseModel):
         """
         if self.embeddings is None:
             return self.length, width_of(self.encoder or "", self.subfolder)
-        _, length, width = read_embeddings(Path(self.embeddings).expanduser()).shape
+        _, length, width = read_embeddings(local_path(self.embeddings)).shape
         return length, width
 
     def build_encoder(self, device: torch.device | str = "cpu") -> TextEncoder:
@@ -91,7 +97,8 @@ class CaptionedFolder(Folder):
     of `folder`. An empty caption is none.
     """
 
-    has_captions = True
+    has_captions: ClassVar[bool] = True
+    other_endings: ClassVar[frozenset[str]] = frozenset({".txt", ".jsonl"})
 
     def _class_of(self, file: Path) -> str:  # noqa: ARG002 - no folder is a class
         return ""
@@ -107,36 +114,45 @@ class CaptionedFolder(Folder):
     def _listed(self) -> dict[Path, str]:
         """The captions of all lists, by image file relative to the root."""
         found: dict[Path, str] = {}
-        for file in sorted(self.root.rglob(LIST)):
-            for number, line in enumerate(_read(file).splitlines(), 1):
+        for file in list_files(self.root, {".jsonl"}).files:
+            if file.name.lower() != LIST:
+                continue
+            for number, line in enumerate(_read(self.root / file).splitlines(), 1):
                 if line.strip():
-                    name, text = _entry(file, number, line)
-                    found[(file.parent / name).relative_to(self.root)] = text
+                    name, text = _entry(self.root / file, number, line)
+                    found[Path(os.path.normpath(file.parent / name))] = text
         return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        strange = [printable(file.as_posix()) for file in self._listed if file not in set(self._files)]
+        lines = [f"lines of {LIST} without an image: {len(strange):,} ({first_few(strange)})"] if strange else []
+        return (*super().notes, *lines)
 
     def _caption(self, file: Path) -> str:
         if file in self._listed:
             return self._listed[file]
-        beside = (self.root / file).with_suffix(".txt")
-        if not beside.is_file():
+        names = (file.with_suffix(ending) for ending in (".txt", ".TXT", ".Txt"))
+        beside = next((self.root / name for name in names if (self.root / name).is_file()), None)
+        if beside is None:
             raise DataError(
-                f"{self.root / file} has no caption: neither {beside.name} beside it nor a line in {LIST}; write one, "
-                "empty for none"
+                f"{printable(str(self.root / file))} has no caption: neither {printable(file.stem)}.txt beside it nor "
+                f"a line in {LIST}; write one, empty for none"
             )
         return " ".join(_read(beside).split())
 
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_regular(file, MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is no readable text: {error}; save it as UTF-8") from None
+        raise DataError(f"{printable(str(file))} is no readable text: {error}; save it as UTF-8") from None
 
 
 def _entry(file: Path, number: int, line: str) -> tuple[str, str]:
     """File name and caption of a line."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         name, text = entry["file_name"], entry["text"]
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError
@@ -207,7 +223,7 @@ def embedded(
     """
     captioned = [split for split in splits if isinstance(split, CaptionedSplit)]
     if settings.embeddings is not None:
-        table = CaptionTable(read_embeddings(Path(settings.embeddings).expanduser()))
+        table = CaptionTable(read_embeddings(local_path(settings.embeddings)))
         n_images = sum(len(split) for split in captioned)
         if len(table.array) != n_images:
             raise DataError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from maskgen.core.files import local_path, open_regular
 from maskgen.data.base import DATASETS, DataError, ImageSource, ImageSplit, SplitName, TensorSplit
 from maskgen.data.image.hub_images import Hub
 
@@ -24,6 +27,9 @@ FASHION_FILES: dict[SplitName, tuple[str, str]] = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
+MOST_BYTES = 2**28
+"""Bytes of an IDX file that are read, unpacked; Fashion-MNIST's have 47 million."""
+
 
 @DATASETS.register("fashion_mnist")
 class FashionMnist(ImageSource):
@@ -37,6 +43,7 @@ class FashionMnist(ImageSource):
     """
 
     name = "fashion_mnist"
+    locations: ClassVar[tuple[str, ...]] = ("path",)
     classes = FASHION_CLASSES
     image_shape = (1, 28, 28)
 
@@ -45,7 +52,7 @@ class FashionMnist(ImageSource):
         for key, limit in (("n_train", n_train), ("n_test", n_test)):
             if limit is not None and limit < 1:
                 raise DataError(f"{key} must be at least 1, got {limit}; leave it out for all images")
-        self.folder = Path(path).expanduser() if path is not None else FASHION_FOLDER
+        self.folder = local_path(path) if path is not None else FASHION_FOLDER
         self.limits = {"train": n_train, "test": n_test}
         missing = [stem for stems in FASHION_FILES.values() for stem in stems if _idx_file(self.folder, stem) is None]
         self.has_files = not missing
@@ -89,9 +96,13 @@ def read_idx(file: Path) -> Tensor:
         DataError: unreadable, another format, or more or fewer bytes than the header says.
     """
     try:
-        raw = bytearray(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+        with os.fdopen(open_regular(file), "rb") as stored:
+            source = gzip.GzipFile(fileobj=stored) if file.suffix == ".gz" else stored
+            raw = bytearray(source.read(MOST_BYTES + 1))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}; fetch it again") from error
+    if len(raw) > MOST_BYTES:
+        raise DataError(f"{file} holds more than the {MOST_BYTES:,} bytes that are read; it is none of Fashion-MNIST's")
     n_dims = raw[3] if len(raw) >= 4 else 0
     start = 4 + 4 * n_dims
     if raw[:3] != b"\x00\x00\x08" or not n_dims or len(raw) < start:

@@ -4,59 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from maskgen.core.files import local_path
 from maskgen.core.predictions import NULL
 from maskgen.core.rng import fold
+from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SizedSource, SplitName
-from maskgen.data.image.pictures import Channels, Crop, check_size, read_image
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-
-
-TEST_NAMES = ("test", "val", "validation")
+from maskgen.data.content import content_digest
+from maskgen.data.image.pictures import SUFFIXES, Channels, Crop, check_size, read_image
+from maskgen.data.listing import LeftOut, ending_of, is_hidden, list_files
+from maskgen.data.split_folders import SplitFolders, find_splits
 
 
 class FolderSplit(ImageSplit):
-    """Image files read when they are asked for: `files` are relative to `root`."""
+    """Image files, decoded when they are read: `files` are relative to `root`."""
 
     def __init__(
         self, root: Path, files: list[Path], labels: Tensor, size: int, channels: Channels, crop: Crop
     ) -> None:
         self.root, self.files, self.labels = root, files, labels
         self.size, self.channels, self.crop = size, channels, crop
+        self._fingerprint = ""
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         images = [read_image(self.root / self.files[row], self.size, self.channels, self.crop) for row in indices]
         return torch.stack(images), self.labels[torch.as_tensor(indices)]
 
     def name_of(self, row: int) -> str:
-        return str(self.root / self.files[row])
+        return printable(str(self.root / self.files[row]))
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.size, self.channels, self.crop)).encode())
-        names = [file.as_posix() for file in self.files]
-        for name, label, stat in zip(names, self.labels.tolist(), _stats(self.root, names), strict=True):
-            digest.update(repr((name, label, *stat)).encode())
-        return digest.hexdigest()
-
-
-def _stats(root: Path, names: Sequence[str], chunk: int = 1000) -> Iterator[tuple[int, int]]:
-    """Size and time of change of each file; many are asked for at a time, as a network's disk takes its time."""
-
-    def some(first: int) -> list[tuple[int, int]]:
-        stats = (os.stat(f"{root}/{name}") for name in names[first : first + chunk])
-        return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-
-    with ThreadPoolExecutor(16) as pool:
-        for part in pool.map(some, range(0, len(names), chunk)):
-            yield from part
+        """Of names, labels, contents and preparation; where the folder lies does not count, nor do times."""
+        if not self._fingerprint:
+            digest = hashlib.sha256(repr((self.size, self.channels, self.crop, self.labels.tolist())).encode())
+            digest.update(content_digest(self.root, self.files).encode())
+            self._fingerprint = f"content-{digest.hexdigest()}"
+        return self._fingerprint
 
 
 @DATASETS.register("folder")
@@ -64,13 +55,18 @@ class Folder(SizedSource):
     """Image files below a folder; a subfolder is a class, images beside no subfolder are unlabelled.
 
     Args:
-        path: with `train/` and one of `test/`, `val/`, `validation/` inside, these are the splits; else each file's
-            relative path decides, so an image never changes sides when others are added.
+        path: with folders of the splits inside (`train` or `training`, and `test`, `val`, `validation`, `dev` ..., in
+            any case), these are used; else each file's relative path decides, so an image stays in its split when
+            others are added. Each split that can have an image has one, and so has each class in training.
         size: height and width images are brought to.
         channels: 3 for colour, 1 for grey.
         crop: see `to_square`.
-        test_fraction: expected share of test images where the folder has no `test/`.
+        test_fraction: expected share of test images where the folder has no folders of splits.
     """
+
+    locations: ClassVar[tuple[str, ...]] = ("path",)
+    other_endings: ClassVar[frozenset[str]] = frozenset()
+    """Endings of files that belong to the images and do not count as left out."""
 
     def __init__(
         self, path: str, size: int, channels: Channels = 3, crop: Crop = "center", test_fraction: float = 0.1
@@ -79,51 +75,90 @@ class Folder(SizedSource):
         check_size(size)
         if not 0 <= test_fraction < 1:
             raise DataError(f"test_fraction must be in [0, 1), got {test_fraction}")
-        self.root = Path(path).expanduser()
-        if not self.root.is_dir():
-            raise DataError(f"{path} is no folder; give the folder that holds the images (or train/ and test/)")
-        self.name = self.root.resolve().name
+        self.root = local_path(path)
+        if not path or not self.root.is_dir():
+            raise DataError(f"{path!r} is no folder; give the folder that holds the images (or train/ and test/)")
+        self.name = printable(self.root.resolve().name)
         self.size, self.channels, self.crop, self.test_fraction = size, channels, crop, test_fraction
-        self.test_name = next((name for name in TEST_NAMES if (self.root / name).is_dir()), "")
-        self.is_split = (self.root / "train").is_dir() and bool(self.test_name)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        return tuple(sorted({name for file in self._files if (name := self._class_of(file))}))
+        return tuple(printable(name) for name in self._class_names)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        _ = self._files
+        lines = [str(self._left_out)]
+        if self._splits_here is not None:
+            unused = [f"{name}/" for name in self._splits_here.unused] + ["images beside them"] * self._has_loose
+            lines.append(" and ".join(f"{name}/" for name in self._splits_here.used) + " are the splits")
+            lines.append(f"left out: {first_few(unused)}" if unused else "")
+        trained = {label for label in self.split("train").labels.tolist() if label != NULL}
+        untrained = [name for label, name in enumerate(self.classes) if label not in trained]
+        lines.append(f"classes without a training image: {first_few(untrained)}" if untrained else "")
+        return tuple(printable(line) for line in lines if line)
+
+    @cached_property
+    def _has_loose(self) -> bool:
+        """Whether images lie in the folder itself."""
+        with os.scandir(self.root) as entries:
+            names = (entry.name for entry in entries if not entry.is_dir())
+            return any(ending_of(name) in SUFFIXES and not is_hidden([name]) for name in names)
+
+    @cached_property
+    def _splits_here(self) -> SplitFolders | None:
+        return find_splits(self.root, has_loose=self._has_loose)
+
+    @cached_property
+    def _class_names(self) -> list[str]:
+        """Names of the class folders, as they are."""
+        return sorted({name for file in self._files if (name := self._class_of(file))})
 
     @cached_property
     def _files(self) -> list[Path]:
-        parts = ("train", self.test_name) if self.is_split else ("",)
-        files = [Path(part, file) for part in parts for file in list_images(self.root / part)]
+        self._left_out = LeftOut()
+        parts = ("",) if self._splits_here is None else self._splits_here.used
+        files = []
+        for part in parts:
+            beside = [self.root / name for name in ("", *parts) if name != part]
+            found = list_files(self.root / part, SUFFIXES, beside=beside, other=self.other_endings)
+            files += [Path(part, file) for file in found.files]
+            self._left_out.add(found.left_out)
         if not files:
-            raise DataError(f"{self.root} holds no image; known are {', '.join(sorted(SUFFIXES))}")
+            left_out = str(self._left_out)
+            raise DataError(
+                f"{printable(str(self.root))} holds no image{f' ({left_out})' if left_out else ''}; "
+                f"known are {', '.join(sorted(SUFFIXES))}"
+            )
         loose = [file for file in files if not self._class_of(file)]
         if loose and len(loose) < len(files):
-            raise DataError(f"{self.root / loose[0]} is in no class folder while others are; move or remove it")
+            place = printable(str(self.root / loose[0]))
+            raise DataError(f"{place} is in no class folder while others are; move or remove it")
         return files
 
     def _class_of(self, file: Path) -> str:
-        folders = file.parts[1:-1] if self.is_split else file.parts[:-1]
+        folders = file.parts[:-1] if self._splits_here is None else file.parts[1:-1]
         return folders[0] if folders else ""
 
-    def _split_of(self, file: Path) -> str:
-        if self.is_split:
-            return "train" if file.parts[0] == "train" else "test"
-        return "test" if fold("test split", file.as_posix()) < self.test_fraction * 2**63 else "train"
+    @cached_property
+    def _held_out(self) -> frozenset[Path]:
+        """The files of the test split."""
+        if self._splits_here is not None:
+            return frozenset(file for file in self._files if file.parts[0] == self._splits_here.held_out)
+        place = {file: fold("test split", file.as_posix()) for file in self._files}
+        chosen = {file for file in self._files if place[file] < self.test_fraction * 2**63}
+        n_in_class = Counter(self._class_of(file) for file in self._files)
+        n_held_out = Counter(self._class_of(file) for file in chosen)
+        for name, n in n_held_out.items():
+            if n == n_in_class[name]:  # by chance, as in a class of two images
+                chosen.remove(max((file for file in chosen if self._class_of(file) == name), key=lambda x: place[x]))
+        if not chosen and self.test_fraction and len(self._files) > 1:
+            spare = [file for file in self._files if n_in_class[self._class_of(file)] > 1] or self._files
+            chosen = {min(spare, key=lambda file: place[file])}
+        return frozenset(chosen)
 
     def _load(self, split: SplitName) -> ImageSplit:
-        files = [file for file in self._files if self._split_of(file) == split]
-        number = {name: label for label, name in enumerate(self.classes)}
+        files = [file for file in self._files if (file in self._held_out) == (split == "test")]
+        number = {name: label for label, name in enumerate(self._class_names)}
         labels = torch.tensor([number.get(self._class_of(file), NULL) for file in files], dtype=torch.int64)
         return FolderSplit(self.root, files, labels, self.size, self.channels, self.crop)
-
-
-def list_images(root: Path) -> list[Path]:
-    """Image files below a folder, relative to it and sorted; hidden files and folders are left out."""
-    found: list[list[str]] = []  # parts of paths: objects of them take a minute for a million files
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        above = list(Path(folder).relative_to(root).parts)
-        images = (name for name in names if not name.startswith("."))
-        found.extend([*above, name] for name in images if os.path.splitext(name)[1].lower() in SUFFIXES)
-    return [Path(*parts) for parts in sorted(found)]

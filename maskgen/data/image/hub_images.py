@@ -5,23 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskgen.core.errors import DiskFull, first_line
+from maskgen.core.files import is_disk_full, local_path
 from maskgen.core.predictions import NULL
+from maskgen.core.terminal import printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SizedSource, SplitName, require_columns
-from maskgen.data.image.pictures import Channels, check_size, to_square
+from maskgen.data.image.pictures import Channels, check_size, decoded
 
 
 class HubSplit(ImageSplit):
-    """Rows of a `datasets.Dataset` whose column `column` holds images, decoded when they are asked for."""
+    """Rows of a `datasets.Dataset` whose column `column` holds images, decoded when they are read."""
 
     def __init__(self, name: str, rows: Any, column: str, labels: Tensor, size: int, channels: Channels) -> None:
+        from datasets import Image
+
         self.name, self.column, self.labels = name, column, labels
         self.rows = rows.select_columns([column])  # other columns would be decoded too
+        self._identity = self.rows._fingerprint
+        if isinstance(self.rows.features[column], Image):  # decoded here, as only some formats are allowed
+            self.rows = self.rows.cast_column(column, Image(decode=False))
         self.size, self.channels = size, channels
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -29,12 +36,12 @@ class HubSplit(ImageSplit):
 
     def _image(self, row: int) -> Tensor:
         try:
-            return to_square(self.rows[row][self.column], self.size, self.channels)
+            return decoded(self.rows[row][self.column], self.size, self.channels)
         except Exception as error:  # as in `read_image`
             raise DataError(f"{self.name}, row {row}: no readable image in {self.column!r}: {error}") from error
 
     def fingerprint(self) -> str:
-        key = (self.rows._fingerprint, self.column, self.size, self.channels, self.labels.tolist())
+        key = (self._identity, self.column, self.size, self.channels, self.labels.tolist())
         return hashlib.sha256(repr(key).encode()).hexdigest()
 
 
@@ -66,7 +73,7 @@ class Hub(SizedSource):
     ) -> None:
         super().__init__()
         check_size(size)
-        if name.startswith((".", "/", "~")) or Path(name).exists():
+        if name.startswith((".", "/", "~")) or local_path(name).exists():
             raise DataError(f"{name} is a path, not a name on the hub; use {{type: folder, path: {name}}}")
         self.name, self.size, self.channels, self.revision = name, size, channels, revision
         self.image_column, self.label_column = image_column, label_column
@@ -78,7 +85,7 @@ class Hub(SizedSource):
             return ()
         feature = self._train_rows.features[self.label_column]
         names = getattr(feature, "names", None) or sorted(set(self._train_rows[self.label_column]) - {None})
-        return tuple(str(name) for name in names)
+        return tuple(printable(str(name)) for name in names)
 
     @cached_property
     def _train_rows(self) -> Any:
@@ -90,7 +97,10 @@ class Hub(SizedSource):
         try:
             rows = load_dataset(self.name, split=split, revision=self.revision)
         except Exception as error:  # connection, name, split, revision, disk: each its own type
-            raise DataError(f"data set {self.name!r}, split {split!r}, cannot be had from the hub: {error}") from error
+            kind = DiskFull if is_disk_full(error) else DataError
+            raise kind(
+                f"data set {self.name!r}, split {split!r}, cannot be loaded from the hub: {first_line(error)}"
+            ) from error
         require_columns(self.name, rows.column_names, self.image_column, self.label_column)
         return rows
 
@@ -106,7 +116,7 @@ class Hub(SizedSource):
         if hasattr(rows.features[self.label_column], "names"):
             return torch.tensor([NULL if value is None else value for value in values], dtype=torch.int64)
         number = {name: label for label, name in enumerate(self.classes)}
-        words = [None if value is None else str(value) for value in values]
+        words = [None if value is None else printable(str(value)) for value in values]
         strange = sorted({word for word in words if word is not None and word not in number})
         if strange:
             raise DataError(f"{self.name}: class {strange[0]!r} of {self.label_column!r} has no training image")

@@ -1,4 +1,4 @@
-"""Posteriors of an autoencoder's latents, made once and kept on disk: moments, not one draw."""
+"""Posteriors of an autoencoder's latents, computed once and stored: their moments, not one draw."""
 
 from __future__ import annotations
 
@@ -55,15 +55,20 @@ def latent_data(
     progress: bool = True,
     parts: Callable[[], Sequence[Encoded]] = tuple,
 ) -> LatentData:
-    """The moments of a split, from the cache if it has them; else they are made on `device` and kept as float16.
+    """The moments of a split, from the cache, or computed on `device` and stored as float16.
 
-    `parts` gives what they are made of instead: the moments of a split's parts.
+    The header of the cache names images, autoencoder (its source, and a hash of weights, scale and patch) and flips,
+    and has a checksum, so that those of other images or another autoencoder are never used.
 
-    The cache names images, autoencoder (its source, and a hash of its weights, scale and patch) and flips, and has a
-    checksum, so that another of either is never taken for it.
+    Args:
+        split, cache_dir, device, progress: see `token_data`.
+        tokenizer: the autoencoder.
+        has_flips: also of the mirrored images.
+        parts: returns moments of the split's parts, to be joined instead of encoding.
 
     Raises:
-        DataError: an unreadable image, or a cache directory that can't be written.
+        DataError: an unreadable image, or a cache directory that cannot be written.
+        DiskFull: no room for the moments.
     """
     shape = (1 + has_flips, tokenizer.grid[0] * tokenizer.grid[1], 2 * tokenizer.token_width)
     header: dict[str, Any] = {

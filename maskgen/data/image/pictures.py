@@ -1,19 +1,88 @@
-"""From any picture to a uint8 square: orientation, colour, size."""
+"""Pictures of any usual format as uint8 squares: decoding, orientation, colour, size."""
 
 from __future__ import annotations
 
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from maskgen.core.files import open_regular
+from maskgen.core.terminal import printable
 from maskgen.data.base import DataError
 
 Channels = Literal[1, 3]
 Crop = Literal["center", "none"]
+
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "QOI": (".qoi",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Formats of Pillow that are read, with their endings; no others are tried, whatever a file is called.
+
+Pillow hands PostScript to the program Ghostscript, and has many decoders of rare formats that are hardly ever tested.
+"""
+
+SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in endings)
+
+MOST_PIXELS = 2**27
+"""Pixels of a picture that are decoded, 11,585 x 11,585."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` has the limit
+
+MOST_SCALED = 2**26
+"""Pixels that a picture may have after scaling and before it is cropped."""
+
+
+@contextmanager
+def opened(file: Path | IO[bytes]) -> Iterator[Image.Image]:
+    """A picture of one of `FORMATS`, not decoded yet.
+
+    Raises:
+        OSError: no such file, a pipe or a device, or none of the formats.
+        ValueError: more pixels than are decoded.
+    """
+    if isinstance(file, Path):
+        with os.fdopen(open_regular(file), "rb") as raw, opened(raw) as image:
+            yield image
+        return
+    try:
+        image = Image.open(file, formats=_readable())
+    except UnidentifiedImageError:
+        raise ValueError(f"its content is none of {', '.join(_readable())}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"it has more than the {MOST_PIXELS:,} pixels that are decoded; scale it down") from None
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(
+                f"it has {image.width} x {image.height} pixels, more than the {MOST_PIXELS:,} that are decoded; "
+                "scale it down"
+            )
+        yield image
+
+
+@cache
+def _readable() -> tuple[str, ...]:
+    """Those of `FORMATS` that the installed Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def read_image(file: Path, size: int, channels: Literal[1, 3], crop: Crop = "center") -> Tensor:
@@ -23,10 +92,25 @@ def read_image(file: Path, size: int, channels: Literal[1, 3], crop: Crop = "cen
         DataError: missing, damaged or not an image.
     """
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             return to_square(image, size, channels, crop)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error ...
-        raise DataError(f"{file} is not a readable image: {error}; repair or remove it") from error
+        raise DataError(f"{printable(str(file))} is not a readable image: {error}; repair or remove it") from error
+
+
+def decoded(value: object, size: int, channels: Literal[1, 3]) -> Tensor:
+    """The image of a cell of a data set, `{"bytes": ..., "path": ...}` of a file, or a picture; see `to_square`.
+
+    Raises:
+        ValueError, OSError and others: no picture, or damaged.
+    """
+    if isinstance(value, Image.Image):
+        return to_square(value, size, channels)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{type(value).__name__} instead of a picture")
+    content = value.get("bytes")
+    with opened(Path(value["path"]) if content is None else io.BytesIO(content)) as image:
+        return to_square(image, size, channels)
 
 
 def to_square(image: Image.Image, size: int, channels: Literal[1, 3], crop: Crop = "center") -> Tensor:
@@ -39,7 +123,11 @@ def to_square(image: Image.Image, size: int, channels: Literal[1, 3], crop: Crop
     scaled = (size, size)
     if crop == "center":
         short = min(width, height)
-        scaled = (max(size, round(width * size / short)), max(size, round(height * size / short)))
+        if (size / short) ** 2 * width * height > MOST_SCALED:  # a line of pixels would become a giant
+            left, top = (width - short) // 2, (height - short) // 2
+            image = image.crop((left, top, left + short, top + short))
+        else:
+            scaled = (max(size, round(width * size / short)), max(size, round(height * size / short)))
     left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     image = image.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(image)).view(size, size, channels)
@@ -60,13 +148,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def check_size(size: int) -> None:
-    """A size an image can have.
+    """Check the side of an image, in pixels.
 
     Raises:
-        DataError: it can't.
+        DataError: it is below 1 or above what a square of `MOST_SCALED` pixels has.
     """
     if size < 1:
         raise DataError(f"size must be at least 1, got {size}")
+    if size**2 > MOST_SCALED:
+        raise DataError(f"size must be at most {int(MOST_SCALED**0.5)}, got {size}")
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:

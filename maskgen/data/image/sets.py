@@ -1,37 +1,37 @@
-"""Sets of images to be scored as they are: a folder, a zip archive, an .npz file, a split of a data set."""
+"""Sets of images that are scored as they are: in memory, a split of a data set, a folder of files."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import zipfile
-import zlib
+import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from maskgen.core.files import open_regular
 from maskgen.core.rng import Rng
-from maskgen.data.base import DATASETS, DataError, ImageSource, ImageSplit
-from maskgen.data.image.folder import SUFFIXES, list_images
+from maskgen.core.terminal import printable
+from maskgen.data.base import DataError, ImageSplit
+from maskgen.data.image.pictures import SUFFIXES, opened
+from maskgen.data.listing import LeftOut, ending_of, list_files
 
-ARRAYS = ("images", "arr_0")
-"""Names under which an .npz file may hold images: ours, and the one of ADM's sample batches."""
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
-_BAD_MEMBER = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
-"""What a member of an archive fails with: damaged, of an unknown compression, encrypted, cut off."""
+log = logging.getLogger(__name__)
 
 
 class ImageSet(ABC):
     """Images in a fixed order.
 
     Attributes:
-        name: what the user called it.
+        name: the user's spelling of it.
         format: `png`, `jpeg+png`, `npz`, ...: lossy files score differently.
         labels: (N,) int64 where images have some.
     """
@@ -53,7 +53,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def label(self, row: int) -> str:
-        """What an image is called in messages."""
+        """Name of an image in messages."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -125,146 +125,38 @@ class FolderSet(ImageSet):
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
-        self.files = list_images(root)
-        self.format = _formats([file.suffix for file in self.files], name)
+        found = list_files(root, SUFFIXES)
+        self.files = found.files
+        self.format = formats_of([file.name for file in self.files], name, found.left_out)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, rows: range) -> list[Tensor]:
-        return [read_pixels(self.root / self.files[row], str(self.root / self.files[row])) for row in rows]
+        return [read_pixels(self.root / self.files[row], self.label(row)) for row in rows]
 
     def label(self, row: int) -> str:
-        return str(self.root / self.files[row])
+        return printable(str(self.root / self.files[row]))
 
     def digest(self) -> str:
-        return _digest((file.as_posix(), (self.root / file).read_bytes()) for file in self.files)
-
-
-class ZipSet(ImageSet):
-    """Image files of a zip archive, sorted by name; nothing is unpacked to disk."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-        self.archive = _open_zip(path)
-        members = (info.filename for info in self.archive.infolist() if not info.is_dir())
-        self.files = sorted(member for member in members if Path(member).suffix.lower() in SUFFIXES)
-        self.format = _formats([Path(file).suffix for file in self.files], name)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, rows: range) -> list[Tensor]:
-        return [self._read(row) for row in rows]
-
-    def _read(self, row: int) -> Tensor:
-        try:
-            with self.archive.open(self.files[row]) as file:
-                return read_pixels(file, self.label(row))
-        except _BAD_MEMBER as error:
-            raise DataError(f"{self.label(row)} cannot be read: {error}; make the archive again") from error
-
-    def label(self, row: int) -> str:
-        return f"{self.path}:{self.files[row]}"
-
-    def digest(self) -> str:
-        return _digest((file, self._bytes(row)) for row, file in enumerate(self.files))
-
-    def _bytes(self, row: int) -> bytes:
-        try:
-            return self.archive.read(self.files[row])
-        except _BAD_MEMBER as error:
-            raise DataError(f"{self.label(row)} cannot be read: {error}; make the archive again") from error
-
-
-class NpzSet(ImageSet):
-    """The image array of an .npz file, (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8, read in pieces."""
-
-    format = "npz"
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-        self.archive = _open_zip(path)
-        held = {member.removesuffix(".npy") for member in self.archive.namelist()}
-        found = [key for key in ARRAYS if key in held]
-        if not found:
-            raise DataError(f"{path} holds {', '.join(sorted(held)) or 'nothing'}; images are called {ARRAYS}")
-        self.member = f"{found[0]}.npy"
-        self._file = self.archive.open(self.member)  # read forwards, so that its checksum is checked at the end
-        self.shape, self.start = self._header(self._file)
-
-    def _header(self, file: IO[bytes]) -> tuple[tuple[int, ...], int]:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, is_fortran, dtype = read(file)
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.path} is damaged: {error}") from error
-        is_image = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-        if dtype != np.uint8 or is_fortran or not is_image:
-            raise DataError(
-                f"{self.path}: {self.member} is {dtype} {shape}; images must be uint8 (N, H, W), (N, H, W, 1) or "
-                "(N, H, W, 3), in C order"
-            )
-        return shape, file.tell()
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def read(self, rows: range) -> list[Tensor]:
-        size = math.prod(self.shape[1:])
-        try:
-            if self._file.tell() > (place := self.start + rows.start * size):
-                self._file = self.archive.open(self.member)
-            self._file.seek(place)
-            raw = self._file.read(len(rows) * size)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise DataError(f"{self.path} is damaged near image {rows.start}: {error}") from error
-        if len(raw) != len(rows) * size:
-            raise DataError(f"{self.path} ends within image {rows.start + len(raw) // size} of {len(self)}")
-        height, width, channels = (*self.shape[1:], 1)[:3]
-        pixels = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(len(rows), height, width, channels)
-        return list(pixels.permute(0, 3, 1, 2).contiguous())
-
-    def label(self, row: int) -> str:
-        return f"{self.path}[{row}]"
-
-    def digest(self) -> str:
-        digest = hashlib.sha256(repr(self.shape).encode())
-        for start in range(0, len(self), 256):
-            for image in self.read(range(start, min(start + 256, len(self)))):
-                digest.update(image.numpy().data)
+        digest = hashlib.sha256()
+        for row, file in enumerate(self.files):
+            try:
+                with os.fdopen(open_regular(self.root / file), "rb") as raw:
+                    add_file(digest, file.as_posix(), os.fstat(raw.fileno()).st_size, raw)
+            except OSError as error:
+                raise DataError(f"{self.label(row)} cannot be read: {error.strerror or error}") from None
         return digest.hexdigest()
 
 
-def open_images(source: str) -> ImageSet:
-    """The images of a folder, a `.zip`, an `.npz`, or `DATASET:SPLIT` such as `fashion_mnist:test`.
-
-    Raises:
-        DataError: nothing there, or no image in it.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        images: ImageSet = FolderSet(path, source)
-    elif path.is_file() and path.suffix.lower() in (".zip", ".npz"):
-        images = (ZipSet if path.suffix.lower() == ".zip" else NpzSet)(path, source)
-    elif (parts := source.partition(":"))[0] in DATASETS.names() and parts[2] in ("train", "test"):
-        images = SplitSet(_image_source(parts[0]).split(parts[2]), source)  # type: ignore[arg-type]
-    else:
-        raise DataError(f"{source!r} is no folder, .zip, .npz or DATASET:SPLIT (fashion_mnist:test)")
-    if not len(images):
-        raise DataError(f"{source} holds no image; known endings are {', '.join(sorted(SUFFIXES))}")
-    return images
-
-
 def read_pixels(file: Path | IO[bytes], name: str) -> Tensor:
-    """A picture as it is, grey (1, H, W) or RGB (3, H, W) uint8: no orientation, no background, as the packages do.
+    """A picture as stored, grey (1, H, W) or RGB (3, H, W) uint8; not turned, no background, as the packages do.
 
     Raises:
         DataError: missing, damaged, no image, or more than 8 bits a channel, which conversion would clip.
     """
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             mode = image.mode
             if not mode.startswith(("I", "F")):
                 pixels = torch.from_numpy(np.array(image.convert("L" if mode in ("L", "1") else "RGB")))
@@ -275,32 +167,21 @@ def read_pixels(file: Path | IO[bytes], name: str) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
-def _image_source(name: str) -> ImageSource:
-    source: Any = DATASETS.build(name)
-    if not isinstance(source, ImageSource):
-        raise DataError(f"data set {name} has no images")
-    return source
+def formats_of(names: list[str], source: str, left_out: LeftOut) -> str:
+    """`jpeg+png`, the formats of image files; what was left out is logged."""
+    if not names:
+        because = f" ({left_out})" if str(left_out) else ""
+        raise DataError(f"{source} holds no image{because}; known endings are {', '.join(sorted(SUFFIXES))}")
+    if str(left_out):
+        log.warning("%s: %s", printable(source), left_out)
+    return "+".join(sorted({ending_of(name).lstrip(".").replace("jpg", "jpeg") for name in names}))
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is damaged or no archive: {error}") from error
-
-
-def _formats(suffixes: list[str], name: str) -> str:
-    if not suffixes:
-        raise DataError(f"{name} holds no image; known endings are {', '.join(sorted(SUFFIXES))}")
-    return "+".join(sorted({suffix.lower().lstrip(".").replace("jpg", "jpeg") for suffix in suffixes}))
-
-
-def _digest(files: Iterator[tuple[str, bytes]]) -> str:
-    digest = hashlib.sha256()
-    for name, raw in files:
-        digest.update(f"{name} {len(raw)} ".encode())
-        digest.update(raw)
-    return digest.hexdigest()
+def add_file(digest: Hash, name: str, size: int, file: IO[bytes]) -> None:
+    """Add name, size and content of a file to a digest, piece by piece."""
+    digest.update(os.fsencode(name) + f" {size} ".encode())
+    while piece := file.read(2**20):
+        digest.update(piece)
 
 
 def _runs(rows: Sequence[int], size: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections import OrderedDict
@@ -13,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from maskgen.core.errors import first_line
-from maskgen.core.files import atomic
+from maskgen.core.errors import DiskFull, first_line
+from maskgen.core.files import is_disk_full, local_path, parse_json
 from maskgen.core.predictions import NULL
-from maskgen.data.base import DATASETS, DataError, ImageSplit, SizedSource, SplitName, require_columns, shards_in
-from maskgen.data.cache import default_cache_dir
-from maskgen.data.image.pictures import Channels, check_size, to_square
+from maskgen.core.terminal import printable
+from maskgen.data.base import DATASETS, DataError, ImageSplit, SizedSource, SplitName, require_columns
+from maskgen.data.cache import default_cache_dir, write_cache
+from maskgen.data.content import folder_digest
+from maskgen.data.image.pictures import Channels, check_size, decoded
 from maskgen.data.interleave import Layout
 
 READ = 1024
@@ -105,9 +105,7 @@ class StreamSplit(ImageSplit):
 
     def _image(self, shard: int, row: int) -> Tensor:
         try:
-            value = self.reader.value(shard, row)
-            with Image.open(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])) as image:
-                return to_square(image, self.size, self.channels)
+            return decoded(self.reader.value(shard, row), self.size, self.channels)
         except Exception as error:  # connection, disk, decoders: each its own type
             raise DataError(
                 f"{self.name}, shard {shard}, row {row}: no readable image in {self.reader.column!r}: {error}"
@@ -167,7 +165,7 @@ class Stream(SizedSource):
     ) -> None:
         super().__init__()
         check_size(size)
-        self.folder = Path(name).expanduser()
+        self.folder = local_path(name)
         if name.startswith((".", "/", "~")) and not self.folder.is_dir():
             raise DataError(f"{name} is no folder; give one with shards, or a name on the hub")
         self.name, self.size, self.channels, self.revision = name, size, channels, revision
@@ -180,7 +178,7 @@ class Stream(SizedSource):
         if self.label_column is None:
             return ()
         names = getattr(self._rows("train").features[self.label_column], "names", None)
-        return tuple(map(str, names or self._index("train")[2]))
+        return tuple(printable(str(name)) for name in names or self._index("train")[2])
 
     def _load(self, split: SplitName) -> ImageSplit:
         rows, (counts, codes, values) = self._rows(split), self._index(split)
@@ -209,31 +207,32 @@ class Stream(SizedSource):
             rows = load_dataset(where, split=part, revision=self.revision, streaming=True, **options).decode(False)
         except Exception as error:  # connection, name, split, revision, disk: each its own type
             way = "; name a split that it has in data.test_split" if split == "test" else ""
-            raise DataError(
+            raise (DiskFull if is_disk_full(error) else DataError)(
                 f"data set {self.name!r}, split {part!r}, cannot be streamed: {first_line(error)}{way}"
             ) from error
         if not options:  # else some columns were left out on purpose
             require_columns(self.name, rows.column_names or [], self.image_column, self.label_column)
         return rows
 
+    @cached_property
+    def _identity(self) -> list[str | None]:
+        """Identity of the shards: name and revision on the hub, content of a local folder wherever it lies."""
+        return [folder_digest(self.folder)] if self.folder.is_dir() else [self.name, self.revision]
+
     def _known(self, split: SplitName) -> str:
-        """What tells the shards of a split from others."""
-        key: list[Any] = [self.name, self.revision, self.split_names[split], self.label_column]
-        if self.folder.is_dir():
-            key += shards_in(self.folder)
+        """Identity of the shards and labels of a split."""
+        key = [*self._identity, self.split_names[split], self.label_column]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def _index(self, split: SplitName) -> tuple[list[int], Tensor, list[Any]]:
         """Rows of each shard; the number of each row's label among `values`, -1 for none; these, sorted."""
-        file = default_cache_dir() / f"stream-{self._known(split)[:24]}.safetensors"
-        found = _stored(file)
+        known = self._known(split)
+        file = default_cache_dir() / f"stream-{known[:24]}.safetensors"
+        found = _stored(file, known)
         if found is None:
             found = self._read_index(split)
-            try:
-                with atomic(file) as out:
-                    out.write(save(found))
-            except OSError as error:
-                raise DataError(f"cannot write {file}: {error}; set $MASKGEN_CACHE to another directory") from error
+            checked = {"identity": known, "digest": _digest(found)}
+            write_cache(file, lambda out: out.write(save(found, checked)))
         values = json.loads(bytes(found["values"].tolist()))
         return found["counts"].tolist(), found["codes"].long(), values
 
@@ -274,11 +273,22 @@ class Stream(SizedSource):
         }
 
 
-def _stored(file: Path) -> dict[str, Tensor] | None:
-    """An index as it was written; None if there is none or it is damaged, as it is made anew then."""
+def _stored(file: Path, identity: str) -> dict[str, Tensor] | None:
+    """A stored index; None if there is none, or it is damaged or of other shards, and has to be read again."""
     try:
-        found = load(file.read_bytes())
-        json.loads(bytes(found["values"].tolist()))
+        with safe_open(file, "pt") as stored:
+            found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            facts = stored.metadata() or {}
+        parse_json(bytes(found["values"].tolist()))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return found if len(found.get("codes", ())) == int(found.get("counts", torch.tensor(-1)).sum()) else None
+    is_whole = facts.get("identity") == identity and facts.get("digest") == _digest(found)
+    return found if is_whole else None
+
+
+def _digest(index: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(index.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ from torch import Tensor
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import traits_of
 from maskgen.data.text.rows import document_ids
 from maskgen.objectives.state_dependent import integrand, reconstruction
 from maskgen.schedules import Fixed, Linear, Schedule
@@ -56,7 +57,7 @@ def count_bound(
     token leave nothing to draw: one column. With `eos` the documents of a row do not see each other, as in training
     with document attention.
     """
-    block_length = getattr(model, "block_length", None)
+    block_length = traits_of(model).block_length
     size = min(block_length or x_0.shape[1], x_0.shape[1])
     strata = 1 if block_length == 1 else strata
     schedule = Linear() if isinstance(schedule, Fixed) else schedule

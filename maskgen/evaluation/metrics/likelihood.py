@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import Condition
 from maskgen.core.rng import Rng
+from maskgen.core.traits import network_of, traits_of
 from maskgen.evaluation.metrics.bounds import count_bound, exact_nll, state_dependent_bound
 from maskgen.evaluation.report import Entry
 from maskgen.schedules import Linear, Schedule
@@ -168,7 +169,7 @@ def row_nll(
     Raises:
         ValueError: strata neither 1 nor even, or a model in training mode, whose dropout would be scored.
     """
-    if getattr(model, "training", False):
+    if isinstance(model, nn.Module) and model.training:
         raise ValueError("a model in training mode scores its own dropout; call model.eval() first")
     if strata != 1 and (strata < 2 or strata % 2):
         raise ValueError(f"strata must be 1 or even, got {strata}: the error comes from two independent halves")
@@ -177,7 +178,7 @@ def row_nll(
     columns = partial(_columns, model, x_0, rng, schedule, cond, mask_id, eos)
     with torch.autocast(device.type, enabled=False):
         if is_exact(model):
-            is_causal = getattr(model, "is_autoregressive", False)
+            is_causal = traits_of(model).is_autoregressive
             nats = exact_nll(model, x_0, cond) if is_causal else columns(1)[:, 0]
             return RowNll(nats, False, torch.zeros_like(nats))
         halves = [columns(max(strata // 2, 1)).mean(1) for _ in range(min(strata, 2))]
@@ -196,15 +197,15 @@ def _columns(
     strata: int,
 ) -> Tensor:
     """(B, strata) of the bound that suits the model."""
-    exponents = getattr(model, "exponents", None)
-    if exponents is None:
+    if not traits_of(model).has_exponents:
         return count_bound(model, x_0, rng, strata, schedule, cond, mask_id=mask_id, eos=eos)
-    return state_dependent_bound(model, exponents, x_0, rng, strata, cond=cond, mask_id=mask_id)
+    return state_dependent_bound(model, network_of(model).exponents, x_0, rng, strata, cond=cond, mask_id=mask_id)
 
 
 def is_exact(model: Any) -> bool:
     """Whether `row_nll` gives -log p itself, and not a bound."""
-    return getattr(model, "is_autoregressive", False) or getattr(model, "block_length", None) == 1
+    traits = traits_of(model)
+    return traits.is_autoregressive or traits.block_length == 1
 
 
 def _device(model: Any, batch: Tensor) -> torch.device:

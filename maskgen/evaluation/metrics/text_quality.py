@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.core.errors import UserError, first_line
-from maskgen.core.hub import download, hub_or_folder, is_hub_id
+from maskgen.core.errors import UserError
+from maskgen.core.hub import download, hub_or_folder, is_hub_id, without_advice
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.likelihood import is_exact, row_nll
 from maskgen.schedules import Linear, Schedule
@@ -189,10 +189,12 @@ class CausalLMScorer:
             place = hub_or_folder(source)
             if is_hub_id(source):  # one try: transformers asks for every file again and again where there is no network
                 place = str(download(source, ["*.json", "*.safetensors", "*.txt", "*.model"]))
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-            model = transformers.AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                place, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+            )
         except Exception as error:  # OSError, ValueError and those of the hub: all mean that there is no scorer
-            reason = first_line(error)
+            reason = without_advice(error)
             raise ScorerError(f"cannot load the scorer {source!r}: {reason}") from error
         self.name, self.batch_size, self.n_cut = source, batch_size, 0
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)

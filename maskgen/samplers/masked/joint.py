@@ -1,4 +1,4 @@
-"""Joint draws: whether a token is revealed and which it is, in one draw. The sampler of per-token schedules."""
+"""Joint draws: whether a token is revealed, and its value, in one draw. The sampler of per-token schedules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
-from maskgen.samplers.masked.unmasking import QUOTAS, Clock, Move, Quota
+from maskgen.samplers.masked.unmasking import UNMASKINGS, Clock, Move, Unmasking, require_moving
 from maskgen.schedules import Linear, Schedule
 
 
 @dataclass(frozen=True, eq=False)
 class PerToken(Schedule):
-    """alpha_v = 1 - t^w_v, one exponent w_v a token of the vocabulary (GenMD4, arXiv 2406.04329).
+    """alpha_v = 1 - t^w_v, one exponent w_v per token of the vocabulary (GenMD4, arXiv 2406.04329).
 
     Unlike other schedules: t (B,) -> (B, V).
 
@@ -49,28 +49,31 @@ class PerToken(Schedule):
         return self.exponents.detach().double()
 
 
-@QUOTAS.register("joint")
+@UNMASKINGS.register("joint")
 @dataclass(frozen=True)
-class Joint(Quota):
-    """Each masked position draws token v with mu_v chance_v, and stays masked with what is left.
+class Joint(Unmasking):
+    """Each masked position draws token v with probability mu_v chance_v, else it stays masked.
 
-    chance_v = (alpha_s,v - alpha_t,v) / (1 - alpha_t,v). With a schedule that is the same for all tokens this is the
-    law of `Bernoulli` in random order, in one stage; with `PerToken` it is the reverse process of GenMD4. The draw
-    says how many and which, so the order has no say, and nothing can be masked again.
+    chance_v = (alpha_s,v - alpha_t,v) / (1 - alpha_t,v). With one schedule for all tokens this is the law of
+    `Bernoulli` in random order, in one stage; with `PerToken` it is the reverse process of GenMD4. The draw decides
+    count and positions, so the order is not used, and no token can be masked again.
     """
 
     needs_prediction: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Linear)
 
+    def __post_init__(self) -> None:
+        require_moving(self.schedule)
+
     def count(self, move: Move, rng: Rng) -> Tensor:  # noqa: ARG002
-        """(B,) int64, all that is left: each has its chance."""
+        """(B,) int64, all tokens left: each may be revealed."""
         return move.clock.n_left
 
     def draw(self, prediction: Categorical, clock: Clock, s: Tensor, temperature: float, rng: Rng) -> Tensor:
-        """(M,) int64, a token for each position of the prediction, V for those that stay masked.
+        """(M,) int64, a token for each position of the prediction, V if it stays masked.
 
-        By inverse cumulative distribution in float64. In the last step none stays.
+        By inverse cumulative distribution in float64. In the last step all are revealed.
         """
         where, logits = prediction.where, prediction.logits.double()
         assert where is not None

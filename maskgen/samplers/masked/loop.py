@@ -1,4 +1,4 @@
-"""The one masked decoding loop: order x quota x remask x layout. A published sampler is a row of `presets`."""
+"""The masked decoding loop: order x unmasking x remask x layout. Published samplers are its `presets`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from maskgen.core.errors import UserError
 from maskgen.core.positions import categorical_at, prediction_at
-from maskgen.core.predictions import Categorical, Denoise, Prediction
+from maskgen.core.predictions import Categorical, Crossing, Denoise, Prediction
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout
 from maskgen.processes import is_mask, put_masks
 from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.samplers.gaussian.sampler import FieldSampler
@@ -19,91 +20,52 @@ from maskgen.samplers.masked.joint import Joint, PerToken
 from maskgen.samplers.masked.layout import Full, Layout
 from maskgen.samplers.masked.order import Confidence, Order, Proposal
 from maskgen.samplers.masked.remask import NoRemask, Remask
-from maskgen.samplers.masked.unmasking import Clock, Move, Quota, Scheduled
+from maskgen.samplers.masked.source import Decoded, Sampled, TokenSource
+from maskgen.samplers.masked.spans import spans
+from maskgen.samplers.masked.state import Block, Reveal, State
+from maskgen.samplers.masked.unmasking import Clock, Move, Scheduled, Unmasking
 
 OnStep = Callable[[int, int, Tensor], None]
-"""Called after each step with (steps done, steps in all at most, x_s); a decoding that is done early stops."""
+"""Called after each step with (steps done, largest number of steps, x_s); a decoding may stop early."""
 
 DPM_HEAD = FieldSampler("dpm", 8, "karras")
-"""From noise 80 times the signal: where all is noise, eps hardly says x_0, and a long first step believes it."""
+"""Starts at noise 80 times the signal: at higher noise, x_0 from eps is inaccurate and the first step too long."""
 NO_PROBABILITIES = (
-    "these tokens are vectors and have no probabilities, which this sampler looks at; take one with order random or "
-    "halton, say mar or ancestral, and top_p 1"
+    "this sampler uses token probabilities, but these tokens are continuous; use mar or ancestral, or order random or "
+    "halton with top_p 1"
 )
-NO_NOISE = (
-    "temperature multiplies the noise of the head's steps, and its solver adds none; use head ddpm, or temperature 1"
-)
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Positions that are decoded together: what stays the same from step to step.
-
-    Attributes:
-        denoise, rng, mask_id, grid: as `MaskedSampler` was given.
-        is_open: (B, L) bool, the positions.
-    """
-
-    denoise: Denoise
-    rng: Rng
-    mask_id: int
-    grid: tuple[int, ...]
-    is_open: Tensor
-
-
-@dataclass(frozen=True)
-class _State:
-    """x_t (B, L) or (B, L, D); confidence (B, L) float64, each token's probability when it was revealed; the clock."""
-
-    x_t: Tensor
-    confidence: Tensor
-    clock: Clock
-
-
-@dataclass(frozen=True)
-class _Reveal:
-    """What a step reveals.
-
-    Attributes:
-        where: (B, L) bool, the positions.
-        n: (B,) int64, how many, on the CPU.
-        asked: (B, L) bool, the M positions the network was asked about: all of `where` and perhaps more.
-        prediction, tokens: its answer, packed, and the token (M,) or (M, D) drawn for each.
-    """
-
-    where: Tensor
-    n: Tensor
-    asked: Tensor
-    prediction: Prediction
-    tokens: Tensor
+NO_NOISE = "temperature scales the noise of the head's solver, and this solver is deterministic; use ddpm"
 
 
 @dataclass(frozen=True)
 class MaskedSampler:
-    """Fills the [MASK]s of a batch step by step; everything else is known and never changes.
+    """Generates the masked tokens of a batch step by step; all other tokens are known and never change.
 
-    The network is asked only about rows in which the step can reveal something. Tokens are numbers (B, L), or vectors
-    (B, L, D) that NaN masks; vectors have no probabilities, so only some settings decode them (`needs_probabilities`).
+    The network is evaluated only on rows in which a step reveals tokens. Tokens are discrete (B, L), or continuous
+    (B, L, D) with NaN as [MASK]. Continuous tokens have no probabilities, so they need settings without
+    `needs_probabilities`.
 
     Args:
-        order: which tokens first.
-        quota: how many a step.
+        order: which tokens are revealed first.
+        unmasking: how many tokens a step reveals.
         remask: which revealed tokens are masked again.
-        layout: which positions together.
-        steps: T; some quotas have their own number.
-        temperature: of the token draws; 0 takes the mode.
-        top_p: share of the probability, after temperature, that tokens are drawn from; orders see the whole.
-        head: how a diffusion head draws its vectors.
+        layout: which positions are decoded together.
+        steps: T; some unmasking schedules have their own number.
+        temperature: of the token distributions; 0 takes the mode.
+        top_p: share of the probability, after temperature, that tokens are drawn from; 1 is off.
+        head: sampler of a diffusion head.
+        crossing: whether the nucleus includes the token that crosses `top_p`.
     """
 
     order: Order = field(default_factory=Confidence)
-    quota: Quota = field(default_factory=Scheduled)
+    unmasking: Unmasking = field(default_factory=Scheduled)
     remask: Remask = field(default_factory=NoRemask)
     layout: Layout = field(default_factory=Full)
     steps: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
     head: FieldSampler = DPM_HEAD
+    crossing: Crossing = "include"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -112,18 +74,21 @@ class MaskedSampler:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], 1 = off, got {self.top_p}")
-        if isinstance(self.quota, Joint) and not self.remask.is_off:
-            raise ValueError("the joint quota masks nothing again; use remask none, or quota bernoulli")
+        if isinstance(self.unmasking, Joint) and not self.remask.is_off:
+            raise ValueError("unmasking joint cannot mask tokens again; use remask none, or unmasking bernoulli")
 
     @property
     def needs_probabilities(self) -> bool:
-        """Whether it looks at more of a prediction than the tokens drawn from it."""
-        looks = self.order.needs_prediction or self.quota.needs_prediction or self.remask.needs_confidence
-        return looks or isinstance(self.quota, Joint) or self.top_p < 1
+        """Whether it uses token probabilities beyond drawing from them."""
+        return self._chooses_by_prediction or self.remask.needs_confidence or self.top_p < 1
+
+    @property
+    def _chooses_by_prediction(self) -> bool:
+        return self.order.needs_prediction or self.unmasking.needs_prediction
 
     @property
     def has_fitting_temperature(self) -> bool:
-        """Whether a head's steps have noise for the temperature to multiply."""
+        """Whether a temperature other than 1 has an effect on a diffusion head."""
         return self.temperature == 1 or self.head.draws_noise
 
     @torch.no_grad()
@@ -136,138 +101,174 @@ class MaskedSampler:
         mask_id: int,
         grid: tuple[int, ...] | None = None,
         on_step: OnStep | None = None,
+        source: TokenSource | None = None,
+        streams: TokenLayout | None = None,
     ) -> Tensor:
         """x_0 of the shape of x_1.
 
         Args:
             denoise: the network with condition and guidance bound.
-            x_1: (B, L) int64 or (B, L, D) float; [MASK] where a token is wanted, known tokens elsewhere.
+            x_1: (B, L) int64 or (B, L, D) float; [MASK] at tokens to generate, known tokens elsewhere.
             rng: `Rng.per_sample`, for samples that depend on their own seed only.
-            mask_id: the id of [MASK] among numbers.
-            grid: shape of the token grid for orders that live on one; (L,) if not given.
-            on_step: watches; the number of steps it is told is the most there can be.
+            mask_id: id of [MASK] among discrete tokens.
+            grid: shape of the token grid; (L,) by default.
+            on_step: called after each step.
+            source: of the tokens; by default they are sampled with `temperature` and `top_p`.
+            streams: of the row, None for one stream.
 
         Raises:
-            UserError: settings that look at probabilities, or a temperature that nothing heeds, for vectors.
+            UserError: settings that use probabilities, or an ineffective temperature, with continuous tokens; a
+                source that these settings cannot use.
         """
         if x_1.is_floating_point() and self.needs_probabilities:
             raise UserError(NO_PROBABILITIES)
-        x_t, length = x_1.clone(), x_1.shape[1]
-        spans = self.layout.spans(length)
-        shares = [max((self.steps + index) // len(spans), 1) for index in reversed(range(len(spans)))]
-        n_steps = [self.quota.n_steps(share, end - start) for share, (start, end) in zip(shares, spans, strict=True)]
-        done = 0
-        for index, ((start, end), n_span) in enumerate(zip(spans, n_steps, strict=True)):
-            is_open = is_mask(x_1, mask_id)
-            is_open[:, :start] = is_open[:, end:] = False
-            # A span may end sooner in another batch: the next one must not begin where this one's stream stopped.
-            stream = rng if len(spans) == 1 else rng.fork("span", index)
-            for x_s in self._decode(_Span(denoise, stream, mask_id, grid or (length,), is_open), x_t, n_span):
+        by = source if isinstance(source, Sampled) else Sampled(self.temperature, self.top_p, self.crossing)
+        if source is not None:
+            self._check_source(source, x_1)
+        allowed = None if streams is None else streams.allowed(x_1.device)
+        length, x_t, done = x_1.shape[1], x_1.clone(), 0
+        plan = list(spans(self.layout, self.unmasking, self.steps, is_mask(x_1, mask_id), streams))
+        for span in plan:
+            # A block may take fewer steps in another batch: the random stream of the next one must not depend on it.
+            own = rng if self.layout.is_single(length) else rng.fork("span", span.index)
+            block = Block(denoise, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
+            for x_s in self._decode(block, x_t, span.n_steps):
                 x_t, done = x_s, done + 1
                 if on_step is not None:
-                    on_step(done, sum(n_steps), x_t)
+                    on_step(done, sum(span.n_steps for span in plan), x_t)
         return x_t
 
-    def _decode(self, span: _Span, x_t: Tensor, n_steps: int) -> Iterator[Tensor]:
-        """x_s after each step, at most `n_steps`, until nothing is left and nothing comes back."""
-        n_start = span.is_open.sum(1).cpu()
+    def _check_source(self, source: TokenSource, x_1: Tensor) -> None:
+        name = type(source).__name__
+        if x_1.is_floating_point():
+            raise UserError(f"token source {name} needs discrete tokens")
+        if source.is_recorded and (isinstance(self.unmasking, Joint) or not self.remask.is_off):
+            raise UserError(f"token source {name} needs remask none and another unmasking schedule than joint")
+        if isinstance(source, Decoded) and (self.order.needs_tokens or self.unmasking.needs_tokens):
+            raise UserError(
+                "tokens to decode are not known before their positions are chosen; use order random, halton, entropy "
+                "or margin, and no unmasking schedule by confidence"
+            )
+
+    def _decode(self, block: Block, x_t: Tensor, n_steps: int) -> Iterator[Tensor]:
+        """x_s after each of at most `n_steps` steps, until no token is masked or can be masked again."""
+        n_start = block.is_open.sum(1).cpu()
         t = torch.ones(len(x_t), dtype=torch.float64)
         clock = Clock(0, n_steps, t, n_start, n_start, x_t.shape[1])
-        state = _State(x_t, torch.zeros(x_t.shape[:2], dtype=torch.float64, device=x_t.device), clock)
+        state = State(x_t, torch.zeros(x_t.shape[:2], dtype=torch.float64, device=x_t.device), clock)
         for step in range(n_steps):
             if self.remask.is_off and not state.clock.n_left.any():
                 return
-            clock = replace(state.clock, step=step, t=self.quota.time(state.clock))
-            state = self._step(span, replace(state, clock=clock))
+            clock = replace(state.clock, step=step, t=self.unmasking.time(state.clock))
+            state = self._step(block, replace(state, clock=clock))
             yield state.x_t
 
-    def _step(self, span: _Span, state: _State) -> _State:
+    def _step(self, block: Block, state: State) -> State:
         """One step t -> s."""
-        clock, is_masked = state.clock, span.is_open & is_mask(state.x_t, span.mask_id)
-        s = self.quota.next_time(clock, span.rng)
-        is_remasked, sigma = self._draw_remask(span, state, s, span.is_open & ~is_masked)
+        clock, is_masked = state.clock, block.is_open & is_mask(state.x_t, block.mask_id)
+        s = self.unmasking.next_time(clock, block.rng)
+        is_remasked, sigma = self._draw_remask(block, state, s, block.is_open & ~is_masked)
         n_remasked = torch.zeros_like(clock.n_left) if is_remasked is None else is_remasked.sum(1).cpu()
-        reveal = self._reveal(span, state.x_t, is_masked, Move(clock, s, sigma, n_remasked))
-        is_drawn = reveal.where[reveal.asked]
+        reveal = self._reveal(block, state.x_t, is_masked, Move(clock, s, sigma, n_remasked))
         x_s, confidence = state.x_t.clone(), state.confidence
-        x_s[reveal.where] = reveal.tokens[is_drawn]
+        x_s[reveal.where] = _revealed(block, reveal)
         if self.remask.needs_confidence:
             assert isinstance(reveal.prediction, Categorical)
+            assert reveal.tokens is not None
             confidence = confidence.clone()
-            confidence[reveal.where] = reveal.prediction.log_prob(reveal.tokens)[is_drawn].double().exp()
+            log_prob = reveal.prediction.log_prob(reveal.tokens)[reveal.where[reveal.queried]]
+            confidence[reveal.where] = log_prob.double().exp()
         if is_remasked is not None:
-            x_s = put_masks(x_s, is_remasked, span.mask_id)
-        return _State(x_s, confidence, replace(clock, t=s, n_left=clock.n_left - reveal.n + n_remasked))
+            x_s = put_masks(x_s, is_remasked, block.mask_id)
+        return State(x_s, confidence, replace(clock, t=s, n_left=clock.n_left - reveal.n + n_remasked))
 
-    def _reveal(self, span: _Span, x_t: Tensor, is_masked: Tensor, move: Move) -> _Reveal:
-        """Ask the network and choose; an order and a quota that need no prediction choose first and ask then."""
-        if isinstance(self.quota, Joint):
-            return self._reveal_jointly(self.quota, span, x_t, is_masked, move)
-        place = Proposal(is_masked, (move.clock.step + 1) / move.clock.n_steps, span.grid)
-        if not (self.order.needs_prediction or self.quota.needs_prediction):
-            n = self._count(move, span.rng)
-            where = _first(self.order.score(place, span.rng), n)
-            return _Reveal(where, n, where, *self._ask(span, x_t, move, where, n))
-        n = move.clock.n_left if self.quota.needs_prediction else self._count(move, span.rng)
-        asked = is_masked & (n > 0).to(is_masked.device)[:, None]
-        prediction, tokens = self._ask(span, x_t, move, asked, n)
+    def _reveal(self, block: Block, x_t: Tensor, is_masked: Tensor, move: Move) -> Reveal:
+        """Choose positions and tokens; the network is evaluated after the choice if that does not depend on it."""
+        if isinstance(self.unmasking, Joint):
+            return self._reveal_jointly(self.unmasking, block, x_t, is_masked, move)
+        place = Proposal(is_masked, move.clock.step, move.clock.n_steps, block.grid)
+        if not self._chooses_by_prediction:
+            n = self._count(move, block.rng)
+            where = _first(self.order.score(place, block.rng), n)
+            return Reveal(where, n, where, *self._query(block, x_t, move, where, n))
+        n = move.clock.n_left if self.unmasking.needs_prediction else self._count(move, block.rng)
+        queried = is_masked & (n > 0).to(is_masked.device)[:, None]
+        prediction, tokens = self._query(block, x_t, move, queried, n)
         assert isinstance(prediction, Categorical)
-        proposal = replace(place, where=asked, prediction=prediction, tokens=tokens)
-        if self.quota.needs_prediction:
-            n = self._count(replace(move, proposal=proposal), span.rng)
-        return _Reveal(_first(self.order.score(proposal, span.rng), n), n, asked, prediction, tokens)
+        tempered = block.by.tempered(prediction) if self.order.is_tempered else None
+        proposal = replace(place, where=queried, prediction=prediction, tempered=tempered, tokens=tokens)
+        if self.unmasking.needs_prediction:
+            n = self._count(replace(move, proposal=proposal), block.rng)
+        return Reveal(_first(self.order.score(proposal, block.rng), n), n, queried, prediction, tokens)
 
-    def _reveal_jointly(self, quota: Joint, span: _Span, x_t: Tensor, is_masked: Tensor, move: Move) -> _Reveal:
-        """One draw a position says whether it is revealed and what it is."""
-        prediction = categorical_at(span.denoise(x_t, move.clock.t, where=is_masked), is_masked)
-        kept = prediction.nucleus(self.top_p, self.temperature)
-        tokens = quota.draw(kept, move.clock, move.s, self.temperature, span.rng)
+    def _reveal_jointly(self, joint: Joint, block: Block, x_t: Tensor, is_masked: Tensor, move: Move) -> Reveal:
+        """Choose positions and tokens in one draw."""
+        prediction = categorical_at(block.denoise(x_t, move.clock.t, where=is_masked), is_masked)
+        prediction = block.within_streams(prediction)
+        by = block.by
+        kept = prediction.nucleus(by.top_p, by.temperature, by.crossing)
+        tokens = joint.draw(kept, move.clock, move.s, by.temperature, block.rng)
         where = is_masked.clone()
         where[is_masked] = tokens < prediction.logits.shape[-1]
-        return _Reveal(where, where.sum(1).cpu(), is_masked, prediction, tokens)
+        return Reveal(where, where.sum(1).cpu(), is_masked, prediction, tokens)
 
-    def _ask(self, span: _Span, x_t: Tensor, move: Move, where: Tensor, n: Tensor) -> tuple[Prediction, Tensor]:
-        """The prediction at `where` and a token drawn for each, (M,) or (M, D).
+    def _query(
+        self, block: Block, x_t: Tensor, move: Move, where: Tensor, n: Tensor
+    ) -> tuple[Prediction, Tensor | None]:
+        """The prediction at `where` and a token for each position, (M,) or (M, D).
 
-        Where n (B,), which is on the CPU, wants nothing of any row, no network runs; the same numbers are drawn.
+        The forward pass is skipped if no row reveals a token, n (B,) = 0; the same random numbers are consumed.
         """
         prediction: Prediction = Categorical(torch.zeros(0, 2, dtype=torch.float64, device=x_t.device), where)
         if bool(n.any()):
-            prediction = prediction_at(span.denoise(x_t, self.quota.asked_at(move), where=where), where)
+            prediction = prediction_at(block.denoise(x_t, self.unmasking.query_time(move), where=where), where)
         if isinstance(prediction, Categorical) and not x_t.is_floating_point():
-            return prediction, prediction.nucleus(self.top_p, self.temperature).sample(span.rng, self.temperature)
+            prediction = block.within_streams(prediction)
+            return prediction, block.source.propose(prediction, block.by, block.rng)
         if not bool(n.any()):
             return prediction, x_t[where]
         if isinstance(prediction, DiffusionHead):
             if not self.has_fitting_temperature:
                 raise UserError(NO_NOISE)
             prediction = prediction.drawn_by(self.head)
-        # How much a vector draws is its prediction's affair: a stream of the step's own keeps the rest as it is.
-        return prediction, prediction.sample(span.rng.fork("vectors", move.clock.step), self.temperature)
+        # The number of draws of a continuous token depends on its prediction: a fork keeps all other draws the same.
+        return prediction, prediction.sample(block.rng.fork("vectors", move.clock.step), self.temperature)
 
     def _count(self, move: Move, rng: Rng) -> Tensor:
-        """(B,) int64 tokens to reveal: in the last step all that is left."""
+        """(B,) int64, tokens to reveal: all that are left in the last step."""
         left = move.clock.n_left
-        return left if move.clock.is_last else self.quota.count(move, rng).clamp(min=0).minimum(left)
+        return left if move.clock.is_last else self.unmasking.count(move, rng).clamp(min=0).minimum(left)
 
-    def _draw_remask(self, span: _Span, state: _State, s: Tensor, is_revealed: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The revealed tokens that are masked again (None where the policy is off), and the quota's sigma (B,)."""
+    def _draw_remask(self, block: Block, state: State, s: Tensor, is_revealed: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The revealed tokens that are masked again (None if the policy is off), and sigma (B,) of the count."""
         if self.remask.is_off or state.clock.is_last:
             return None, torch.zeros_like(s)
-        alphas = self.quota.schedule.alpha(state.clock.t), self.quota.schedule.alpha(s)
-        uniform = span.rng.uniform(is_revealed.shape, device=is_revealed.device)
+        alphas = self.unmasking.schedule.alpha(state.clock.t), self.unmasking.schedule.alpha(s)
+        uniform = block.rng.uniform(is_revealed.shape, device=is_revealed.device)
         chances = self.remask.chances(*alphas, is_revealed, state.confidence)
         return is_revealed & (uniform < chances), self.remask.sigma(*alphas)
 
 
 def with_exponents(sampler: MaskedSampler, exponents: Tensor) -> MaskedSampler:
-    """The sampler with learned rates, 1 - t^exponents (V,), if it draws jointly; any other as it is."""
-    if not isinstance(sampler.quota, Joint):
+    """The sampler with learned rates, alpha = 1 - t^exponents (V,), if it draws jointly; any other unchanged."""
+    if not isinstance(sampler.unmasking, Joint):
         return sampler
-    return replace(sampler, quota=Joint(PerToken(exponents)))
+    return replace(sampler, unmasking=Joint(PerToken(exponents)))
+
+
+def _revealed(block: Block, reveal: Reveal) -> Tensor:
+    """The tokens at `reveal.where`, packed, (N,) or (N, D)."""
+    is_chosen = reveal.where[reveal.queried]
+    tokens = None if reveal.tokens is None else reveal.tokens[is_chosen]
+    if tokens is not None and not block.source.is_recorded:
+        return tokens
+    assert isinstance(reveal.prediction, Categorical)
+    if not bool(reveal.n.any()):
+        return torch.zeros(0, dtype=torch.int64, device=reveal.where.device)
+    return block.source.reveal(Categorical(reveal.prediction.logits[is_chosen], reveal.where), tokens, block.by)
 
 
 def _first(score: Tensor, n: Tensor) -> Tensor:
-    """(B, L) bool, the n (B,) highest of each row: by rank, so the count is exact under ties."""
+    """(B, L) bool, the n (B,) highest of each row; by rank, so that the count is exact under ties."""
     rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return rank.lt(n.to(rank.device)[:, None])

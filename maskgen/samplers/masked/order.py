@@ -1,4 +1,4 @@
-"""Order: which masked tokens are revealed first. A higher score goes first; ties fall to the lower position."""
+"""Orders: which masked tokens are revealed first. The highest score comes first; of equal ones the lower position."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from maskgen.core.errors import UserError
 from maskgen.core.predictions import Categorical
 from maskgen.core.registry import Registry
 from maskgen.core.rng import Rng
@@ -17,21 +18,29 @@ from maskgen.core.rng import Rng
 
 @dataclass(frozen=True)
 class Proposal:
-    """What one step can choose from.
+    """The candidates of one step.
 
     Attributes:
         where: (B, L) bool, the M candidates.
-        progress: share of the way done after this step, in (0, 1].
+        step, n_steps: index of the step and the number of steps.
         grid: shape of the token grid, (L,) or (h, w).
         prediction: distributions of the candidates, packed; None for an order that does not need them.
-        tokens: (M,) the token drawn for each.
+        tempered: the same after temperature and nucleus: what tokens are drawn from.
+        tokens: (M,) int64, a token drawn for each; None if tokens are decoded after the choice.
     """
 
     where: Tensor
-    progress: float
+    step: int
+    n_steps: int
     grid: tuple[int, ...]
     prediction: Categorical | None = None
+    tempered: Categorical | None = None
     tokens: Tensor | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps that are done after this one, in (0, 1]."""
+        return (self.step + 1) / self.n_steps
 
     def spread(self, values: Tensor) -> Tensor:
         """(M,) values of the candidates -> (B, L) float64, -inf elsewhere."""
@@ -41,9 +50,16 @@ class Proposal:
 
 
 class Order(ABC):
-    """Scores candidates. Without `needs_prediction` the network is asked only about the tokens that are revealed."""
+    """Scores the candidates.
+
+    Without `needs_prediction` the network is evaluated at the revealed tokens only. With `needs_tokens` the score
+    depends on the tokens drawn for the candidates.
+    """
 
     needs_prediction: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    is_tempered: bool = False
+    """Whether the prediction is needed after temperature and nucleus."""
 
     @abstractmethod
     def score(self, proposal: Proposal, rng: Rng) -> Tensor:
@@ -56,7 +72,7 @@ ORDERS: Registry[Order] = Registry("order", Order, home="maskgen.samplers.masked
 @ORDERS.register("random")
 @dataclass(frozen=True)
 class Random(Order):
-    """Uniformly random, as the reverse process has it (MD4, MDLM)."""
+    """Uniformly random, as in the reverse process (MD4, MDLM)."""
 
     def score(self, proposal: Proposal, rng: Rng) -> Tensor:
         uniform = rng.uniform(proposal.where.shape, device=proposal.where.device)
@@ -65,32 +81,46 @@ class Random(Order):
 
 @dataclass(frozen=True)
 class _ByCertainty(Order):
-    """A measure of certainty plus Gumbel noise: + choice_temperature * Gumbel, times (1 - progress) if it is fading.
+    """A measure of certainty plus Gumbel noise.
 
     Constant noise is a draw without replacement from softmax(certainty / choice_temperature) (Dream's `alg_temp`).
+
+    Args:
+        choice_temperature: scale of the noise.
+        is_fading: the noise is multiplied by 1 - (k + 1) / T in step k of T (MaskGIT), else constant.
+        starts_full: fading noise is multiplied by 1 - k / (T - 1) instead, from 1 to 0 (aMUSEd).
+        is_tempered: certainty is that of the probabilities after temperature and nucleus (Dream), else before.
     """
 
     needs_prediction: ClassVar[bool] = True
 
     choice_temperature: float = 0.0
     is_fading: bool = True
+    starts_full: bool = False
+    is_tempered: bool = False
 
     def __post_init__(self) -> None:
         if not self.choice_temperature >= 0:
             raise ValueError(f"choice_temperature must be at least 0, got {self.choice_temperature}")
 
     @abstractmethod
-    def certainty(self, prediction: Categorical, tokens: Tensor) -> Tensor:
-        """(M,) higher is more certain."""
+    def certainty(self, prediction: Categorical, tokens: Tensor | None) -> Tensor:
+        """(M,) higher is more certain; tokens are None unless the order `needs_tokens`."""
 
     def score(self, proposal: Proposal, rng: Rng) -> Tensor:
-        assert proposal.prediction is not None
-        assert proposal.tokens is not None
-        score = proposal.spread(self.certainty(proposal.prediction, proposal.tokens))
+        prediction = proposal.tempered if self.is_tempered else proposal.prediction
+        assert prediction is not None
+        score = proposal.spread(self.certainty(prediction, proposal.tokens))
         if self.choice_temperature:
-            share = 1 - proposal.progress if self.is_fading else 1
+            share = self._share(proposal) if self.is_fading else 1
             score += self.choice_temperature * share * rng.gumbel(score.shape, device=score.device)
         return score
+
+    def _share(self, proposal: Proposal) -> float:
+        """What is left of fading noise in a step."""
+        if self.starts_full:
+            return 1 - proposal.step / max(proposal.n_steps - 1, 1)
+        return 1 - proposal.progress
 
 
 @ORDERS.register("confidence")
@@ -98,12 +128,15 @@ class _ByCertainty(Order):
 class Confidence(_ByCertainty):
     """Log-probability of the drawn token (MaskGIT, section 3.2; MAGE), or its probability (Dream).
 
-    Which of the two matters only where there is choice noise.
+    The two differ only with choice noise.
     """
+
+    needs_tokens: ClassVar[bool] = True
 
     is_log: bool = True
 
-    def certainty(self, prediction: Categorical, tokens: Tensor) -> Tensor:
+    def certainty(self, prediction: Categorical, tokens: Tensor | None) -> Tensor:
+        assert tokens is not None
         log_prob = prediction.log_prob(tokens)
         return log_prob if self.is_log else log_prob.exp()
 
@@ -113,7 +146,7 @@ class Confidence(_ByCertainty):
 class Margin(_ByCertainty):
     """First minus second probability (arXiv 2502.06768)."""
 
-    def certainty(self, prediction: Categorical, tokens: Tensor) -> Tensor:  # noqa: ARG002
+    def certainty(self, prediction: Categorical, tokens: Tensor | None) -> Tensor:  # noqa: ARG002
         return prediction.margin()
 
 
@@ -122,7 +155,7 @@ class Margin(_ByCertainty):
 class Entropy(_ByCertainty):
     """Lowest entropy of the whole distribution first."""
 
-    def certainty(self, prediction: Categorical, tokens: Tensor) -> Tensor:  # noqa: ARG002
+    def certainty(self, prediction: Categorical, tokens: Tensor | None) -> Tensor:  # noqa: ARG002
         return -prediction.entropy()
 
 
@@ -131,7 +164,7 @@ class Entropy(_ByCertainty):
 class Halton(Order):
     """A low-discrepancy sequence over the grid: tokens revealed together lie far apart (arXiv 2503.17076).
 
-    With `is_rolled` each sample's sequence starts at a place of its own.
+    With `is_rolled` the sequence of each sample starts at a random position.
     """
 
     is_rolled: bool = False
@@ -152,10 +185,13 @@ class Halton(Order):
 def halton_order(grid: tuple[int, ...]) -> tuple[int, ...]:
     """Flat positions of a grid (h, w) or (L,) in Halton order, bases 2 and 3, each position once.
 
-    The sequence grows until every position is covered: 10,000 points, which public code uses, miss six of 64 x 64.
+    The sequence is continued until every position is covered: the 10,000 points of public code miss six of 64 x 64.
+
+    Raises:
+        UserError: a grid of three or more dimensions.
     """
     if len(grid) > 2:
-        raise ValueError(f"the halton order knows grids of one or two axes, got {grid}; use another order")
+        raise UserError(f"order halton is defined on grids of one or two dimensions, got {grid}; use order random")
     seen: dict[int, None] = {}
     length = 1
     for size in grid:
@@ -171,7 +207,7 @@ def halton_order(grid: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _radical_inverse(index: int, base: int) -> float:
-    """The digits of `index` mirrored at the point: van der Corput's sequence."""
+    """van der Corput's sequence: the digits of `index` mirrored at the radix point."""
     numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)

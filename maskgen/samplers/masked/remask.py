@@ -1,4 +1,4 @@
-"""Remask: tokens already revealed that a step masks again (ReMDM, arXiv 2503.00307)."""
+"""Remasking: revealed tokens that a step masks again (ReMDM, arXiv 2503.00307)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from maskgen.schedules import Schedule
 
 
 class Remask(ABC):
-    """The chance sigma that a revealed token is masked again; quotas make up for it, so marginals stay.
+    """The chance sigma that a revealed token is masked again; counts compensate it, so marginals are unchanged.
 
-    With `needs_confidence` the loop remembers how probable each token was when it was revealed.
+    With `needs_confidence` the loop stores the probability that each token had when it was revealed.
     """
 
     is_off: ClassVar[bool] = False
@@ -24,10 +24,10 @@ class Remask(ABC):
 
     @abstractmethod
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """(B,) chance that a quota makes up for in a step t -> s, at most min(1, (1 - alpha_s) / alpha_t)."""
+        """(B,) chance that the count of a step t -> s compensates, at most min(1, (1 - alpha_s) / alpha_t)."""
 
     def chances(self, alpha_t: Tensor, alpha_s: Tensor, is_revealed: Tensor, confidence: Tensor) -> Tensor:
-        """(B, L) float64, each token's own chance; what it says of places that are not revealed is not looked at.
+        """(B, L) float64, the chance of each token; values at positions that are not revealed are ignored.
 
         Args:
             alpha_t: (B,) float64 before the step.
@@ -89,7 +89,7 @@ class Rescale(Remask):
 class LowConfidence(Remask):
     """sigma = eta * largest with eta = softmax(-confidence) over a row's revealed tokens: ReMDM-conf.
 
-    Masked tokens have sigma = 0, so the quota makes up for nothing.
+    Masked tokens have sigma = 0, so counts compensate nothing.
     """
 
     needs_confidence: ClassVar[bool] = True
@@ -105,7 +105,7 @@ class LowConfidence(Remask):
 @REMASKS.register("loop")
 @dataclass(frozen=True)
 class Loop(Remask):
-    """sigma = min(eta, largest) while alpha stands still, 0 while it rises: ReMDM-loop, with the schedule `Held`."""
+    """sigma = min(eta, largest) while alpha is constant, 0 while it rises: ReMDM-loop, with the schedule `Held`."""
 
     eta: float = 0.02
 
@@ -119,7 +119,7 @@ class Loop(Remask):
 
 @dataclass(frozen=True)
 class Held(Schedule):
-    """alpha rises to alpha_on until t_on, stands still until t_off, then rises to 1 (ReMDM-loop).
+    """alpha rises to alpha_on until t_on, is constant until t_off, then rises to 1 (ReMDM-loop).
 
     Linear in all three parts.
     """
@@ -145,7 +145,7 @@ class Held(Schedule):
         return torch.where(t > self.t_on, before, after)
 
     def inverse(self, alpha: Tensor) -> Tensor:
-        """The latest t at which alpha is left: `t_on` for `alpha_on`."""
+        """The largest t with this alpha: `t_on` for `alpha_on`."""
         before = 1 - alpha * (1 - self.t_on) / self.alpha_on
         return torch.where(alpha <= self.alpha_on, before, (1 - alpha) * self.t_off / (1 - self.alpha_on))
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from maskgen.core.errors import UserError, first_line
-from maskgen.core.hub import hub_or_folder
+from maskgen.core.errors import UserError
+from maskgen.core.files import local_path, read_json
+from maskgen.core.hub import hub_or_folder, without_advice
 from maskgen.core.rng import Rng
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer
 from maskgen.tokenizers.image.patches import patchify, unpatchify
 
 SLICE = 16
-"""Images an autoencoder sees at once: its activations are hundreds of times the size of its latents."""
+"""Images an autoencoder processes at once: its activations are hundreds of times the size of its latents."""
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "xwen99/mar-vae-kl16": {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 16}
 }
-"""What is needed of the configurations of autoencoders on the hub that are unlike Stable Diffusion's; MAR's KL-16."""
+"""Configurations of autoencoders on the hub that differ from Stable Diffusion's: MAR's KL-16."""
 
 PixelRange = Literal["zero_one", "minus_one_one"]
 
 
 class _DiffusersTokenizer(ImageTokenizer):
-    """What the two have in common: loading, the pixel range, one side of the grid for another of the image."""
+    """Base of the two: loading, pixel range, and the grid of an image shape."""
 
     def __init__(
         self, image_shape: tuple[int, int, int], model_class: str, source: str, subfolder: str, pixel_range: PixelRange
@@ -41,7 +40,7 @@ class _DiffusersTokenizer(ImageTokenizer):
         try:
             self.net = getattr(diffusers, model_class).from_pretrained(folder, use_safetensors=True, **where)
         except (OSError, ValueError) as error:
-            raise UserError(f"{source} gave no {model_class}: {first_line(error)}") from None
+            raise UserError(f"{source} cannot be loaded as {model_class}: {without_advice(error)}") from None
         self.net.requires_grad_(False)
         self.pixel_range = pixel_range
         factor = 2 ** (len(self.net.config.block_out_channels) - 1)
@@ -100,8 +99,8 @@ class DiffusersVQ(_DiffusersTokenizer):
 class KLTokenizer(_DiffusersTokenizer):
     """A `diffusers.AutoencoderKL` (Stable Diffusion's): a token (D = C patch^2) is a patch of latents.
 
-    Latents are shifted and scaled to about unit variance as the network's own configuration says. `encode` gives the
-    mean of the posterior; trainers keep `moments` and draw anew each time.
+    Latents are shifted and scaled to about unit variance by the network's own configuration. `encode` returns the mean
+    of the posterior; training stores `moments` and resamples at each use.
 
     Args:
         image_shape, source, subfolder: as for `diffusers_vq`.
@@ -131,9 +130,9 @@ class KLTokenizer(_DiffusersTokenizer):
         patch: int = 1,
         latent_channels: int = 4,
     ) -> dict[str, Any]:
-        """`sizes` without the weights: of an autoencoder in a folder or one known, else as Stable Diffusion's."""
-        file = Path(source).expanduser() / subfolder / "config.json"
-        config = json.loads(file.read_bytes()) if file.is_file() else KNOWN.get(source, {})
+        """`sizes` without the weights: of an autoencoder in a folder or `KNOWN`, else those of Stable Diffusion's."""
+        file = local_path(source) / subfolder / "config.json"
+        config = read_json(file) if file.is_file() else KNOWN.get(source, {})
         side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
         channels = config.get("latent_channels", latent_channels)
         grid = (image_shape[1] // side, image_shape[2] // side)
@@ -162,6 +161,6 @@ class KLTokenizer(_DiffusersTokenizer):
 
 
 def draw_latents(moments: Tensor, rng: Rng) -> Tensor:
-    """Tokens (B, L, D) of a posterior given by `KLTokenizer.moments` (B, L, 2 D)."""
+    """Tokens (B, L, D) sampled from the posterior with `KLTokenizer.moments` (B, L, 2 D)."""
     mean, std = moments.chunk(2, -1)
     return mean + std * rng.normal(mean.shape, device=mean.device)

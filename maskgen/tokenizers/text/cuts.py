@@ -1,4 +1,4 @@
-"""Where a long text may be cut without another token coming of it."""
+"""Cutting a long text at places that do not change its tokens."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Cut = Callable[[str, int], int]
-"""(text, at) -> the first place from `at` on that is good, at most the text's length."""
+"""(text, at) -> the first permitted place at or after `at`, at most the text's length."""
 
 PIECE = 2**16
 
 
 def pieces(text: str, cut: Cut | None) -> Iterator[str]:
-    """A text in parts of about `PIECE` characters, none of them empty; whole if there is no way to cut it."""
+    """A text in non-empty parts of about `PIECE` characters; whole without a `cut`."""
     first = 0
     while cut is not None and len(text) - first > PIECE:
         last = cut(text, first + PIECE)
@@ -28,7 +28,7 @@ def anywhere(text: str, at: int) -> int:  # noqa: ARG001
 
 
 def before_space(text: str, at: int) -> int:
-    """The first place from `at` on where a space follows a word: every byte-level tokenizer begins a word there."""
+    """The first place at or after `at` where a space follows a word: byte-level tokenizers start a word there."""
     while (at := text.find(" ", at)) >= 0:
         if not text[at - 1].isspace():
             return at
@@ -37,7 +37,7 @@ def before_space(text: str, at: int) -> int:
 
 
 def cut_of(spec: dict[str, Any]) -> Cut | None:
-    """Where a text may be cut without another token coming of it; None if that is not known."""
+    """The rule for cutting a text of this tokenizer (`tokenizer.json`); None if there is none."""
     split, model = spec["pre_tokenizer"], spec["model"]
     is_byte_level = split is not None and split["type"] == "ByteLevel" and not split["add_prefix_space"]
     if spec["normalizer"] is not None or model["type"] != "BPE" or not (split is None or is_byte_level):

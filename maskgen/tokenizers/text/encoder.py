@@ -1,38 +1,41 @@
-"""Text encoders of `transformers`: captions as vectors."""
+"""Text encoders of `transformers`: captions as vectors. Code that comes with a model is never run."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from maskgen.core.errors import UserError, first_line
-from maskgen.core.hub import download, hub_or_folder, is_hub_id
+from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
+from maskgen.core.hub import download, hub_or_folder, is_hub_id, without_advice
 
 Padding = Literal["zero", "keep"]
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 BATCH = 64
+LOCAL: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How `transformers` loads: from this folder, and without running Python files in it."""
 
 
 class TextEncoder:
-    """Any text encoder of `transformers`, frozen: BERT, T5's encoder, the text half of CLIP, a causal model's states.
+    """Any text encoder of `transformers`, frozen: BERT, T5's encoder, CLIP's text model, a causal model's states.
 
     Args:
         source: a folder or a hub id.
-        length: S, tokens of every caption; longer ones are cut.
-        padding: what stands after the end of a shorter one: `zero`, zeros; or `keep`, what the encoder says of padding,
-            nothing hidden from it (MicroDiT with CLIP).
-        subfolder: of the encoder in `source`; its tokenizer is in `tokenizer` beside it then.
+        length: S, tokens of every caption; longer ones are truncated.
+        padding: states after the end of a shorter one: `zero`, zeros; or `keep`, the encoder's own states of padding
+            tokens, without an attention mask (MicroDiT with CLIP).
+        subfolder: of the encoder in `source`; its tokenizer is then in `tokenizer` beside it.
         device: where it runs.
 
     Raises:
-        UserError: no `transformers`, no such encoder, or no way to the hub.
+        UserError: `transformers` is not installed, or the encoder cannot be loaded or needs code of its own.
     """
 
     def __init__(
@@ -47,10 +50,10 @@ class TextEncoder:
         transformers = _transformers()
         try:
             tokens_home = home.parent / "tokenizer" if subfolder else home
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokens_home, local_files_only=True)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokens_home, **LOCAL)
             self._model = _text_part(transformers, home).to(device).eval().requires_grad_(False)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{source} gave no text encoder: {first_line(error)}") from None
+        except (OSError, ValueError, KeyError, RecursionError) as error:
+            raise UserError(f"captions.encoder: {source} cannot be loaded: {without_advice(error)}") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
         self.source, self.length, self.padding = source, length, padding
@@ -60,7 +63,7 @@ class TextEncoder:
             raise UserError(f"captions.length: {source} reads at most {limit} tokens, got {length}")
 
     def fingerprint(self) -> str:
-        """Hash of weights and words, and of how they are used."""
+        """SHA-256 of weights and vocabulary, length and padding."""
         settings = (self.length, self.padding, sorted(self._tokenizer.get_vocab().items()))
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, value in sorted(self._model.state_dict().items()):
@@ -70,7 +73,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """(B, S, C) float32 on the CPU; an empty text is all zeros, the caption of guidance's null."""
+        """(B, S, C) float32 on the CPU; an empty text is all zeros, the null caption of guidance."""
         if not texts:
             return torch.zeros(0, self.length, self.width)
         return torch.cat([self._embed(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)])
@@ -90,11 +93,18 @@ class TextEncoder:
 
 
 def width_of(source: str, subfolder: str = "", default: int = 1024) -> int:
-    """C of an encoder in a folder; `default` where it is not there, as the hub is not asked."""
-    home = Path(source).expanduser() / subfolder
+    """C of an encoder in a local folder; `default` for one on the hub, which is not queried.
+
+    Raises:
+        UserError: its configuration cannot be read or needs code of its own.
+    """
+    home = local_path(source) / subfolder
     if not (home / "config.json").is_file():
         return default
-    config = _transformers().AutoConfig.from_pretrained(home, local_files_only=True)
+    try:
+        config = _transformers().AutoConfig.from_pretrained(home, **LOCAL)
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise UserError(f"captions.encoder: {source} cannot be loaded: {without_advice(error)}") from None
     return int(getattr(config, "text_config", config).hidden_size)
 
 
@@ -106,7 +116,7 @@ def _transformers() -> Any:
 
 
 def _home(source: str, subfolder: str) -> Path:
-    """The local folder of an encoder; the hub is asked once, where only it can be meant."""
+    """The local folder of an encoder, downloaded if the source is a hub id."""
     try:
         if is_hub_id(source):
             patterns = [f"{subfolder}/{file}" for file in FILES] + [f"tokenizer/{file}" for file in FILES]
@@ -119,9 +129,9 @@ def _home(source: str, subfolder: str) -> Path:
 
 
 def _text_part(transformers: Any, home: Path) -> Any:
-    """The encoder in a folder: of a model of texts and pictures the half that reads, of T5 the half that encodes."""
-    config = transformers.AutoConfig.from_pretrained(home, local_files_only=True)
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    """The encoder in a folder: the text model of a model of texts and images, the encoder of an encoder-decoder."""
+    config = transformers.AutoConfig.from_pretrained(home, **LOCAL)
+    options: dict[str, Any] = {**LOCAL, "use_safetensors": True, "dtype": torch.float32}
     known = transformers.models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     if config.model_type in known:
         return transformers.AutoModelForTextEncoding.from_pretrained(home, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,36 +15,39 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 
 from maskgen.core.errors import UserError, first_line
-from maskgen.core.files import atomic
+from maskgen.core.files import atomic, local_path
 from maskgen.core.hub import download, hub_or_folder
+from maskgen.core.terminal import first_few, printable
 from maskgen.tokenizers.base import TOKENIZERS
 from maskgen.tokenizers.text.cuts import before_space, cut_of, pieces
 
 Corpus = Callable[[], Iterator[str]]
-"""The training documents, from the first each time it is called."""
+"""Returns an iterator over documents, from the first each time it is called."""
 
 
 EOS = "<|endoftext|>"
 USUAL_EOS = (EOS, "</s>", "[SEP]")
 BATCH = 2**20
-_MASK = "\uffff"  # no character, so no tokenizer means it
+_MASK = "\uffff"  # not a character, so no tokenizer has it
+
+log = logging.getLogger(__name__)
 
 # Loaders fork after texts were encoded in threads; unless this is set, each fork prints a warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 class TokenizerError(UserError):
-    """A text that a tokenizer can't take, or a tokenizer that can't be had."""
+    """A text that a tokenizer cannot encode, or a tokenizer that cannot be loaded."""
 
 
 class TextTokenizer:
     """Text <-> tokens (N,) int64 in 0..vocab_size - 1, by a tokenizer of Hugging Face's `tokenizers`.
 
-    Nothing but the text is encoded: no token is added around it, and a special token's name in the text is text.
-    A tokenizer that normalises (lower case, say) gives back what it made of the text; others give back the text.
+    Only the text is encoded: no token is added around it, and the name of a special token in the text is plain text.
+    Decoding inverts encoding, up to the normalisation (lower case, say) of tokenizers that have one.
 
     Args:
-        tokenizer: it is copied; truncation, padding and what it adds to a text are left out.
+        tokenizer: copied, without truncation, padding and post-processing.
         eos: the token that ends a document.
 
     Raises:
@@ -105,14 +109,14 @@ class TextTokenizer:
         return pieces(text, self._cut)
 
     def decode(self, tokens: Tensor, mask: str = "_") -> str:
-        """(N,) int64 -> text; the end of a document is shown as a newline, what is no token as `mask`."""
+        """(N,) int64 -> text; the end of a document becomes a newline, a number outside the vocabulary `mask`."""
         names = [self._names[token] if 0 <= token < self.vocab_size else _MASK for token in tokens.tolist()]
         decoder = self._tokenizer.decoder
         text = " ".join(names) if decoder is None else str(decoder.decode(names))
         return text.replace(_MASK, mask) if _MASK in names else text
 
     def save(self, file: Path) -> None:
-        """Write `tokenizer.json` as other programs read it; its post-processor says what ends a document."""
+        """Write `tokenizer.json` as other programs read it; its post-processor names the token that ends a document."""
         with atomic(file) as out:
             out.write(self._tokenizer.to_str(pretty=True).encode())
 
@@ -121,14 +125,14 @@ class TextTokenizer:
         """A saved tokenizer.
 
         Raises:
-            TokenizerError: no such file, or not a tokenizer's.
+            TokenizerError: no such file, or no tokenizer in it.
         """
         tokenizer = _read(file)
         template = (json.loads(tokenizer.to_str())["post_processor"] or {}).get("single") or [{}]
         return cls(tokenizer, template[-1].get("SpecialToken", {}).get("id"))
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the tokens: what a token cache is keyed with."""
+        """SHA-256 of the whole tokenizer."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def _refuse_outside_alphabet(self, batch: list[str]) -> None:
@@ -142,18 +146,23 @@ class TextTokenizer:
 
 
 @TOKENIZERS.register("characters")
-def characters(corpus: Corpus, eos: bool = False) -> TextTokenizer:
-    """Every character of the training documents, by code point; `eos` adds a token that ends a document.
+def characters(corpus: Corpus, eos: bool = False, held_out: Corpus = lambda: iter(())) -> TextTokenizer:
+    """Every character of the documents, by code point; `eos` adds a token that ends a document.
+
+    Characters of held-out documents only have a token too, which training does not see: without it these documents
+    could not be scored.
 
     Raises:
-        TokenizerError: the documents are empty.
+        TokenizerError: the training documents are empty.
     """
-    found: set[str] = set()
-    for document in corpus():
-        found.update(document)
+    found = set().union(*corpus())
     if not found:
         raise TokenizerError("the training documents hold no character; give more text")
-    tokenizer = _without_merges(sorted(found), eos)
+    untrained = sorted(set().union(*held_out()) - found)
+    if untrained:
+        shown = first_few([ascii(character) for character in untrained])
+        log.warning("characters of held-out text only, not trained: %s; tokenizer bytes or bpe has none", shown)
+    tokenizer = _without_merges(sorted([*found, *untrained]), eos)
     tokenizer.decoder = decoders.Fuse()
     return TextTokenizer(tokenizer, EOS if eos else None)
 
@@ -193,16 +202,16 @@ def bpe(corpus: Corpus, vocab_size: int = 4096, eos: bool = True) -> TextTokeniz
 
 @TOKENIZERS.register("huggingface")
 def huggingface(source: str, eos: str | None = None) -> TextTokenizer:
-    """A tokenizer of Hugging Face's: a `tokenizer.json`, a folder that holds one, or a hub id.
+    """A tokenizer in Hugging Face's format: a `tokenizer.json`, a folder with one, or a hub id.
 
     Args:
         source: file, folder or `owner/name`.
-        eos: the token that ends a document; null takes <|endoftext|>, </s> or [SEP], the first that there is.
+        eos: the token that ends a document; null takes the first of <|endoftext|>, </s> and [SEP] that exists.
 
     Raises:
         TokenizerError: no tokenizer there, or it has no such token.
     """
-    file = Path(source).expanduser()
+    file = local_path(source)
     if not file.is_file():
         try:
             place = hub_or_folder(source)
@@ -244,10 +253,10 @@ def _unknown_token(model: dict[str, Any], number: dict[str, int]) -> int | None:
 
 
 def _unknown(strange: set[str]) -> TokenizerError:
-    shown = ", ".join(map(repr, sorted(strange)[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+    shown = printable(first_few([repr(text) for text in sorted(strange)]))
     return TokenizerError(
-        f"the tokenizer does not know {shown}; leave it out of the text, or choose tokenizer bytes or bpe, "
-        "which know every character"
+        f"the tokenizer has no token for {shown}; leave it out of the text, or choose tokenizer bytes or bpe, which "
+        "encode every character"
     )
 
 
@@ -269,7 +278,7 @@ def _read(file: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library has no type of its own
-        raise TokenizerError(f"{file} is no tokenizer that can be read: {first_line(error)}") from None
+        raise TokenizerError(f"{file} is no readable tokenizer: {first_line(error)}") from None
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

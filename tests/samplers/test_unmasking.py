@@ -1,4 +1,4 @@
-"""Laws of the quotas."""
+"""Laws of the unmasking schedules."""
 
 from __future__ import annotations
 
@@ -12,12 +12,26 @@ from torch import Tensor
 
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
+from maskgen.samplers.masked.joint import Joint
 from maskgen.samplers.masked.order import Proposal
-from maskgen.samplers.masked.unmasking import QUOTAS, Bernoulli, Clock, Euler, Even, Move, One, Quota, Scheduled, Share
+from maskgen.samplers.masked.unmasking import (
+    UNMASKINGS,
+    Bernoulli,
+    Clock,
+    Euler,
+    Even,
+    Move,
+    One,
+    Scheduled,
+    Share,
+    Unmasking,
+)
 from maskgen.schedules import SCHEDULES, Cosine, Fixed, Linear
 from tests.toys import Given
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
+
+MOVING = sorted(set(SCHEDULES.names()) - {"fixed"})
 
 
 def clock(t: float = 1.0, n_left: int = 16, n_rows: int = 1, step: int = 0, n_steps: int = 8) -> Clock:
@@ -39,36 +53,37 @@ def proposal(n_rows: int) -> Proposal:
     where = torch.zeros(n_rows, 16, dtype=torch.bool)
     where[:, 3:8] = True
     logits = 3 * torch.randn(16, 5, 4, generator=torch.Generator().manual_seed(0))[-n_rows:].flatten(0, 1)
-    return Proposal(where, 0.5, (16,), Categorical(logits, where), logits.argmax(-1))
+    prediction = Categorical(logits, where)
+    return Proposal(where, 0, 2, (16,), prediction, prediction, logits.argmax(-1))
 
 
-def decode_counts(quota: Quota, n: int, n_steps: int) -> list[int]:
+def decode_counts(unmasking: Unmasking, n: int, n_steps: int) -> list[int]:
     """Tokens revealed in each step, of n, as the loop goes."""
     left, t, counts = torch.tensor([n]), rows(1.0), []
     for step in range(n_steps):
         now = Clock(step, n_steps, t, torch.tensor([n]), left, n)
-        t = quota.next_time(now, Rng.stream(0))
-        count = left if now.is_last else quota.count(move(now, t), Rng.stream(0)).minimum(left)
+        t = unmasking.next_time(now, Rng.stream(0))
+        count = left if now.is_last else unmasking.count(move(now, t), Rng.stream(0)).minimum(left)
         counts.append(int(count))
         left = left - count
     return counts
 
 
-@pytest.mark.parametrize("name", QUOTAS.names())
-def test_every_quota_counts_in_each_row_what_that_row_needs(name: str) -> None:
-    quota = QUOTAS.build(name)
+@pytest.mark.parametrize("name", UNMASKINGS.names())
+def test_every_schedule_counts_in_each_row_what_that_row_needs(name: str) -> None:
+    unmasking = UNMASKINGS.build(name)
     batch = clock(0.6, 5, n_rows=16, step=3)
     rng = Rng.per_sample(range(16))
-    s = quota.next_time(batch, rng)
-    n = quota.count(Move(batch, s, rows(0, 16), torch.zeros(16, dtype=torch.long), proposal(16)), rng)
+    s = unmasking.next_time(batch, rng)
+    n = unmasking.count(Move(batch, s, rows(0, 16), torch.zeros(16, dtype=torch.long), proposal(16)), rng)
     alone, own = clock(0.6, 5, step=3), Rng.per_sample([15])
-    s_alone = quota.next_time(alone, own)
+    s_alone = unmasking.next_time(alone, own)
     assert torch.equal(s[15:], s_alone)
     last = Move(alone, s_alone, rows(0), torch.zeros(1, dtype=torch.long), proposal(1))
-    assert torch.equal(n[15:], quota.count(last, own))
+    assert torch.equal(n[15:], unmasking.count(last, own))
     assert n.dtype == torch.int64
     assert (s >= 0).all()
-    assert (s < quota.time(batch)).all()
+    assert (s < unmasking.time(batch)).all()
 
 
 def test_even_has_the_counts_of_llada() -> None:
@@ -83,10 +98,10 @@ def test_share_has_the_counts_of_dream_and_of_dllm() -> None:
         "dllm_linear": Share(Linear(), "round", end=0),
         "dllm_cosine_maskgit": Share(Cosine(), "round", end=0),
     }
-    for name, quota in published.items():
+    for name, unmasking in published.items():
         for given, expected in GOLDEN["counts"][name].items():
             n, n_steps = map(int, given.split("/"))
-            assert decode_counts(quota, n, n_steps) == expected, (name, given)
+            assert decode_counts(unmasking, n, n_steps) == expected, (name, given)
 
 
 @pytest.mark.parametrize("end", [-0.1, 1.0, float("nan")])
@@ -95,10 +110,10 @@ def test_times_that_end_nowhere_are_refused(end: float) -> None:
         Share(end=end)
 
 
-@pytest.mark.parametrize("quota", [Even(), Share(), Scheduled(), Euler()])
-def test_counts_make_up_for_what_is_masked_again(quota: Quota) -> None:
-    plain = quota.count(move(clock(0.9), rows(0.8)), Rng.stream(0))
-    assert quota.count(move(clock(0.9), rows(0.8), n_remasked=torch.tensor([3])), Rng.stream(0)) == plain + 3
+@pytest.mark.parametrize("unmasking", [Even(), Share(), Scheduled(), Euler()])
+def test_counts_make_up_for_what_is_masked_again(unmasking: Unmasking) -> None:
+    plain = unmasking.count(move(clock(0.9), rows(0.8)), Rng.stream(0))
+    assert unmasking.count(move(clock(0.9), rows(0.8), n_remasked=torch.tensor([3])), Rng.stream(0)) == plain + 3
 
 
 def test_euler_has_the_chance_of_discrete_flow_matching() -> None:
@@ -118,7 +133,7 @@ def test_eight_euler_steps_leave_what_flow_matching_leaves_for_the_last() -> Non
     assert masked == pytest.approx(0.179450, abs=0.01)  # ancestral sampling leaves 0.125
 
 
-@pytest.mark.parametrize("name", SCHEDULES.names())
+@pytest.mark.parametrize("name", MOVING)
 def test_bernoulli_reveals_the_share_that_becomes_visible(name: str) -> None:
     schedule = SCHEDULES.build(name)
     t, s = rows(0.75, 4000), rows(0.5, 4000)
@@ -154,16 +169,23 @@ def test_first_hitting_times_are_order_statistics() -> None:
     assert means == pytest.approx([0.8, 0.6, 0.4, 0.2], abs=0.006)
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEDULES.names()) - {"exponential", "truncated_normal", "betas", "fixed"}))
+@pytest.mark.parametrize("name", sorted(set(MOVING) - {"exponential", "truncated_normal", "betas"}))
 def test_first_hitting_times_of_every_schedule_are_one_clock_read_differently(name: str) -> None:
     schedule = SCHEDULES.build(name)
     ratio = schedule.mask_ratio(One(schedule).next_time(clock(1.0, 4, 100), Rng.stream(0)))
     assert torch.allclose(ratio, One(Linear()).next_time(clock(1.0, 4, 100), Rng.stream(0)))
 
 
-def test_first_hitting_needs_a_schedule_that_moves() -> None:
-    with pytest.raises(ValueError, match="need a schedule that moves, fixed does not"):
-        One(Fixed())
+def test_a_schedule_that_is_constant_is_refused() -> None:
+    for make in (One, Bernoulli, Euler, Scheduled, Share, Joint):
+        with pytest.raises(ValueError, match=r"schedule fixed has the same alpha at all times.* use linear or cosine"):
+            make(schedule=Fixed())
+
+
+def test_a_schedule_of_counts_takes_no_more_steps_than_tokens() -> None:
+    for unmasking in (Scheduled(), Even()):
+        assert [unmasking.n_steps(steps, 49) for steps in (8, 49, 1_000_000)] == [8, 49, 49]
+    assert Bernoulli().n_steps(1000, 49) == 1000
 
 
 def test_one_needs_a_step_a_token_and_reveals_nothing_where_nothing_is_left() -> None:

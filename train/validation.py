@@ -1,4 +1,4 @@
-"""What a run looks at with its averaged weights: held-out rows, and previews."""
+"""Validation and previews of a training run, with its averaged weights."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from .signals import Signals
 
 
 @dataclass(frozen=True)
-class Looks:
-    """A stop may cut both short, where no other process waits for this one."""
+class Validator:
+    """Held-out scores and previews. A stop may interrupt both, unless other processes wait for this one."""
 
     recipe: Recipe
     accelerator: Accelerator
     signals: Signals
 
     def scores(self, parts: Parts, module: nn.Module) -> dict[str, float]:
-        """Means over held-out rows; nothing where a stop cut them short."""
+        """Means over held-out rows; empty if a stop interrupted them."""
         accelerator, held_out = self.accelerator, parts.held_out
         world, n_rows = accelerator.num_processes, self.recipe.train.validation_rows
-        if not n_rows or len(held_out) < world:  # every process needs a row, or the means would wait for it
+        if not n_rows or len(held_out) < world:  # every process needs a row, or the reduction would wait for it
             return {}
         n_rows = min(max(n_rows, world), len(held_out))
-        if is_sharded(accelerator):  # all must make as many passes
+        if is_sharded(accelerator):  # all processes must make the same number of passes
             n_rows -= n_rows % world
         subset = SomeRows(held_out, spread(len(held_out), n_rows, accelerator.process_index, world))
         batch_size = 250 if isinstance(parts.source, ImageSource) else 32
-        look = (module, parts.objective, in_order(subset, batch_size), parts.to_batch, accelerator)
-        if world > 1:  # one that stops alone would leave the others waiting
-            return validate(*look)
-        return self.signals.attempt(lambda: validate(*look)) or {}
+        arguments = (module, parts.objective, in_order(subset, batch_size), parts.to_batch, accelerator)
+        if world > 1:  # a process that stops alone would leave the others waiting
+            return validate(*arguments)
+        return self.signals.attempt(lambda: validate(*arguments)) or {}
 
     def preview(self, parts: Parts, path: Path, module: nn.Module) -> None:
-        """Pictures or texts in a file, whose `path` is without ending; for the first process alone."""
+        """Write samples or reconstructions to a file; `path` is without suffix. For the first process alone."""
         self.signals.attempt(lambda: self._draw(parts, path, module))
 
     def _draw(self, parts: Parts, path: Path, module: nn.Module) -> None:
@@ -63,9 +63,11 @@ class Looks:
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
                 captions = parts.captions
-                if captions is not None and isinstance(parts.held_out, CaptionedRows):
-                    captions = replace(captions, numbers=parts.held_out.numbers)
+                shown = parts.held_out if len(parts.held_out) else parts.train
+                if captions is not None and isinstance(shown, CaptionedRows):
+                    captions = replace(captions, numbers=shown.numbers)
                 preview_samples(path.with_suffix(".png"), generator, len(parts.classes), captions)
         elif isinstance(module, ImageTokenizer):
-            images = parts.held_out.__getitems__(range(min(40, len(parts.held_out))))[0]
+            rows = parts.held_out if len(parts.held_out) else parts.train
+            images = rows.__getitems__(range(min(40, len(rows))))[0]
             preview_reconstructions(path.with_suffix(".png"), module, to_float(images.to(device)))
