@@ -21,7 +21,7 @@ from tqdm import tqdm
 from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.core.devices import is_first_rank, pick_device, sum_over_ranks
 from maskgen.core.errors import UserError
-from maskgen.core.files import atomic, require_writable
+from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.data.image.grid import grid
 from maskgen.evaluation.metrics.scored import keeps_features, measure, require_able
@@ -73,7 +73,7 @@ def run(
     Raises:
         UserError: a checkpoint, sampler, protocol or output that cannot be used, or a report of another measure.
     """
-    folder, place = Path(output).expanduser(), pick_device(device)
+    folder, place = local_path(output), pick_device(device)
     require_writable(folder, output)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         Accelerator(cpu=place.type == "cpu")  # the processes find each other

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.core.files import require_writable
+from maskgen.core.files import local_path, require_writable
 from maskgen.core.pixels import to_float, to_uint8
 from maskgen.data.base import ImageSource, ImageSplit
 from maskgen.data.image.sets import SplitSet
@@ -276,7 +276,7 @@ def _output(output: str | None) -> tuple[Path | None, Path | None]:
     """The report's file, and the folder for samples if a folder was given."""
     if output is None or Path(output).suffix == ".json":
         return (check_writable(output, (".json",)) if output else None), None
-    folder = Path(output).expanduser()
+    folder = local_path(output)
     if folder.suffix or folder.is_file():
         raise UserError(f"cannot write {output!r}: give a folder or a .json file")
     require_writable(folder, output)

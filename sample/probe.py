@@ -17,7 +17,7 @@ from torch import Tensor
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.core.files import write_json
+from maskgen.core.files import local_path, write_json
 from maskgen.core.predictions import NULL
 from maskgen.core.traits import network_of, traits_of
 from maskgen.core.version import __version__
@@ -310,7 +310,7 @@ def open_data(name: str, image_shape: tuple[int, int, int]) -> ImageSource:
         UserError: unknown, text, or missing.
     """
     spec: Any
-    if Path(name).expanduser().is_dir():
+    if local_path(name).is_dir():
         spec = {"type": "folder", "path": name, "size": image_shape[1], "channels": image_shape[0]}
     else:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from maskgen.checkpoints.checkpoint import checkpoints_in
 from maskgen.core.errors import UserError
-from maskgen.core.files import read_json, require_writable, write_json
+from maskgen.core.files import local_path, read_json, require_writable, write_json
 from maskgen.recipes.budget import plan
 from maskgen.recipes.load import load_recipe
 
@@ -48,7 +48,7 @@ def run(
         raise UserError(f"--minutes must be above 0 and finite, got {minutes}")
     name = experiment or "budget"
     definition = read_experiment(file, name).with_num(num)
-    names, home = definition.chosen(arms), Path(output or f"runs/bench-{name}").expanduser()
+    names, home = definition.chosen(arms), local_path(output or f"runs/bench-{name}")
     require_writable(home, str(home))
     trained = list(dict.fromkeys(map(definition.training_of, names)))
     budget, common = 60 * (minutes or definition.minutes), (*definition.overrides, *overrides)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.registry import explain
 from maskgen.recipes.shipped import experiment_names, recipe_text
 
@@ -209,7 +210,7 @@ def read_experiment(file: str | None = None, name: str = "budget") -> Experiment
     if file is None and name not in experiment_names():
         raise UserError(f"--experiment {name}: unknown; choose from {', '.join(experiment_names())}, or give --file")
     try:
-        text = recipe_text(f"bench/{name}") if file is None else Path(file).expanduser().read_text(encoding="utf-8")
+        text = recipe_text(f"bench/{name}") if file is None else local_path(file).read_text(encoding="utf-8")
         return Experiment.model_validate(yaml.safe_load(text))
     except ValidationError as error:
         raise UserError("\n".join(_explained(error))) from None

@@ -18,7 +18,7 @@ from maskgen.checkpoints.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_t
 from maskgen.core.console import surviving_output
 from maskgen.core.devices import pick_device, pick_precision
 from maskgen.core.errors import OutOfMemory, is_out_of_memory
-from maskgen.core.files import require_writable
+from maskgen.core.files import local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.core.rng import fold
 from maskgen.nn.checkpointing import recompute
@@ -65,7 +65,7 @@ def run(
     """
     clock, recipe = Clock(), load_recipe(recipe_source, overrides)
     name = "recipe" if isinstance(recipe_source, Recipe) else str(recipe_source)
-    directory = Path(output or f"runs/{Path(name).stem}").expanduser()
+    directory = local_path(output or f"runs/{Path(name).stem}")
     require_writable(directory, str(directory))
     place = pick_device(device)
     patience = InitProcessGroupKwargs(

@@ -31,6 +31,7 @@ from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.errors import closest
+from maskgen.core.files import local_path
 from maskgen.core.hub import download, is_hub_id
 from maskgen.models import change_grid
 from maskgen.recipes.load import parse_recipe
@@ -289,7 +290,7 @@ def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> No
 def _locate(source: str) -> Path:
     if source in zoo_names():
         return zoo_path(source)
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_dir():
         newest = newest_in(path)
         return path if newest is None else newest

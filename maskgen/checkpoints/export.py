@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint
 from maskgen.core.errors import UserError
-from maskgen.core.files import user_path
+from maskgen.core.files import local_path
 from maskgen.core.registry import Registry
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -33,7 +33,7 @@ def run(
     Raises:
         UserError: no such checkpoint or format, an unreadable report, or the directory is in use.
     """
-    path = user_path(directory)
+    path = local_path(directory)
     if path.exists() and (path.is_file() or any(path.iterdir())):
         raise UserError(f"{directory} is not an empty directory; choose another one")
     checkpoint = read_checkpoint(source)
@@ -64,7 +64,7 @@ def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: di
 def _scores(report: str) -> list[dict[str, Any]]:
     """The numbers of a report of `maskgen evaluate`, the score first."""
     try:
-        tree = json.loads(user_path(report).read_text(encoding="utf-8"))
+        tree = json.loads(local_path(report).read_text(encoding="utf-8"))
         entries = [tree["score"], tree["reconstruction_floor"], tree["train_floor"], *tree["others"]]
         return [{key: entry[key] for key in ("name", "of", "value", "n_samples")} for entry in entries if entry]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from maskgen.cli import benchmarking, converting, listing, sampling, scoring, training
-from maskgen.core.console import plain
 from maskgen.core.errors import DiskFull, OutOfMemory, UserError, is_out_of_memory
 from maskgen.core.files import NO_SPACE
+from maskgen.core.terminal import printable
 from maskgen.core.version import __version__
 
 SETTINGS: dict[str, Any] = {
@@ -46,23 +46,27 @@ def main(*arguments: str) -> None:
     except click.ClickException as error:
         shown = StringIO()
         error.show(shown)
-        click.echo(plain(shown.getvalue()), err=True, nl=False)
+        click.echo(printable(shown.getvalue(), keep="\n"), err=True, nl=False)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         is_training = (arguments or tuple(sys.argv[1:]))[:1] == ("train",)
         click.echo("stopped" + "; add --resume to continue from the last checkpoint" * is_training, err=True)
         sys.exit(130)
     except UserError as error:
-        click.echo(f"Error: {plain(str(error))}", err=True)
+        _complain(str(error))
         sys.exit(error.code)
     except OSError as error:
-        click.echo(f"Error: {plain(str(error))}", err=True)
+        _complain(str(error))
         sys.exit(DiskFull.code if error.errno in NO_SPACE else 2)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         click.echo("Error: out of memory; lower --batch-size or --num, or choose a smaller model or device", err=True)
         sys.exit(OutOfMemory.code)
+
+
+def _complain(message: str) -> None:
+    click.echo("Error: " + printable(message, keep="\n"), err=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import click
 import yaml
 
 from maskgen.cli.names import SAMPLER
-from maskgen.core.console import plain
 from maskgen.core.errors import UserError
+from maskgen.core.terminal import printable
 
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -24,8 +24,8 @@ def program(name: str) -> Any:
 
 
 def say(text: object) -> None:
-    """Print a result; control characters that a file may hold are replaced."""
-    click.echo(plain(str(text)))
+    """Print a result; control characters that a file may hold are escaped."""
+    click.echo(printable(str(text), keep="\n\t"))
 
 
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,8 +13,7 @@ from typing import IO, Any
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Errors of writing where nothing reads any more: a closed pipe, a closed terminal, a closed file."""
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, marks that turn the direction of text, and bytes of file names that are not UTF-8."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Surviving:

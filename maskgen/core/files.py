@@ -56,20 +56,6 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path that a user wrote; `~` and `~name` are expanded.
-
-    Raises:
-        UserError: it holds a NUL character, or names a user whose home is unknown.
-    """
-    if "\0" in os.fspath(text):
-        raise UserError(f"{os.fspath(text)!r} is no path: it holds a NUL character")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise UserError(f"{os.fspath(text)!r} is no path: there is no such user, or the user has no home") from None
-
-
 def require_writable(folder: Path, name: str) -> None:
     """Create a folder and check that files can be written in it; `name` is the user's spelling of it.
 

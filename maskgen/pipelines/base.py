@@ -16,6 +16,7 @@ from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import local_path
 from maskgen.models.token_head import DiffusionLayers
 from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
 from maskgen.pipelines.generator import Generator
@@ -122,7 +123,7 @@ class Pipeline(ABC):
 
         With `push_to_hub` it is uploaded too, as `repo_id` or under the directory's name; `hub` as `push_to_hub` takes.
         """
-        path = Path(directory).expanduser()
+        path = local_path(directory)
         copy_for_use(self.checkpoint, path)
         (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
         if push_to_hub:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
@@ -210,7 +211,7 @@ class ImagePipeline(Pipeline):
     def _embedded(self, prompt: str, settings: CaptionSettings) -> np.ndarray[Any, Any]:
         """(N, S, C) of one prompt, or of the captions in a file."""
         if prompt.endswith((".npy", ".safetensors")):
-            captions = read_embeddings(Path(prompt).expanduser())
+            captions = read_embeddings(local_path(prompt))
         else:
             captions = self._text_encoder(settings).embed([prompt]).numpy()
         if captions.shape[1:] != self.checkpoint.caption_shape:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from maskgen.core.errors import UserError, closest
+from maskgen.core.files import local_path
 from maskgen.recipes.shipped import recipe_names, recipe_text
 
 
@@ -25,13 +25,13 @@ def read_tree(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree
-    beside = Path(source).expanduser().parent / str(base)  # a file's base may be a file beside it
+    beside = local_path(source).parent / str(base)  # a file's base may be a file beside it
     return _merge(read_tree(str(beside if beside.is_file() else base), (*above, source)), tree)
 
 
 def _find(source: str) -> tuple[str, str]:
     """(where, text) of a recipe."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     if source.endswith((".yaml", ".yml")) or path.is_file():
         try:
             return source, path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
 from maskgen.checkpoints.convert.files import Weights, read_state
 from maskgen.core.errors import UserError, unknown
-from maskgen.core.files import user_path
+from maskgen.core.files import local_path
 from maskgen.models import MODELS
 from maskgen.recipes.load import load_recipe, parse_recipe
 
@@ -33,7 +33,7 @@ def run(file: str, output: str, layout: str | None = None, weights: Weights | No
     Raises:
         UserError: a file that cannot be read safely or is of another network, or a directory in use.
     """
-    state = read_state(user_path(file), weights)
+    state = read_state(local_path(file), weights)
     name = _layout(state, layout, file)
     converter = CONVERTERS.build(name)
     tensors = converter.tensors(state)
@@ -49,7 +49,7 @@ def run(file: str, output: str, layout: str | None = None, weights: Weights | No
         "device": "cpu", "maskgen": importlib.metadata.version("maskgen"), "torch": torch.__version__,
         "command": f"maskgen convert {Path(file).name} --layout {name}", "summary": f"{recipe.summary}, converted",
     }  # fmt: skip
-    path = user_path(output)
+    path = local_path(output)
     write_checkpoint(path, recipe, {MODEL: tensors}, info)
     return path
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import local_path
 from maskgen.core.hub import download, is_hub_id
 from maskgen.core.pixels import to_float
 from maskgen.evaluation.protocols.features import Extractor, Features
@@ -147,7 +147,7 @@ class Dinov2(Backbone):
         source = weights or name
         allow = ["*.json", "*.safetensors"]
         try:
-            folder = download(source, allow) if is_hub_id(source) else Path(source).expanduser()
+            folder = download(source, allow) if is_hub_id(source) else local_path(source)
             module = transformers.Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise WeightsError(
@@ -172,7 +172,7 @@ class TorchScript(Protocol):
     def extractor(self, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
         if weights is not None:
             raise UserError(f"--weights: {self.model} holds its own; leave it out")
-        path = Path(self.model).expanduser()
+        path = local_path(self.model)
         if not path.is_file():
             raise UserError(f"--protocol {self.model}: no such TorchScript file")
         try:
@@ -210,7 +210,7 @@ def _fetched(name: str, make: Callable[[], Any]) -> Any:
 
 
 def _load(module: nn.Module, weights: str, strict: bool = True) -> None:
-    path = Path(weights).expanduser()
+    path = local_path(weights)
     if not path.is_file():
         raise WeightsError(f"--weights {weights}: no such file")
     state = read_tensors(path)
