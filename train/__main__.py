@@ -10,10 +10,10 @@ try:
     main("train")
 except SystemExit as stop:
     code = stop.code
-    if isinstance(code, str):  # a message, as the interpreter would say it
+    if isinstance(code, str):  # a message, which the interpreter would print
         print(code, file=sys.stderr)
 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-    # All is written and closed. gloo's threads may still run, and a process that takes leave in the usual way is then
+    # All files are closed. Threads of gloo may still run, and a process that exits in the usual way is then
     # aborted at times ("terminate called without an active exception"), which torchrun takes for a failed run.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`maskgen bench budget`: recipes trained for equal processor seconds and scored alike, every piece resumable."""
+"""`maskgen bench budget`: trains recipes for equal CPU seconds and scores them alike; every part resumes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(
     file: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Run what is missing of an experiment; its table. `overrides` are for the recipes of all arms.
+    """Run the missing parts of an experiment; returns its table. `overrides` apply to the recipes of all arms.
 
     Raises:
         UserError: an experiment, file, arm or output that cannot be used.
@@ -78,9 +78,9 @@ def run(
 
 
 def _go(training: Training, scored: Sequence[Scored], steps: int | Exception, threads: int | None) -> None:
-    """Everything that is missing of a training and of what is scored with it.
+    """Run the missing parts of a training and of the arms scored with it.
 
-    A failure is written down and tried again the next time.
+    A failure is recorded and retried the next time.
     """
     fault = _attempt(training.directory, lambda: training.train(steps, threads))
     for one in scored:
@@ -91,7 +91,7 @@ def _go(training: Training, scored: Sequence[Scored], steps: int | Exception, th
 
 
 def _attempt(directory: Path, work: Callable[[], None]) -> str | None:
-    """Why it failed, which is written down, or None."""
+    """The recorded error, or None."""
     write_note(directory, [])
     try:
         work()
@@ -102,7 +102,7 @@ def _attempt(directory: Path, work: Callable[[], None]) -> str | None:
 
 
 def write_note(directory: Path, faults: Sequence[str]) -> None:
-    """What failed, in failed.txt; without faults there is no such file."""
+    """Write the errors to failed.txt; remove the file if there are none."""
     directory.mkdir(parents=True, exist_ok=True)
     note = directory / "failed.txt"
     if faults:
@@ -113,7 +113,7 @@ def write_note(directory: Path, faults: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """An arm and a seed: calibrated and trained in processes of its own; what is finished is kept."""
+    """An arm and a seed: calibrated and trained in separate processes; finished parts are kept."""
 
     name: str
     arm: Arm
@@ -136,15 +136,15 @@ class Training:
         return [*self.common, *self.arm.overrides, f"seed={self.seed}"]
 
     def plan(self, threads: int | None) -> int | Exception:
-        """Training steps of the arm that take the budget, the same for all its seeds; or why they are not known.
+        """Number of training steps that use the budget, the same for all seeds of the arm; or the error.
 
         Raises:
             UserError: an earlier run of the arm in this directory had other settings.
         """
-        file, wanted = self.home / f"{self.name}.json", {"budget": self.budget, "arm": self._arm()}
+        file, settings = self.home / f"{self.name}.json", {"budget": self.budget, "arm": self._arm()}
         if file.is_file():
             stored = read_json(file)
-            if {key: stored[key] for key in wanted} != wanted:
+            if {key: stored[key] for key in settings} != settings:
                 raise UserError(
                     f"{file} is of another budget or recipe; choose another --output, or remove {self.home}"
                 )
@@ -153,15 +153,15 @@ class Training:
             found = self._calibrate(threads)
         except (UserError, Failed) as error:
             return error
-        write_json(file, {**wanted, **found})
+        write_json(file, {**settings, **found})
         return int(found["steps"])
 
     def _arm(self) -> dict[str, Any]:
-        """What the training depends on."""
+        """The settings that the training depends on."""
         return self.arm.model_dump(mode="json", include={"recipe", "overrides"}) | {"common": list(self.common)}
 
     def _calibrate(self, threads: int | None) -> dict[str, Any]:
-        """Some steps of each phase: seconds of a step, weighted by the phases' shares."""
+        """Measure some steps of each phase: seconds per step, weighted by the phases' shares."""
         settings = load_recipe(self.arm.recipe, self.overrides).train
         stretches = plan(settings)
         phases = [{**_phase(settings, one.index), "steps": CALIBRATION_STEPS} for one in stretches]
@@ -178,10 +178,10 @@ class Training:
         return {"seconds_per_step": seconds, "steps": max(1, round(self.budget / seconds)), "phases": spent}
 
     def train(self, steps: int | Exception, threads: int | None) -> None:
-        """Train, or go on with it, unless it is done.
+        """Train or resume, unless the training is finished.
 
         Raises:
-            UserError, Failed: it could not.
+            UserError, Failed: the training failed.
         """
         if isinstance(steps, Exception):
             raise steps
@@ -206,7 +206,7 @@ class Scored:
         return self.training.home / f"{self.name}-seed{self.training.seed}"
 
     def score(self, threads: int | None) -> None:
-        """Make the reports that are missing; one that fails does not keep the others from being made."""
+        """Write the missing reports; an error of one does not stop the others."""
         faults = []
         self.directory.mkdir(parents=True, exist_ok=True)
         for path, score in self._wanted():
@@ -219,7 +219,7 @@ class Scored:
         write_note(self.directory, faults)
 
     def _wanted(self) -> Iterator[tuple[Path, Score]]:
-        """Checkpoints and what each is scored by, the last one first."""
+        """Checkpoints and their scorings, the last checkpoint first."""
         paths = checkpoints_in(self.training.run)
         yield from ((path, score) for path in paths[-1:] for score in self.experiment.scores(self.name))
         along = self.experiment.along(self.name)
@@ -227,7 +227,7 @@ class Scored:
             yield from ((path, along) for path in paths[:-1])
 
     def result(self) -> dict[str, Any]:
-        """What is known of it, for the report; `error` where something failed."""
+        """The results for the report, with `error` where something failed."""
         arm = self.experiment.arms[self.name]
         row: dict[str, Any] = {"arm": self.name, "label": arm.label or self.name, "seed": self.training.seed}
         note = self.directory / "failed.txt"
@@ -239,7 +239,7 @@ class Scored:
         return row | (_spent(read_json(cost)) if cost.is_file() and row["scores"] else {})
 
     def _read(self, path: Path, score: Score) -> Iterator[dict[str, Any]]:
-        """The numbers of a report that are wanted: its score, and others of the same thing."""
+        """The selected numbers of a report: its score, and others of the same samples."""
         file = self.directory / score.file(path.name)
         if not file.is_file():
             return
@@ -257,7 +257,7 @@ class Scored:
 
 
 def _phase(settings: Any, index: int) -> dict[str, Any]:
-    """What a phase says of itself; nothing if the run has none."""
+    """The label of a phase; empty if the run has one phase only."""
     return settings.phases[index].model_dump(mode="json", exclude_none=True) if settings.phases else {}
 
 

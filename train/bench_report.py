@@ -14,7 +14,7 @@ PROBE = "linear_probe"
 
 
 def write_reports(directory: Path, summary: str, rows: Sequence[Row]) -> str:
-    """report.json, report.md and the plots there can be in a directory; the table."""
+    """Write report.json, report.md and the possible plots to a directory; returns the table."""
     arms = [
         summarise([row for row in rows if row["arm"] == name]) for name in dict.fromkeys(row["arm"] for row in rows)
     ]
@@ -104,7 +104,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _plot_over_time(rows: Sequence[Row]) -> Any:
-    """Distance against processor time, a line a run, a colour an arm; None where nothing was scored by `evaluate`."""
+    """Distance against CPU time, one line per run, one colour per arm; None if nothing was scored by `evaluate`."""
     lines = [(row, [one for one in row["scores"] if one.get("key", "evaluate") == "evaluate"]) for row in rows]
     first = next((scores[0]["name"] for _, scores in lines if scores), None)
     lines = [(row, [one for one in scores if one["name"] == first]) for row, scores in lines]
@@ -128,7 +128,7 @@ def _plot_over_time(rows: Sequence[Row]) -> Any:
 
 
 def _plot_trade(arms: Sequence[Row]) -> Any:
-    """The first score that is no probe against the accuracy of a probe, a point an arm; None where one is missing."""
+    """The first score that is not a probe against the accuracy of a probe, one point per arm; None without both."""
     names = {name: score["key"] for arm in arms for name, score in arm["scores"].items()}
     probes = sorted((name for name in names if names[name] == "probe"), key=lambda name: not name.startswith(PROBE))
     others = [name for name in names if names[name] != "probe"]

@@ -41,13 +41,13 @@ class Ema:
         return {**self.module.state_dict(), **self.average}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the averaged parameters out of a state."""
+        """Load the averaged parameters from a state."""
         for name, value in self.average.items():
             value.copy_(like(tensors[name], value))
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The module in evaluation mode with averaged weights; as it was afterwards."""
+        """The module in evaluation mode with averaged weights; restored on exit."""
         was_training = self.module.training
         kept = {name: p.detach().clone() for name, p in self.module.named_parameters()} if self.limit else {}
         parameters = dict(self.module.named_parameters())

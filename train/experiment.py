@@ -26,7 +26,7 @@ class _Part(BaseModel):
 
 
 class Arm(_Part):
-    """A recipe that takes part; or, with `train_of`, the network of another arm, scored with other `options`."""
+    """A recipe of the experiment; or, with `train_of`, the network of another arm, scored with other `options`."""
 
     recipe: str = ""
     label: str = ""
@@ -80,7 +80,7 @@ class Score:
         key: `evaluate`, `probe` or the name of a metric.
         command: `evaluate` or `probe`.
         options: of the command.
-        also: names of the report's other numbers that are wanted.
+        also: names of further numbers of the report to include.
         num: samples, where they are said.
     """
 
@@ -91,7 +91,7 @@ class Score:
     num: int = 0
 
     def file(self, checkpoint: str) -> str:
-        """The report's name; what would give another score has another."""
+        """The name of the report; it differs for settings that give another score."""
         facts = json.dumps([self.command, self.options]).encode()
         mark = [hashlib.sha256(facts).hexdigest()[:8]] if self.options else []
         key = [] if self.key == "evaluate" else [self.key]
@@ -138,7 +138,7 @@ class Experiment(_Part):
         return [*(key for key, part in pairs if part is not None), *self.metrics]
 
     def with_num(self, num: int | None) -> Experiment:
-        """With so many samples for every score that is of samples, at most for earlier checkpoints; None: unchanged.
+        """The experiment with `num` samples for every score of samples, at most that for earlier checkpoints.
 
         Raises:
             UserError: there is no such score.
@@ -176,12 +176,12 @@ class Experiment(_Part):
         return self.arms[name].train_of or name
 
     def scores(self, name: str) -> Iterator[Score]:
-        """What the last checkpoint of an arm is scored by."""
+        """The scorings of the last checkpoint of an arm."""
         skipped = self.arms[name].skip
         return (score for score in self._scores(self.arms[name].options) if score.key not in skipped)
 
     def _scores(self, own: tuple[str, ...]) -> Iterator[Score]:
-        """All there are, sampled with an arm's own options."""
+        """All scorings, with the sampling options of an arm."""
         if self.evaluate is not None:
             one = self.evaluate
             yield Score("evaluate", "evaluate", (*one.options, *own), one.also, one.num)
@@ -193,7 +193,7 @@ class Experiment(_Part):
             yield Score("probe", "probe", (*methods, *self.probe.options), ("linear_probe", "knn", "finetune"))
 
     def along(self, name: str) -> Score | None:
-        """What earlier checkpoints are scored by: those of a training of its own."""
+        """The scorings of earlier checkpoints, for arms with a training of their own."""
         arm = self.arms[name]
         if self.evaluate is None or not self.evaluate.along or arm.train_of or "evaluate" in arm.skip:
             return None
@@ -219,7 +219,7 @@ def read_experiment(file: str | None = None, name: str = "budget") -> Experiment
 
 
 def _explained(error: ValidationError) -> Iterator[str]:
-    """A line for each fault, with the keys that are accepted where it stands."""
+    """One line per error, with the keys accepted at its place."""
     parts: dict[str, type[BaseModel]] = {"arms": Arm, "evaluate": Scoring, "probe": Probing, "metrics": Measure}
     for fault in error.errors():
         place = parts.get(str(fault["loc"][0]), Experiment) if len(fault["loc"]) > 1 else Experiment

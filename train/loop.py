@@ -44,7 +44,7 @@ class Means:
         return {key: value.cpu().tolist() for key, value in gathered.items()}
 
     def load(self, state: Mapping[str, list[list[float]]], accelerator: Accelerator) -> None:
-        """Undo `state`; what other numbers of processes had summed goes to the first."""
+        """Restore `state`; sums of another number of processes go to the first."""
         rank, world = accelerator.process_index, accelerator.num_processes
         for key, rows in state.items():
             parts = torch.tensor(rows, dtype=torch.float64, device=accelerator.device)
@@ -56,7 +56,7 @@ class Means:
 class Loop:
     """Everything one step needs. Randomness is a function of (seed, step, micro-batch, rank): nothing to restore.
 
-    Learning rate, keep ratio and micro-batches are those `settings` have for the step; `data` are of its phase.
+    Learning rate, keep ratio and micro-batches follow `settings` at the step; `data` belong to its phase.
 
     Attributes:
         skipped, skipped_in_a_row: steps whose gradient was not finite, which changed nothing.
@@ -103,9 +103,9 @@ class Loop:
             group["lr"] = learning_rate(self.step, self.settings)
         stretch = stretch_at(self.settings, self.step)
         n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
-        told: dict[str, float] = {"keep_ratio": keep_ratio}
+        arguments: dict[str, float] = {"keep_ratio": keep_ratio}
         if takes_progress(self.objective):
-            told["progress"] = self.step / self.settings.steps
+            arguments["progress"] = self.step / self.settings.steps
         self.rows.clear()
         for micro in range(n_micro):
             x_0, labels = self._next_rows()
@@ -114,11 +114,11 @@ class Loop:
             is_last = micro == n_micro - 1
             with _sync(self.accelerator, self.model, is_last):
                 with self.accelerator.autocast():
-                    loss = self.objective(self.model, batch, rng, **told)
+                    loss = self.objective(self.model, batch, rng, **arguments)
                 self.accelerator.backward(loss.value / n_micro)
             logs.add(loss.logs)
         norm = whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
-        is_finite = bool(torch.isfinite(norm))  # of exchanged gradients: every process decides alike
+        is_finite = bool(torch.isfinite(norm))  # gradients are reduced: every process decides alike
         if is_finite:
             logs.add({"grad_norm": torch.stack([norm.detach(), torch.ones_like(norm)])})
             self.is_between = False
@@ -129,14 +129,14 @@ class Loop:
         return (logs.sums if is_finite else {}), is_finite
 
     def undo(self) -> None:
-        """Put back what a forward pass of the step moved: running statistics, a codebook."""
+        """Restore the buffers that the forward pass of the step changed: running statistics, a codebook."""
         for buffer, before in self._buffers:
             buffer.copy_(before)
 
     def _rng(self, micro: int, n_rows: int) -> Rng:
-        """Noise of this process's rows of a micro-batch: of the seed, step and place in it, not of who computes it.
+        """Noise of the rows of a micro-batch: a function of seed, step and row, not of the process that computes it.
 
-        Dropout is drawn by the network itself, so its masks are of the process.
+        Dropout is drawn by the network, so its masks depend on the process.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         key = (self.seed, "step", self.step, micro)
@@ -159,7 +159,7 @@ class Loop:
 
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The buffers that a checkpoint has, each with a copy of what is in it; constants are none of them."""
+    """The buffers that checkpoints store, each with a copy; constants are left out."""
     pairs = []
     for module in model.modules():
         for name, buffer in module._buffers.items():

@@ -1,4 +1,4 @@
-"""`maskgen precompute`: tokens and latents made by many processes before a training, every piece whole or not there."""
+"""`maskgen precompute`: encodes tokens and latents with many processes before a training, part by part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(
     processes: int = 1,
     device: str = "auto",
 ) -> str:
-    """Fill the cache; what to tell the user.
+    """Fill the cache; returns a summary for the user.
 
     Args:
         parts: pieces; each is a file of its own until all are there and are put together.
@@ -70,7 +70,7 @@ def run(
 
 
 def _whole(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, parts: int) -> None:
-    """A split from the cache, or put together out of parts, which are not needed afterwards."""
+    """A split from the cache, or joined from its parts, which are then removed."""
     pieces: list[Any] = []
 
     def make() -> list[Any]:
@@ -92,7 +92,7 @@ def _text(recipe: Recipe) -> str:
 
 
 def _side_by_side(source: str, overrides: Sequence[str], parts: int, processes: int, device: str) -> None:
-    """Every piece by a process of its own; those that are there are found and not made again."""
+    """Encode every part in a separate process; parts in the cache are kept."""
 
     def make(index: int) -> None:
         piece = ["--parts", str(parts), "--part", str(index), "--device", device]
@@ -106,7 +106,7 @@ def _side_by_side(source: str, overrides: Sequence[str], parts: int, processes: 
 
 
 def _data(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, **options: Any) -> Any:
-    """Tokens or moments of a split, from the cache or made, or put together out of `parts`."""
+    """Tokens or moments of a split: from the cache, encoded now, or joined from `parts`."""
     options["device"] = pick_device(device)
     if isinstance(tokenizer, KLTokenizer):
         return latent_data(split, tokenizer, has_flips=recipe.train.flip, **options)

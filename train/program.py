@@ -142,7 +142,7 @@ def _built(
     optimizer = build_optimizer(parts.module, recipe.train)
     wrap_blocks(accelerator, parts.module)
     model, prepared = accelerator.prepare(parts.module, optimizer)
-    strategy = getattr(parts.objective, "strategy", None)
+    strategy = parts.objective.strategy
     if strategy is not None and strategy.requires is not None:  # calls the network itself, without its wrapper
         gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)

@@ -1,4 +1,4 @@
-"""Parameters spread over processes (FSDP 2, by accelerate), and tensors as they are whole."""
+"""Parameters sharded over processes (FSDP 2, by accelerate), and full tensors gathered from the shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLICY = "FSDP_AUTO_WRAP_POLICY"
 
 
 def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
-    """What accelerate's configuration says of FSDP, None if it does not ask for it.
+    """The FSDP plugin of accelerate's configuration, None if FSDP is not enabled.
 
     Raises:
         UserError: a setting that accelerate does not know; FSDP 1, which flattens parameters; a loading in which only
@@ -54,7 +54,7 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
 def require_supported(
     accelerator: Accelerator, recipe: Recipe, plugin: FullyShardedDataParallelPlugin | None = None
 ) -> None:
-    """Refuse what spreads parameters in another way; let processors take the way of GPUs.
+    """Refuse other ways of sharding parameters; enable FSDP on CPUs too.
 
     accelerate spreads over GPUs only, and on processors would go on with DDP without a word.
 
@@ -64,17 +64,17 @@ def require_supported(
         plugin: of `fsdp_plugin`.
 
     Raises:
-        UserError: DeepSpeed, Megatron or the like; a recipe whose network cannot be spread; FSDP in one process.
+        UserError: DeepSpeed, Megatron or the like; a recipe whose network cannot be sharded; FSDP with one process.
     """
     kind = accelerator.distributed_type
     if plugin is not None and kind == DistributedType.NO:
         raise UserError(
-            "FSDP is asked for, but there is one process and nothing to spread over: start several (torchrun "
+            "FSDP is enabled, but there is one process and nothing to shard over: start several (torchrun "
             f"--nproc_per_node N -m maskgen.train ...), or unset {FSDP}"
         )
     if plugin is not None and kind == DistributedType.MULTI_CPU:
         accelerator.state.distributed_type = kind = DistributedType.FSDP
-        PartialState._shared_state["distributed_type"] = kind  # of which every state takes it anew
+        PartialState._shared_state["distributed_type"] = kind  # every state copies it from there
         accelerator.state.fsdp_plugin = plugin
     if kind == DistributedType.FSDP:
         _require_spreadable(recipe)
@@ -92,7 +92,7 @@ def _require_spreadable(recipe: Recipe) -> None:
 
 
 def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
-    """Spread block by block, unless accelerate's configuration has a rule of its own.
+    """Shard block by block, unless accelerate's configuration has its own wrapping rule.
 
     Raises:
         UserError: the rule names a class that the network has no module of.
@@ -113,9 +113,9 @@ def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
 
 
 def gather_for(module: nn.Module, method: str) -> None:
-    """Let a network whose parameters are spread answer `method` beside `forward`, and its blocks `weights`.
+    """Register `method` of a sharded network, and `weights` of its blocks, with FSDP, beside `forward`.
 
-    FSDP puts parameters together for calls that it knows of; nothing is done where they are whole.
+    FSDP gathers parameters for registered methods only; a network that is not sharded is left alone.
     """
     if not isinstance(module, FSDPModule):
         return
@@ -126,22 +126,22 @@ def gather_for(module: nn.Module, method: str) -> None:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether each process has a part of each parameter only."""
+    """Whether each process holds only a shard of each parameter."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 def whole(x: Tensor) -> Tensor:
-    """A tensor put together out of the parts of all processes, who must all call; itself if it is not spread."""
+    """A full tensor, gathered from all processes, which must all call; the tensor itself if it is not sharded."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def local(x: Tensor) -> Tensor:
-    """This process's part of a tensor."""
+    """The shard of a tensor in this process."""
     return x.to_local() if isinstance(x, DTensor) else x
 
 
 def like(x: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, the same in all processes, spread as another is, on its device."""
+    """A full tensor, equal in all processes, sharded like another and on its device."""
     x = x.to(model.device)
     if not isinstance(model, DTensor):
         return x
@@ -149,7 +149,7 @@ def like(x: Tensor, model: Tensor) -> Tensor:
 
 
 def gathered(tensors: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
-    """Whole tensors, one after the other and off the device if they were spread; nothing where they are not kept."""
+    """Full tensors, gathered one by one and moved to the CPU if sharded; empty where they are not kept."""
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
         full: Any = whole(value.detach())

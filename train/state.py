@@ -1,4 +1,4 @@
-"""What a run must remember to go on as if it had never stopped."""
+"""The training state of a checkpoint: everything an exact resume needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def collect(
 ) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint by file: averaged weights for use, raw ones and the optimizer's state for resuming.
 
-    All processes must call where parameters are spread over them; who does not keep the tensors gets none.
+    With sharded parameters all processes must call; a process that does not keep the tensors gets none.
     """
     training = {f"model.{name}": value for name, value in module.state_dict().items()}
     names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -54,7 +54,7 @@ def save(
 
 
 def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
-    """Put a saved state back into freshly built parts."""
+    """Load a saved state into newly built parts."""
     training = checkpoint.tensors(TRAINING)
     now = module.state_dict()
     raw = {key[6:]: value for key, value in training.items() if key.startswith("model.")}
@@ -69,7 +69,7 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
 
 
 def newest_whole(directory: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """The newest checkpoint with every file as it was written, and what is wrong with newer ones."""
+    """The newest complete checkpoint, and the errors of newer ones."""
     faults: dict[Path, str] = {}
     for path in reversed(checkpoints_in(directory)):
         try:
@@ -85,7 +85,7 @@ def newest_whole(directory: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
 
 
 def set_aside(paths: Iterable[Path]) -> None:
-    """Give damaged checkpoints a name that neither retention nor use counts. Only for who holds the lock."""
+    """Rename damaged checkpoints so that neither retention nor loading counts them. Requires the lock."""
     for path in paths:
         aside = path.with_name(f".bad-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -93,15 +93,15 @@ def set_aside(paths: Iterable[Path]) -> None:
 
 
 def clean(directory: Path) -> None:
-    """Remove what killed runs left half-written. Only for who holds the directory's lock."""
+    """Remove partial checkpoints of killed runs. Requires the lock of the directory."""
     for path in directory.glob(".checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def prune(directory: Path, settings: TrainSettings, written: Path | None = None) -> None:
-    """Remove checkpoints that no rule keeps: the newest few, every so many steps, the best by a validation value.
+    """Remove checkpoints except the newest few, those of every n-th step, and the best by a validation value.
 
-    The one just written stays whatever its number is.
+    The one just written always stays.
     """
     paths = checkpoints_in(directory)
     kept = {*paths[-settings.keep_checkpoints :], written}
@@ -125,7 +125,7 @@ def _remove(path: Path) -> None:
 
 
 def best_of(paths: Sequence[Path], settings: TrainSettings) -> Path | None:
-    """The checkpoint with the best value of `keep_best`, the earlier of equals; None if no rule asks or none has it."""
+    """The checkpoint with the best value of `keep_best`, the earlier of equals; None without a rule or a value."""
     if settings.keep_best is None:
         return None
     sign = 1 if settings.keep_best.mode == "min" else -1

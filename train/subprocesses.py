@@ -11,14 +11,14 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Failed(Exception):
-    """A process that did not end well; the message is the last line it said."""
+    """A process that failed; the message is the last line of its output."""
 
 
 def maskgen(*arguments: str | Path, threads: int | None = None) -> str:
-    """Run `maskgen ARGUMENTS`; what it printed. `threads` for computing, all cores if None.
+    """Run `maskgen ARGUMENTS`; returns its output. `threads` for computing, all cores if None.
 
     Raises:
-        Failed: it ended with another code than 0.
+        Failed: an exit code other than 0.
     """
     environment = os.environ | ({} if threads is None else dict.fromkeys(THREADS, str(threads)))
     command = [sys.executable, "-m", "maskgen.cli.commands", *map(str, arguments)]

@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 StreamKind = Literal["image", "text", "label", "map", "video"]
@@ -225,6 +226,19 @@ class TokenLayout:
         if where is not None:
             allowed = allowed.expand(len(where), -1, -1)[where]
         return logits.masked_fill(~allowed, OUTSIDE)
+
+    def parts(self, x: Tensor) -> dict[str, Tensor]:
+        """Features (B, L, ...) of rows -> those of each stream, (B, L_s, ...)."""
+        return {stream.name: x[:, place] for stream, place in zip(self.streams, self.places, strict=True)}
+
+    def join_logits(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Logits of each stream, (B, L_s, V_s) by name -> (B, L, V), `OUTSIDE` at ids of other streams."""
+        rows = []
+        for stream in self.streams:
+            before = self.offset(stream.name)
+            after = self.vocab_size - before - stream.vocab_size
+            rows.append(F.pad(parts[stream.name], (before, after), value=OUTSIDE))
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def _index(self, name: str) -> int:
         if name not in self.index_of:

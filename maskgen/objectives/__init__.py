@@ -1,6 +1,13 @@
 """Training objectives: a model, a batch and an Rng -> a loss."""
 
-from maskgen.objectives.base import OBJECTIVES, Objective, draw_times, takes_progress
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    Objective,
+    ObjectiveTraits,
+    draw_times,
+    takes_progress,
+    traits_of_objective,
+)
 from maskgen.objectives.blockwise import BlockTokens, NextToken
 from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
@@ -20,10 +27,12 @@ __all__ = [
     "MaskedTokens",
     "NextToken",
     "Objective",
+    "ObjectiveTraits",
     "Reconstruction",
     "StateDependentTokens",
     "TokenDiffusion",
     "draw_times",
     "shift_images",
     "takes_progress",
+    "traits_of_objective",
 ]

@@ -1,9 +1,11 @@
-"""What an objective is, and the times it is taken at."""
+"""Base class of training objectives, the times they are evaluated at, and what they log."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,23 +17,62 @@ from maskgen.core.rng import Rng
 from maskgen.core.traits import is_in_training
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Schedule
+from maskgen.strategies import MaskStrategy
+
+ProcessKind = Literal["masking", "gaussian", "none"]
+"""The process an objective takes; `none` for one that corrupts nothing, or by itself."""
+
+InputKind = Literal["discrete", "continuous", "images"]
+"""What an objective is trained on: token ids (B, L), token vectors (B, L, D), or images (B, C, H, W)."""
 
 
-class Objective(Protocol):
-    """Every log is (2,): a sum and its count, so that means stay exact over steps and ranks.
+@dataclass(frozen=True)
+class ObjectiveTraits:
+    """What an objective is for.
 
-    One that masks by a strategy says which, as `strategy`, and may take `progress`, the share of the run's steps done.
+    Attributes:
+        process: kind of process it takes.
+        inputs: kind of its x_0.
+        drops_tokens: whether it accepts a keep_ratio below 1.
+        has_streams: whether rows of several streams are supported.
     """
 
-    baseline: float | None
-    """The loss of knowing nothing, where there is one. One of a Gaussian process says `is_gaussian = True`."""
+    process: ProcessKind
+    inputs: InputKind
+    drops_tokens: bool = False
+    has_streams: bool = False
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss: ...
+
+class Objective(ABC):
+    """A training loss. Every log is (2,): a sum and its count, so that means stay exact over steps and ranks.
+
+    One that uses the training progress has a keyword argument `progress` too, the share of the steps that are done.
+
+    Attributes:
+        traits: what it is for.
+        baseline: loss of a uniform prediction; None where there is none.
+        label_dropout: share of rows trained without condition; 0 where the objective has no such key.
+        strategy: mask strategy; None for one that masks otherwise or not at all.
+    """
+
+    traits: ClassVar[ObjectiveTraits]
+    baseline: float | None = None
+    label_dropout: float = 0.0
+    strategy: MaskStrategy | None = None
+
+    @abstractmethod
+    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+        """Loss of a batch; `keep_ratio` is the share of the tokens that the network computes."""
 
 
 OBJECTIVES: Registry[Objective] = Registry(
     "objective", derived=("process", "layout"), home="maskgen.objectives:OBJECTIVES"
 )
+
+
+def traits_of_objective(name: str) -> ObjectiveTraits:
+    """The traits of a registered objective."""
+    return cast(type[Objective], OBJECTIVES.get(name)).traits
 
 
 RatioPer = Literal["sample", "batch"]
@@ -42,19 +83,19 @@ def draw_times(n: int, rng: Rng, device: torch.device, per: RatioPer = "sample")
     """(n,) float64 times in (0, 1], one in each of n equal strata, strata permuted over the rows; or one for all.
 
     Low-discrepancy times lower the variance of the loss (variational diffusion models, appendix I.1). The permutation
-    makes each time uniform by itself, which strata tied to rows are not.
+    makes each time uniform by itself; strata tied to rows would not.
     """
     if per == "batch":
         return 1 - rng.whole.uniform((1,), device=device).expand(n)
-    first, total = rng.place(n)  # strata of the whole batch, whoever computes the rest of it
+    first, total = rng.place(n)  # strata of the whole batch, of which this process computes a part
     strata = rng.whole.permutation(1, total, device=device)[0, first : first + n]
     return (strata + 1 - rng.uniform((n,), device=device)) / total
 
 
 class NoiseTimes:
-    """Times of a Gaussian process's objective, where its network can be asked: a draw is (n,) float64.
+    """Times of a Gaussian process's objective: a draw is (n,) float64 within the range the network is defined on.
 
-    Discrete ones are 1/T ... 1. Where no signal is left at t = 1, x_0 cannot be said from eps there.
+    Discrete ones are 1/T ... 1. Where no signal is left at t = 1, x_0 does not follow from eps, so t stays below.
     """
 
     def __init__(self, process: Gaussian) -> None:
@@ -65,12 +106,12 @@ class NoiseTimes:
         return self.nearest(draw_times(n, rng, device))
 
     def nearest(self, t: Tensor) -> Tensor:
-        """The times that there are to times in (0, 1], any shape."""
+        """Discretise t in (0, 1], of any shape, to the steps of the process; clamped for continuous time."""
         return ((t * self.steps).ceil() / self.steps).clamp(max=self.last) if self.steps else t.clamp(1e-5, 1 - 1e-7)
 
 
 def require_shares(**shares: float) -> None:
-    """See that shares of a whole leave something of it.
+    """Check that each value is a share below 1.
 
     Raises:
         ValueError: one is outside [0, 1).
@@ -81,27 +122,28 @@ def require_shares(**shares: float) -> None:
 
 
 def dropped(cond: Condition | None, share: float, model: Any, rng: Rng) -> Condition | None:
-    """The condition as training sees it: a share of the rows without one. As it is where the model is evaluated."""
+    """The condition with a share of its rows replaced by null; unchanged for a model in evaluation mode."""
     if cond is None or not share or not is_in_training(model):
         return cond
     return cond.drop(share, rng)
 
 
 def refuse_dropping(keep_ratio: float) -> None:
-    """For objectives under which every token counts.
+    """Check the keep ratio of an objective that computes all tokens.
 
     Raises:
         ValueError: keep_ratio below 1.
     """
     if keep_ratio < 1:
-        raise ValueError(f"only objective masked_tokens drops tokens; use keep_ratio 1, got {keep_ratio}")
+        names = " and ".join(name for name in OBJECTIVES.names() if traits_of_objective(name).drops_tokens)
+        raise ValueError(f"only objectives {names} drop tokens; use keep_ratio 1, got {keep_ratio}")
 
 
 def require_bound(process: Absorbing, weight: str) -> None:
-    """See that weight `elbo` gives a bound.
+    """Check that weight `elbo` gives a bound.
 
     With exact counts some token is masked even as t goes to 0, where the weight diverges: the expectation is infinite.
-    What is masked at t = 0, or visible at t = 1, is counted nowhere: knowing nothing would cost less than log V.
+    A token masked at t = 0, or visible at t = 1, has no cost: a uniform prediction would cost less than log V.
 
     Raises:
         ValueError: it does not.
@@ -111,7 +153,9 @@ def require_bound(process: Absorbing, weight: str) -> None:
     if weight == "elbo" and process.at_least:
         raise ValueError(f"weight elbo needs a process with at_least 0, got {process.at_least}; or use weight uniform")
     if weight == "elbo" and isinstance(process.schedule, Fixed):
-        raise ValueError("weight elbo of schedule fixed is 0 at all times; take weight uniform, or another schedule")
+        raise ValueError(
+            "weight elbo of schedule fixed is 0 at all times; use weight uniform, or another schedule (linear, cosine)"
+        )
     if weight == "elbo":
         require_path(process.schedule, "weight elbo")
     if weight == "elbo" and not process.strategy.is_independent:
@@ -119,7 +163,7 @@ def require_bound(process: Absorbing, weight: str) -> None:
 
 
 def require_path(schedule: Schedule, what: str) -> None:
-    """See that a schedule goes from data to nothing, so that every token is paid for; `betas` ends near enough.
+    """Check that alpha of a schedule goes from 1 to 0, so that every token has a cost; `betas` ends near enough.
 
     Raises:
         ValueError: it begins below 1 or ends above 0.
@@ -127,13 +171,13 @@ def require_path(schedule: Schedule, what: str) -> None:
     first, last = schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
     if first < 1 - 1e-6 or last > 1e-4:
         raise ValueError(
-            f"{what} needs a schedule from alpha 1 to 0 (linear or cosine, say), or its sum is no bound; this one goes "
+            f"{what} needs a schedule from alpha 1 to 0 (linear or cosine), or its sum is no bound; this one goes "
             f"from {first:.4g} to {last:.4g}"
         )
 
 
 def mean_of(value: Tensor) -> Tensor:
-    """The log of a scalar: itself and the count 1."""
+    """The log of a scalar: its value and the count 1."""
     return torch.stack([value.detach(), torch.ones_like(value)])
 
 
@@ -143,16 +187,16 @@ def sum_of(values: Tensor) -> Tensor:
 
 
 def number_of(values: Tensor, is_training: bool) -> Tensor:
-    """How many values (N,) a mean is over, at least 1: in training the mean over processes, so that all weigh alike.
+    """Number of values (N,) that a mean is over, at least 1: in training the mean over processes, for equal weights.
 
-    Validation has other numbers of batches in other processes, so nothing is exchanged there.
+    In validation processes have different numbers of batches, so nothing is exchanged there.
     """
     n = torch.tensor(float(len(values)), device=values.device)
     return (mean_over_ranks(n) if is_training else n).clamp(min=1)
 
 
 BUCKETS = 4
-"""Logs by how much is masked or how much noise there is come in quarters."""
+"""Number of bins of the logs by mask ratio or noise level."""
 
 
 def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, Tensor]:
@@ -167,11 +211,6 @@ def by_quarter(name: str, values: Tensor, share: Tensor, of: str) -> dict[str, T
     }
 
 
-def network_of(model: Any) -> Any:
-    """The network itself, out of what wraps it for several processes."""
-    return getattr(model, "module", model)
-
-
 def takes_progress(objective: Objective) -> bool:
-    """Whether it wants to know the share of the run's steps that are done."""
+    """Whether an objective uses the share of the training steps that are done."""
     return "progress" in inspect.signature(objective).parameters

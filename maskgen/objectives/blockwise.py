@@ -1,4 +1,4 @@
-"""Text from left to right: masked tokens in blocks (BD3-LM), and the next token."""
+"""Text from left to right: block diffusion (BD3-LM) and autoregression."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from maskgen.core.streams import TokenLayout, require_one_stream, vocab_size_of
 from maskgen.core.traits import is_in_training, network_of
 from maskgen.objectives.base import (
     OBJECTIVES,
+    Objective,
+    ObjectiveTraits,
     draw_times,
     mean_of,
     refuse_dropping,
@@ -23,23 +25,26 @@ from maskgen.objectives.base import (
     require_shares,
     sum_of,
 )
-from maskgen.objectives.masked import logs_of
+from maskgen.objectives.masked import is_right, logs_of
 from maskgen.processes import Absorbing, Process
 
 
 @OBJECTIVES.register("block_tokens")
-class BlockTokens:
-    """Bound on nats a token of a block-diffusion model, every block at a time of its own (BD3-LM, eq. 8).
+class BlockTokens(Objective):
+    """Bound on nats a token of a block-diffusion model, with independent times of the blocks (BD3-LM, eq. 8).
 
     Args:
         process: absorbing, count bernoulli.
         interval: (low, high) of the times that are trained; a narrow one lowers the variance (section 5.3). (0, 1) is
-            the bound itself, and what a model in evaluation mode is always given. Blocks of one token are at t = 1.
+            the bound itself, which is what a model in evaluation mode computes. Blocks of one token are at t = 1.
     """
+
+    traits = ObjectiveTraits("masking", "discrete")
 
     def __init__(self, process: Process, interval: tuple[float, float] = (0.0, 1.0)) -> None:
         if not isinstance(process, Absorbing) or process.count != "bernoulli":
             raise ValueError("block_tokens needs process absorbing with count bernoulli")
+        require_one_stream(process.layout, "objective block_tokens")
         if not process.strategy.is_independent:
             raise ValueError("block_tokens needs tokens masked independently: strategy random")
         require_path(process.schedule, "block_tokens")
@@ -66,11 +71,12 @@ class BlockTokens:
         weight = torch.ones_like(t) if size == 1 else self.process.schedule.elbo_weight(t)
         value = (weight[where].float() * loss).sum() / x_0.numel()
         ratio = self.process.schedule.mask_ratio(t)[where].float()
-        return Loss(value, {"loss": mean_of(value)} | logs_of(loss.detach(), logits.detach(), target, ratio))
+        values = {"cross_entropy": loss.detach(), "accuracy": is_right(logits.detach(), target)}
+        return Loss(value, {"loss": mean_of(value)} | logs_of(values, ratio))
 
 
 @OBJECTIVES.register("next_token")
-class NextToken:
+class NextToken(Objective):
     """Cross-entropy of each token given those before it: nats a token, exactly.
 
     Args:
@@ -78,6 +84,8 @@ class NextToken:
         input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
             0.15 there). A row has exactly round((L - 1) ratio) of them.
     """
+
+    traits = ObjectiveTraits("none", "discrete")
 
     def __init__(self, layout: TokenLayout | int, input_mask_ratio: float = 0.0) -> None:
         require_shares(input_mask_ratio=input_mask_ratio)
@@ -94,11 +102,11 @@ class NextToken:
         logits = model(x_in, torch.zeros(len(x_0), device=x_0.device)).logits.float()  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
         value = loss.mean()
-        is_right = (logits.detach().argmax(-1) == x_0).float()
-        return Loss(value, {"loss": mean_of(value), "cross_entropy": sum_of(loss), "accuracy": sum_of(is_right)})
+        right = sum_of(is_right(logits.detach(), x_0))
+        return Loss(value, {"loss": mean_of(value), "cross_entropy": sum_of(loss), "accuracy": right})
 
     def _mask(self, x_0: Tensor, rng: Rng) -> Tensor:
-        n_inputs = x_0.shape[1] - 1  # the last token is a target only
+        n_inputs = x_0.shape[1] - 1  # the last token is only a target
         n_masked = round(n_inputs * self.input_mask_ratio)
         place = rng.permutation(len(x_0), n_inputs, device=x_0.device)[:, :n_masked]
         return x_0.scatter(1, place, self.mask_id)

@@ -1,4 +1,4 @@
-"""The contrastive term of MAGE-C: two views of an image are alike, views of others are not."""
+"""The contrastive term of MAGE-C: two views of an image attract, views of different images repel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maskgen.core.devices import rows_of_ranks
 
 
 class Contrastive(BaseModel):
-    """InfoNCE on vectors of two views (arXiv 2211.09117, section 3.3; arXiv 2002.05709, eq. 1).
+    """InfoNCE loss of vectors of two views (arXiv 2211.09117, section 3.3; arXiv 2002.05709, eq. 1).
 
     Attributes:
         weight: of the term, which is added to the loss.
@@ -31,10 +31,12 @@ class Contrastive(BaseModel):
 def info_nce(vectors: Tensor, temperature: float) -> Tensor:
     """Mean of -log softmax(cosine / temperature) at the other view, over 2B anchors: (2, B, P) -> scalar, float32.
 
-    Each anchor chooses among the 2B - 1 other vectors; equal vectors cost log(2B - 1).
+    The softmax of an anchor is over the 2B - 1 other vectors; the loss of equal vectors is log(2B - 1).
     """
     n = vectors.shape[1]
-    z = F.normalize(vectors.float().flatten(0, 1), dim=1)  # (2B, P), in half precision the sums would be too coarse
+    z = F.normalize(
+        vectors.float().flatten(0, 1), dim=1
+    )  # (2B, P), in float32: half precision is too coarse for the sums
     similarity = z @ z.T / temperature
     similarity.fill_diagonal_(-torch.inf)
     place = torch.arange(2 * n, device=z.device)

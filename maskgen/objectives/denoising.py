@@ -14,6 +14,8 @@ from maskgen.core.traits import traits_of
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
+    Objective,
+    ObjectiveTraits,
     by_quarter,
     dropped,
     mean_of,
@@ -38,23 +40,22 @@ class _Draw:
 
 
 @OBJECTIVES.register("denoising")
-class Denoising:
-    """Squared error of what the process's network predicts, weighted by its noise level.
+class Denoising(Objective):
+    """Squared error of the network's output against the process's target, weighted by noise level.
 
-    What is done with dropped tokens is the network's to say (its `masking`): naive and deferred masking have no answer
-    for them and no loss; MDT is trained on all tokens, in a full and a dropped pass of the same times with noise and
-    label dropout of their own; MaskDiT's dropped tokens learn to say what their noisy patch is, normalised.
+    The network's `masking` decides how dropped tokens are trained: naive and deferred masking have no output for them
+    and no loss; MDT is trained on all tokens, in a full and a dropped pass at the same times with independent noise and
+    label dropout; MaskDiT's dropped tokens are trained to reconstruct their noisy patch, normalised.
 
     Args:
         process: gaussian.
-        weight: of the squared error, `target` is the plain one of what is predicted.
+        weight: of the squared error by noise level; `target` is the unweighted error of the target.
         label_dropout: share of rows trained without condition, which guidance needs.
-        keep_spread: each step keeps up to this share of tokens less, at random, one share a batch (MDTv2: 0.2).
+        keep_spread: each step lowers the keep ratio by a uniform number below this, one per batch (MDTv2: 0.2).
         reconstruction_weight: of MaskDiT's loss on dropped tokens (its eq. 5).
     """
 
-    baseline = None
-    is_gaussian = True
+    traits = ObjectiveTraits("gaussian", "continuous", drops_tokens=True)
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Denoising:
         reconstruction_weight: float = 0.1,
     ) -> None:
         if not isinstance(process, Gaussian):
-            raise ValueError("denoising needs process gaussian; masking has objective masked_tokens")
+            raise ValueError("denoising needs process gaussian; for masking use objective masked_tokens")
         require_shares(label_dropout=label_dropout, keep_spread=keep_spread)
         if reconstruction_weight < 0:
             raise ValueError(f"reconstruction_weight must be at least 0, got {reconstruction_weight}")
@@ -85,7 +86,7 @@ class Denoising:
         is_two_pass = keep_ratio < 1 and traits_of(model).is_two_pass
         subset = self._subset(x_0, keep_ratio, rng) if keep_ratio < 1 else None
         if subset is not None and subset.keep.shape[1] == x_0.shape[1] and not is_two_pass:
-            subset = None  # so few were to be dropped that none is
+            subset = None  # rounded to no dropped token
         value, logs = self._pass(model, batch, t, rng, subset)
         if is_two_pass:
             full, logs = self._pass(model, batch, t, rng, None)
@@ -100,7 +101,7 @@ class Denoising:
     def _pass(
         self, model: Any, batch: Batch, t: Tensor, rng: Rng, subset: TokenSubset | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs of one pass of the network over the batch, with noise of its own."""
+        """Loss and logs of one pass of the network over the batch, with newly drawn noise."""
         noise = self.process.draw_noise(batch.x_0, rng)
         draw = _Draw(batch.x_0, noise, self.process.corrupt(batch.x_0, t, noise), t)
         cond = dropped(batch.cond, self.label_dropout, model, rng)

@@ -1,4 +1,4 @@
-"""Learning which tokens are hard: the relative objective of hard-patch mining."""
+"""The relative objective of hard-patch mining: which of two masked tokens has the higher loss."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from maskgen.objectives.base import mean_of
 
 
 def relative_loss(expected: Tensor, losses: Tensor, where: Tensor) -> Loss:
-    """Of pairs of masked tokens of one row, -log sigmoid(expected of the harder - expected of the easier), the mean.
+    """Mean of -log sigmoid(predicted loss of the harder - that of the easier) over pairs of masked tokens of a row.
 
-    HPM (arXiv 2304.05919): losses fall as training goes on, which of two is higher changes less. A pair of
-    equal losses does not count; without any pair the loss is 0.
+    HPM (arXiv 2304.05919): losses fall during training, their order changes less. A pair of equal losses does not
+    count; without any pair the loss is 0.
 
     Args:
-        expected: (M,), what the network says of the masked tokens.
-        losses: (M,), what they cost.
-        where: (B, L) bool, their places.
+        expected: (M,), losses predicted by the network for the masked tokens.
+        losses: (M,), their losses.
+        where: (B, L) bool, their positions.
     """
-    said = torch.zeros(where.shape, device=where.device).masked_scatter(where, expected.float())
+    predicted = torch.zeros(where.shape, device=where.device).masked_scatter(where, expected.float())
     cost = torch.zeros(where.shape, device=where.device).masked_scatter(where, losses.detach().float())
-    is_pair = (where[:, :, None] & where[:, None] & (cost[:, :, None] > cost[:, None])).to(said.dtype)  # (B, L, L)
-    ahead = said[:, :, None] - said[:, None]
+    is_pair = (where[:, :, None] & where[:, None] & (cost[:, :, None] > cost[:, None])).to(predicted.dtype)  # (B, L, L)
+    ahead = predicted[:, :, None] - predicted[:, None]
     n_pairs = is_pair.sum().clamp(min=1)
     value = (F.softplus(-ahead) * is_pair).sum() / n_pairs
     is_right = ((ahead > 0) * is_pair).sum() / n_pairs
@@ -32,7 +32,7 @@ def relative_loss(expected: Tensor, losses: Tensor, where: Tensor) -> Loss:
 
 
 def with_difficulty(loss: Loss, expected: Tensor | None, losses: Tensor, where: Tensor) -> Loss:
-    """The loss and, of a network that expects losses, the relative one: see `relative_loss`."""
+    """The loss, plus `relative_loss` for a network that predicts losses (`expected` is not None)."""
     if expected is None:
         return loss
     relative = relative_loss(expected, losses, where)

@@ -1,4 +1,4 @@
-"""What a network says to the mask strategies that ask it."""
+"""Scores of the network for the mask strategies that require them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from maskgen.strategies import Guide
 def guide_by(
     process: Absorbing, model: Any, x_0: Tensor, cond: Condition | None, rng: Rng, progress: float = 0.0
 ) -> Guide | None:
-    """What the network itself says of x_0 to the process's strategy, without gradient; None for one that does not ask.
+    """Scores of the network for x_0, without gradient; None for a strategy that requires none.
 
-    The papers ask a slow average of the network (AttMask's and HPM's teacher). The network itself is current, takes no
-    second copy, and what it says is used for its order alone. It is asked as in evaluation, with nothing dropped out.
-    Draws nothing from `rng` but a fork, and nothing elsewhere.
+    The papers use a slow average of the network (AttMask's and HPM's teacher). The network itself is current and needs
+    no second copy, and only the order of its scores is used. It runs in evaluation mode, without dropout. Draws nothing
+    from `rng` but a fork, and nothing elsewhere.
     """
     method = process.strategy.requires
     if method is None:
@@ -33,12 +33,12 @@ def guide_by(
     with torch.no_grad(), _in_evaluation(network):
         if method == "difficulty":
             return Guide(expected_losses(network, process, x_0, cond, rng.fork("guide")), progress)
-        return Guide(getattr(network, method)(x_0, cond).double(), progress)
+        return Guide(network.attention_scores(x_0, cond).double(), progress)
 
 
 @contextmanager
 def _in_evaluation(network: Any) -> Iterator[None]:
-    """The network in evaluation mode, and then again as it was; a function has no modes."""
+    """Context in which a network is in evaluation mode; a function has no modes."""
     if not isinstance(network, nn.Module):
         yield
         return
@@ -50,19 +50,19 @@ def _in_evaluation(network: Any) -> Iterator[None]:
         network.train(was_training)
 
 
-ASKED_AT = 0.75
-"""The time at which losses are asked for."""
+QUERY_TIME = 0.75
+"""Time at which losses are predicted."""
 
 
 def expected_losses(network: Any, process: Absorbing, x_0: Tensor, cond: Condition | None, rng: Rng) -> Tensor:
-    """(B, L) float64, the losses that a network expects of tokens that are masked; asked as it learns them.
+    """(B, L) float64, the losses that a network predicts for masked tokens, in the setting it learns them in.
 
     Two passes see x_0 under masks of opposite order, so that every token is masked in one of them where at least half
-    are; what is never masked is taken for average. HPM asks for all losses with nothing masked: what a small network
-    says then is in no relation to what it has learned of masked tokens.
+    are; a token that is never masked gets the row's mean. HPM predicts all losses with nothing masked: for a small
+    network that is unrelated to the losses of masked tokens.
     """
     order = rng.uniform(x_0.shape[:2], device=x_0.device)
-    t = torch.full((len(x_0),), ASKED_AT, device=x_0.device)
+    t = torch.full((len(x_0),), QUERY_TIME, device=x_0.device)
     total = torch.zeros_like(order)
     n = torch.zeros_like(order)
     for noise in (order, 1 - order):
@@ -76,7 +76,7 @@ def expected_losses(network: Any, process: Absorbing, x_0: Tensor, cond: Conditi
 
 
 def visible_of(process: Absorbing, x_t: Tensor) -> TokenSubset:
-    """The tokens of x_t (B, L, D) that are not [MASK], uncounted where the process says how many there are."""
+    """The tokens of x_t (B, L, D) that are not [MASK]; not counted where the process fixes their number."""
     length = x_t.shape[1]
     n_masked = process.n_masked(length)
     return TokenSubset.of(~is_mask(x_t, 0), None if n_masked is None or n_masked == length else length - n_masked)

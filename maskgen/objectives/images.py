@@ -1,4 +1,4 @@
-"""Objectives of what sees images themselves: autoencoders and classifiers."""
+"""Objectives of networks of images: autoencoders and classifiers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
-from maskgen.objectives.base import OBJECTIVES
+from maskgen.core.traits import is_in_training
+from maskgen.objectives.base import OBJECTIVES, Objective, ObjectiveTraits
 
 
 @OBJECTIVES.register("reconstruction")
-class Reconstruction:
-    """Squared error of an autoencoder's pixels plus what its quantiser adds (VQ-VAE, arXiv 1711.00937).
+class Reconstruction(Objective):
+    """Squared error of an autoencoder's pixels plus the loss of its quantiser (VQ-VAE, arXiv 1711.00937).
 
     Args:
         edge_weight: weight of the squared error of horizontal and vertical pixel differences, which keeps edges.
     """
 
-    baseline = None
+    traits = ObjectiveTraits("none", "images")
 
     def __init__(self, edge_weight: float = 0.0) -> None:
         if edge_weight < 0:
@@ -29,28 +30,28 @@ class Reconstruction:
         self.edge_weight = edge_weight
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:  # noqa: ARG002
-        """batch.x_0 (B, C, H, W) in [0, 1]; `model(images)` answers with `images` and `penalty`."""
-        answer = model(batch.x_0)
-        error = answer.images - batch.x_0
+        """batch.x_0 (B, C, H, W) in [0, 1]; `model(images)` returns `images` and `penalty`."""
+        output = model(batch.x_0)
+        error = output.images - batch.x_0
         squared = error.square().mean()
-        value = squared + answer.penalty
+        value = squared + output.penalty
         if self.edge_weight:
             value = value + self.edge_weight * sum(error.diff(dim=axis).square().mean() for axis in (2, 3))
         one = torch.ones_like(squared)
-        logs = {"loss": value, "squared_error": squared, "penalty": answer.penalty}
+        logs = {"loss": value, "squared_error": squared, "penalty": output.penalty}
         return Loss(value, {key: torch.stack([log.detach(), one]) for key, log in logs.items()})
 
 
 @OBJECTIVES.register("classification")
-class Classification:
+class Classification(Objective):
     """Cross-entropy of class labels.
 
     Args:
         label_smoothing: of the targets.
-        shift: images are moved by up to this many pixels, zeros moving in.
+        shift: images are shifted by up to this many pixels, padded with zeros.
     """
 
-    baseline = None
+    traits = ObjectiveTraits("none", "images")
 
     def __init__(self, label_smoothing: float = 0.0, shift: int = 0) -> None:
         if shift < 0:
@@ -61,8 +62,8 @@ class Classification:
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:  # noqa: ARG002
         """batch.x_0 (B, C, H, W) in [0, 1] with labels in `batch.cond`; `model(images)` gives (B, n_classes)."""
         if batch.cond is None:
-            raise ValueError("classification needs labels, and this data set has none")
-        images = shift_images(batch.x_0, self.shift, rng) if self.shift and model.training else batch.x_0
+            raise ValueError("classification needs labels, but this data set has none; use data with classes")
+        images = shift_images(batch.x_0, self.shift, rng) if self.shift and is_in_training(model) else batch.x_0
         logits, labels = model(images), batch.cond.labels
         value = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         one = torch.ones_like(value)
@@ -71,7 +72,7 @@ class Classification:
 
 
 def shift_images(images: Tensor, by: int, rng: Rng) -> Tensor:
-    """Each image (C, H, W) of the batch moved by up to `by` pixels along both axes, zeros moving in."""
+    """Shift each image (C, H, W) of the batch by up to `by` pixels along both axes, padded with zeros."""
     n, _, height, width = images.shape
     padded = F.pad(images, (by, by, by, by))
     offsets = (rng.uniform((n, 2), device=images.device) * (2 * by + 1)).long()

@@ -1,12 +1,12 @@
-"""Cross-entropy on masked tokens: MaskGIT, MAGE and its contrastive term, MD4, MDLM."""
+"""Cross-entropy on masked tokens: MaskGIT, MAGE and its contrastive term, MD4, MDLM; rows of several streams."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.positions import categorical_at
@@ -16,7 +16,8 @@ from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import is_in_training, traits_of
 from maskgen.objectives.base import (
     OBJECTIVES,
-    RatioPer,
+    Objective,
+    ObjectiveTraits,
     by_quarter,
     draw_times,
     dropped,
@@ -29,16 +30,37 @@ from maskgen.objectives.base import (
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by
+from maskgen.objectives.streams import StreamTerms
 from maskgen.objectives.weights import WEIGHTS, elbo_of_steps
-from maskgen.processes import Absorbing, Process
+from maskgen.processes import Absorbing, Process, put_masks
 from maskgen.strategies import Guide
 
 
+@dataclass(frozen=True)
+class _Masked:
+    """A batch of masked rows.
+
+    Attributes:
+        t: (B,) times, or (B, S) of each stream.
+        x_t: (B, L) tokens with [MASK].
+        noise: (B, L), the lowest masked first.
+        is_masked: (B, L) bool.
+        is_counted: (B, L) bool, False for dropped streams, which are masked and not predicted; None for all.
+    """
+
+    t: Tensor
+    x_t: Tensor
+    noise: Tensor
+    is_masked: Tensor
+    is_counted: Tensor | None = None
+
+
 @OBJECTIVES.register("masked_tokens")
-class MaskedTokens:
+class MaskedTokens(Objective):
     """Cross-entropy on masked tokens only; logits are computed nowhere else.
 
-    A network that expects losses (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
+    A network that predicts losses (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
+    In rows of several streams the cross-entropy of a position is over the ids of its stream.
 
     Args:
         process: absorbing corruption of the tokens.
@@ -47,9 +69,17 @@ class MaskedTokens:
         steps: T of the discrete-time bound, for weight `elbo`; 0 is continuous time.
         label_smoothing: of the targets.
         label_dropout: share of rows trained without condition, which guidance needs.
-        ratio_per: each `sample` has a mask ratio of its own, or a `batch` has one (as MAGE's code draws it).
+        ratio_per: each `sample` has a mask ratio of its own, a `batch` has one (as MAGE's code draws it), or each
+            `stream` of each sample: the network is then given times (B, S).
         contrastive: MAGE-C's term on two views of each image, from networks and data that have them.
+        stream_weights: weight of the loss of a stream's tokens, by name; 1 if not given. With weight `elbo` the loss is
+            a bound only without.
+        stream_dropout: share of the training rows in which a stream is masked wholly and not predicted, by name, which
+            guidance by that stream needs.
+        sampling_eps: times are in (sampling_eps, 1] (MDLM's code: 1e-3); the bound leaves out what lies below.
     """
+
+    traits = ObjectiveTraits("masking", "discrete", drops_tokens=True, has_streams=True)
 
     def __init__(
         self,
@@ -58,90 +88,108 @@ class MaskedTokens:
         steps: int = 0,
         label_smoothing: float = 0.0,
         label_dropout: float = 0.1,
-        ratio_per: RatioPer = "sample",
+        ratio_per: Literal["sample", "batch", "stream"] = "sample",
         contrastive: Contrastive | None = None,
+        stream_weights: dict[str, float] | None = None,
+        stream_dropout: dict[str, float] | None = None,
+        sampling_eps: float = 0.0,
     ) -> None:
-        require_shares(label_smoothing=label_smoothing, label_dropout=label_dropout)
+        require_shares(label_smoothing=label_smoothing, label_dropout=label_dropout, sampling_eps=sampling_eps)
         if not isinstance(process, Absorbing):
-            raise ValueError("masked_tokens needs process absorbing; the learned one has objective state_dependent")
+            raise ValueError("masked_tokens needs process absorbing; state_dependent has an objective of that name")
         if not process.mask_id:
-            raise ValueError("masked_tokens is of tokens that are numbers; vectors are learned by another objective")
+            raise ValueError("masked_tokens needs discrete tokens; use masked_regression or token_diffusion")
         require_bound(process, weight)
         if steps < 0 or (steps and weight != "elbo"):
-            raise ValueError(f"steps (0 = continuous time) goes with weight elbo and is not negative, got {steps}")
+            raise ValueError(f"steps must be at least 0 and needs weight elbo (0 = continuous time), got {steps}")
         self.process, self.strategy = process, process.strategy
-        self.weight = weight
-        self.steps = steps
-        self.label_smoothing = label_smoothing
-        self.label_dropout = label_dropout
-        self.ratio_per: RatioPer = ratio_per
-        self.contrastive = contrastive
-        self.baseline = math.log(process.mask_id)
+        self.weight, self.steps, self.sampling_eps = weight, steps, sampling_eps
+        self.label_smoothing, self.label_dropout = label_smoothing, label_dropout
+        self.ratio_per, self.contrastive = ratio_per, contrastive
+        self.streams = StreamTerms(process.layout, stream_weights, stream_dropout)
+        self.baseline = self.streams.baseline(process.mask_id)
 
     def __call__(
         self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
     ) -> Loss:
-        """batch.x_0 (B, L) -> Loss; with keep_ratio < 1 the dropped tokens neither cost nor count.
+        """batch.x_0 (B, L) -> Loss; with keep_ratio < 1 dropped tokens are not computed and not counted.
 
-        A network that predicts dropped tokens (`drops_masked`) has masked ones dropped only, and these count.
+        A network that predicts dropped tokens (`drops_masked`) drops masked ones only, and these count.
         """
-        x_0, cond, is_training = batch.x_0, batch.cond, is_in_training(model)
-        drops_masked = traits_of(model).drops_masked
-        t, x_t, noise = self._corrupt(x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
-        cond = dropped(cond, self.label_dropout, model, rng)
-        is_masked = x_t == self.process.mask_id
-        where, n_kept, subset = is_masked, x_0.numel(), None
-        if keep_ratio < 1 and drops_masked:
-            subset = drop_masked(is_masked, noise, keep_ratio)
-        elif keep_ratio < 1:
-            subset = TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
-            where, n_kept = is_masked & subset.is_kept(), subset.keep.numel()
+        x_0 = batch.x_0
+        draw = self._draw(model, x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
+        cond = dropped(batch.cond, self.label_dropout, model, rng)
+        where, n_counted, subset = self._kept(model, draw, keep_ratio, rng)
         more: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
         if self.contrastive is not None and batch.view is not None:
             of_view = rng.fork("view")
-            told = guide_by(self.process, model, batch.view, batch.cond, of_view, progress)
-            more["view"] = self._masked_view(batch.view, of_view, keep_ratio, told)
-        answer, target = model(x_t, t.float(), cond, subset=subset, where=where, **more), x_0[where]
+            guide = guide_by(self.process, model, batch.view, batch.cond, of_view, progress)
+            more["view"] = self._masked_view(batch.view, of_view, keep_ratio, guide)
+        answer, target = model(draw.x_t, draw.t.float(), cond, subset=subset, where=where, **more), x_0[where]
         prediction = categorical_at(answer, where, vocab_size=self.process.mask_id, n=len(target))
-        logits = prediction.logits.float()  # (M, V)
-        weight = over_positions(self._weight(t), where, where.shape).float()
-        value, plain = self._cross_entropy(logits, target, weight, n_kept, is_training)
-        ratio = over_positions(is_masked.float().mean(1), where, where.shape)
-        logs = logs_of(plain.detach(), logits.detach(), target, ratio)
+        logits = self.streams.limited(prediction.logits.float(), where)  # (M, V)
+        weight = self.streams.weighted(self._weight(draw.t), where).float()
+        loss = self.streams.cross_entropy(logits, target, self.label_smoothing)  # (M,)
+        plain = self.streams.cross_entropy(logits.detach(), target) if self.label_smoothing else loss
+        if self.weight != "elbo":
+            n_counted = number_of(target, is_in_training(model))
+        value = (weight * loss).sum() / n_counted
+        ratio = over_positions(draw.is_masked.float().mean(1), where, where.shape)
+        values = {"cross_entropy": plain.detach(), "accuracy": is_right(logits.detach(), target)}
+        logs = logs_of(values, ratio) | self.streams.logs(values, where)
         if prediction.vectors is not None and self.contrastive is not None:
             term = self.contrastive(prediction.vectors)
             logs["contrastive"] = mean_of(term)
             value = value + self.contrastive.weight * term
         return with_difficulty(Loss(value, {"loss": mean_of(value)} | logs), prediction.difficulty, plain, where)
 
+    def _draw(self, model: Any, x_0: Tensor, rng: Rng, guide: Guide | None) -> _Masked:
+        """The batch x_0 (B, L), masked; in training, streams are dropped."""
+        t, x_t, noise = self._corrupt(x_0, rng, guide)
+        is_dropped = self.streams.dropped(x_0, rng) if is_in_training(model) else None
+        if is_dropped is not None:
+            x_t = put_masks(x_t, is_dropped, self.process.mask_id)
+        return _Masked(t, x_t, noise, x_t == self.process.mask_id, None if is_dropped is None else ~is_dropped)
+
     def _corrupt(self, x_0: Tensor, rng: Rng, guide: Guide | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Times (B,), tokens with [MASK] (B, L), and the noise (B, L) that says which are masked first."""
-        t = draw_times(len(x_0), rng, x_0.device, self.ratio_per)
+        """Times (B,) or (B, S), tokens with [MASK] (B, L), and the noise (B, L) that masked them."""
+        if self.ratio_per == "stream":
+            n_streams = 1 if self.streams.layout is None else len(self.streams.layout.streams)
+            t = self.streams.times(draw_times(len(x_0) * n_streams, rng, x_0.device))
+        else:
+            t = draw_times(len(x_0), rng, x_0.device, self.ratio_per)
+        if self.sampling_eps:
+            t = self.sampling_eps + (1 - self.sampling_eps) * t
         if self.steps:
             t = (t * self.steps).ceil() / self.steps
         noise = self.process.draw_noise(x_0, rng, guide)
         return t, self.process.corrupt(x_0, t, noise), noise
 
+    def _kept(
+        self, model: Any, draw: _Masked, keep_ratio: float, rng: Rng
+    ) -> tuple[Tensor, int | Tensor, TokenSubset | None]:
+        """Predicted positions (B, L), the number of tokens that `elbo` is a mean over, and the computed ones."""
+        subset, where, is_counted = None, draw.is_masked, draw.is_counted
+        if keep_ratio < 1 and traits_of(model).drops_masked:
+            subset = drop_masked(draw.is_masked, draw.noise, keep_ratio)
+        elif keep_ratio < 1:
+            subset = TokenSubset.draw(len(where), where.shape[1], keep_ratio, rng, where.device)
+            if is_counted is None:
+                return where & subset.is_kept(), subset.keep.numel(), subset
+            is_counted = is_counted & subset.is_kept()
+        if is_counted is None:
+            return where, where.numel(), subset
+        return where & is_counted, is_counted.sum(), subset
+
     def _masked_view(
         self, view: Tensor, rng: Rng, keep_ratio: float, guide: Guide | None
     ) -> tuple[Tensor, TokenSubset | None]:
-        """Another view (B, L), masked by itself, and its kept tokens."""
+        """Another view (B, L) with masks of its own, and its kept tokens."""
         _, x_t, noise = self._corrupt(view, rng, guide)
         return x_t, None if keep_ratio == 1 else drop_masked(x_t == self.process.mask_id, noise, keep_ratio)
 
-    def _cross_entropy(
-        self, logits: Tensor, target: Tensor, weight: Tensor, n_kept: int, is_training: bool
-    ) -> tuple[Tensor, Tensor]:
-        """What is minimised, and the plain cross-entropy (M,), of logits (M, V) of masked tokens."""
-        loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
-        n_counted: float | Tensor = n_kept
-        if self.weight != "elbo":
-            n_counted = number_of(target, is_training)
-        plain = loss if not self.label_smoothing else F.cross_entropy(logits.detach(), target, reduction="none")
-        return (weight * loss).sum() / n_counted, plain
-
     def _weight(self, t: Tensor) -> Tensor:
-        """(B,)"""
+        """Weights of the shape of the times t."""
         if self.steps:
             return elbo_of_steps(self.process.schedule, t, self.steps)
         return WEIGHTS[self.weight](self.process.schedule, t)
@@ -159,13 +207,13 @@ def drop_masked(is_masked: Tensor, noise: Tensor, keep_ratio: float) -> TokenSub
     return TokenSubset.of(is_kept, length - n_drop if is_kept.is_meta else None)  # meta: no values to count
 
 
-def logs_of(cross_entropy: Tensor, logits: Tensor, target: Tensor, ratio: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy of the first choice, in all and by quarter of the mask ratio.
+def is_right(logits: Tensor, target: Tensor) -> Tensor:
+    """(M,) 1.0 where the most likely token of logits (M, V) is the target (M,), else 0.0."""
+    return (logits.argmax(-1) == target).float()
 
-    All are of the M predicted positions: `cross_entropy`, `target` and `ratio` (M,), `logits` (M, V).
-    """
-    is_right = (logits.argmax(-1) == target).float()
-    values = {"cross_entropy": cross_entropy, "accuracy": is_right}
+
+def logs_of(values: dict[str, Tensor], ratio: Tensor) -> dict[str, Tensor]:
+    """The logs of values (M,) at predicted positions, in all and by quarter of the mask ratio (M,)."""
     logs = {name: sum_of(value) for name, value in values.items()}
     for name, value in values.items():
         logs |= by_quarter(name, value, ratio, "masked")

@@ -10,7 +10,16 @@ import torch
 from maskgen.core.predictions import NULL, Batch, Condition, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
-from maskgen.objectives.base import OBJECTIVES, NoiseTimes, by_quarter, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    NoiseTimes,
+    Objective,
+    ObjectiveTraits,
+    by_quarter,
+    mean_of,
+    refuse_dropping,
+    sum_of,
+)
 from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.objectives.weights import NoiseWeight, OnTarget
 from maskgen.processes import Absorbing, Gaussian, Process
@@ -20,11 +29,11 @@ from maskgen.strategies import MaskStrategy, Random
 
 
 @OBJECTIVES.register("masked_denoising")
-class MaskedDenoising:
-    """Squared error of x_0 on masked tokens only, which alone are noised (DiffMAE, arXiv 2304.03283, section 3).
+class MaskedDenoising(Objective):
+    """Squared error of x_0 on masked tokens; only these are noised (DiffMAE, arXiv 2304.03283, section 3).
 
-    The network sees the visible tokens clean, as the condition `visible`. Where all is noise nothing is known of a
-    masked token but what the visible ones say: that is MAE's task.
+    The network takes the visible tokens clean, as the condition `visible`. At t = 1 masked tokens are predicted from
+    the visible ones alone: MAE's task.
 
     Args:
         process: gaussian, of target x_0.
@@ -34,8 +43,7 @@ class MaskedDenoising:
         layout: of the rows, continuous tokens.
     """
 
-    baseline = None
-    is_gaussian = True
+    traits = ObjectiveTraits("gaussian", "continuous")
 
     def __init__(
         self,
@@ -46,7 +54,7 @@ class MaskedDenoising:
         layout: TokenLayout | int = 0,
     ) -> None:
         if not isinstance(process, Gaussian) or process.target != "x_0":
-            raise ValueError("masked_denoising needs process gaussian with target x_0: visible tokens are their own")
+            raise ValueError("masked_denoising needs process gaussian with target x_0")
         self.process, self.weight = process, weight
         self.strategy, self.masking = strategy, Absorbing(layout, Fixed(mask_ratio), strategy=strategy)
         self._times = NoiseTimes(process)

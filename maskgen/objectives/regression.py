@@ -1,4 +1,4 @@
-"""Squared error of masked tokens that are vectors: MAE, CrossMAE, SimMIM."""
+"""Squared error of masked continuous tokens: MAE, CrossMAE, SimMIM."""
 
 from __future__ import annotations
 
@@ -11,31 +11,40 @@ from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import is_in_training
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, number_of, refuse_dropping, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    Objective,
+    ObjectiveTraits,
+    draw_times,
+    mean_of,
+    number_of,
+    refuse_dropping,
+    sum_of,
+)
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.processes import Absorbing, Process
 
 
 @OBJECTIVES.register("masked_regression")
-class MaskedRegression:
-    """Mean squared error on masked tokens only, which are all that is predicted (MAE, arXiv 2111.06377).
+class MaskedRegression(Objective):
+    """Mean squared error on masked tokens, the only ones that are predicted (MAE, arXiv 2111.06377).
 
-    A network that expects errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
+    A network that predicts errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
 
     Args:
         process: absorbing; its mask ratio is MAE's with `schedule: {type: fixed, ratio: 0.75}`.
         normalise: targets are normalised token by token, (x - mean) / sqrt(variance + 1e-6), the variance unbiased
-            (MAE, section 4.1). What is learned then are better features, but no picture.
+            (MAE, section 4.1): better features, but predictions are no pictures.
         decode_ratio: share of the masked tokens that a training step predicts (CrossMAE, arXiv 2401.14391: a third, its
             prediction ratio 0.25 at 75 % masking). A model in evaluation mode predicts all.
     """
 
-    baseline = None
+    traits = ObjectiveTraits("masking", "continuous", has_streams=True)
 
     def __init__(self, process: Process, normalise: bool = True, decode_ratio: float = 1.0) -> None:
         if not isinstance(process, Absorbing) or process.mask_id:
-            raise ValueError("masked_regression needs process absorbing and tokens that are vectors")
+            raise ValueError("masked_regression needs process absorbing and continuous tokens")
         if not 0 < decode_ratio <= 1:
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
         self.process, self.strategy = process, process.strategy
@@ -43,7 +52,7 @@ class MaskedRegression:
 
     @property
     def makes_tokens(self) -> bool:
-        """Whether what is predicted are tokens, so that samples can be made of it."""
+        """Whether predictions are tokens, so that samples can be made of them."""
         return not self.normalise
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
@@ -54,14 +63,14 @@ class MaskedRegression:
         guide = guide_by(self.process, model, x_0, batch.cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         visible = visible_of(self.process, x_t)
-        is_training = is_in_training(model)
+        is_train = is_in_training(model)
         asked = visible.rest()
-        if self.decode_ratio < 1 and is_training:
+        if self.decode_ratio < 1 and is_train:
             asked = some_of(asked, self.decode_ratio, rng)
         point = model(x_t, t.float(), batch.cond, subset=visible, asked=asked)
         target = asked.pack(asked.gather(normalised(x_0) if self.normalise else x_0))
         error = (point.value.float() - target).square().mean(-1)  # (M,)
-        value = error.sum() / number_of(error, is_training)
+        value = error.sum() / number_of(error, is_train)
         logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
         return with_difficulty(Loss(value, logs), point.difficulty, error, asked.is_kept())
 

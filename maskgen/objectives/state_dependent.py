@@ -1,4 +1,4 @@
-"""GenMD4: every token of the vocabulary has a masking rate of its own, and it is learned."""
+"""GenMD4: learned masking rates, one per token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.traits import network_of
-from maskgen.objectives.base import OBJECTIVES, draw_times, mean_of, refuse_dropping, sum_of
+from maskgen.objectives.base import (
+    OBJECTIVES,
+    Objective,
+    ObjectiveTraits,
+    draw_times,
+    mean_of,
+    refuse_dropping,
+    sum_of,
+)
 from maskgen.processes import Process, StateDependent
 
 
 @OBJECTIVES.register("state_dependent")
-class StateDependentTokens:
+class StateDependentTokens(Objective):
     """Bound on nats a token with learned rates (GenMD4, arXiv 2406.04329, section 6), two passes a step.
 
     Two mask draws at the same t give the gradient of the rates: pathwise through the weights, and leave-one-out
@@ -28,6 +36,8 @@ class StateDependentTokens:
         process: state_dependent.
     """
 
+    traits = ObjectiveTraits("masking", "discrete")
+
     def __init__(self, process: Process) -> None:
         if not isinstance(process, StateDependent):
             raise ValueError("objective state_dependent needs process state_dependent")
@@ -35,7 +45,7 @@ class StateDependentTokens:
         self.baseline = math.log(process.mask_id)
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
-        """batch.x_0 (B, L) -> Loss; `loss` in the logs is the bound alone, without the term of its gradient."""
+        """batch.x_0 (B, L) -> Loss; `loss` in the logs is the bound, without the gradient term of the rates."""
         refuse_dropping(keep_ratio)
         x_0, process = batch.x_0, self.process
         exponents = network_of(model).exponents
@@ -69,19 +79,19 @@ def integrand(logits: Tensor, target: Tensor, exponents: Tensor, t: Tensor) -> T
     """
     log_mu = F.log_softmax(logits, -1)
     own = log_mu.gather(-1, target[:, None])[:, 0]
-    # A sum and not a product of matrices, which autocast would make in half precision: it is divided by t.
+    # A sum, as autocast computes matrix products in half precision and the result is divided by t.
     return ((log_mu.exp() * exponents).sum(-1) - exponents.index_select(0, target) * (1 + own)) / t
 
 
 def log_mask_probability(is_masked: Tensor, own: Tensor, t: Tensor) -> Tensor:
     """(B,) log q(x_t | x_0): masked with chance t^w; `own` (B, L) is the exponent w of each token, `t` (B,)."""
     log_ratio = own * t.log()[:, None]
-    # Visible tokens at t = 1 have chance 0 and do not occur; their log must not reach the gradient either.
+    # Visible tokens at t = 1 have chance 0 and do not occur; their log must not enter the gradient either.
     visible = torch.where(is_masked, -1.0, log_ratio).clamp(max=-1e-7)
     return torch.where(is_masked, log_ratio, torch.log(-torch.expm1(visible))).sum(1)
 
 
 def reconstruction(own: Tensor, exponents: Tensor, t_min: float) -> Tensor:
-    """(B,) nats that are left at t_min, where the token of a mask is guessed by the rates alone; `own` (B, L)."""
+    """(B,) nats of the reconstruction at t_min, where masked tokens are predicted from the rates; `own` (B, L)."""
     log_t = math.log(t_min)
     return ((own * log_t).exp() * (torch.logsumexp(exponents * log_t, 0) - own * log_t)).sum(1)

@@ -14,6 +14,8 @@ from maskgen.core.traits import is_in_training
 from maskgen.objectives.base import (
     OBJECTIVES,
     NoiseTimes,
+    Objective,
+    ObjectiveTraits,
     RatioPer,
     by_quarter,
     draw_times,
@@ -33,24 +35,24 @@ from maskgen.processes.diffusion_head import DiffusionHead
 
 
 @OBJECTIVES.register("token_diffusion")
-class TokenDiffusion:
+class TokenDiffusion(Objective):
     """Squared error of the head's process on masked tokens, and the bound of its variance (MAR, arXiv 2406.11838).
 
-    The head never runs on visible tokens. A token is noised `repeats` times, each at a time of its own: the head is
-    small beside the network that tells it z.
+    The head never runs on visible tokens. Each token is noised `repeats` times at independent times: the head is small
+    beside the network that computes its condition z.
 
     Args:
-        process: absorbing, of vectors; its schedule is that of mask ratios.
+        process: absorbing, of continuous tokens; its schedule is that of mask ratios.
         weight: `uniform`, the mean over the batch's masked tokens (MAR, eMIGM); or `elbo`, the sum weighted with
             -alpha'/(1 - alpha) over all tokens.
-        t_min: times below are taken for it (eMIGM, arXiv 2503.07197: 0.2); the noise of the head is not meant.
+        t_min: lower clamp of the masking times (eMIGM, arXiv 2503.07197: 0.2); not of the head's noise.
         repeats: noises of a token.
         label_dropout: share of rows trained without condition, which guidance needs.
         ratio_per: each `sample` has a mask ratio of its own, or a `batch` has one, so that no row is padded (MAR's and
             eMIGM's code).
     """
 
-    baseline = None
+    traits = ObjectiveTraits("masking", "continuous", has_streams=True)
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class TokenDiffusion:
         ratio_per: RatioPer = "sample",
     ) -> None:
         if not isinstance(process, Absorbing) or process.mask_id:
-            raise ValueError("token_diffusion needs process absorbing over tokens that are vectors")
+            raise ValueError("token_diffusion needs process absorbing and continuous tokens")
         require_bound(process, weight)
         require_shares(label_dropout=label_dropout, t_min=t_min)
         if repeats < 1:
@@ -80,20 +82,20 @@ class TokenDiffusion:
         guide = guide_by(self.process, model, x_0, cond, rng, progress)
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         where = is_mask(x_t, 0)
-        is_training = is_in_training(model)
+        is_train = is_in_training(model)
         cond = dropped(cond, self.label_dropout, model, rng)
         head: DiffusionHead = model(x_t, t.float(), cond, subset=self._visible(x_t, rng), where=where)
         errors, logs = self._head_loss(head, x_0, rng)  # (M,)
         n_counted: float | Tensor = where.numel()
         if self.weight != "elbo":
-            n_counted = number_of(errors, is_training)
+            n_counted = number_of(errors, is_train)
         weight = over_positions(WEIGHTS[self.weight](self.process.schedule, t), where, where.shape).float()
         value = (weight * errors).sum() / n_counted
         ratio = over_positions(where.float().mean(1), where, where.shape)
         return Loss(value, {"loss": mean_of(value)} | logs | by_quarter("token_loss", errors.detach(), ratio, "masked"))
 
     def _visible(self, x_t: Tensor, rng: Rng) -> TokenSubset | None:
-        """On the meta device, where costs are counted and no value says what is masked: as many as on average."""
+        """None; on the meta device, which has no values to count, as many tokens as are visible on average."""
         if not x_t.is_meta:
             return None
         t = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu").clamp(min=self.t_min)
@@ -105,7 +107,7 @@ class TokenDiffusion:
         assert head.where is not None
         process, where = head.process, head.where
         clean = self._packed(x_0[:, None].expand(-1, self.repeats, -1, -1), where)
-        # Drawn for all tokens, so that what a row draws does not depend on who computes the others.
+        # Drawn for all tokens, so that the draws of a row do not depend on how rows are shared out.
         shape = (len(x_0), self.repeats, x_0.shape[1])
         noise = self._packed(rng.normal((*shape, x_0.shape[2]), device=x_0.device), where)
         t = self._packed(1 - rng.uniform((*shape, 1), device=x_0.device), where)[:, 0, 0]  # (R M,) in (0, 1]
@@ -122,5 +124,5 @@ class TokenDiffusion:
 
     @staticmethod
     def _packed(values: Tensor, where: Tensor) -> Tensor:
-        """(B, R, L, D) -> (R M, 1, D), the M tokens at `where` (B, L) once and then again."""
+        """(B, R, L, D) -> (R M, 1, D), the M tokens at `where` (B, L), repeat by repeat."""
         return values.transpose(0, 1)[:, where].flatten(0, 1)[:, None]

@@ -1,4 +1,4 @@
-"""The bound that trains the variance of reverse steps (improved DDPM, arXiv 2102.09672)."""
+"""The variational bound that trains the variance of reverse steps (improved DDPM, arXiv 2102.09672)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Posterior:
 
 
 def posterior(process: Gaussian, t: Tensor) -> Posterior:
-    """Of the variance-preserving x_t at t (B,), multiples of 1/T (DDPM, arXiv 2006.11239, eq. 6 and 7).
+    """The posterior of the variance-preserving x_t at t (B,), multiples of 1/T (DDPM, arXiv 2006.11239, eq. 6 and 7).
 
     Raises:
         ValueError: see `Gaussian.require_reverse_steps`.
@@ -48,9 +48,9 @@ def posterior(process: Gaussian, t: Tensor) -> Posterior:
 
 
 def variational_bound(process: Gaussian, field: Field, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(B,) bits a number: KL of the reverse step, at the first step -log p of x_0 in bins of 1/127.5 over [-1, 1].
+    """(B,) bits per dimension: KL of the reverse step; at the first step -log p of x_0 in bins of 1/127.5 over [-1, 1].
 
-    Only the variance has a gradient. x_0, x_t (B, L, D), t (B,); a field of kept tokens is compared with those.
+    Only the variance has a gradient. x_0, x_t (B, L, D), t (B,); a field of kept tokens is compared on these.
     """
     q = posterior(process, t)
     clean = process.clean(_all(field, field.value.detach().float()), x_t, t)
@@ -67,7 +67,7 @@ def variational_bound(process: Gaussian, field: Field, x_0: Tensor, x_t: Tensor,
 
 
 def _all(field: Field, values: Tensor) -> Tensor:
-    """Values of the kept tokens in their places, zeros elsewhere."""
+    """Values of the kept tokens at their positions, zeros elsewhere."""
     return values if field.subset is None else field.subset.scatter(values)
 
 

@@ -13,7 +13,7 @@ from maskgen.core.registry import Registry
 from maskgen.schedules import Schedule
 
 Weight = Callable[[Schedule, Tensor], Tensor]
-"""(schedule, t (B,)) -> (B,), multiplies a token's loss."""
+"""(schedule, t) -> weight of a token's loss, of the shape of t: (B,), or (B, S) for streams."""
 
 
 def elbo(schedule: Schedule, t: Tensor) -> Tensor:
@@ -36,14 +36,14 @@ WEIGHTS: dict[str, Weight] = {"elbo": elbo, "uniform": uniform}
 
 
 class NoiseWeight(ABC):
-    """What multiplies the squared error of x_0 in a Gaussian process; a final class is a frozen dataclass."""
+    """Weight of the squared error of x_0 in a Gaussian process; a final class is a frozen dataclass."""
 
     @abstractmethod
     def __call__(self, snr: Tensor, c_out: Tensor) -> Tensor:
         """Signal-to-noise ratio and the process's c_out, (B,) each -> (B,).
 
-        The error of the network's answer is that of x_0 divided by c_out, so every weight here takes its right form
-        for every target: min(SNR, 5) is min(SNR, 5) / SNR on eps and min(SNR, 5) / (SNR + 1) on v.
+        The error of the network's output is that of x_0 divided by c_out, so one weight covers every target:
+        min(SNR, 5) is min(SNR, 5) / SNR on eps and min(SNR, 5) / (SNR + 1) on v.
         """
 
 
@@ -53,7 +53,7 @@ NOISE_WEIGHTS: Registry[NoiseWeight] = Registry("weight", NoiseWeight, home="mas
 @NOISE_WEIGHTS.register("target")
 @dataclass(frozen=True)
 class OnTarget(NoiseWeight):
-    """The plain squared error of what the network predicts: DDPM's L_simple, rectified flow, EDM with its target."""
+    """The unweighted squared error of the target: DDPM's L_simple, rectified flow, EDM with its target."""
 
     def __call__(self, snr: Tensor, c_out: Tensor) -> Tensor:  # noqa: ARG002
         return c_out**-2
@@ -62,7 +62,7 @@ class OnTarget(NoiseWeight):
 @NOISE_WEIGHTS.register("x_0")
 @dataclass(frozen=True)
 class OnClean(NoiseWeight):
-    """The plain squared error of x_0."""
+    """The unweighted squared error of x_0."""
 
     def __call__(self, snr: Tensor, c_out: Tensor) -> Tensor:  # noqa: ARG002
         return torch.ones_like(snr)

@@ -10,7 +10,7 @@ from maskgen.core.predictions import NO_SPREAD
 from maskgen.core.traits import NetworkTraits, declared_traits
 from maskgen.data.base import DATASETS
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective
+from maskgen.objectives import OBJECTIVES, MaskedRegression, Objective, traits_of_objective
 from maskgen.objectives.weights import Edm
 from maskgen.processes import PROCESSES, Gaussian
 from maskgen.recipes.budget import plan
@@ -55,7 +55,7 @@ def check_together(recipe: Recipe) -> None:
         what = "model.condition none" if has_key else f"model {model}"
         raise RecipeError(f"guidance.scale: {what} has no classes to be guided by; use 1, got {recipe.guidance.scale}")
     has_null = _traits(recipe).has_null_label
-    dropout, scale = getattr(objective, "label_dropout", 0.0), recipe.guidance.scale
+    dropout, scale = objective.label_dropout, recipe.guidance.scale
     if scale != 1 and not dropout and has_null and is_generator:
         raise RecipeError(
             f"guidance.scale: {scale} needs a null that was trained; set objective.label_dropout above 0, or use 1"
@@ -132,7 +132,7 @@ def _check_kinds(recipe: Recipe) -> None:
 
 def _check_tokens(recipe: Recipe, model: str, trained_by: tuple[str, ...]) -> None:
     """Whether process and network are for tokens of one kind, and the tokenizer makes them."""
-    is_gaussian = any(getattr(OBJECTIVES.get(name), "is_gaussian", False) for name in trained_by)
+    is_gaussian = any(traits_of_objective(name).process == "gaussian" for name in trained_by)
     if is_gaussian != recipe.is_gaussian:
         raise RecipeError(
             f"process: model {model} needs {'gaussian' if is_gaussian else 'absorbing'}, not "
@@ -213,7 +213,7 @@ def _check_objective(recipe: Recipe) -> None:
 
 def _check_strategy(recipe: Recipe, objective: Objective) -> None:
     """Whether the objective draws masks by the strategy there is, and the network can say what it asks."""
-    strategy = getattr(objective, "strategy", None)
+    strategy = objective.strategy
     of_process = getattr(getattr(objective, "process", None), "strategy", None)
     if strategy is None and of_process is not None and not of_process.is_independent:
         name = OBJECTIVES.check(recipe.objective)[0]

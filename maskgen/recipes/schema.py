@@ -14,7 +14,7 @@ from maskgen.core.streams import TokenLayout, vocab_size_of
 from maskgen.data.base import DATASETS, ImageSource, TextSource
 from maskgen.data.image.captions import CaptionSettings
 from maskgen.models import MODELS
-from maskgen.objectives import OBJECTIVES, Objective
+from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
 from maskgen.processes import PROCESSES, Gaussian, Process
 from maskgen.recipes.budget import TrainSettings
 from maskgen.recipes.tree import RecipeError
@@ -151,7 +151,7 @@ class Recipe(BaseModel):
         """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
         wanted = inspect.signature(OBJECTIVES.get(name)).parameters
-        takes_tokens = bool({"process", "layout"} & set(wanted))
+        takes_tokens = traits_of_objective(name).inputs != "images"
         if takes_tokens != (self.task == "generator"):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"

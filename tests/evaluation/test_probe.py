@@ -25,12 +25,14 @@ def blobs(n: int, gap: float, key: str) -> Labelled:
     return Labelled(100 * points + 7, labels)  # a scale and a place that must not matter
 
 
+@pytest.mark.learned
 def test_classes_a_plane_separates_are_found_without_error() -> None:
     found = linear_probe(blobs(300, 20.0, "train"), blobs(150, 20.0, "test"))
     assert found.accuracy == Accuracy(1.0, 150)
     assert found.accuracy.standard_error == 0
 
 
+@pytest.mark.learned
 def test_of_shuffled_labels_nothing_is_learnt() -> None:
     train, test = blobs(600, 20.0, "train"), blobs(600, 20.0, "test")
     order = Rng.stream("shuffle").permutation(1, 600)[0]

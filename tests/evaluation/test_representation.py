@@ -104,6 +104,7 @@ def halves(n: int) -> TensorSplit:
     return TensorSplit(images.to(torch.uint8), labels)
 
 
+@pytest.mark.learned
 def test_fine_tuning_learns_what_frozen_features_hide_and_puts_the_weights_back() -> None:
     network = nn.Linear(16, 2)
     nn.init.zeros_(network.weight)  # features that tell nothing

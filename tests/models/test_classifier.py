@@ -46,6 +46,7 @@ def test_its_weights_are_contiguous_so_they_can_be_stored() -> None:
     assert all(tensor.is_contiguous() for tensor in build().state_dict().values())
 
 
+@pytest.mark.learned
 def test_it_learns_to_tell_two_patterns_apart() -> None:
     torch.manual_seed(0)
     model = ImageClassifier((1, 8, 8), n_classes=2, width=8)

@@ -165,6 +165,7 @@ def test_dropped_tokens_have_a_loss_under_maskdit_alone() -> None:
         assert ("reconstruction" in logs) is (name == "maskdit")
 
 
+@pytest.mark.learned
 def test_maskdit_learns_what_its_noisy_patches_look_like() -> None:
     """A network whose x_0 is the normalised noisy patch has no reconstruction loss."""
 

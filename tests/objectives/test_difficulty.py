@@ -82,6 +82,7 @@ class Noisy(nn.Module):
         return self.expected.expand(len(x_t), -1)
 
 
+@pytest.mark.learned
 def test_difficulty_learns_what_is_hard_and_the_masks_go_there_as_training_goes_on() -> None:
     length, model = 12, Noisy(12)
     objective = MaskedTokens(Absorbing(2, Linear(), strategy=Hard()))
@@ -297,6 +298,7 @@ def test_a_masked_autoencoder_is_the_same_with_and_without_expecting_losses() ->
     assert other.difficulty.shape == (36,)
 
 
+@pytest.mark.learned
 def test_a_masked_autoencoder_learns_which_patches_are_hard() -> None:
     model = patch_network(has_difficulty=True)
     objective = MaskedRegression(Absorbing(PATCHES, Fixed(0.5), strategy=Hard()), normalise=False)

@@ -184,6 +184,7 @@ def test_the_term_does_not_know_which_view_is_first_or_how_images_are_ordered() 
     assert not torch.allclose(info_nce(torch.stack([vectors[0], vectors[1].roll(1, 0)]), 0.2), value)
 
 
+@pytest.mark.learned
 def test_the_term_falls_as_pairs_are_brought_together() -> None:
     vectors = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
     together = [torch.stack([vectors[0], (1 - w) * vectors[1] + w * vectors[0]]) for w in (0.0, 0.5, 1.0)]

@@ -80,12 +80,12 @@ def test_times_of_steps_are_on_their_grid_and_each_is_met() -> None:
 
 @pytest.mark.parametrize(("steps", "weight"), [(5, "uniform"), (-1, "elbo")])
 def test_steps_are_of_the_bound_and_not_negative(steps: int, weight: Any) -> None:
-    with pytest.raises(ValueError, match=f"steps .* goes with weight elbo and is not negative, got {steps}"):
+    with pytest.raises(ValueError, match=f"steps must be at least 0 and needs weight elbo .*, got {steps}"):
         MaskedTokens(Absorbing(3, Linear(), "bernoulli"), weight, steps)
 
 
 def test_a_process_with_rates_has_an_objective_of_its_own() -> None:
-    with pytest.raises(ValueError, match="needs process absorbing; the learned one has objective state_dependent"):
+    with pytest.raises(ValueError, match="needs process absorbing; state_dependent has an objective of that name"):
         MaskedTokens(StateDependent(3))
 
 

@@ -162,7 +162,7 @@ def test_what_is_visible_belongs_to_the_null_condition_too() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MaskedRegression(Absorbing(5)), "tokens that are vectors"),
+        (lambda: MaskedRegression(Absorbing(5)), "needs process absorbing and continuous tokens"),
         (lambda: MaskedRegression(STRAIGHT), "needs process absorbing"),
         (lambda: MaskedRegression(MAE, decode_ratio=0), r"decode_ratio must be in \(0, 1\], got 0"),
         (lambda: MaskedDenoising(MAE), "needs process gaussian with target x_0"),

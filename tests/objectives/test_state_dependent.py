@@ -194,5 +194,7 @@ def test_rates_need_a_process_and_a_network_that_have_them() -> None:
         StateDependentTokens(Absorbing(V))
     with pytest.raises(ValueError, match=r"needs a model with rates: model.has_exponents: true"):
         StateDependentTokens(StateDependent(V))(network(False), Batch(X_0), Rng.stream(0))
-    with pytest.raises(ValueError, match=r"only objective masked_tokens drops tokens; use keep_ratio 1, got 0.5"):
+    with pytest.raises(
+        ValueError, match=r"only objectives denoising and masked_tokens drop .* use keep_ratio 1, got 0.5"
+    ):
         StateDependentTokens(StateDependent(V))(SimpleNamespace(), Batch(X_0), Rng.stream(0), keep_ratio=0.5)

@@ -125,7 +125,7 @@ def test_validation_drops_no_labels() -> None:
 @pytest.mark.parametrize(
     ("process", "arguments", "words"),
     [
-        (Absorbing(5), {}, "vectors"),
+        (Absorbing(5), {}, "continuous tokens"),
         (Gaussian(), {}, "absorbing"),
         (Absorbing(0), {"weight": "elbo"}, "count bernoulli"),
         (Absorbing(0, Log(), "bernoulli", at_least=2), {"weight": "elbo"}, "at_least 0"),

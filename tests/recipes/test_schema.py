@@ -371,7 +371,7 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
         ({"sampler": {"type": "emigm", "top_p": 0.9}}, ["sampler", "top_p 1"]),
         ({"sampler": {"type": "emigm", "temperature": 0.9}}, ["sampler.temperature", "use ddpm"]),
         ({"sampler": {"type": "emigm", "head": "dmp"}}, ["sampler.head", "'dmp'", "ddpm"]),
-        ({"objective": "masked_tokens"}, ["masked_tokens", "numbers"]),
+        ({"objective": "masked_tokens"}, ["masked_tokens", "discrete tokens"]),
         ({"objective": "denoising"}, ["mar is trained by token_diffusion or masked_tokens", "denoising"]),
         ({"model": {"type": "mar", "head": "categorical"}}, ["model.head", "vectors", "diffusion"]),
         ({"model": {"type": "mar", "head": {"type": "diffusion", "process": "absorbing"}}}, ["process", "gaussian"]),

@@ -249,6 +249,7 @@ def test_a_closure_is_evaluated_once_and_before_the_step() -> None:
     assert len(optimizers[0].param_groups) == len(optimizers[1].param_groups) == 1
 
 
+@pytest.mark.learned
 def test_muon_fits_a_linear_map() -> None:
     torch.manual_seed(0)
     module, wanted = Blocks(6, 10), torch.randn(6, 10)
