@@ -27,9 +27,8 @@ from maskgen.evaluation.metrics.scored import (
     notes,
     require_able,
 )
-from maskgen.evaluation.metrics.statistics import (
-    Collector,
-    Statistics,
+from maskgen.evaluation.metrics.statistics import Collector, Statistics
+from maskgen.evaluation.metrics.stored import (
     cached,
     identity_in,
     is_statistics,
@@ -136,11 +135,9 @@ def _protocol_of(path: Path, protocol: str | None) -> str | None:
             )
         return identity["protocol"]
     if "mu_s.npy" in members(path) and protocol != "adm":
-        raise UserError(
-            f"{path} holds mu_s, so it is ADM's, and compares with nothing else; say so with --protocol adm"
-        )
+        raise UserError(f"{path} holds mu_s, so it is ADM's and compares with that protocol only; give --protocol adm")
     if protocol is None:
-        raise UserError(f"{path} does not say of which protocol it is; say so with --protocol")
+        raise UserError(f"{path} does not name its protocol; give --protocol")
     return None
 
 
@@ -190,7 +187,7 @@ class _Sides:
         found = read_statistics(path, self.identity, source)
         if found.n is None:
             self.notes.append(
-                f"{source} does not say its protocol or size; taken to be of {found.identity['protocol']}"
+                f"{source} does not name its protocol or size; taken to be of {found.identity['protocol']}"
             )
         if self.keeps and found.features is None and self.extractor is not None and _has_images(path):
             images = self._seen(NpzSet(path, source), self.extractor)  # ADM's reference batches hold both

@@ -30,7 +30,8 @@ from maskgen.evaluation.metrics.scored import (
     notes,
     require_able,
 )
-from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, cached, collect
+from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, collect
+from maskgen.evaluation.metrics.stored import cached
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish, require_no_bench
 from maskgen.pipelines.base import HEAD_EVALUATIONS, settings_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -15,15 +16,8 @@ from maskgen.core.errors import UserError, first_line
 from maskgen.core.terminal import printable
 
 DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError),
+    *(SyntaxError, TypeError, tokenize.TokenError),  # of NumPy's reader of headers
 )
 """Errors of a file that is cut off, altered, encrypted, or no archive at all."""
 

@@ -13,7 +13,8 @@ from maskgen.data.image.grid import grid
 from maskgen.data.image.sets import SplitSet
 from maskgen.evaluation.metrics.manifold import Memorisation, memorisation
 from maskgen.evaluation.metrics.scored import FEATURE_METRICS, FeatureMetric, Scored
-from maskgen.evaluation.metrics.statistics import Statistics, cached
+from maskgen.evaluation.metrics.statistics import Statistics
+from maskgen.evaluation.metrics.stored import cached
 from maskgen.evaluation.protocols.features import to_channels
 from maskgen.evaluation.report import Entry
 
