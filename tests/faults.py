@@ -15,9 +15,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class Lab:
         assert child.wait() == DONE, child.said
         assert weights(self.run) == weights(self.whole), "the weights are others"
         assert losses(self.run) == losses(self.whole), "the losses are others"
-        return "goes on, same bits"
+        return "resumes, equal to the bit"
 
 
 def weights(run: Path) -> list[Any]:
@@ -226,7 +227,7 @@ def _damaged(name: str, how: str) -> Callable[[Lab], str]:
         assert name in child.said, "the file is not named"
         assert "going on from checkpoint-6" in child.said, child.said
         assert weights(lab.run) == weights(lab.whole)
-        return "named, goes on from the one before, same bits"
+        return "named, resumes from the previous one, equal to the bit"
 
     fault.__doc__ = f"{name} of the newest checkpoint {how}"
     return fault
@@ -267,7 +268,7 @@ def without_training_state(lab: Lab) -> str:
     assert child.wait() == DONE, child.said
     assert "has no training.safetensors" in child.said
     assert weights(lab.run) == weights(lab.whole)
-    return "named, goes on from the one before, same bits"
+    return "named, resumes from the previous one, equal to the bit"
 
 
 def terminated(lab: Lab) -> str:
@@ -327,7 +328,7 @@ def saved_on_demand(lab: Lab) -> str:
     assert (lab.run / "checkpoint-5").is_dir()
     assert weights(lab.run) == weights(lab.whole)
     assert losses(lab.run) == losses(lab.whole)
-    return "checkpoint of that step, goes on, same bits"
+    return "checkpoint of that step, resumes, equal to the bit"
 
 
 def one_nan(lab: Lab) -> str:
@@ -335,7 +336,7 @@ def one_nan(lab: Lab) -> str:
     child = lab.start(before=_nan_loss(range(5, 6)))
     assert child.wait() == DONE, child.said
     assert read_checkpoint(lab.run).info["skipped"] == 1
-    return "step skipped and counted, run goes on"
+    return "step skipped and counted, run continues"
 
 
 def many_nans(lab: Lab) -> str:
@@ -405,7 +406,7 @@ def clock_set_back(lab: Lab) -> str:
     child = lab.start(resume=True, before=back)
     assert child.wait() == DONE, child.said
     assert weights(lab.run) == weights(lab.whole)
-    return "goes on, same bits"
+    return "resumes, equal to the bit"
 
 
 def two_at_once(lab: Lab) -> str:
@@ -577,7 +578,7 @@ QUICK = (
 
 
 def main() -> int:
-    """All faults, or those named; a table in Markdown, written to docs/faults.md when all were run."""
+    """Run all faults, or those named; docs/design/faults.md is written when all were run."""
     import tempfile
 
     names = sys.argv[1:] or list(FAULTS)
@@ -595,13 +596,32 @@ def main() -> int:
                 outcome = FAULTS[name](lab)
             except AssertionError as error:
                 outcome = f"**FAILED**: {str(error).strip().splitlines()[-1] if str(error) else 'see the source'}"
-            rows.append(f"| {name} | {FAULTS[name].__doc__} | {outcome} | {time.monotonic() - began:.0f} s |")
-            print(rows[-1], flush=True)
-    table = ["| fault | what is done | what comes of it | took |", "|---|---|---|---|", *rows]
+            rows.append((name, str(FAULTS[name].__doc__), outcome, f"{time.monotonic() - began:.0f} s"))
+            print(*rows[-1], sep=" | ", flush=True)
     if names == list(FAULTS):
-        text = f"# Faults and what comes of them\n\n`make faults`: {len(rows)} faults in runs of {STEPS} steps.\n\n"
-        Path("docs/faults.md").write_text(text + "\n".join(table) + "\n")
-    return int(any("FAILED" in row for row in rows))
+        Path("docs/design/faults.md").write_text(page(rows))
+    return int(any("FAILED" in outcome for _, _, outcome, _ in rows))
+
+
+def page(rows: Sequence[tuple[str, str, str, str]]) -> str:
+    """The page of the faults: name, what is done, outcome and duration of each."""
+    lines = [
+        "# Faults and recovery",
+        "",
+        "After this page you know which faults a training survives, and how it ends where it does not.",
+        "",
+        "```bash",
+        "make faults",
+        "```",
+        f"The command puts {len(rows)} faults into real runs of {STEPS} steps, each a process of its own, and writes",
+        "this page; the quick ones are in the test suite (`tests/train/test_faults.py`). *Equal to the bit*: weights",
+        "and losses at the end are those of a run without the fault.",
+        "",
+    ]
+    for name, done, outcome, took in rows:
+        text = f"`{name}` ({took}): {done}. **{outcome[0].upper()}{outcome[1:]}.**"
+        lines += textwrap.wrap(text, 120, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.mdlm import Past, TextSizes, TextTransformer
+from maskgen.models.mdlm import TextSizes, TextTransformer
+from maskgen.nn.cache import KeyValueCache
+from maskgen.nn.patterns import AttentionPattern, BlockCausal, Causal, NoisyClean
 
 
 class Blockwise(TextTransformer):
@@ -25,6 +27,11 @@ class Blockwise(TextTransformer):
     block_length: int
     is_autoregressive: bool
     traits = replace(TextTransformer.traits, has_cache=True)
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        """Which tokens attend to which outside training."""
+        return BlockCausal(self.block_length)
 
     def inputs(self, x_t: Tensor) -> Tensor:
         """(B, L) ids whose hidden vector i predicts token i."""
@@ -77,11 +84,10 @@ class BlockDiffusion(Blockwise):
         _refuse(subset)
         length = x_t.shape[1]
         if clean is None:
-            mask = block_causal(length, self.block_length, x_t.device)
-            return self.logits(self.hidden(x_t, t, mask)[0], t, where)
-        mask = training_mask(length, self.block_length, x_t.device)
+            return self.logits(self.hidden(x_t, t, self.pattern.mask(length, x_t.device)), t, where)
+        mask = NoisyClean(length, self.block_length).mask(2 * length, x_t.device)
         positions = torch.arange(length, device=x_t.device).repeat(2)
-        x = self.hidden(torch.cat([x_t, clean], 1), t, mask, positions)[0]
+        x = self.hidden(torch.cat([x_t, clean], 1), t, mask, positions)
         return self.logits(x[:, :length], t, where)
 
 
@@ -99,6 +105,10 @@ class Autoregressive(Blockwise):
     def __init__(self, vocab_size: int, **sizes: Unpack[TextSizes]) -> None:
         super().__init__(vocab_size, **sizes)
 
+    @property
+    def pattern(self) -> AttentionPattern:
+        return Causal()
+
     def inputs(self, x_t: Tensor) -> Tensor:
         return torch.cat([torch.full_like(x_t[:, :1], self.vocab_size), x_t[:, :-1]], 1)
 
@@ -113,22 +123,21 @@ class Autoregressive(Blockwise):
     ) -> Categorical:
         """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at `where`; those at i depend on the tokens before i only."""
         _refuse(subset)
-        mask: Literal["causal"] = "causal"
-        return self.logits(self.hidden(self.inputs(x_t), t, mask)[0], t, where)
+        mask = self.pattern.mask(x_t.shape[1], x_t.device)
+        return self.logits(self.hidden(self.inputs(x_t), t, mask), t, where)
 
 
 class Cached:
     """A `Blockwise` network as a denoiser that computes each finished block once.
 
-    Exact: what is kept is checked against the tokens of every call, and thrown away from the first that differs.
-    Made for one decoding; a call that asks in several blocks at once is answered without the cache.
+    Exact: cached tokens are compared with those of every call, and dropped from the first difference on. One object per
+    decoding; a call for positions in several blocks is computed without the cache.
     """
 
     def __init__(self, network: Blockwise) -> None:
         self.network = network
+        self.cache = KeyValueCache(len(network.blocks))
         self.traits = replace(network.traits, has_cache=False, keeps_rows=True)
-        self.ids: Tensor | None = None  # (B, n) inputs whose keys and values are kept
-        self.past: Past | None = None
 
     def __call__(
         self,
@@ -139,67 +148,37 @@ class Cached:
         subset: TokenSubset | None = None,
         where: Tensor | None = None,
     ) -> Categorical:
-        """As the network; x_t (B, L) with one batch of rows from call to call."""
+        """As the network; x_t (B, L), the same rows in every call."""
         _refuse(subset)
         size = self.network.block_length
-        asked = torch.zeros(0) if where is None else where.any(0).nonzero()[:, 0] // size
-        if where is None or not len(asked) or bool((asked != asked[0]).any()):
+        blocks = torch.zeros(0) if where is None else where.any(0).nonzero()[:, 0] // size
+        if where is None or not len(blocks) or bool((blocks != blocks[0]).any()):
             plain: Categorical = self.network(x_t, t, where=where)
             return plain
-        start = int(asked[0]) * size
+        start = int(blocks[0]) * size
         end = min(start + size, x_t.shape[1])
         ids = self.network.inputs(x_t)
         self._extend(ids, t, start)
         rows = where.any(1)
         is_all = bool(rows.all())
-        past = self.past if is_all or self.past is None else [(k[rows], v[rows]) for k, v in self.past]
-        positions = torch.arange(start, end, device=ids.device)
-        x, new = self.network.hidden(ids[rows, start:end], t[rows], None, positions, past)
-        if is_all and self.network.is_autoregressive:
-            self._keep(ids[:, start:end], new)  # its input is final: the next call need not compute it again
+        # A shifted input is final once its token is queried: the next call need not compute it again.
+        is_final = is_all and self.network.is_autoregressive
+        cache = self.cache if is_final else self.cache.fork(None if is_all else rows)
+        x = self._hidden(ids[rows, :end], t[rows], cache)
         return Categorical(self.network.logits(x, t[rows], where[rows, start:end]).logits, where)
 
     def _extend(self, ids: Tensor, t: Tensor, start: int) -> None:
-        """Keep exactly the blocks before `start`."""
-        n_kept = 0
-        if self.ids is not None and self.past is not None and len(self.ids) == len(ids):
-            shared = min(self.ids.shape[1], start)
-            is_same = (self.ids[:, :shared] == ids[:, :shared]).all(0)
-            n_kept = int(is_same.long().cumprod(0).sum()) // self.network.block_length * self.network.block_length
-            self.ids = self.ids[:, :n_kept]
-            self.past = [(k[:, :, :n_kept], v[:, :, :n_kept]) for k, v in self.past]
-        if not n_kept:
-            self.ids, self.past = None, None
-        if n_kept < start:
-            mask = block_causal(start, self.network.block_length, ids.device)[n_kept:]
-            positions = torch.arange(n_kept, start, device=ids.device)
-            new = self.network.hidden(ids[:, n_kept:start], t, mask, positions, self.past)[1]
-            self._keep(ids[:, n_kept:start], new)
+        """Make the cache hold exactly the tokens before `start`."""
+        shared = min(self.cache.matching(ids), start)
+        self.cache.crop(self.network.pattern.closed(shared))
+        if self.cache.length < start:
+            self._hidden(ids[:, :start], t, self.cache)
 
-    def _keep(self, ids: Tensor, new: Past) -> None:
-        if self.ids is None or self.past is None:
-            self.ids, self.past = ids, new
-            return
-        self.ids = torch.cat([self.ids, ids], 1)
-        pairs = zip(self.past, new, strict=True)
-        self.past = [(torch.cat([a, c], 2), torch.cat([b, d], 2)) for (a, b), (c, d) in pairs]
-
-
-def block_causal(length: int, block_length: int, device: torch.device | str = "cpu") -> Tensor:
-    """(L, L) bool: a token sees its own block and those before it."""
-    block = torch.arange(length, device=device) // block_length
-    return block[:, None] >= block[None, :]
-
-
-def training_mask(length: int, block_length: int, device: torch.device | str = "cpu") -> Tensor:
-    """(2 L, 2 L) bool over [x_t; x_0] (BD3-LM, section 3.3 and figure 3).
-
-    A noisy token sees its own noisy block and the clean blocks before it; a clean one its own block and those before.
-    """
-    block = torch.arange(length, device=device) // block_length
-    own, before = block[:, None] == block[None, :], block[:, None] > block[None, :]
-    nothing = torch.zeros_like(own)
-    return torch.cat([torch.cat([own, before], 1), torch.cat([nothing, own | before], 1)], 0)
+    def _hidden(self, ids: Tensor, t: Tensor, cache: KeyValueCache) -> Tensor:
+        """Hidden vectors of the tokens of `ids` (B, L) that are not in the cache, which then has them."""
+        n = cache.length
+        mask = self.network.pattern.mask(ids.shape[1], ids.device, n)
+        return self.network.hidden(ids[:, n:], t, mask, cache=cache)
 
 
 def _refuse(subset: Any) -> None:

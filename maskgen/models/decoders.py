@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from maskgen.core.registry import Registry
 from maskgen.core.subset import TokenSubset
-from maskgen.nn.cross import CrossBlock
+from maskgen.nn.decoders import JointDecoder
 from maskgen.nn.embeddings import require_sincos, sincos_over
-from maskgen.nn.visible import JointDecoder, ViTSizes, key_mask
+from maskgen.nn.encoders import key_mask
+from maskgen.nn.published_blocks import ViTSizes, cross_block
 
 Reads = Literal["last", "weighted", "reversed"]
 
@@ -127,7 +128,7 @@ class _Cross(_Placed):
     ) -> None:
         super().__init__(sizes.width, grid)
         self.reads, self.looks_around = reads, looks_around
-        self.blocks = nn.ModuleList(CrossBlock(sizes, encoder.width, looks_around) for _ in range(sizes.depth))
+        self.blocks = nn.ModuleList(cross_block(sizes.block, encoder.width, looks_around) for _ in range(sizes.depth))
         own = 0 if reads == "last" else sizes.depth  # the last state is normalised
         self.memory_norms = nn.ModuleList(nn.LayerNorm(encoder.width, eps=1e-6) for _ in range(own))
         self.mixing = nn.Parameter(torch.zeros(sizes.depth, encoder.depth)) if reads == "weighted" else None
@@ -141,7 +142,7 @@ class _Cross(_Placed):
         own_mask = _own_mask(asked) if self.looks_around else None
         for index, (block, memory) in enumerate(zip(self.blocks, self._memories(states), strict=True)):
             seen = self.memory_norms[index](memory) if len(self.memory_norms) else memory
-            x = block(x, seen, memory_mask, own_mask)
+            x = block(x, mask=own_mask, memory=seen, memory_mask=memory_mask)
         decoded: Tensor = self.norm(x)
         return decoded
 

@@ -11,9 +11,9 @@ from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.decoders import CrossSelf, DecoderSpec
 from maskgen.models.mae import PatchEncoder
-from maskgen.nn.attention import AttentionBackend
 from maskgen.nn.embeddings import TimeEmbedding
-from maskgen.nn.visible import ViTSizes
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import ViTSizes
 from maskgen.processes import is_mask
 
 

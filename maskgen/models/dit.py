@@ -15,8 +15,8 @@ from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
-from maskgen.nn.attention import AttentionBackend
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
+from maskgen.nn.mixers.attention import AttentionBackend
 
 
 @MODELS.register("dit")

@@ -16,10 +16,11 @@ from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
 from maskgen.models.trunks import init_trunk
-from maskgen.nn.attention import AttentionBackend
-from maskgen.nn.difficulty import LossHead
 from maskgen.nn.embeddings import require_sincos
-from maskgen.nn.visible import LayeredEncoder, ViTSizes
+from maskgen.nn.encoders import LayeredEncoder
+from maskgen.nn.heads import LossHead
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import ViTSizes
 from maskgen.processes import is_mask
 
 

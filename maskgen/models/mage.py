@@ -13,9 +13,12 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import ConditionKind, NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.maskgit import MlmHead
-from maskgen.nn.attention import AttentionBackend, init_transformer
-from maskgen.nn.visible import JointDecoder, VisibleEncoder, ViTSizes
+from maskgen.nn.decoders import JointDecoder
+from maskgen.nn.encoders import VisibleEncoder
+from maskgen.nn.heads import MlmHead
+from maskgen.nn.initialisation import init_transformer
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import ViTSizes
 
 
 @MODELS.register("mage")
@@ -88,7 +91,7 @@ class Mage(nn.Module):
         self.encoder = VisibleEncoder(encoder)
         self.decoder = JointDecoder(width, decoder)
         self.decoder_positions = nn.Parameter(torch.empty(1 + self.length, width))
-        self.head = MlmHead(width, self.embedding, vocab_size, 1e-5, False, is_detached=True, gelu="none")
+        self.head = MlmHead(width, self.embedding, vocab_size, 1e-5, False, is_detached=True, activation="gelu")
         self.projection = _projection(width, projection) if projection else None
         init_transformer(self)
         for positions in (self.positions, self.decoder_positions):

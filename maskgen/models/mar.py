@@ -14,8 +14,10 @@ from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.token_head import Diffusion, Head
-from maskgen.nn.attention import AttentionBackend
-from maskgen.nn.visible import JointDecoder, VisibleEncoder, ViTSizes
+from maskgen.nn.decoders import JointDecoder
+from maskgen.nn.encoders import VisibleEncoder
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import ViTSizes
 from maskgen.processes import is_mask
 from maskgen.processes.diffusion_head import DiffusionHead
 

@@ -14,10 +14,13 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.nn.attention import AttentionBackend, init_transformer, zero
-from maskgen.nn.blocks import PostNormBlock, PreNormBlock
-from maskgen.nn.difficulty import LossHead
-from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, rotation_2d
+from maskgen.nn.block import Block
+from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
+from maskgen.nn.heads import LossHead, MlmHead
+from maskgen.nn.initialisation import init_transformer, zero
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.rotary import rotation_2d
+from maskgen.nn.published_blocks import BlockSizes, bert_block, vit_block
 
 
 @MODELS.register("maskgit")
@@ -99,11 +102,10 @@ class MaskGIT(nn.Module):
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        sizes = (width, heads, mlp_ratio, dropout, attention, eps)
-        if norm == "post":
-            self.blocks = nn.ModuleList(PostNormBlock(*sizes) for _ in range(depth))
-        else:
-            self.blocks = nn.ModuleList(PreNormBlock(*sizes, is_modulated, qk_norm) for _ in range(depth))
+        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm)
+        self.blocks = nn.ModuleList(
+            bert_block(sizes, eps) if norm == "post" else vit_block(sizes, is_modulated) for _ in range(depth)
+        )
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
         if self.condition == "adaln":
             self.labels = LabelEmbedding(n_classes, width)
@@ -167,11 +169,9 @@ class MaskGIT(nn.Module):
         """
         t, last = torch.zeros(len(x_0), device=x_0.device), len(self.blocks) - 1
         x, hidden = self._through(x_0, t, cond, n_blocks=last), self._hidden(x_0, t, cond)
-        weights = cast(PreNormBlock | PostNormBlock, self.blocks[last]).weights(
-            x, self._modulation(last, hidden), self.rotation
-        )
-        given = weights[:, 0] if self.n_prefix else weights.mean(1)
-        return given[:, self.n_prefix :]
+        weights = cast(Block, self.blocks[last]).weights(x, self._modulation(last, hidden), self.rotation)
+        scores = weights[:, 0] if self.n_prefix else weights.mean(1)
+        return scores[:, self.n_prefix :]
 
     def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), the higher the larger the loss expected of a masked token of x_t (B, L); needs `has_difficulty`."""
@@ -192,7 +192,7 @@ class MaskGIT(nn.Module):
             x, rotation = self._drop(x, rotation, subset)
         hidden = self._hidden(x_t, t, cond)
         for index, block in enumerate(self.blocks[:n_blocks]):
-            x = block(x, self._modulation(index, hidden), rotation)
+            x = block(x, self._modulation(index, hidden), rotation=rotation)
         return x
 
     def _modulation(self, index: int, hidden: Tensor | None) -> Tensor | None:
@@ -255,37 +255,3 @@ def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label:
         raise ValueError("has_null_label false goes with condition token; adaln always has the row")
     if has_time and condition != "adaln":
         raise ValueError("has_time goes with condition adaln; use that, or has_time false")
-
-
-class MlmHead(nn.Module):
-    """(..., D) -> (..., V): dense, GELU, LayerNorm, then the output weights (BERT's head).
-
-    Tied, the bias has a row for every row of the embedding, as published; only the first V are read. Detached, the
-    embedding has no gradient from here (MAGE).
-    """
-
-    def __init__(
-        self,
-        width: int,
-        embedding: nn.Embedding | None,
-        vocab_size: int,
-        eps: float,
-        has_input_norm: bool,
-        is_detached: bool = False,
-        gelu: Literal["none", "tanh"] = "tanh",
-    ) -> None:
-        super().__init__()
-        self.input_norm = nn.LayerNorm(width, eps=eps) if has_input_norm else nn.Identity()
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
-        self.vocab_size, self.is_detached, self.gelu = vocab_size, is_detached, gelu
-        self.tied = (
-            [embedding] if embedding is not None else []
-        )  # in a list: the table is the network's, not the head's
-        self.bias = nn.Parameter(torch.zeros(vocab_size if embedding is None else embedding.num_embeddings))
-        self.output = nn.Linear(width, vocab_size, bias=False) if embedding is None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.gelu(self.dense(self.input_norm(x)), approximate=self.gelu))
-        weight = self.tied[0].weight[: self.vocab_size] if self.output is None else self.output.weight
-        return F.linear(x, weight.detach() if self.is_detached else weight, self.bias[: self.vocab_size])

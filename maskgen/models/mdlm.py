@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,15 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.nn.attention import AttentionBackend, KeyValues, modulate, zero
-from maskgen.nn.blocks import TextBlock
-from maskgen.nn.embeddings import TimeEmbedding, rotation_1d
-
-Past = Sequence[KeyValues]
-"""Keys and values of finished tokens, one pair a block of the network."""
+from maskgen.nn.cache import KeyValueCache
+from maskgen.nn.embeddings import TimeEmbedding
+from maskgen.nn.initialisation import zero
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.base import AttentionMask
+from maskgen.nn.mixers.rotary import rotation_1d
+from maskgen.nn.modulation import modulate
+from maskgen.nn.patterns import packed
+from maskgen.nn.published_blocks import BlockSizes, text_block
 
 
 class TextSizes(TypedDict, total=False):
@@ -87,9 +90,8 @@ class TextTransformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.time = TimeEmbedding(cond_width) if cond_width else None
         self.dropout = dropout
-        self.blocks = nn.ModuleList(
-            TextBlock(width, heads, mlp_ratio, dropout, attention, cond_width, qk_norm) for _ in range(depth)
-        )
+        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm)
+        self.blocks = nn.ModuleList(text_block(sizes, cond_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
         # The head starts at zero: the first loss is ln V.
@@ -108,22 +110,30 @@ class TextTransformer(nn.Module):
         self,
         ids: Tensor,
         t: Tensor,
-        mask: Tensor | Literal["causal"] | None = None,
+        mask: AttentionMask = None,
         positions: Tensor | None = None,
-        past: Past | None = None,
-    ) -> tuple[Tensor, list[KeyValues]]:
-        """ids (B, L) -> (B, L, D), and the keys and values of these tokens, block by block.
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """ids (B, L), t (B,) -> hidden vectors (B, L, D).
 
-        `positions` are (L,), or (B, L) where each row has its own.
+        Args:
+            ids: tokens.
+            t: times.
+            mask: which tokens attend to which; keys of cached tokens come first.
+            positions: (L,), or (B, L) if rows differ; None continues after the cached tokens.
+            cache: keys and values of the tokens before `ids`; those of `ids` are appended.
         """
         if positions is None:
-            positions = torch.arange(ids.shape[1], device=ids.device)
+            start = 0 if cache is None else cache.length
+            positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         rotation = rotation_1d(positions, self.head_width, self.rotary_base)
-        x, cond, new = F.dropout(self.embedding(ids), self.dropout, self.training), self._condition(t), []
+        x, cond = F.dropout(self.embedding(ids), self.dropout, self.training), self._condition(t)
         for index, block in enumerate(self.blocks):
-            x, keys_values = block(x, rotation, mask, cond, None if past is None else past[index])
-            new.append(keys_values)
-        return x, new
+            layer = None if cache is None else cache.layers[index]
+            x = block(x, cond, rotation=rotation, mask=mask, cache=layer)
+        if cache is not None:
+            cache.append(ids)
+        return x
 
     def logits(self, x: Tensor, t: Tensor, where: Tensor | None) -> Categorical:
         """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
@@ -204,25 +214,10 @@ class MDLM(TextTransformer):
             valid: (B, L) bool, False for padding: nothing looks there, and logits there mean nothing.
             documents: (B, L) int64; a token sees its own document only.
         """
-        mask = visibility(valid, documents)
+        mask = packed(valid, documents).mask(x_t.shape[1], x_t.device)
         if subset is None:
-            return self.logits(self.hidden(x_t, t, mask)[0], t, where)
+            return self.logits(self.hidden(x_t, t, mask), t, where)
         if mask is not None:
             raise ValueError("dropped tokens do not go with valid or documents; use keep_ratio 1")
-        x = self.hidden(subset.gather(x_t), t, positions=subset.keep)[0]
+        x = self.hidden(subset.gather(x_t), t, positions=subset.keep)
         return self.logits(subset.scatter(x), t, where)
-
-
-def visibility(valid: Tensor | None, documents: Tensor | None) -> Tensor | None:
-    """(B, 1, L, L) bool, True where a token may look: at `valid` tokens (B, L) of its own document (B, L)."""
-    if valid is None and documents is None:
-        return None
-    some = valid if valid is not None else documents
-    assert some is not None
-    mask = torch.ones(some.shape[0], some.shape[1], some.shape[1], dtype=torch.bool, device=some.device)
-    if documents is not None:
-        mask = documents[:, :, None] == documents[:, None, :]
-    if valid is not None:
-        mask = mask & valid[:, None, :]
-    # Padding sees itself: a row without any key would be NaN.
-    return (mask | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device))[:, None]

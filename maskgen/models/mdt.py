@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from maskgen.core.subset import TokenSubset
 from maskgen.models.trunks import SWITCHES, Sizes, Switch, Trunk
-from maskgen.nn.blocks import AdaHead
-from maskgen.nn.checkpointing import Block
+from maskgen.nn.checkpointing import Recomputable
 from maskgen.nn.embeddings import sincos_2d
-from maskgen.nn.relative import RelativeBias, relative_index
+from maskgen.nn.heads import AdaHead
+from maskgen.nn.mixers.relative import RelativeBias, relative_index
 
 
-class MDTBlock(Block):
+class MDTBlock(Recomputable):
     """DiT's block with a relative position bias; with `has_skip` another (B, L, D) is joined to its input first."""
 
     def __init__(self, sizes: Sizes, has_skip: bool = False) -> None:
@@ -32,7 +32,7 @@ class MDTBlock(Block):
         if self.join is not None and skip is not None:
             of_x, of_skip = self.join.weight.chunk(2, 1)  # [x, skip] is never put together
             x = F.linear(x, of_x, self.join.bias) + F.linear(skip, of_skip)
-        out: Tensor = self.block(x, hidden, self.bias(index))
+        out: Tensor = self.block(x, hidden, mask=self.bias(index))
         return out
 
 

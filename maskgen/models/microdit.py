@@ -15,10 +15,12 @@ from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch
-from maskgen.nn.attention import AttentionBackend, zero
-from maskgen.nn.blocks import AdaHead
-from maskgen.nn.captioned import BlockSizes, CaptionedBlock, CaptionEncoder
+from maskgen.nn.caption_encoder import CaptionEncoder
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
+from maskgen.nn.heads import AdaHead
+from maskgen.nn.initialisation import zero
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import CaptionedSizes, captioned_block
 
 
 @MODELS.register("microdit")
@@ -99,7 +101,7 @@ class MicroDiT(nn.Module):
             self.captions = CaptionEncoder(caption_width, width, heads, self._hidden(width, mixer_ratio), attention)
         self._add_mixer(mixer_ratio)
         ratios = zip(spread(qkv_ratio, depth), spread(mlp_ratio, depth), strict=True)
-        self.blocks = nn.ModuleList(CaptionedBlock(self._block(at, *pair)) for at, pair in enumerate(ratios))
+        self.blocks = nn.ModuleList(captioned_block(self._block(at, *pair)) for at, pair in enumerate(ratios))
         self.head = AdaHead(width, token_width, has_scale=True)
         self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
         self._init()
@@ -120,20 +122,22 @@ class MicroDiT(nn.Module):
         self.mixer_in, self.mixer_out = _bridge(self.width, width), _bridge(width, self.width)
         self.mixer_captions = _bridge(self.width, width) if self.caption_width else nn.Identity()
         self.mixer_blocks = nn.ModuleList(
-            CaptionedBlock(self._sizes(width, width, head_width, ratio, self._is_mixture(at), std))
+            captioned_block(self._sizes(width, width, head_width, ratio, self._is_mixture(at), std))
             for at in range(sizes.depth if sizes else 0)
         )
 
-    def _block(self, at: int, qkv_ratio: float, mlp_ratio: float) -> BlockSizes:
+    def _block(self, at: int, qkv_ratio: float, mlp_ratio: float) -> CaptionedSizes:
         """Sizes of a block of the backbone: attention is rounded up to two heads, unless it has the full width."""
         inner = self.width if qkv_ratio == 1 else round_up(self.width * qkv_ratio, 2 * self.head_width)
         is_mixture = self._is_mixture(at) and at < self.depth - 1
         return self._sizes(self.width, inner, self.head_width, mlp_ratio, is_mixture, 0.02 / (2 * (at + 1)) ** 0.5)
 
-    def _sizes(self, width: int, inner: int, head_width: int, ratio: float, is_mixture: bool, std: float) -> BlockSizes:
+    def _sizes(
+        self, width: int, inner: int, head_width: int, ratio: float, is_mixture: bool, std: float
+    ) -> CaptionedSizes:
         hidden = round_up(width * ratio, self.multiple_of) if is_mixture else self._hidden(width, ratio)
         experts = self.n_experts if is_mixture else 0
-        return BlockSizes(
+        return CaptionedSizes(
             width, inner, head_width, hidden, experts, self.capacity, self.width, bool(self.caption_width), std,
             self.backend,
         )  # fmt: skip
@@ -180,12 +184,12 @@ class MicroDiT(nn.Module):
         x = self.mixer_in(self.embedding(x_t) + self.positions)
         mixer_captions = None if captions is None else self.mixer_captions(captions)
         for block in self.mixer_blocks:
-            x = block(x, hidden, mixer_captions)
+            x = block(x, hidden, memory=mixer_captions)
         if subset is not None:
             x = subset.gather(x)  # before the projection: it is then of the kept tokens only
         x = self.mixer_out(x)
         for block in self.blocks:
-            x = block(x, hidden, captions)
+            x = block(x, hidden, memory=captions)
         return Field(self.head(x, hidden), subset=subset)
 
     def _condition(self, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | None]:

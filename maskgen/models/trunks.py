@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from maskgen.core.registry import Registry
 from maskgen.core.subset import TokenSubset
-from maskgen.nn.attention import AttentionBackend, zero
-from maskgen.nn.blocks import AdaBlock, AdaHead
+from maskgen.nn.block import Block
 from maskgen.nn.embeddings import sincos_2d, sincos_over
+from maskgen.nn.heads import AdaHead
+from maskgen.nn.initialisation import zero
+from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.published_blocks import BlockSizes, dit_block
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ class Sizes:
         n = self.depth if depth is None else depth
         return nn.ModuleList(self.block(self.width, self.heads) for _ in range(n))
 
-    def block(self, width: int, heads: int) -> AdaBlock:
-        """One of another width, under the backbone's condition."""
-        return AdaBlock(width, heads, self.mlp_ratio, self.backend, self.width, self.qk_norm)
+    def block(self, width: int, heads: int) -> Block:
+        """A block of another width, with the backbone's condition."""
+        sizes = BlockSizes(width, heads, self.mlp_ratio, backend=self.backend, qk_norm=self.qk_norm)
+        return dit_block(sizes, self.width)
 
 
 class Trunk(nn.Module, ABC):
@@ -264,7 +268,7 @@ def init_trunk(trunk: nn.Module) -> None:
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
     for part in trunk.modules():
-        if isinstance(part, AdaBlock | AdaHead):
+        if isinstance(part, Block | AdaHead) and part.modulation is not None:
             zero(part.modulation)
         if isinstance(part, AdaHead):
             zero(part.out)

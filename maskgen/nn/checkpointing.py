@@ -1,4 +1,4 @@
-"""What networks are piles of, and gradient checkpointing: a block's activations computed again instead of kept."""
+"""Gradient checkpointing: the activations inside a block are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Block(nn.Module):
-    """A part that a network has many of, called once a pass with all its parameters used inside of it.
+class Recomputable(nn.Module):
+    """A part of which a network has many, called once per pass, with all its parameters used inside that call.
 
-    It is the unit of gradient checkpointing and of sharded parameters. Calling it twice gives the same twice: nothing
-    that moves with every call, as running statistics do, is in a block.
+    It is the unit of gradient checkpointing and of parameter sharding. Calling it twice has the same result twice: it
+    holds no state that changes with each call, such as running statistics.
     """
 
 
-def blocks_of(network: nn.Module) -> Iterator[Block]:
-    """The outermost blocks, in the order of the network's parts; blocks inside of blocks are left out."""
+def blocks_of(network: nn.Module) -> Iterator[Recomputable]:
+    """The outermost recomputable parts, in the order of the network's parts; nested ones are left out."""
     for child in network.children():
-        if isinstance(child, Block):
+        if isinstance(child, Recomputable):
             yield child
         else:
             yield from blocks_of(child)
 
 
 def recompute(network: nn.Module) -> int:
-    """Let every block keep its inputs only, and compute its inside again in the backward pass; how many there are.
+    """Make every block store its inputs only and recompute its activations in the backward pass; returns their number.
 
-    Loss and gradients are the same to the bit, dropout included: the state of the generator is kept for each block
+    Loss and gradients are bit-identical, dropout included: the generator's state is stored for each block
     (`torch.utils.checkpoint`, non-reentrant). It costs up to one more forward pass of the blocks (arXiv 1604.06174).
 
     Raises:
@@ -38,7 +38,7 @@ def recompute(network: nn.Module) -> int:
     """
     blocks = list(blocks_of(network))
     if not blocks:
-        raise ValueError(f"{type(network).__name__} has no blocks to compute again")
+        raise ValueError(f"{type(network).__name__} has no blocks to recompute")
     for block in blocks:
         block.forward = _recomputed(block.forward)
     return len(blocks)

@@ -1,4 +1,4 @@
-"""Positions, times and labels as vectors."""
+"""Embeddings of positions, times and labels."""
 
 from __future__ import annotations
 
@@ -6,27 +6,10 @@ import torch
 from torch import Tensor, nn
 
 
-def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0, extent: tuple[int, int] | None = None) -> Tensor:
-    """(h w, dim / 2) complex64: rotary angles of a grid, rows in the first half, columns in the second.
-
-    With `extent`, the places of a grid of that size are spread over this one (positional interpolation).
-
-    Raises:
-        ValueError: dim is not a multiple of 4.
-    """
-    if dim % 4:
-        raise ValueError(f"2-D rotary positions need a head width that is a multiple of 4, got {dim}")
-    frequencies = base ** (-torch.arange(0, dim // 4) / (dim // 4))
-    places = [torch.arange(n) * (wide / n) for n, wide in zip(grid, extent or grid, strict=True)]
-    rows, columns = torch.meshgrid(*places, indexing="ij")
-    angles = torch.cat([place.reshape(-1, 1) * frequencies for place in (rows, columns)], 1)
-    return torch.polar(torch.ones_like(angles), angles)
-
-
 def sincos_2d(grid: tuple[int, int], width: int, spacing: tuple[float, float] = (1.0, 1.0)) -> Tensor:
-    """(h w, D): sines and cosines of the column in the first half, of the row in the second (MAE, DiT).
+    """(h w, D): sines and cosines of the column index in the first half, of the row index in the second (MAE, DiT).
 
-    `spacing` of rows and columns: 0.5 on a grid of twice the side puts every second token where it was.
+    `spacing` is the step between rows and between columns: at 0.5 a grid of twice the side covers the same positions.
 
     Raises:
         ValueError: width is not a multiple of 4.
@@ -40,7 +23,7 @@ def sincos_2d(grid: tuple[int, int], width: int, spacing: tuple[float, float] = 
 
 
 def require_sincos(width: int) -> None:
-    """See that there are `sincos_2d` of a width.
+    """Check that `sincos_2d` exists for a width.
 
     Raises:
         ValueError: it is not a multiple of 4.
@@ -50,32 +33,12 @@ def require_sincos(width: int) -> None:
 
 
 def sincos_over(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
-    """(h w, D): `sincos_2d` of the tokens of `grid`, spread over the picture that `base_grid` covers."""
+    """(h w, D): `sincos_2d` of `grid`, scaled to cover the same image as `base_grid`."""
     return sincos_2d(grid, width, (base_grid[0] / grid[0], base_grid[1] / grid[1]))
 
 
-def rotation_1d(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
-    """(..., dim / 2) complex64: rotary angles of the places `positions` (...) in a text (arXiv 2104.09864).
-
-    Raises:
-        ValueError: dim is odd.
-    """
-    if dim % 2:
-        raise ValueError(f"rotary positions need an even head width, got {dim}")
-    frequencies = base ** (-torch.arange(0, dim, 2, device=positions.device) / dim)
-    angles = positions[..., None] * frequencies
-    return torch.polar(torch.ones_like(angles), angles)
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary embedding (arXiv 2104.09864): x (B, H, L, d), rotation (L, d/2) or (B, L, d/2) complex."""
-    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    rotation = rotation if rotation.ndim == 2 else rotation[:, None]
-    return torch.view_as_real(turned * rotation).flatten(-2).to(x.dtype)
-
-
 class LabelEmbedding(nn.Embedding):
-    """Class labels (B,) -> (B, D), with one row more for "no class" (a negative label)."""
+    """Class labels (B,) -> (B, D), with one more row for "no class" (negative labels)."""
 
     def __init__(self, n_classes: int, width: int) -> None:
         super().__init__(n_classes + 1, width)
@@ -87,8 +50,8 @@ class LabelEmbedding(nn.Embedding):
 class TimeEmbedding(nn.Module):
     """t (B,) -> (B, D): cosines and sines of scale * t, then Linear - SiLU - Linear (DiT, arXiv 2212.09748).
 
-    The default scale is for t in [0, 1]; networks of a Gaussian process are told its c_noise and take 1. MicroDiT has a
-    GELU for SiLU, its tanh form: `gelu`.
+    The default scale is for t in [0, 1]; networks of a Gaussian process are given its c_noise and take scale 1. `gelu`
+    replaces SiLU by the tanh GELU (MicroDiT).
     """
 
     def __init__(self, width: int, n_frequencies: int = 256, scale: float = 1000.0, gelu: bool = False) -> None:

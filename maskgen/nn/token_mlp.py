@@ -1,24 +1,25 @@
-"""The network of a diffusion head: a token alone, told by a vector what stands around it."""
+"""The network of a diffusion head: denoises one token, conditioned on a vector."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.nn.attention import modulate, zero
-from maskgen.nn.blocks import AdaHead
 from maskgen.nn.embeddings import TimeEmbedding
+from maskgen.nn.heads import AdaHead
+from maskgen.nn.initialisation import zero
+from maskgen.nn.modulation import modulate
 
 
 class TokenMlp(nn.Module):
     """Tokens x (N, D) at times t (N,), given z (N, C) -> (N, n_out): `SimpleMLPAdaLN` of MAR (arXiv 2406.11838, 4.3).
 
     Linear to the width, residual blocks modulated by time + z, then adaLN and Linear. Gates and the last layer start at
-    zero, so the answer does too.
+    zero, and so do the outputs.
 
     Args:
         token_width: D.
-        n_out: numbers answered for a token.
+        n_out: outputs per token.
         z_width: C.
         width, depth: of the residual blocks.
     """
@@ -35,7 +36,7 @@ class TokenMlp(nn.Module):
         self._init()
 
     def _init(self) -> None:
-        """Xavier-uniform matrices and zero biases; of the time's, normal; what modulates or answers at zero."""
+        """Xavier-uniform matrices, normal ones of the time embedding, zero biases; modulations and output at zero."""
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
@@ -50,15 +51,15 @@ class TokenMlp(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         hidden = F.silu(self.time(t) + self.cond(z))
-        x = self.embedding(x)[:, None]  # (N, 1, W): a row of one token, as modulation takes it
+        x = self.embedding(x)[:, None]  # (N, 1, W), a row of one token for the modulation
         for block in self.blocks:
             x = block(x, hidden)
-        answer: Tensor = self.head(x, hidden)[:, 0]
-        return answer
+        outputs: Tensor = self.head(x, hidden)[:, 0]
+        return outputs
 
 
 class TokenBlock(nn.Module):
-    """x += gate MLP(LN(x) (1 + scale) + shift), the LayerNorm with weights of its own; the gate starts closed."""
+    """x += gate MLP(LN(x) (1 + scale) + shift), the LayerNorm with weights of its own; the gate starts at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from torch import Tensor
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
-from maskgen.models.blockwise import Autoregressive, BlockDiffusion, Blockwise, Cached, block_causal, training_mask
+from maskgen.models.blockwise import Autoregressive, BlockDiffusion, Blockwise, Cached
 from maskgen.models.mdlm import MDLM
 from maskgen.samplers import SAMPLERS, MaskedSampler
 from maskgen.samplers.guidance import Guidance
@@ -23,7 +21,6 @@ from maskgen.samplers.masked.order import Confidence, Random
 from maskgen.samplers.masked.remask import Cap
 from maskgen.samplers.masked.unmasking import Bernoulli, One
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 V, L = 5, 11
 VARIANTS: list[dict[str, Any]] = [
     {"block_length": 1},
@@ -55,23 +52,6 @@ def given(n: int = 3, length: int = L) -> tuple[Tensor, Tensor, Tensor]:
 
 
 # What sees what
-
-
-def test_the_training_mask_is_the_published_one() -> None:
-    rows = ["".join(str(int(seen)) for seen in row) for row in training_mask(4, 2)]
-    assert rows == GOLDEN["bd3_mask_n4_b2"]
-
-
-@pytest.mark.parametrize("sizes", GOLDEN["bd3_mask_ones"])
-def test_the_training_mask_has_the_published_number_of_ones(sizes: str) -> None:
-    assert int(training_mask(*map(int, sizes.split("/"))).sum()) == GOLDEN["bd3_mask_ones"][sizes]
-
-
-def test_blocks_of_one_are_causal_and_a_block_of_all_hides_nothing() -> None:
-    assert torch.equal(block_causal(6, 1), torch.ones(6, 6, dtype=torch.bool).tril())
-    assert bool(block_causal(6, 6).all())
-    clean = training_mask(7, 3)[7:]
-    assert torch.equal(clean, torch.cat([torch.zeros(7, 7, dtype=torch.bool), block_causal(7, 3)], 1))
 
 
 @every_variant

@@ -14,7 +14,7 @@ from torch import Tensor
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
-from maskgen.models.mdlm import MDLM, visibility
+from maskgen.models.mdlm import MDLM
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 V, L = 7, 12
@@ -154,7 +154,7 @@ def test_kept_tokens_are_a_text_of_their_own_with_the_places_they_had(variant: d
     logits = subset.gather(network(x_t, t, subset=subset).logits)
     for row, keep in enumerate(subset.keep):
         time = t[row : row + 1]
-        alone = network.hidden(x_t[row : row + 1, keep], time, positions=keep)[0]
+        alone = network.hidden(x_t[row : row + 1, keep], time, positions=keep)
         torch.testing.assert_close(logits[row : row + 1], network.logits(alone, time, None).logits)
 
 
@@ -215,10 +215,6 @@ def test_padding_of_a_document_is_not_seen_in_it() -> None:
     logits = network(x_t, t, valid=valid, documents=DOCUMENTS).logits
     both = torch.where(valid, DOCUMENTS, 9)
     torch.testing.assert_close(logits[valid], network(x_t, t, documents=both).logits[valid])
-
-
-def test_without_padding_and_documents_there_is_nothing_to_hide() -> None:
-    assert visibility(None, None) is None
 
 
 # Precision, rates, sizes

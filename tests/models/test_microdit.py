@@ -15,8 +15,11 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models.microdit import MicroDiT, round_up, spread
 from maskgen.models.trunks import DeferredMasking, MaskDiTMasking, NaiveMasking, NoMasking
-from maskgen.nn.captioned import WideNormAttention
-from maskgen.nn.moe import ExpertChoice, SwiGLU
+from maskgen.nn.layers.mlp import GatedMlp
+from maskgen.nn.layers.moe import ExpertChoice
+from maskgen.nn.mixers.attention import AttentionSettings, QKNorm
+from maskgen.nn.mixers.cross_attention import CrossAttention
+from maskgen.nn.published_blocks import PLAIN
 from maskgen.objectives.denoising import Denoising
 from maskgen.processes import Gaussian
 from maskgen.schedules import LogNormal
@@ -79,8 +82,8 @@ def test_a_token_of_the_published_size_uses_its_active_parameters() -> None:
 
 def test_widths_grow_over_the_depth_as_published() -> None:
     blocks: Any = on_meta().blocks
-    assert [block.attention.inner for block in blocks][:8] == [512, *[640] * 6, 768]
-    assert blocks[-1].attention.inner == 1024
+    assert [block.attention.settings.inner for block in blocks][:8] == [512, *[640] * 6, 768]
+    assert blocks[-1].attention.settings.inner == 1024
     hidden = [
         block.mlp.contract.shape[1] if isinstance(block.mlp, ExpertChoice) else block.mlp.contract.in_features
         for block in blocks
@@ -89,7 +92,7 @@ def test_widths_grow_over_the_depth_as_published() -> None:
     is_mixture = [isinstance(block.mlp, ExpertChoice) for block in blocks]
     assert is_mixture == [at % 2 == 1 and at < 27 for at in range(28)]
     mixer: Any = on_meta().mixer_blocks
-    assert [isinstance(block.mlp, SwiGLU) for block in mixer] == [True, False] * 3
+    assert [isinstance(block.mlp, GatedMlp) for block in mixer] == [True, False] * 3
 
 
 def macs(network: MicroDiT, length: int, keep_ratio: float, n_captions: int = 77) -> float:
@@ -259,7 +262,8 @@ def test_what_writes_to_the_tokens_starts_smaller_with_depth() -> None:
 
 
 def test_queries_and_keys_have_no_scale() -> None:
-    layer, x = WideNormAttention(8, 12, 3).double(), given()[0][..., :1].expand(-1, -1, 8)
+    settings = AttentionSettings(8, 3, head_width=4, qk_norm=QKNorm(PLAIN, over="width"), qkv_bias=False)
+    layer, x = CrossAttention(settings, 8).double(), given()[0][..., :1].expand(-1, -1, 8)
     context = Rng.stream("context").normal((3, 5, 8)).double()
     before = layer(x, context)
     with torch.no_grad():

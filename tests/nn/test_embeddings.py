@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, rotate, rotation_1d, rotation_2d
+from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
+from maskgen.nn.mixers.rotary import rotate, rotation_1d, rotation_2d
 
 
 def test_rotary_products_depend_on_the_distance_only() -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
-from maskgen.nn.attention import attend
-from maskgen.nn.biased import BiasedAttention
-from maskgen.nn.relative import RelativeBias, relative_index
+from maskgen.nn.mixers.attention import attend
+from maskgen.nn.mixers.biased import BiasedAttention
+from maskgen.nn.mixers.relative import RelativeBias, relative_index
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 

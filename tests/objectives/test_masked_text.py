@@ -139,7 +139,7 @@ def test_dropped_tokens_neither_cost_nor_count_nor_are_seen() -> None:
     x_t, t, subset, where = seen[0]
     total = 0.0
     for row, keep in enumerate(subset.keep):
-        hidden = model.hidden(x_t[row : row + 1, keep], t[row : row + 1], positions=keep)[0]
+        hidden = model.hidden(x_t[row : row + 1, keep], t[row : row + 1], positions=keep)
         log_probs = model.logits(hidden, t[row : row + 1], None).log_probs()[0].detach()
         cost = -log_probs[torch.arange(len(keep)), x_0[row, keep]]
         total += float((cost * where[row, keep]).sum() / t[row])

@@ -69,7 +69,7 @@ def test_one_process_has_nothing_to_spread_over(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("policy", "classes", "wrapped"),
     [
-        *((None, None, ["PreNormBlock"]), ("TRANSFORMER_BASED_WRAP", None, ["PreNormBlock"])),
+        *((None, None, ["Block"]), ("TRANSFORMER_BASED_WRAP", None, ["Block"])),
         *(("TRANSFORMER_BASED_WRAP", "LayerNorm", ["LayerNorm"]), ("NO_WRAP", None, None)),
         ("SIZE_BASED_WRAP", None, None),
     ],
@@ -92,5 +92,5 @@ def test_blocks_are_spread_one_by_one_unless_a_rule_is_given(
 def test_a_rule_for_blocks_the_network_has_not_is_refused() -> None:
     state = SimpleNamespace(fsdp_plugin=SimpleNamespace(transformer_cls_names_to_wrap=["Blok"]))
     accelerator: Any = SimpleNamespace(distributed_type=DistributedType.FSDP, state=state)
-    with pytest.raises(UserError, match=r"the network has no Blok .*leave it out for its blocks \(PreNormBlock\)"):
+    with pytest.raises(UserError, match=r"the network has no Blok .*leave it out for its blocks \(Block\)"):
         wrap_blocks(accelerator, build(parse_recipe(tree()), Accelerator(cpu=True)).module)

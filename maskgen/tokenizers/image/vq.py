@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.nn.checkpointing import Block
+from maskgen.nn.checkpointing import Recomputable
 from maskgen.tokenizers.base import TOKENIZERS, ImageTokenizer, Reconstructed
 from maskgen.tokenizers.image.quantise import FSQ, VQ
 
 
-class ResidualBlock(Block):
+class ResidualBlock(Recomputable):
     """x + conv1x1(GELU(conv3x3(GroupNorm(x)))), starting as the identity."""
 
     def __init__(self, width: int) -> None:

@@ -1,0 +1,1 @@
+"""Layers that treat each token alone: norms and feed-forward layers."""

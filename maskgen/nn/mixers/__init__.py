@@ -1,0 +1,1 @@
+"""Token mixers: layers that exchange information between the tokens of a row."""

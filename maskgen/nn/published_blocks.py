@@ -1,0 +1,221 @@
+"""The blocks of published networks as settings of `Block`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from maskgen.nn.block import Block, Cross, Residual
+from maskgen.nn.initialisation import zero
+from maskgen.nn.layers.mlp import GatedMlp, Mlp
+from maskgen.nn.layers.moe import ExpertChoice
+from maskgen.nn.layers.norms import Norm
+from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
+from maskgen.nn.mixers.cross_attention import CrossAttention
+from maskgen.nn.mixers.self_attention import SelfAttention
+
+PLAIN = Norm(has_weight=False, has_bias=False)
+"""The LayerNorm whose weight and bias come from a condition."""
+NO_BIAS = Norm(has_bias=False)
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """Sizes of a block.
+
+    Args:
+        width: D.
+        heads: of self-attention.
+        mlp_ratio: width of the feed-forward layer over D.
+        dropout: of attention weights, attention output and feed-forward output.
+        backend: of attention.
+        qk_norm: RMS-normalised queries and keys of each head.
+    """
+
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    backend: AttentionBackend = "auto"
+    qk_norm: bool = False
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layer."""
+        return int(self.width * self.mlp_ratio)
+
+    def attention(self, has_bias: bool = True) -> AttentionSettings:
+        """Settings of attention over the block's tokens."""
+        return AttentionSettings(
+            self.width,
+            self.heads,
+            dropout=self.dropout,
+            qk_norm=QKNorm() if self.qk_norm else None,
+            qkv_bias=has_bias,
+            out_bias=has_bias,
+            backend=self.backend,
+        )
+
+
+def bert_block(sizes: BlockSizes, eps: float = 1e-12) -> Block:
+    """BERT's: LayerNorm after each branch, tanh GELU (MaskGIT, arXiv 2202.04200)."""
+    mixer = SelfAttention(sizes.attention())
+    mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
+    return Block(sizes.width, mixer, mlp, Residual(Norm(eps=eps), "post"))
+
+
+def vit_block(sizes: BlockSizes, is_modulated: bool = False) -> Block:
+    """ViT's: LayerNorm before each branch (arXiv 2010.11929); with `is_modulated` it has no weights of its own.
+
+    The vectors of the modulation are then given to `Block.forward`.
+    """
+    mixer = SelfAttention(sizes.attention())
+    mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout)
+    return Block(sizes.width, mixer, mlp, Residual(PLAIN if is_modulated else Norm()))
+
+
+def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
+    """DiT's: adaLN-zero from a condition of width C, tanh GELU (arXiv 2212.09748). It starts as the identity."""
+    mixer = SelfAttention(sizes.attention())
+    mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
+    modulation = nn.Linear(cond_width, 6 * sizes.width)
+    return Block(sizes.width, mixer, mlp, Residual(PLAIN, is_fused=True), zero(modulation))
+
+
+def text_block(sizes: BlockSizes, cond_width: int = 0) -> Block:
+    """MDLM's: no bias in attention and norms, tanh GELU (arXiv 2406.07524); adaLN-zero with a `cond_width` above 0."""
+    mixer = SelfAttention(sizes.attention(has_bias=False))
+    mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
+    modulation = zero(nn.Linear(cond_width, 6 * sizes.width)) if cond_width else None
+    return Block(sizes.width, mixer, mlp, Residual(Norm(eps=1e-5, has_bias=False)), modulation)
+
+
+def cross_block(sizes: BlockSizes, memory_width: int, has_self_attention: bool) -> Block:
+    """Cross-attention to a memory, then self-attention (DiffMAE, arXiv 2304.03283) or none (CrossMAE, 2401.14391)."""
+    cross = Cross(CrossAttention(sizes.attention(), memory_width))
+    mixer = SelfAttention(sizes.attention()) if has_self_attention else None
+    return Block(sizes.width, mixer, Mlp(sizes.width, sizes.hidden, sizes.dropout), cross=cross)
+
+
+@dataclass(frozen=True)
+class CaptionedSizes:
+    """Sizes of MicroDiT's block (arXiv 2407.15811).
+
+    Args:
+        width: D.
+        inner: width of queries, keys and values in self-attention.
+        head_width: of a head; divides `inner` and `width`.
+        hidden: width of the feed-forward layer, or of each expert.
+        n_experts, capacity: of an `ExpertChoice`; 0 experts is a dense `GatedMlp`.
+        cond_width: C, width of the condition.
+        has_captions: whether the block attends to captions.
+        init_std: standard deviation of the weights that write to the tokens.
+        backend: of attention.
+    """
+
+    width: int
+    inner: int
+    head_width: int
+    hidden: int
+    n_experts: int
+    capacity: float
+    cond_width: int
+    has_captions: bool
+    init_std: float
+    backend: AttentionBackend
+
+    def attention(self, inner: int) -> AttentionSettings:
+        """Settings of attention with queries of width `inner`; the norms go over all heads, so a head can be silent."""
+        return AttentionSettings(
+            self.width,
+            inner // self.head_width,
+            head_width=self.head_width,
+            qk_norm=QKNorm(PLAIN, over="width"),
+            qkv_bias=False,
+            out_bias=False,
+            backend=self.backend,
+        )
+
+    def mlp(self) -> GatedMlp | ExpertChoice:
+        """The feed-forward layer."""
+        if self.n_experts:
+            return ExpertChoice(self.width, self.hidden, self.n_experts, self.capacity)
+        return GatedMlp(self.width, self.hidden)
+
+
+def captioned_block(sizes: CaptionedSizes) -> Block:
+    """MicroDiT's: adaLN-zero as DiT's, SwiGLU or experts, and cross-attention to captions, not modulated, between.
+
+    The modulation starts at zero: only captions then change the tokens.
+    """
+    mixer = SelfAttention(sizes.attention(sizes.inner), "q_kv")
+    cross = CrossAttention(sizes.attention(sizes.width), sizes.width) if sizes.has_captions else None
+    mlp = sizes.mlp()
+    modulation = zero(nn.Linear(sizes.cond_width, 6 * sizes.width))
+    init_attention(mixer, sizes.init_std)
+    if cross is not None:
+        init_attention(cross, sizes.init_std)
+    mlp.init(sizes.init_std)
+    order = ("attention_norm", "mlp_norm", "attention", "caption_norm", "caption_attention", "mlp")
+    return Block(
+        sizes.width,
+        mixer,
+        mlp,
+        Residual(NO_BIAS, is_fused=True, order=order),
+        modulation,
+        None if cross is None else Cross(cross, "caption_attention", "caption_norm", is_first=False),
+    )
+
+
+def init_attention(layer: SelfAttention | CrossAttention, std: float) -> None:
+    """MicroDiT's start: queries, keys and values normal with standard deviation 0.02, the output with `std`."""
+    for part in (layer.q, layer.kv):
+        assert part is not None, "the layout q_kv"
+        nn.init.normal_(part.weight, std=0.02)
+    nn.init.normal_(layer.out.weight, std=std)
+
+
+@dataclass(frozen=True)
+class ViTSizes:
+    """Sizes of a stack of ViT blocks (arXiv 2010.11929).
+
+    Raises:
+        ValueError: sizes that are not possible.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    backend: AttentionBackend = "auto"
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1 or not self.mlp_ratio > 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
+                f"{self.width}, {self.depth}, {self.heads}, {self.mlp_ratio} and {self.dropout}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got width {self.width} and heads {self.heads}")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> ViTSizes:
+        """The sizes among a network's keys.
+
+        Raises:
+            ValueError: sizes that are not possible.
+        """
+        return cls(*(keys[name] for name in ("width", "depth", "heads", "mlp_ratio", "dropout")))
+
+    @property
+    def block(self) -> BlockSizes:
+        """Sizes of one block."""
+        return BlockSizes(self.width, self.heads, self.mlp_ratio, self.dropout, self.backend)
+
+    def blocks(self) -> nn.ModuleList:
+        """The stack."""
+        return nn.ModuleList(vit_block(self.block) for _ in range(self.depth))
