@@ -106,7 +106,7 @@ class Denoising(Objective):
         draw = _Draw(batch.x_0, noise, self.process.corrupt(batch.x_0, t, noise), t)
         cond = dropped(batch.cond, self.label_dropout, model, rng)
         field = Preconditioned(self.process, model)(draw.x_t, t, cond, subset=subset)
-        target = self.process.answer(draw.x_0, noise, t)
+        target = self.process.output_target(draw.x_0, noise, t)
         error = (field.value.float() - (target if field.subset is None else field.subset.gather(target))).square()
         is_reconstructed = subset is not None and traits_of(model).reconstructs
         if is_reconstructed:
