@@ -129,7 +129,7 @@ class Book:
             *(["class accuracy"] if has_accuracy else []),
             *names,
         ]
-        table = [[*head, "evaluations", "scheduled", "seconds", "n"]]
+        table = [[*head, "NFE", "scheduled NFE", "seconds", "n"]]
         for row in rows:
             others = {entry["name"]: entry for entry in row["others"]}
             accuracy = [] if not has_accuracy else ["-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"]
@@ -155,7 +155,7 @@ class Book:
         return found
 
     def _within_noise(self) -> list[str]:
-        """A line on the rows that cannot be told from the best: less than two standard errors of a difference away."""
+        """A line on the rows less than two standard errors of the difference from the best."""
         rows = self._sorted()
         if not rows or (noise := rows[0]["score"].get("standard_error")) is None:
             return []
@@ -177,8 +177,8 @@ class Book:
         versions = ", ".join(f"{package} {version}" for package, version in entry.versions.items())
         return [
             *self._within_noise(),
-            f"Floors: {floors}. Evaluations and seconds are per sample; scheduled "
-            "evaluations include the steps that unmask no token.",
+            f"Floors: {floors}. NFE (network evaluations) and seconds are per sample; "
+            "scheduled NFE include the steps that unmask no token.",
             f"Protocol {entry.protocol}; resize: {entry.resize}; weights {str(entry.weights)[:12]}; reference "
             f"{entry.reference} (n = {entry.n_reference}); seeds from {self.seed}; {versions}.",
         ]

@@ -113,10 +113,10 @@ def _require_there(*sides: str) -> None:
 
 
 def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place: torch.device) -> Extractor | None:
-    """What images are seen through; None where both sides are statistics already.
+    """The extractor; None where both sides are statistics already.
 
     Raises:
-        UserError: a foreign file and no --protocol, or one of another protocol than a file says.
+        UserError: a foreign file and no --protocol, or another protocol than a file's.
     """
     paths = [local_path(side) for side in (a, b)]
     said = [_protocol_of(path, protocol) for path in paths if is_statistics(path)]
@@ -126,7 +126,7 @@ def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place:
 
 
 def _protocol_of(path: Path, protocol: str | None) -> str | None:
-    """What a statistics file says, None if it is foreign; refused if that is not the one that was asked for."""
+    """Protocol stored in a statistics file, None in one of another package; it must be the given one."""
     identity = identity_in(path)
     if identity is not None:
         if protocol not in (None, identity["protocol"]) and Path(str(protocol)).name != identity["protocol"]:
@@ -142,7 +142,7 @@ def _protocol_of(path: Path, protocol: str | None) -> str | None:
 
 
 def _identity(extractor: Extractor | None, sides: Sequence[str], protocol: str | None) -> Mapping[str, str]:
-    """What a foreign file is taken for: what sees the other side's images, or the other file says."""
+    """Identity assumed for a file of another package: that of the other side."""
     if extractor is not None:
         return extractor.identity
     said = [one for side in sides if (one := identity_in(local_path(side))) is not None]
@@ -155,9 +155,9 @@ def _has_images(path: Path) -> bool:
 
 @dataclass
 class _Sides:
-    """Makes the statistics of either side; `made` and `notes` are what there is to say of it.
+    """Makes the statistics of either side; `made` and `notes` go into the report.
 
-    `identity` is what a foreign file is taken for.
+    `identity` is assumed for files of other packages.
     """
 
     extractor: Extractor | None

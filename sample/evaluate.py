@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -75,16 +75,9 @@ def run(
     place = pick_device(device)
     checkpoint = read_checkpoint(source)
     task = checkpoint.recipe.task
-    if task != "generator" and choices:
-        raise UserError(f"{source} is a {task}: it has no sampler to give {', '.join(choices)} to")
+    _require_options_of(task, source, metrics, num, path, choices)
     if task == "classifier":
-        if path is not None:
-            raise UserError("--output: a classifier has one number and no report; leave it out")
         return f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"
-    if num < 2:
-        raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
-    if task == "tokenizer" and (wrong := [name for name in metrics if name not in ("fidelity", "reconstruction")]):
-        raise UserError(f"--metric {wrong[0]}: {source} is a tokenizer; choose fidelity or reconstruction")
     extractor = pick_extractor(protocol, weights, place)
     require_fit(extractor, checkpoint)
     beside = [name for name in metrics if name in FEATURE_METRICS.names()]
@@ -97,6 +90,22 @@ def run(
     pipeline = ImagePipeline(checkpoint, place)
     arm = arm_of(pipeline, pipeline.with_sampler(**choices), seed, folder)
     return publish(_generator_report(ground, arm, source, num, repeats, tuple(beside)), path)
+
+
+def _require_options_of(
+    task: str, source: str, metrics: Sequence[str], num: int, path: Path | None, choices: Mapping[str, Any]
+) -> None:
+    """Raises:
+    UserError: options that a checkpoint of this task does not have.
+    """
+    if task != "generator" and choices:
+        raise UserError(f"{source} is a {task} and has no sampler; leave out {', '.join(choices)}")
+    if task == "classifier" and path is not None:
+        raise UserError("--output: a classifier has one number and no report; leave it out")
+    if task != "classifier" and num < 2:
+        raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
+    if task == "tokenizer" and (wrong := [name for name in metrics if name not in ("fidelity", "reconstruction")]):
+        raise UserError(f"--metric {wrong[0]}: {source} is a tokenizer; choose fidelity or reconstruction")
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,7 @@ def _tokenizer_report(ground: Ground, tokenizer: ImageTokenizer) -> Report:
 
 @dataclass
 class Cost:
-    """What samples took, summed over batches."""
+    """Cost of the samples, summed over batches."""
 
     n: int = 0
     seconds: float = 0.0
@@ -205,7 +214,7 @@ class Cost:
 def score_samples(
     extractor: Extractor, arm: Arm, num: int, keeps: bool, cost: Cost, seen: Callable[[Draw], None] | None = None
 ) -> Statistics:
-    """The statistics of an arm's first `num` samples, of all processes together; `seen` looks on."""
+    """The statistics of an arm's first `num` samples, of all processes together; `seen` is called with each draw."""
     collector = Collector(extractor, keeps)
     for draw in tqdm(arm.draw(num), "samples", unit="batch", disable=None):
         collector.update(draw.images, draw.labels, draw.first)
@@ -229,7 +238,7 @@ def _over_sets(entries: list[Entry]) -> list[Entry]:
 
 
 def _accuracy(scored: Scored) -> list[Entry]:
-    """Whether the network sees the class that was asked for, in samples and in the reference."""
+    """Share of samples, and of reference images, that the network puts in the class of their label."""
     name = f"class_accuracy[{scored.protocol}]"
     pairs = [("samples", scored.samples, scored.made), (scored.reference.name, scored.reference, {})]
     return [

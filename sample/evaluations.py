@@ -1,4 +1,4 @@
-"""How often a network is asked: counted, and as papers count."""
+"""NFE, the number of function evaluations: counted, and scheduled as papers count it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASKED, SCHEDULED = "evaluations_per_sample", "evaluations_scheduled"
 
 
 class Evaluations:
-    """A denoiser that counts the rows it is asked about; in all else the one it stands for."""
+    """A denoiser that counts the rows it evaluates and passes everything else on."""
 
     def __init__(self, denoiser: Any, count: list[int] | None = None) -> None:
         self._denoiser = denoiser

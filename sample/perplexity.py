@@ -55,24 +55,17 @@ def run(
             "--metric generative-perplexity needs --scorer, the language model that computes it: a text "
             "checkpoint, or a causal model of the hub"
         )
-    if num < 2 or (length is not None and length < 1):
-        raise UserError(f"--num must be at least 2 and --length at least 1, got {num} and {length}")
+    if num < 2:
+        raise UserError(f"--num must be at least 2, got {num}")
     path = check_writable(output, (".json",)) if output else None
     place = pick_device(device)
     reader = _scorer(scorer, seed, place)
     pipeline = TextPipeline(read_checkpoint(source), place)
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
     tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
-    if isinstance(reader, CheckpointScorer) and reader.tokenizer.fingerprint() == pipeline.tokenizer.fingerprint():
-        nats, counts = reader.of_tokens(list(tokens))  # what ends a document has no text of its own
-    else:
-        nats, counts = reader(generator.texts(tokens))
-    if not counts.any():
-        raise UserError(f"the scorer {reader.name} finds no token to score in the samples; raise --length")
-    settings = {"checkpoint": source, **settings_of(generator)}
-    made: dict[str, Any] = {"seed": seed, "sampler": settings}
-    kind = ", bound" if reader.is_bound else ""
-    name = f"generative_perplexity[{reader.name}{kind}, corpus]"
+    nats, counts = _scored(reader, pipeline, generator, tokens)
+    made: dict[str, Any] = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
+    name = f"generative_perplexity[{reader.name}{', bound' * reader.is_bound}, corpus]"
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
     others = [
         *diversity.entries(tokens, made),
@@ -81,6 +74,21 @@ def run(
     ]
     table = publish(Report(score, others=others), path)
     return table + (f"\n{reader.n_cut} of {num} texts were cut at the scorer's context" if reader.n_cut else "")
+
+
+def _scored(reader: Scorer, pipeline: TextPipeline, generator: Generator, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats (N,) of samples and their numbers of scored tokens (N,).
+
+    Raises:
+        UserError: no token to score.
+    """
+    if isinstance(reader, CheckpointScorer) and reader.tokenizer.fingerprint() == pipeline.tokenizer.fingerprint():
+        nats, counts = reader.of_tokens(list(tokens))  # the end of a document has no text of its own
+    else:
+        nats, counts = reader(generator.texts(tokens))
+    if not counts.any():
+        raise UserError(f"the scorer {reader.name} finds no token to score in the samples; raise --length")
+    return nats, counts
 
 
 def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:

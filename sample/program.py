@@ -1,4 +1,4 @@
-"""`maskgen sample` and `maskgen evaluate`: from a checkpoint of either kind to what was asked of it."""
+"""`maskgen sample` and `maskgen evaluate`: from a checkpoint of either kind to samples or scores."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ tags: [maskgen, {recipe.task}]
 {info.get("summary", recipe.summary)}
 
 * task: {recipe.task}; {_kind(checkpoint)}
-* made by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
+* trained by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
 * trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {"rows" if recipe.is_text else "images"} in \
 {_time(info)} on {info.get("device", "?")} (maskgen {info.get("maskgen", "?")}, torch {info.get("torch", "?")})
 
@@ -33,7 +33,7 @@ tags: [maskgen, {recipe.task}]
 
 
 def _time(info: Mapping[str, Any]) -> str:
-    processor = f" ({info['cpu_seconds']:,.0f} processor seconds)" if "cpu_seconds" in info else ""
+    processor = f" ({info['cpu_seconds']:,.0f} CPU seconds)" if "cpu_seconds" in info else ""
     return f"{info.get('seconds', 0) / 60:.0f} minutes{processor}"
 
 

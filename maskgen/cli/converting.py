@@ -5,14 +5,19 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT, CONVERTERS, EXPORTERS, Name, registered
-from maskgen.cli.options import program, say
+from maskgen.cli.options import listing, program, say
 from maskgen.cli.tables import table
 from maskgen.core import catalogue
 
 
 @click.command()
 @click.argument("source", nargs=-1, metavar="FILE")
-@click.option("--layout", type=Name("layout", registered(CONVERTERS)), metavar="NAME", help="Default: recognised.")
+@click.option(
+    "--layout",
+    type=Name("layout", registered(CONVERTERS)),
+    metavar="NAME",
+    help="A name from --list. Default: recognised.",
+)
 @click.option("--output", metavar="DIR", help="Directory of the new checkpoint.")
 @click.option(
     "--weights", type=click.Choice(["ema", "model"]), help="Which weights to take from a file that holds both."
@@ -43,12 +48,13 @@ def convert(
 @click.argument("directory")
 @click.option(
     "--format", "format_", type=Name("format", registered(EXPORTERS)), default="maskgen", show_default=True,
-    metavar="NAME", help="What to write; see --list.",
+    metavar="NAME", help="What to write, a name from --list-formats.",
 )  # fmt: skip
 @click.option(
     "--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Type of the weights."
 )
 @click.option("--summary", metavar="TEXT", help="One line for the model card.")
+@listing("list-formats", EXPORTERS)
 @click.option(
     "--report", metavar="FILE.json", help="Scores for the model card, written by `maskgen evaluate --output`."
 )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
 
 from maskgen.cli.names import SAMPLER
+from maskgen.cli.tables import table
+from maskgen.core import catalogue
 from maskgen.core.errors import UserError
 from maskgen.core.terminal import printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -82,3 +86,23 @@ def listed(kind: Callable[[str], Any]) -> Callable[[Any, Any, str | None], tuple
             raise click.BadParameter(f"{text!r} is not a list such as {option.metavar}") from None
 
     return split
+
+
+def listing(title: str, *homes: str) -> Callable[[Command], Command]:
+    """An option that prints the entries of registries and exits."""
+
+    def show(context: click.Context, _: Any, is_wanted: bool) -> None:
+        if is_wanted and not context.resilient_parsing:
+            entries = [entry for home in homes for entry in catalogue.entries(home).values()]
+            rows = [(f"{one.name}{':MODEL' * ('model' in one.parameters)}", one.summary) for one in entries]
+            say(table(sorted(rows)))
+            context.exit()
+
+    return click.option(
+        f"--{title}",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help=f"{title.replace('-', ' ').capitalize()} and exit.",
+    )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from maskgen.cli.names import CHECKPOINT, FEATURE_METRICS, METRICS, PROTOCOLS, Name, protocol_names, registered
-from maskgen.cli.options import DEVICE, choices, program, sampling, say
-from maskgen.cli.tables import table
-from maskgen.core import catalogue
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from maskgen.cli.options import DEVICE, choices, listing, program, sampling, say
 
 PROTOCOL = click.option(
     "--protocol",
@@ -33,26 +28,6 @@ BESIDE = click.option(
     help="Metric to compute beside the Fréchet distance, a name from --list-metrics; may be repeated.",
 )
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first sample.")
-
-
-def listing(title: str, *homes: str) -> Callable[[Command], Command]:
-    """An option that prints the entries of registries and exits."""
-
-    def show(context: click.Context, _: Any, is_wanted: bool) -> None:
-        if is_wanted and not context.resilient_parsing:
-            entries = [entry for home in homes for entry in catalogue.entries(home).values()]
-            rows = [(f"{one.name}{':MODEL' * ('model' in one.parameters)}", one.summary) for one in entries]
-            say(table(sorted(rows)))
-            context.exit()
-
-    return click.option(
-        f"--{title}",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=show,
-        help=f"{title.replace('-', ' ').capitalize()} and exit.",
-    )
 
 
 LIST_METRICS = listing("list-metrics", METRICS, FEATURE_METRICS)

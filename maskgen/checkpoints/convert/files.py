@@ -35,8 +35,8 @@ def read_state(path: Path, weights: Weights | None = None) -> dict[str, Tensor]:
     """The tensors of a .pt, .pth or .safetensors file by their names, prefixes of wrappers stripped.
 
     Args:
-        weights: which of the two a training checkpoint holds is wanted: the average, or the weights it was stepped
-            with; None where the file has one set only.
+        weights: `ema` for the average in a training checkpoint, `model` for the last weights; None where the file has
+            one set only.
 
     Raises:
         UserError: no such file, one with more than tensors and settings, or a choice missing or impossible.

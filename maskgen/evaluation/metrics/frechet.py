@@ -102,7 +102,7 @@ class Moments:
 
     @classmethod
     def from_covariance(cls, mean: Tensor, cov: Tensor) -> Moments:
-        """A mean (D,) and a covariance (D, D) of nobody knows how many samples: good for a distance, not for merging.
+        """A mean (D,) and a covariance (D, D) of an unknown number of samples, which cannot be merged.
 
         Raises:
             ValueError: as `from_state`.

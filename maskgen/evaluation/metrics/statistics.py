@@ -1,4 +1,4 @@
-"""What is kept of a set of images seen through an extractor: moments, merged exactly over batches and processes."""
+"""Feature statistics of a set of images: moments, merged exactly over batches and processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Statistics:
         n: images; None where a file does not say.
         format: of the images' files.
         digest: SHA-256 of the images; of a foreign file, of its mean and covariance.
-        features, logits: of every image, (N, D) and (N, K), if they were asked for.
+        features, logits: of every image, (N, D) and (N, K), if they were kept.
         floor: distance of one half of the images to the other, and the images in a half.
         n_labelled, n_right: for each class, images that had that label and those of them that were put there.
     """
@@ -68,10 +68,10 @@ class Statistics:
 
 
 class Collector:
-    """Takes in images batch by batch; holds all features only if told to.
+    """Accumulates the statistics of images batch by batch.
 
     Args:
-        extractor: what they are seen through; labels are counted if it has classes.
+        extractor: computes the features; labels are counted if it has classes.
         keeps: whether features and logits of every image are kept.
     """
 
@@ -115,7 +115,7 @@ class Collector:
         self._n_right += torch.bincount(labels[is_right], minlength=n_classes)
 
     def result(self, name: str, format: str = "", digest: str = "") -> Statistics:
-        """Of all images of all processes so far; every process must ask for it at once."""
+        """Of all images of all processes so far; all processes must call it together."""
         even, odd = (_merge_ranks(half) for half in self._halves)
         moments = even.merge(odd)
         kept = _joined(self._kept) if self.keeps else {}

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
-    """As `collect`, from `$MASKGEN_CACHE` if these very images were seen through this very network before."""
+    """As `collect`, from `$MASKGEN_CACHE` if they were computed before."""
     facts = [images.digest(), extractor.identity, {**packages(), **extractor.versions}, keeps]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     file = default_cache_dir() / f"statistics-{key}.npz"
@@ -78,7 +78,7 @@ def is_statistics(path: Path) -> bool:
 
 
 def identity_in(path: Path) -> dict[str, str] | None:
-    """Of which extractor a statistics file says it is; None if it is another package's.
+    """Identity of the extractor stored in a statistics file; None in a file of another package.
 
     Raises:
         UserError: damaged.
@@ -95,7 +95,7 @@ def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name:
         name: of the set, the file's by default.
 
     Raises:
-        UserError: damaged, or neither it nor the caller says of which protocol it is.
+        UserError: damaged, or its protocol is neither stored nor given.
     """
     arrays = {key: torch.from_numpy(value) for key, value in read_npz(path, _ARRAYS).items()}
     try:

@@ -1,4 +1,4 @@
-"""Images -> pooled features of a generator's network, made once and kept on disk."""
+"""Images -> pooled features of a generator's network, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Encoder:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) as they are, (B, C H W): what features must be better than."""
+    """Images (B, C, H, W) as they are, (B, C H W): the baseline."""
     return images.flatten(1)
 
 
@@ -65,7 +65,7 @@ PIXELS = Encoder("raw pixels", {"network": "pixels"}, pixels)
 def features_of(
     images: ImageSet, encoder: Encoder, progress: Any = iter, batch_size: int = BATCH, cache_dir: Path | None = None
 ) -> Tensor:
-    """Features (N, D) float32 of a set of images, from `$MASKGEN_CACHE` if these very images were seen so before.
+    """Features (N, D) float32 of a set of images, from `$MASKGEN_CACHE` if they were computed before.
 
     `progress` may wrap the batches in a bar.
 
