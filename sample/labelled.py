@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.predictions import NULL
+from maskgen.core.yaml_reader import YamlError, read_yaml
 from maskgen.data.base import DATASETS, ImageSource, SplitName
 from maskgen.data.image.sets import SplitSet
 
@@ -33,8 +32,8 @@ def open_data(name: str, image_shape: tuple[int, int, int]) -> ImageSource:
         spec = {"type": "folder", "path": name, "size": image_shape[1], "channels": image_shape[0]}
     else:
         try:
-            spec = yaml.safe_load(name)
-        except yaml.YAMLError:
+            spec = read_yaml(name)
+        except YamlError:
             raise UserError(f"--data {name!r} is neither a folder, a data set's name nor YAML") from None
     found = DATASETS.build(spec, "--data")
     if not isinstance(found, ImageSource):

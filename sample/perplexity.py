@@ -55,22 +55,22 @@ def run(
             "--metric generative-perplexity needs --scorer, the language model that computes it: a text "
             "checkpoint, or a causal model of the hub"
         )
-    if num < 2:
-        raise UserError(f"--num must be at least 2, got {num}")
+    if num < 2 or (length is not None and length < 1):
+        raise UserError(f"--num must be at least 2 and --length at least 1, got {num} and {length}")
     path = check_writable(output, (".json",)) if output else None
     place = pick_device(device)
     reader = _scorer(scorer, seed, place)
     pipeline = TextPipeline(read_checkpoint(source), place)
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
     tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
+    cost = {ASKED: n_evaluations, "seconds_per_sample": seconds}
     nats, counts = _scored(reader, pipeline, generator, tokens)
     made: dict[str, Any] = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
     name = f"generative_perplexity[{reader.name}{', bound' * reader.is_bound}, corpus]"
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
     others = [
         *diversity.entries(tokens, made),
-        Entry(ASKED, "samples", n_evaluations / num, num, **made),
-        Entry("seconds_per_sample", "samples", seconds / num, num, **made),
+        *(Entry(key, "samples", value / num, num, **made) for key, value in cost.items()),
     ]
     table = publish(Report(score, others=others), path)
     return table + (f"\n{reader.n_cut} of {num} texts were cut at the scorer's context" if reader.n_cut else "")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maskgen.checkpoints.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
 from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError, is_out_of_memory
-from maskgen.core.files import NO_SPACE, write_json
+from maskgen.core.files import NO_SPACE, obey_umask, write_json
 from maskgen.core.version import __version__
 from maskgen.data.base import DataError, ImageSource
 from maskgen.data.loader import CounterSampler, batches
@@ -127,9 +127,8 @@ class Run:
         kind = "rows of text" if self.recipe.is_text else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
         self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
-        for line in self.parts.source.report():
+        for line in (*self.parts.source.report(), brief(self.cost)):
             self.log.say(line)
-        self.log.say(brief(self.cost))
         self.context.status.write("running", self.loop.step)
 
     def _explained(self, error: Exception) -> Exception:
@@ -156,6 +155,7 @@ class Run:
         pairs = enumerate(self.loop.rows)
         rows = {f"{name}.{micro}": x for micro, pair in pairs for name, x in zip(("x_0", "labels"), pair, strict=True)}
         save_file({key: value.cpu().contiguous() for key, value in rows.items()}, file)
+        obey_umask(file)
         return f"the last batch is in {file.name}"
 
     def _last(self) -> str:

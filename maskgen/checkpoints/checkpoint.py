@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,8 +30,10 @@ from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.errors import closest
-from maskgen.core.files import local_path
+from maskgen.core.files import MOST_JSON, local_path, obey_umask, read_json, read_regular
 from maskgen.core.hub import download, is_hub_id
+from maskgen.core.terminal import printable
+from maskgen.core.yaml_reader import read_yaml
 from maskgen.models import change_grid
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere
@@ -58,7 +59,7 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.info["classes"])
+        return tuple(printable(str(name)) for name in self.info["classes"])
 
     @property
     def length(self) -> int:
@@ -116,18 +117,18 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         if not (path / name).is_file():
             raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
     try:
-        info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        info = read_json(path / INFO)
         verify_seal(path / INFO, info)
         if RECIPE in info["files"]:
             verify(path / RECIPE, info["files"][RECIPE])
-        recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
+        recipe = parse_recipe(read_yaml(read_regular(path / RECIPE, MOST_JSON).decode()))
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
         _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
         _ = recipe.captions and checkpoint.caption_shape
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
 
@@ -240,7 +241,7 @@ def write_checkpoint(
         free_space(temporary, sum(value.nbytes for values in tensors.values() for value in values.values()))
         for name, values in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
-            (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
+            obey_umask(temporary / name)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
         if recipe.is_text and not (temporary / TOKENIZER).is_file():

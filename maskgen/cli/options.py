@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 from maskgen.cli.names import SAMPLER
 from maskgen.cli.tables import table
 from maskgen.core import catalogue
 from maskgen.core.errors import UserError
 from maskgen.core.terminal import printable
+from maskgen.core.yaml_reader import YamlError, read_yaml
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,9 +68,9 @@ def choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
         if key in {option.name for option in command.params}:
             raise UserError(f"{key} is an option of its own: --{key.replace('_', '-')} {text}")
         try:
-            chosen[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: the value {text!r} is not YAML") from None
+            chosen[key] = read_yaml(text)
+        except YamlError as error:
+            raise UserError(f"{key}: the value {text!r} is not YAML: {error}") from None
     return chosen
 
 

@@ -19,6 +19,9 @@ from maskgen.core.terminal import printable
 from maskgen.data.base import DataError
 
 WHOLE = 2**28
+CONTENT = "content-"
+"""What a fingerprint of contents begins with; earlier versions counted times of change."""
+
 BLOCK = 2**13
 BLOCKS = 4
 _CHUNK = 500

@@ -53,7 +53,17 @@ class Pipeline(ABC):
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
         self.generator = self._make(checkpoint, device)
+        if self.generator.guidance.scale != 1 and not self._can_be_guided():
+            # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
+            self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
         self.to(device, dtype)
+
+    def _can_be_guided(self) -> bool:
+        try:
+            self._check_guidance()
+        except UserError:
+            return False
+        return True
 
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator: ...
@@ -278,11 +288,11 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
+        return {**asdict(sampler), "evaluations": sampler.nfe, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
     if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
-        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.evaluations}
+        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 

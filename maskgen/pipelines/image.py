@@ -64,7 +64,8 @@ class ImagePipeline(Pipeline):
         self.classes = checkpoint.classes
         recipe = checkpoint.recipe
         sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-        return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
+        process, schedule = recipe.field_process(), recipe.masking_schedule()
+        return Generator(network, tokenizer, sampler, guidance, device, process=process, schedule=schedule)
 
     @property
     def class_names(self) -> ClassNames:

@@ -17,8 +17,9 @@ from maskgen.objectives import OBJECTIVES
 from maskgen.processes import PROCESSES
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
+from maskgen.recipes.overrides import apply_overrides
 from maskgen.recipes.schema import GuidanceSettings, Recipe
-from maskgen.recipes.tree import RecipeError, override, put, read_tree
+from maskgen.recipes.tree import RecipeError, put, read_tree
 from maskgen.tokenizers import TOKENIZERS
 
 
@@ -27,7 +28,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[
 
     Args:
         source: a name of `maskgen recipes` (its last part alone where unique), a YAML file, or a recipe.
-        overrides: `["train.steps=500"]`, values read as YAML, or `{"train.steps": 500}`.
+        overrides: `["train.steps=500"]`, see `recipes.overrides`, or `{"train.steps": 500}`.
 
     Raises:
         RecipeError: no such recipe, unreadable YAML, unknown key, wrong type or impossible value.
@@ -37,8 +38,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[
         for key, value in overrides.items():
             put(tree, key, value)
     else:
-        for change in overrides:
-            override(tree, change)
+        apply_overrides(tree, overrides)
     return parse_recipe(tree)
 
 

@@ -15,11 +15,12 @@ from maskgen.data.base import DATASETS, ImageSource, TextSource
 from maskgen.data.image.captions import CaptionSettings
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
-from maskgen.processes import PROCESSES, Gaussian, Process
+from maskgen.processes import PROCESSES, Absorbing, Gaussian, Process
 from maskgen.recipes.budget import TrainSettings
 from maskgen.recipes.tree import RecipeError
 from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS, FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance, Ramp
+from maskgen.schedules import Schedule
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
@@ -36,6 +37,7 @@ class GuidanceSettings(BaseModel):
     ramp: Ramp = "constant"
     power: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
+    channels: int = 0
 
 
 class Recipe(BaseModel):
@@ -66,10 +68,14 @@ class Recipe(BaseModel):
         return "classifier" if self.tokenizer is None else "generator"
 
     @property
+    def data_entry(self) -> type[ImageSource | TextSource]:
+        """The class of the data, with its declared traits."""
+        return cast(type[ImageSource | TextSource], DATASETS.get(DATASETS.check(self.data, "data")[0]))
+
+    @property
     def is_text(self) -> bool:
         """Whether the data are text, not images."""
-        entry = DATASETS.get(DATASETS.check(self.data, "data")[0])
-        return inspect.isclass(entry) and issubclass(entry, TextSource)
+        return self.data_entry.kind == "text"
 
     @property
     def is_continuous(self) -> bool:
@@ -146,6 +152,11 @@ class Recipe(BaseModel):
     def field_process(self) -> Gaussian | None:
         """The Gaussian process, None where tokens are masked."""
         return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
+
+    def masking_schedule(self) -> Schedule | None:
+        """The schedule that tokens are masked by in training, None if there is none."""
+        process = None if self.is_gaussian else self.build_process(0)
+        return process.schedule if isinstance(process, Absorbing) else None
 
     def build_objective(self, layout: TokenLayout | int = 0) -> Objective:
         """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""

@@ -6,10 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from maskgen.core.errors import UserError, closest
-from maskgen.core.files import local_path
+from maskgen.core.files import local_path, read_regular
+from maskgen.core.yaml_reader import MOST_CHARACTERS, YamlError, read_yaml
 from maskgen.recipes.shipped import recipe_names, recipe_text
 
 
@@ -34,7 +33,7 @@ def _find(source: str) -> tuple[str, str]:
     path = local_path(source)
     if source.endswith((".yaml", ".yml")) or path.is_file():
         try:
-            return source, path.read_text(encoding="utf-8")
+            return source, read_regular(path, 4 * MOST_CHARACTERS).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read recipe {source}: {getattr(error, 'strerror', None) or error}") from None
     names = recipe_names()
@@ -49,9 +48,9 @@ def _find(source: str) -> tuple[str, str]:
 
 def _parse_yaml(where: str, text: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+        tree = read_yaml(text)
+    except YamlError as error:
+        raise RecipeError(f"{where} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys")
     return tree
@@ -72,18 +71,6 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 def _is_same_part(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     is_trained = "from" in old or "from" in new
     return not is_trained and new.get("type", old.get("type")) == old.get("type")
-
-
-def override(tree: dict[str, Any], change: str) -> None:
-    """Apply one `a.b.c=value`; the value is read as YAML."""
-    key, separator, text = change.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"an override is key=value, got {change!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"{key}: the value {text!r} is not YAML") from None
-    put(tree, key, value)
 
 
 def put(tree: dict[str, Any], key: str, value: object) -> None:

@@ -38,10 +38,12 @@ class ImageTokenizer(nn.Module, Tokenizer):
     """Images (B, C, H, W) in [0, 1] <-> tokens, rows first: (B, L) int64 in 0..vocab_size - 1, or (B, L, D) float.
 
     A final class sets `vocab_size`, or `token_width` D and a `vocab_size` of 0, and `grid` (h, w), L = h w.
+    A continuous token has `patch_area` numbers per channel, channels first.
     """
 
     vocab_size: int
     token_width: int = 0
+    patch_area: int = 1
     grid: tuple[int, int]
 
     @property

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
@@ -17,6 +16,7 @@ from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
 from maskgen.checkpoints.convert.files import Weights, read_state
 from maskgen.core.errors import UserError, unknown
 from maskgen.core.files import local_path
+from maskgen.core.yaml_reader import read_yaml
 from maskgen.models import MODELS
 from maskgen.recipes.load import load_recipe, parse_recipe
 
@@ -42,7 +42,7 @@ def run(file: str, output: str, layout: str | None = None, weights: Weights | No
     n_classes = len(tensors["labels.weight"]) - converter.n_null
     _check(spec, tensors, side, n_classes)
     _check_tokenizer(converter, spec, tensors, file)
-    recipe = parse_recipe(yaml.safe_load(load_recipe(converter.recipe(spec)).dump()) | {"model": spec})
+    recipe = parse_recipe(read_yaml(load_recipe(converter.recipe(spec)).dump()) | {"model": spec})
     info: dict[str, Any] = {
         "step": 0, "classes": [str(label) for label in range(n_classes)],
         "image_shape": (3, *(side * converter.pixels,) * 2), "seconds": 0.0,

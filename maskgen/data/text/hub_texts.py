@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from maskgen.core.errors import DiskFull, first_line
 from maskgen.core.files import is_disk_full, local_path
 from maskgen.data.base import DATASETS, DataError, TextSource, require_columns
-from maskgen.data.content import folder_digest
+from maskgen.data.content import CONTENT, folder_digest
 
 
 @DATASETS.register("hub_text")
@@ -32,6 +32,8 @@ class HubText(TextSource):
         n_documents: use the first so many documents of the training split only.
         length, stride, validation_fraction, test_fraction: see `TextSource`; test_fraction is not used with test_split.
     """
+
+    locations: ClassVar[tuple[str, ...]] = ("name",)
 
     def __init__(
         self,
@@ -78,7 +80,8 @@ class HubText(TextSource):
         known = (self.name, self.config, self.revision) if self.streaming else self._rows(part)._fingerprint
         if self.folder.is_dir():
             known = (folder_digest(self.folder), self.config)
-        return hashlib.sha256(repr((known, part, places, self.column)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((known, part, places, self.column)).encode()).hexdigest()
+        return CONTENT + digest if self.folder.is_dir() else digest
 
     def report(self) -> list[str]:
         lines = super().report()
