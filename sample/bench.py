@@ -111,7 +111,7 @@ class _Bench:
     @classmethod
     def of(cls, source: str, extractor: Extractor, sweep: Sweep, device: torch.device) -> _Bench:
         checkpoint = read_checkpoint(source)
-        if checkpoint.recipe.is_text:
+        if checkpoint.recipe.kind == "text":
             raise UserError(f"{source} writes text; bench fid is for images")
         pipeline = ImagePipeline(checkpoint, device)
         require_fit(extractor, checkpoint)

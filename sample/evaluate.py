@@ -263,7 +263,7 @@ class Restored(SplitSet):
         with torch.no_grad():
             tokens = self.tokenizer.encode(to_float(images).to(self.device))
             restored = to_uint8(self.tokenizer.decode(tokens)).cpu()
-        if not self.tokenizer.is_continuous:
+        if self.tokenizer.has_discrete_tokens:
             self.use.update(tokens)
         self.signal.update(restored, images)
         return list(restored)
@@ -277,7 +277,7 @@ def reconstruct(tokenizer: ImageTokenizer, ground: Ground) -> tuple[Statistics, 
     images = Restored(tokenizer, ground.test)
     found = collect(images, ground.extractor, progress=progress_bar("reconstructions"))
     scores = images.signal.scores()
-    if not tokenizer.is_continuous:
+    if tokenizer.has_discrete_tokens:
         scores |= {"codes_used": images.use.share_used, "code_perplexity": images.use.perplexity}
     return found, [Entry(name, "tokenizer reconstructions", value, len(images)) for name, value in scores.items()]
 

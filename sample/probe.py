@@ -105,8 +105,10 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         UserError: it is no generator of images, or its network offers no features.
     """
     recipe = checkpoint.recipe
-    if recipe.is_text or recipe.task != "generator":
-        raise UserError(f"{source} is a {'text generator' if recipe.is_text else recipe.task}; probe one of images")
+    if recipe.kind == "text" or recipe.task != "generator":
+        raise UserError(
+            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
+        )
     network, tokenizer = load_model(checkpoint)
     assert tokenizer is not None
     if not traits_of(network).has_features:

@@ -55,7 +55,7 @@ def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> 
     Raises:
         UserError: a checkpoint, metric or option that cannot be used.
     """
-    kind: Kind = "text" if read_checkpoint(source).recipe.is_text else "image"
+    kind: Kind = "text" if read_checkpoint(source).recipe.kind == "text" else "image"
     groups = _grouped(tuple(dict.fromkeys(metrics)) or (_default(kind),))
     for group, names in groups.items():
         if not metric_of(group).is_for(kind):

@@ -62,7 +62,7 @@ class Run:
         """Train to the end; the last checkpoint.
 
         Raises:
-            Stopped: a signal asked for an end; everything is saved.
+            Stopped: a signal ended the run; everything is saved.
             Diverged, OutOfMemory, DiskFull: training cannot go on; the last checkpoint is whole.
         """
         settings, accelerator = self.recipe.train, self.loop.accelerator
@@ -124,7 +124,7 @@ class Run:
     def _introduce(self) -> None:
         self.cost = self._cost()
         self.peak = matmul_peak(self.loop.accelerator.device)
-        kind = "rows of text" if self.recipe.is_text else "images"
+        kind = "rows of text" if self.recipe.kind == "text" else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
         self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
         for line in (*self.parts.source.report(), brief(self.cost)):
@@ -272,7 +272,7 @@ class Run:
         if not is_sharded(self.loop.accelerator):
             return self.loop.ema.applied()
         checkpoint = read_checkpoint(self.directory / f"checkpoint-{step}")
-        loaded = load_text_model(checkpoint)[0] if self.recipe.is_text else load_model(checkpoint)[0]
+        loaded = load_text_model(checkpoint)[0] if self.recipe.kind == "text" else load_model(checkpoint)[0]
         return nullcontext(loaded.to(self.loop.accelerator.device))
 
     def _save(self, step: int, scores: dict[str, float]) -> None:

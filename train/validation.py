@@ -59,7 +59,7 @@ class Validator:
             sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
             process, schedule = recipe.field_process(), recipe.masking_schedule()
             generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process, schedule)
-            if recipe.is_text:
+            if recipe.kind == "text":
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
                 captions = parts.captions

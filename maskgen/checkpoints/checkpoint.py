@@ -124,7 +124,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         recipe = parse_recipe(read_yaml(read_regular(path / RECIPE, MOST_JSON).decode()))
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
-        _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+        _ = checkpoint.length if recipe.kind == "text" else checkpoint.image_shape
         _ = recipe.captions and checkpoint.caption_shape
     except CheckpointError:
         raise
@@ -142,13 +142,15 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
         CheckpointError: see `Checkpoint.tensors`; also a text generator, or weights that do not fit the recipe.
     """
     recipe = checkpoint.recipe
-    if recipe.is_text:
+    if recipe.kind == "text":
         raise CheckpointError(f"{checkpoint.path} is a text generator; this needs one of images")
     shape = checkpoint.image_shape
     if recipe.task == "tokenizer":
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
     built_for = tuple(checkpoint.info.get("built_for", shape))
     derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # it holds the hashes of the tokenizer's other files
+        verify(checkpoint.path / own, checkpoint.info["files"][own])
     if recipe.captions is not None:
         derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
@@ -167,7 +169,7 @@ def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
     Raises:
         CheckpointError: see `load_model`; also a checkpoint of another kind.
     """
-    if not checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind != "text":
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
     tokenizer = checkpoint.text_tokenizer()
     return _filled(anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
@@ -181,11 +183,16 @@ def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
+    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    if unusable:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
+        )
     return network.eval().requires_grad_(False)
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
-    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or one built anew.
+    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or a new one.
 
     Raises:
         CheckpointError: it cannot be loaded, needs training, or was trained for images of another shape.
@@ -244,7 +251,7 @@ def write_checkpoint(
             obey_umask(temporary / name)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
-        if recipe.is_text and not (temporary / TOKENIZER).is_file():
+        if recipe.kind == "text" and not (temporary / TOKENIZER).is_file():
             raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", str(path / TOKENIZER))
         whole = sealed({**info, "files": stamps(temporary, without=INFO)})
         (temporary / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
@@ -263,7 +270,7 @@ def write_checkpoint(
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     tensors = checkpoint.tensors()
-    if checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind == "text":
         verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
     if dtype is not None:
         tensors = _cast(tensors, dtype)
@@ -281,7 +288,7 @@ def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
 def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
     """Put a generator's tokenizer into `target`, unless the zoo has it: the one in `home`, or that the recipe names."""
     source = recipe.tokenizer_source
-    if recipe.is_text:
+    if recipe.kind == "text":
         if home is not None:
             shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
     elif recipe.task == "generator" and source is not None and source not in zoo_names():

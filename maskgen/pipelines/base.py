@@ -114,7 +114,8 @@ class Pipeline(ABC):
 
     def __repr__(self) -> str:
         sampler, scale = self.generator.effective_sampler(), self.guidance.scale
-        kind = sampler.solver if isinstance(sampler, FieldSampler) else type(sampler.order).__name__.lower()
+        spec = None if self._recipe is None else _spec(self._recipe.sampler)
+        kind = type(sampler).__name__ if spec is None else spec["type"]
         guided = f", guidance {scale:g}" if scale != 1 else ""
         where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
         return (

@@ -92,7 +92,7 @@ class Generator:
 
     def _masked(self, n: int, length: int, known: Tensor | None) -> Tensor:
         """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float for continuous tokens."""
-        if isinstance(self.tokenizer, ImageTokenizer) and self.tokenizer.is_continuous:
+        if isinstance(self.tokenizer, ImageTokenizer) and not self.tokenizer.has_discrete_tokens:
             if known is not None:
                 return put_masks(known, is_mask(known, 0), 0)
             return torch.full((n, length, self.tokenizer.token_width), torch.nan, device=self.device)

@@ -86,7 +86,7 @@ class ImagePipeline(Pipeline):
             UserError: also a checkpoint whose predictions are not tokens.
         """
         objective = self.checkpoint.recipe.build_objective(self.generator.tokenizer.vocab_size)
-        if not getattr(objective, "makes_tokens", True):
+        if not objective.makes_tokens:
             raise UserError(
                 f"{self.checkpoint.path} predicts normalised patches, which cannot be turned into images; train with "
                 "objective.normalise=false"
@@ -97,7 +97,7 @@ class ImagePipeline(Pipeline):
         recipe = self.checkpoint.recipe
         if not self.classes and recipe.captions is None:
             raise UserError("guidance needs a condition: this checkpoint is unconditional; use 1")
-        if getattr(recipe.build_objective(self.generator.tokenizer.vocab_size), "label_dropout", 1) == 0:
+        if recipe.build_objective(self.generator.tokenizer.vocab_size).label_dropout == 0:
             raise UserError("guidance needs a checkpoint trained with objective.label_dropout above 0; use 1")
         if self.classes and not traits_of(self.model).has_null_label:
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")

@@ -47,6 +47,9 @@ class Gaussian(Process):
         steps: T, times are i/T, i = 1 ... T, and the network's time input is i - 1 (DDPM); 0 is continuous time.
     """
 
+    is_field = True
+    default_sampler = "dpm"
+
     def __init__(
         self,
         schedule: Schedule = Betas(),

@@ -105,7 +105,7 @@ class Likelihood:
 
     def _bits_per(self, name: str, size: int | None) -> float:
         if size is None:
-            raise ValueError(f"{name} of the corpus is not known; dataclasses.replace(likelihood, {name}=...) tells it")
+            raise ValueError(f"{name} of the corpus is unknown; set it by dataclasses.replace(likelihood, {name}=...)")
         return self.nats / LN_2 / size
 
     def _error(self, slope: float) -> float | None:

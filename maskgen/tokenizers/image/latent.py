@@ -107,6 +107,7 @@ class KLTokenizer(_DiffusersTokenizer):
         patch: side of a patch, in latents (DiT: 2).
     """
 
+    has_discrete_tokens = False
     vocab_size = 0
 
     def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1) -> None:
