@@ -23,9 +23,9 @@ from maskgen.pipelines.text import TextPipeline
 from maskgen.recipes.shipped import INFO, zoo_names
 
 from . import diversity
-from .evaluations import ASKED, Evaluations
 from .likelihood import schedule_of
 from .metric import METRICS, metric
+from .nfe import NFE, CountedDenoiser
 from .pictures import check_writable
 
 BATCH = 32
@@ -63,7 +63,7 @@ def run(
     pipeline = TextPipeline(read_checkpoint(source), place)
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
     tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
-    cost = {ASKED: n_evaluations, "seconds_per_sample": seconds}
+    cost = {NFE: n_evaluations, "seconds_per_sample": seconds}
     nats, counts = _scored(reader, pipeline, generator, tokens)
     made: dict[str, Any] = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
     name = f"generative_perplexity[{reader.name}{', bound' * reader.is_bound}, corpus]"
@@ -92,8 +92,8 @@ def _scored(reader: Scorer, pipeline: TextPipeline, generator: Generator, tokens
 
 
 def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:
-    """Tokens (N, L), the seconds they took, and the rows the network evaluated."""
-    counted = Evaluations(generator.denoiser)
+    """Tokens (N, L), the seconds they took, and the number of rows that the network was evaluated on."""
+    counted = CountedDenoiser(generator.denoiser)
     began, parts = time.perf_counter(), []
     with tqdm(total=num, desc="samples", unit="text", disable=None) as bar:
         for part in pipeline.draw(replace(generator, denoiser=counted), num, seed=seed, batch_size=BATCH):
