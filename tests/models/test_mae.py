@@ -112,7 +112,7 @@ def test_masked_patches_of_a_cross_decoder_do_not_look_at_each_other() -> None:
     for name, is_independent in (("cross", True), ("cross_self", False)):
         network = mae(decoder=DECODERS[name])
         visible = TokenSubset.of(~is_masked[:1])
-        one = network(x_t[:1], t[:1], asked=TokenSubset(torch.tensor([[5]]), 16), subset=visible).value
+        one = network(x_t[:1], t[:1], targets=TokenSubset(torch.tensor([[5]]), 16), subset=visible).value
         assert torch.allclose(one, answer(network, x_t[:1])[5:6], atol=1e-5) is is_independent
 
 

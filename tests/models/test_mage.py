@@ -159,7 +159,7 @@ def test_views_are_compared_by_vectors_of_both_and_the_answer_is_unchanged() -> 
     torch.testing.assert_close(paired.logits, plain.logits)
     assert paired.vectors.shape == (2, 3, 4)
     torch.testing.assert_close(paired.vectors[0], paired.vectors[1])
-    with pytest.raises(ValueError, match=r"model.projection 0 has no vectors to compare"):
+    with pytest.raises(ValueError, match=r"model.projection 0 has no vectors for a contrastive loss"):
         build(projection=0)(x_t, t, view=(x_t, None))
 
 

@@ -143,7 +143,7 @@ def test_a_tied_head_reads_the_embedding_of_codes_only() -> None:
         ({"norm": "post"}, "norm post goes with condition token"),
         ({"norm": "post", "condition": "token", "qk_norm": True}, "without qk_norm"),
         ({"has_null_label": False}, "has_null_label false goes with condition token"),
-        ({"heads": 3}, "multiple of heads, both positive, got width 8 and heads 3"),
+        ({"heads": 3}, "multiple of heads, got width 8 and heads 3"),
         ({"heads": 4, "positions": "rotary"}, "multiple of 4, got 2"),
     ],
 )

@@ -226,7 +226,7 @@ def test_captions_matter_and_none_is_zeros_of_any_length() -> None:
 
 def test_a_network_of_captions_asks_for_them() -> None:
     x_t, t, cond = given()
-    with pytest.raises(ValueError, match="takes captions, the condition has none"):
+    with pytest.raises(ValueError, match="needs captions, the condition has none"):
         build(caption_width=C)(x_t, t, Condition(cond.labels))
 
 
