@@ -21,7 +21,7 @@ from tqdm import tqdm
 from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.core.devices import is_first_rank, pick_device, sum_over_ranks
 from maskgen.core.errors import UserError
-from maskgen.core.files import atomic, require_writable
+from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.data.image.grid import grid
 from maskgen.evaluation.metrics.statistics import cached
@@ -73,7 +73,7 @@ def run(
     Raises:
         UserError: a checkpoint, sampler, protocol or output that cannot be used, or a report of another measure.
     """
-    folder, place = Path(output).expanduser(), pick_device(device)
+    folder, place = local_path(output), pick_device(device)
     require_writable(folder, output)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         Accelerator(cpu=place.type == "cpu")  # the processes find each other
@@ -110,7 +110,7 @@ class _Bench:
     @classmethod
     def of(cls, source: str, extractor: Extractor, sweep: Sweep, device: torch.device) -> _Bench:
         checkpoint = read_checkpoint(source)
-        if checkpoint.recipe.is_text:
+        if checkpoint.recipe.kind == "text":
             raise UserError(f"{source} writes text; bench fid is for images")
         pipeline = ImagePipeline(checkpoint, device)
         require_fit(extractor, checkpoint)

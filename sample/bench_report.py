@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.core.errors import UserError
-from maskgen.core.files import atomic, require_writable
+from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.evaluation.report import MEASURE, Entry, differences, number, plain
 
 from .bench_plots import plots
@@ -173,7 +173,7 @@ def merge(directories: Sequence[str], output: str | None = None) -> str:
     Raises:
         UserError: no report in a directory, reports that do not compare, or an output that cannot be written.
     """
-    folders = [Path(directory).expanduser() for directory in directories]
+    folders = [local_path(directory) for directory in directories]
     books = [Book.read(folder) for folder in folders]
     whole = Book(books[0].num, books[0].seed, books[0].floor)
     for folder, book in zip(folders, books, strict=True):
@@ -182,7 +182,7 @@ def merge(directories: Sequence[str], output: str | None = None) -> str:
             whole.rows |= book.rows
             whole.floor = book.floor
     if output is not None:
-        _write_merged(whole, folders, Path(output).expanduser(), output)
+        _write_merged(whole, folders, local_path(output), output)
     return whole.markdown()
 
 

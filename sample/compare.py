@@ -13,6 +13,7 @@ from tqdm import tqdm
 from maskgen.checkpoints.checkpoint import newest_in, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.hub import is_hub_id
 from maskgen.data.image.archives import ARRAYS, NpzSet
 from maskgen.data.image.opening import open_images
@@ -100,7 +101,7 @@ def _require_there(*sides: str) -> None:
     UserError: a side that is neither a statistics file, a checkpoint nor a set of images.
     """
     for side in sides:
-        if not is_statistics(Path(side).expanduser()) and not is_checkpoint(side):
+        if not is_statistics(local_path(side)) and not is_checkpoint(side):
             open_images(side)
 
 
@@ -110,7 +111,7 @@ def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place:
     Raises:
         UserError: a foreign file and no --protocol, or one of another protocol than a file says.
     """
-    paths = [Path(side).expanduser() for side in (a, b)]
+    paths = [local_path(side) for side in (a, b)]
     said = [_protocol_of(path, protocol) for path in paths if is_statistics(path)]
     if all(is_statistics(path) for path in paths) and not _has_images(paths[0]):
         return None
@@ -139,7 +140,7 @@ def _identity(extractor: Extractor | None, sides: Sequence[str], protocol: str |
     """What a foreign file is taken for: what sees the other side's images, or the other file says."""
     if extractor is not None:
         return extractor.identity
-    said = [one for side in sides if (one := identity_in(Path(side).expanduser())) is not None]
+    said = [one for side in sides if (one := identity_in(local_path(side))) is not None]
     return said[0] if said else {"protocol": str(protocol)}
 
 
@@ -166,7 +167,7 @@ class _Sides:
         self.notes: list[str] = []
 
     def statistics(self, source: str) -> Statistics:
-        path = Path(source).expanduser()
+        path = local_path(source)
         if is_statistics(path):
             return self._from_file(path, source)
         assert self.extractor is not None
@@ -201,7 +202,7 @@ class _Sides:
 
 def is_checkpoint(source: str) -> bool:
     """Whether a name is one of the zoo, of a checkpoint or run directory, or a hub id."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     is_local = path.is_dir() and ((path / INFO).is_file() or newest_in(path) is not None)
     return source in zoo_names() or is_local or (is_hub_id(source) and ":" not in source)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.core.files import require_writable
+from maskgen.core.files import local_path, require_writable
 from maskgen.core.pixels import to_float, to_uint8
 from maskgen.data.base import ImageSource, ImageSplit
 from maskgen.data.image.sets import SplitSet
@@ -227,7 +227,7 @@ class Restored(SplitSet):
         with torch.no_grad():
             tokens = self.tokenizer.encode(to_float(images).to(self.device))
             restored = to_uint8(self.tokenizer.decode(tokens)).cpu()
-        if not self.tokenizer.is_continuous:
+        if self.tokenizer.has_discrete_tokens:
             self.use.update(tokens)
         self.signal.update(restored, images)
         return list(restored)
@@ -241,7 +241,7 @@ def reconstruct(tokenizer: ImageTokenizer, ground: Ground) -> tuple[Statistics, 
     images = Restored(tokenizer, ground.test)
     found = collect(images, ground.extractor, progress=progress_bar("reconstructions"))
     scores = images.signal.scores()
-    if not tokenizer.is_continuous:
+    if tokenizer.has_discrete_tokens:
         scores |= {"codes_used": images.use.share_used, "code_perplexity": images.use.perplexity}
     return found, [Entry(name, "tokenizer reconstructions", value, len(images)) for name, value in scores.items()]
 
@@ -250,7 +250,7 @@ def _output(output: str | None) -> tuple[Path | None, Path | None]:
     """The report's file, and the folder for samples if a folder was given."""
     if output is None or Path(output).suffix == ".json":
         return (check_writable(output, (".json",)) if output else None), None
-    folder = Path(output).expanduser()
+    folder = local_path(output)
     if folder.suffix or folder.is_file():
         raise UserError(f"cannot write {output!r}: give a folder or a .json file")
     require_writable(folder, output)

@@ -11,6 +11,7 @@ import torch
 from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import copy_for_use, read_checkpoint
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -28,7 +29,7 @@ def run(
     Raises:
         UserError: no such checkpoint, an unreadable report, or the directory is in use.
     """
-    path = Path(directory).expanduser()
+    path = local_path(directory)
     if path.exists() and (path.is_file() or any(path.iterdir())):
         raise UserError(f"{directory} is not an empty directory; choose another one")
     checkpoint = read_checkpoint(source)

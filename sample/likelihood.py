@@ -44,7 +44,7 @@ def run(
     if checkpoint.recipe.task != "generator":
         raise UserError(f"{source} is a {checkpoint.recipe.task}: it has no likelihood")
     place = pick_device(device)
-    score = _score_text if checkpoint.recipe.is_text else _score_images
+    score = _score_text if checkpoint.recipe.kind == "text" else _score_images
     found, of = score(checkpoint, split, strata, Rng.stream(seed), place)
     entries = [replace(entry, seed=seed) for entry in found.entries(of)]
     return publish(Report(entries[0], others=entries[1:]), path)

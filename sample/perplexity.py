@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from maskgen.checkpoints.checkpoint import CheckpointError, load_text_model, newest_in, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.text_quality import CausalLMScorer, CheckpointScorer, Scorer, generative_perplexity
 from maskgen.evaluation.report import Entry, Report, publish
@@ -92,7 +92,7 @@ def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> 
 
 def _scorer(name: str, seed: int, device: torch.device) -> Scorer:
     """A checkpoint of this package if there is one of that name, else a causal model of Hugging Face."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     is_ours = name in zoo_names() or (path / INFO).is_file() or newest_in(path) is not None
     try:
         checkpoint = read_checkpoint(name)

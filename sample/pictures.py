@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskgen.core.errors import UserError
-from maskgen.core.files import require_writable
+from maskgen.core.files import local_path, require_writable
 from maskgen.evaluation.report import require_no_bench
 
 
@@ -15,7 +15,7 @@ def check_writable(name: str, endings: tuple[str, ...]) -> Path:
     Raises:
         UserError: another ending, a directory without write permission, or a folder that holds pictures.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.suffix.lower() not in endings:
         shown = ", ".join(ending or "none for a folder" for ending in endings)
         raise UserError(f"cannot write {name!r}: the ending must be one of: {shown}")

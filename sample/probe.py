@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.core.files import write_json
+from maskgen.core.files import local_path, write_json
 from maskgen.core.predictions import NULL
 from maskgen.core.traits import network_of, traits_of
 from maskgen.core.version import __version__
+from maskgen.core.yaml_reader import YamlError, read_yaml
 from maskgen.data.base import DATASETS, ImageSource, ImageSplit, SplitName
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image.sets import SplitSet
@@ -105,8 +105,10 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         UserError: it is no generator of images, or its network offers no features.
     """
     recipe = checkpoint.recipe
-    if recipe.is_text or recipe.task != "generator":
-        raise UserError(f"{source} is a {'text generator' if recipe.is_text else recipe.task}; probe one of images")
+    if recipe.kind == "text" or recipe.task != "generator":
+        raise UserError(
+            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
+        )
     network, tokenizer = load_model(checkpoint)
     assert tokenizer is not None
     if not traits_of(network).has_features:
@@ -302,12 +304,12 @@ def open_data(name: str, image_shape: tuple[int, int, int]) -> ImageSource:
         UserError: unknown, text, or missing.
     """
     spec: Any
-    if Path(name).expanduser().is_dir():
+    if local_path(name).is_dir():
         spec = {"type": "folder", "path": name, "size": image_shape[1], "channels": image_shape[0]}
     else:
         try:
-            spec = yaml.safe_load(name)
-        except yaml.YAMLError:
+            spec = read_yaml(name)
+        except YamlError:
             raise UserError(f"--data {name!r} is neither a folder, a data set's name nor YAML") from None
     found = DATASETS.build(spec, "--data")
     if not isinstance(found, ImageSource):

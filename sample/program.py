@@ -55,7 +55,7 @@ def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> 
     Raises:
         UserError: a checkpoint, metric or option that cannot be used.
     """
-    is_text = read_checkpoint(source).recipe.is_text
+    is_text = read_checkpoint(source).recipe.kind == "text"
     wanted = tuple(dict.fromkeys(metrics)) or (("likelihood",) if is_text else ("fidelity",))
     groups: dict[str, list[str]] = {}
     for name in wanted:

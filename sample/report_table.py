@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.evaluation.report import Entry, differences, number
 
 from .bench_report import FILE, merge
@@ -18,7 +19,7 @@ def run(sources: Sequence[str], output: str | None = None) -> str:
     Raises:
         UserError: reports that cannot be read or do not compare, or of both kinds.
     """
-    found = [(source, read_entries(_file(Path(source).expanduser()))) for source in sources]
+    found = [(source, read_entries(_file(local_path(source)))) for source in sources]
     scores = [(source, entries) for source, entries in found if entries is not None]
     if not scores:
         return merge(sources, output)

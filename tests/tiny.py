@@ -98,7 +98,7 @@ def generator_checkpoint(path: Path, base: dict[str, Any] = GENERATOR, **changes
     recipe = parse_recipe(tree(base, **changes))
     tokenizer = recipe.build_tokenizer(SHAPE)
     network = recipe.build_model(n_classes=len(CLASSES), image_shape=SHAPE, **tokenizer.sizes())
-    if recipe.is_continuous:  # it would answer zero
+    if not recipe.has_discrete_tokens:  # it would answer zero
         rng = Rng.stream("weights")
         for parameter in network.parameters():
             parameter.data += 0.1 * rng.normal(parameter.shape)

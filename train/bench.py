@@ -13,7 +13,7 @@ from typing import Any
 
 from maskgen.checkpoints.checkpoint import checkpoints_in
 from maskgen.core.errors import UserError
-from maskgen.core.files import read_json, require_writable, write_json
+from maskgen.core.files import local_path, read_json, require_writable, write_json
 from maskgen.recipes.budget import plan
 from maskgen.recipes.load import load_recipe
 
@@ -48,33 +48,31 @@ def run(
         raise UserError(f"--minutes must be above 0 and finite, got {minutes}")
     name = experiment or "budget"
     definition = read_experiment(file, name).with_num(num)
-    names, home = definition.chosen(arms), Path(output or f"runs/bench-{name}").expanduser()
+    names, home = definition.chosen(arms), local_path(output or f"runs/bench-{name}")
     require_writable(home, str(home))
     trained = list(dict.fromkeys(map(definition.training_of, names)))
     budget, common = 60 * (minutes or definition.minutes), (*definition.overrides, *overrides)
+    along = definition.evaluate.along if definition.evaluate else 0
     pieces = [
-        Training(
-            one,
-            definition.arms[one],
-            seed,
-            common,
-            definition.evaluate.along if definition.evaluate else 0,
-            budget,
-            home,
-        )
+        Training(one, definition.arms[one], seed, common, along, budget, home)
         for seed in range(seeds or definition.seeds)
         for one in trained
     ]
-    n_jobs = jobs or definition.jobs
-    threads = 1 if n_jobs > 1 else None
     arms_of = {one: [name for name in names if definition.training_of(name) == one] for one in trained}
     scorings = [[Scored(definition, name, piece) for name in arms_of[piece.name]] for piece in pieces]
-    with ThreadPoolExecutor(n_jobs) as pool:
-        steps = dict(zip(trained, pool.map(lambda piece: piece.plan(threads), pieces[: len(trained)]), strict=True))
-        list(pool.map(lambda piece, scored: _go(piece, scored, steps[piece.name], threads), pieces, scorings))
+    _run_all(pieces, scorings, len(trained), jobs or definition.jobs)
     found = {(one.name, one.training.seed): one.result() for scored in scorings for one in scored}
     rows = [found[name, seed] for seed in range(seeds or definition.seeds) for name in names]
     return write_reports(home, definition.summary, rows)
+
+
+def _run_all(pieces: Sequence[Training], scorings: Sequence[Sequence[Scored]], n_arms: int, n_jobs: int) -> None:
+    """Train and score all pieces, `n_jobs` at a time; the first `n_arms` pieces are one of each trained arm."""
+    threads = 1 if n_jobs > 1 else None
+    with ThreadPoolExecutor(n_jobs) as pool:
+        plans = pool.map(lambda piece: piece.plan(threads), pieces[:n_arms])
+        steps = {piece.name: plan for piece, plan in zip(pieces, plans, strict=False)}
+        list(pool.map(lambda piece, scored: _go(piece, scored, steps[piece.name], threads), pieces, scorings))
 
 
 def _go(training: Training, scored: Sequence[Scored], steps: int | Exception, threads: int | None) -> None:

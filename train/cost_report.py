@@ -1,4 +1,4 @@
-"""`maskgen cost`: what a recipe takes, told before a step is trained and without touching its data."""
+"""`maskgen cost`: cost of a training, computed before it starts and without its data."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _subjects(recipe: Recipe, assumed: Assumed) -> dict[int | None, Subject]:
 
 
 def _subject(recipe: Recipe, assumed: Assumed) -> Subject:
-    if recipe.is_text:
+    if recipe.kind == "text":
         tokenizer: Any = Unseen(assumed.vocab_size) if assumed.vocab_size else _text_tokenizer(recipe)
         return subject(recipe, tokenizer, length=recipe.row_length())
     tokenizer = _image_tokenizer(recipe, assumed) if recipe.task == "generator" else None

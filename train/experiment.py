@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.registry import explain
+from maskgen.core.yaml_reader import YamlError, read_yaml
 from maskgen.recipes.shipped import experiment_names, recipe_text
 
 NOT_OF_SAMPLES = ("likelihood", "probe")
@@ -209,11 +210,11 @@ def read_experiment(file: str | None = None, name: str = "budget") -> Experiment
     if file is None and name not in experiment_names():
         raise UserError(f"--experiment {name}: unknown; choose from {', '.join(experiment_names())}, or give --file")
     try:
-        text = recipe_text(f"bench/{name}") if file is None else Path(file).expanduser().read_text(encoding="utf-8")
-        return Experiment.model_validate(yaml.safe_load(text))
+        text = recipe_text(f"bench/{name}") if file is None else local_path(file).read_text(encoding="utf-8")
+        return Experiment.model_validate(read_yaml(text))
     except ValidationError as error:
         raise UserError("\n".join(_explained(error))) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise UserError(f"--file {file} cannot be read: {' '.join(str(error).split())}") from None
 
 

@@ -56,7 +56,7 @@ class Parts:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What samples can be asked for: the classes of the data, none for a network with `condition: none`."""
+        """Classes that can be sampled: those of the data, none for a network with `condition: none`."""
         if not isinstance(self.source, ImageSource):
             return ()
         traits = traits_of(self.module)
@@ -65,7 +65,7 @@ class Parts:
         return self.source.classes
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must know of the data."""
+        """Facts of the data that a checkpoint stores."""
         if isinstance(self.source, ImageSource):
             shapes: dict[str, Any] = {"image_shape": list(self.source.image_shape)}
             if self.built_for is not None and self.built_for != self.source.image_shape:
@@ -78,7 +78,7 @@ class Parts:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What tells these training rows from others."""
+        """Identity of the training rows: their number and fingerprint."""
         if isinstance(self.source, ImageSource):
             fingerprint = self.source.split("train").fingerprint()
         else:
@@ -88,7 +88,7 @@ class Parts:
 
 def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
     """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
-    if recipe.is_text:
+    if recipe.kind == "text":
         return _build_text(recipe, accelerator, directory)
     source = recipe.build_data()
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
@@ -146,9 +146,9 @@ def check_grids(parts: Parts, recipe: Recipe) -> None:
     Raises:
         UserError: it cannot.
     """
-    wanted = {phase.resolution for phase in recipe.train.phases} - {None}
-    if wanted and isinstance(parts.tokenizer, ImageTokenizer):
-        for resolution in sorted(filter(None, wanted)):
+    resolutions = {phase.resolution for phase in recipe.train.phases} - {None}
+    if resolutions and isinstance(parts.tokenizer, ImageTokenizer):
+        for resolution in sorted(filter(None, resolutions)):
             change_grid(parts.module, load_tokenizer(recipe, recipe.at(resolution).image_shape()).grid)
         change_grid(parts.module, parts.tokenizer.grid)
 
@@ -166,7 +166,7 @@ def _tokens(
             options["has_flips"] = recipe.train.flip
             splits = (needed_split(recipe, source, name) for name in SPLITS)
             train, test = (latent_data(split, tokenizer, **options) if len(split) else split for split in splits)
-        elif tokenizer.is_continuous:  # it takes no time
+        elif not tokenizer.has_discrete_tokens:  # it takes no time
             train, test = (needed_split(recipe, source, name) for name in SPLITS)
         else:
             train = tokens = token_data(to_encode(recipe, source, "train"), tokenizer, **options)
@@ -242,7 +242,7 @@ def _to_batch(
     has_labels, is_flipped = bool(source.classes), recipe.train.flip
 
     def to_x_0(rows: Tensor, rng: Rng) -> Tensor:
-        if tokenizer is not None and not tokenizer.is_continuous:
+        if tokenizer is not None and tokenizer.has_discrete_tokens:
             return rows
         if isinstance(tokenizer, KLTokenizer):
             views = (rng.fork("flip").uniform(rows.shape[:1], device=device) * rows.shape[1]).long()

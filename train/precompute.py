@@ -9,7 +9,7 @@ from typing import Any
 from maskgen.checkpoints.checkpoint import load_tokenizer
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.data.base import ImageSplit
+from maskgen.data.base import ImageSource, ImageSplit
 from maskgen.data.cache import default_cache_dir, token_data
 from maskgen.data.image.latents import latent_data
 from maskgen.data.shards import PartSplit
@@ -47,17 +47,26 @@ def run(
         raise UserError(f"{source} is a {recipe.task}: it trains on the data themselves; nothing is precomputed")
     if part is not None and part >= parts:
         raise UserError(f"--part {part} must be below --parts {parts}: parts count from 0")
-    if recipe.is_text:
+    if recipe.kind == "text":
         return _text(recipe)
     if parts > 1 and part is None and processes > 1:
         _side_by_side(source, overrides, parts, processes, device)
     image_source = recipe.build_data()
     tokenizer = load_tokenizer(recipe, image_source.image_shape)
-    if tokenizer.is_continuous and not isinstance(tokenizer, KLTokenizer):
+    if not tokenizer.has_discrete_tokens and not isinstance(tokenizer, KLTokenizer):
         raise UserError(f"{source}: its tokens take no time to make, so they are not kept; nothing to do")
+    counts = _encode_splits(recipe, image_source, tokenizer, device, part, parts)
+    what = "all" if part is None else f"part {part} of {parts}"
+    return f"{what} of {' and '.join(counts)} images is in {default_cache_dir()}"
+
+
+def _encode_splits(
+    recipe: Recipe, source: ImageSource, tokenizer: ImageTokenizer, device: str, part: int | None, parts: int
+) -> list[str]:
+    """Encode both splits, or a part of each; the number of images of each."""
     counts = []
     for name in SPLITS:
-        split = to_encode(recipe, image_source, name)
+        split = to_encode(recipe, source, name)
         counts.append(f"{len(split):,} {name}")
         if not len(split):  # held-out images that no validation needs
             continue
@@ -65,8 +74,7 @@ def run(
             _data(recipe, PartSplit(split, part, parts), tokenizer, device)
         else:
             _whole(recipe, split, tokenizer, device, parts)
-    what = "all" if part is None else f"part {part} of {parts}"
-    return f"{what} of {' and '.join(counts)} images is in {default_cache_dir()}"
+    return counts
 
 
 def _whole(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, parts: int) -> None:

@@ -18,7 +18,7 @@ from maskgen.checkpoints.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_t
 from maskgen.core.console import surviving_output
 from maskgen.core.devices import pick_device, pick_precision
 from maskgen.core.errors import OutOfMemory, is_out_of_memory
-from maskgen.core.files import require_writable
+from maskgen.core.files import local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.core.rng import fold
 from maskgen.nn.checkpointing import recompute
@@ -32,7 +32,7 @@ from .ema import Ema
 from .failures import forget_failures, share_failure
 from .loop import Loop
 from .optim import build_optimizer
-from .parts import at_resolution, build, check_grids
+from .parts import Parts, at_resolution, build, check_grids
 from .run import Run, RunContext
 from .sharding import fsdp_plugin, gather_for, require_supported, wrap_blocks
 from .signals import Signals, Stopped
@@ -65,20 +65,9 @@ def run(
     """
     clock, recipe = Clock(), load_recipe(recipe_source, overrides)
     name = "recipe" if isinstance(recipe_source, Recipe) else str(recipe_source)
-    directory = Path(output or f"runs/{Path(name).stem}").expanduser()
+    directory = local_path(output or f"runs/{Path(name).stem}")
     require_writable(directory, str(directory))
-    place = pick_device(device)
-    patience = InitProcessGroupKwargs(
-        timeout=timedelta(hours=6)
-    )  # the others wait while one process encodes the data set
-    plugin = fsdp_plugin()
-    accelerator = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision=pick_precision(recipe.train.precision, place),
-        kwargs_handlers=[patience],
-        fsdp_plugin=plugin,
-    )
-    require_supported(accelerator, recipe, plugin)
+    accelerator = _accelerator(recipe, device)
     is_main = accelerator.is_main_process
     about = {"command": shlex.join(["maskgen", "train", name, *_shown(overrides)]), "commit": _commit()}
     with surviving_output(), Signals() as signals, RunLock(directory) if is_main else nullcontext():
@@ -89,6 +78,20 @@ def run(
         status = Status(directory, name, recipe.train.steps, is_main=is_main)
         with _recorded(status, accelerator):
             return _built(recipe, directory, start, accelerator, RunContext(signals, status, about, clock)).go()
+
+
+def _accelerator(recipe: Recipe, device: str) -> Accelerator:
+    """Device, precision and processes of a run."""
+    place, plugin = pick_device(device), fsdp_plugin()
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # processes wait while one encodes the data set
+    accelerator = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision=pick_precision(recipe.train.precision, place),
+        kwargs_handlers=[patience],
+        fsdp_plugin=plugin,
+    )
+    require_supported(accelerator, recipe, plugin)
+    return accelerator
 
 
 def _shown(overrides: Sequence[str] | Mapping[str, object]) -> list[str]:
@@ -137,6 +140,16 @@ def _built(
         if accelerator.is_main_process:
             check_data(start, parts)
             warn_of_threads(start)
+    loop = _loop(recipe, parts, start, accelerator)
+    info: Mapping[str, Any] = {} if start is None else start.info
+    context.clock.count_on(spent_until(directory, info))
+    run = Run(recipe, parts, loop, directory, context, images_seen(start))
+    run.means.load(info.get("means", {}), accelerator)
+    return run
+
+
+def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: Accelerator) -> Loop:
+    """The training loop at the step of a checkpoint, with its weights and optimizer state."""
     if recipe.train.gradient_checkpointing:
         recompute(parts.module)
     optimizer = build_optimizer(parts.module, recipe.train)
@@ -149,7 +162,7 @@ def _built(
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)
     info: Mapping[str, Any] = {} if start is None else start.info
-    loop = Loop(
+    return Loop(
         model=model,
         objective=parts.objective,
         optimizer=prepared,
@@ -163,10 +176,6 @@ def _built(
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
     )
-    context.clock.count_on(spent_until(directory, info))
-    run = Run(recipe, parts, loop, directory, context, images_seen(start))
-    run.means.load(info.get("means", {}), accelerator)
-    return run
 
 
 def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
@@ -178,7 +187,7 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
             (directory / TOKENIZER).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # the tokenizer of that name may change while the run goes on
-    elif recipe.is_text:  # the run directory may hold nothing but the checkpoint
+    elif recipe.kind == "text":  # the run directory may hold nothing but the checkpoint
         start.text_tokenizer().save(directory / TOKENIZER)
 
 

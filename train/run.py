@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maskgen.checkpoints.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
 from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError, is_out_of_memory
-from maskgen.core.files import NO_SPACE, write_json
+from maskgen.core.files import NO_SPACE, obey_umask, write_json
 from maskgen.core.version import __version__
 from maskgen.data.base import DataError, ImageSource
 from maskgen.data.loader import CounterSampler, batches
@@ -62,7 +62,7 @@ class Run:
         """Train to the end; the last checkpoint.
 
         Raises:
-            Stopped: a signal asked for an end; everything is saved.
+            Stopped: a signal ended the run; everything is saved.
             Diverged, OutOfMemory, DiskFull: training cannot go on; the last checkpoint is whole.
         """
         settings, accelerator = self.recipe.train, self.loop.accelerator
@@ -124,12 +124,11 @@ class Run:
     def _introduce(self) -> None:
         self.cost = self._cost()
         self.peak = matmul_peak(self.loop.accelerator.device)
-        kind = "rows of text" if self.recipe.is_text else "images"
+        kind = "rows of text" if self.recipe.kind == "text" else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
         self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
-        for line in self.parts.source.report():
+        for line in (*self.parts.source.report(), brief(self.cost)):
             self.log.say(line)
-        self.log.say(brief(self.cost))
         self.context.status.write("running", self.loop.step)
 
     def _explained(self, error: Exception) -> Exception:
@@ -156,6 +155,7 @@ class Run:
         pairs = enumerate(self.loop.rows)
         rows = {f"{name}.{micro}": x for micro, pair in pairs for name, x in zip(("x_0", "labels"), pair, strict=True)}
         save_file({key: value.cpu().contiguous() for key, value in rows.items()}, file)
+        obey_umask(file)
         return f"the last batch is in {file.name}"
 
     def _last(self) -> str:
@@ -272,7 +272,7 @@ class Run:
         if not is_sharded(self.loop.accelerator):
             return self.loop.ema.applied()
         checkpoint = read_checkpoint(self.directory / f"checkpoint-{step}")
-        loaded = load_text_model(checkpoint)[0] if self.recipe.is_text else load_model(checkpoint)[0]
+        loaded = load_text_model(checkpoint)[0] if self.recipe.kind == "text" else load_model(checkpoint)[0]
         return nullcontext(loaded.to(self.loop.accelerator.device))
 
     def _save(self, step: int, scores: dict[str, float]) -> None:

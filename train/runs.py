@@ -11,6 +11,7 @@ from maskgen.checkpoints.checkpoint import checkpoints_in, newest_in
 from maskgen.core import lock
 from maskgen.core.console import plain
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 
 from . import status
 from .clock import OVERHEAD
@@ -24,7 +25,7 @@ def run(directory: str) -> str:
     Raises:
         UserError: no such directory.
     """
-    root = Path(directory).expanduser()
+    root = local_path(directory)
     if not root.is_dir():
         raise UserError(f"no directory {directory}; give one that holds runs (`maskgen train --output DIR` makes them)")
     homes = sorted(_with_status(root) | _without_status(root))

@@ -14,6 +14,7 @@ from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, newest_i
 from maskgen.core.devices import from_first_rank
 from maskgen.core.errors import UserError
 from maskgen.core.files import read_json
+from maskgen.data.content import CONTENT
 from maskgen.recipes.budget import TrainSettings, images_before, plan
 from maskgen.recipes.schema import Recipe
 
@@ -23,9 +24,6 @@ from .state import newest_whole, set_aside
 FRESH, REFUSED = -1, -2
 Resume = bool | Literal["auto"]
 """Whether a run continues from its newest checkpoint; `auto` does if there is one."""
-
-LOCATIONS = frozenset({"path"})
-"""Keys of `data` that may change at a resume: rows and fingerprint identify the data, wherever they are."""
 
 
 def find_start(directory: Path, recipe: Recipe, resume: Resume, accelerator: Accelerator) -> Checkpoint | None:
@@ -85,9 +83,10 @@ def _require_same(checkpoint: Checkpoint, recipe: Recipe) -> None:
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     }
-    refused = [text for key, text in changes.items() if not _may_change(key)]
+    kept = [key for key in changes if not _may_change(key, recipe)]
+    refused = [changes[key] for key in kept]
     if refused:
-        parts = ", ".join(dict.fromkeys(_part_of(key) for key in changes if not _may_change(key)))
+        parts = ", ".join(dict.fromkeys(map(_part_of, kept)))
         raise UserError(
             f"{checkpoint.path} was trained with another {parts} ({'; '.join(refused)}); resume with the same, or "
             "start a new run in another --output"
@@ -106,11 +105,14 @@ def _flat(tree: object, path: str = "") -> dict[str, object]:
     return {} if tree is None else {name: tree}
 
 
-def _may_change(key: str) -> bool:
-    """Whether a resumed run may change a key: how it trains and samples, but not the optimizer, whose state is kept."""
+def _may_change(key: str, recipe: Recipe) -> bool:
+    """Whether a resumed run may change a key: how it trains and samples, but not the optimizer, whose state is kept.
+
+    Where the data lie may change: rows and fingerprint identify them.
+    """
     part, _, rest = key.partition(".")
     if part == "data":
-        return rest in LOCATIONS
+        return rest in recipe.data_entry.locations
     return part in ("train", "summary", "sampler", "guidance") and key != "train.optimizer"
 
 
@@ -132,9 +134,17 @@ def check_data(start: Checkpoint, parts: Parts) -> None:
     if before is None or before == now:
         return
     rows = f"{before['rows']:,} rows then, {now['rows']:,} now" if before["rows"] != now["rows"] else "as many rows"
+    is_of_times = now["fingerprint"].startswith(CONTENT) and not before["fingerprint"].startswith(CONTENT)
+    if is_of_times and before["rows"] == now["rows"]:
+        print(
+            f"{start.path.name} is of an earlier version that identified files by their times; of its data only the "
+            "number of rows was compared",
+            file=sys.stderr,
+        )
+        return
     raise UserError(
-        f"{start.path} was trained on other data ({rows}): resume with the same (files count with their size and time "
-        "of change; cp -a and rsync -a keep it), or start anew in another --output"
+        f"{start.path} was trained on other data ({rows}): resume with the same (names, sizes and contents count, not "
+        "where the files lie or when they changed), or start a new run in another --output"
     )
 
 

@@ -57,9 +57,9 @@ class Validator:
             assert parts.tokenizer is not None
             length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
             sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-            process = recipe.field_process()
-            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process)
-            if recipe.is_text:
+            process, schedule = recipe.field_process(), recipe.masking_schedule()
+            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process, schedule)
+            if recipe.kind == "text":
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
                 captions = parts.captions

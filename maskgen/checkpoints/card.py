@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskgen.checkpoints.checkpoint import Checkpoint
+from maskgen.recipes.schema import Recipe
 
 
 def card(checkpoint: Checkpoint, name: str) -> str:
@@ -22,7 +23,7 @@ tags: [maskgen, {recipe.task}]
 
 * task: {recipe.task}; {_kind(checkpoint)}
 * made by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
-* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {"rows" if recipe.is_text else "images"} in \
+* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {_unit(recipe)} in \
 {_time(info)} on {info.get("device", "?")} (maskgen {info.get("maskgen", "?")}, torch {info.get("torch", "?")})
 
 {_table(info)}
@@ -33,12 +34,12 @@ tags: [maskgen, {recipe.task}]
 
 
 def _time(info: Mapping[str, Any]) -> str:
-    processor = f" ({info['cpu_seconds']:,.0f} processor seconds)" if "cpu_seconds" in info else ""
+    processor = f" ({info['cpu_seconds']:,.0f} CPU seconds)" if "cpu_seconds" in info else ""
     return f"{info.get('seconds', 0) / 60:.0f} minutes{processor}"
 
 
 def _kind(checkpoint: Checkpoint) -> str:
-    if checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind == "text":
         return f"text, trained on rows of {checkpoint.length} tokens"
     return f"images {checkpoint.image_shape}; classes: {', '.join(checkpoint.classes) or 'none'}"
 
@@ -57,3 +58,8 @@ def _table(info: Mapping[str, Any]) -> str:
 
 def _number(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _unit(recipe: Recipe) -> str:
+    """What a training batch counts."""
+    return "rows" if recipe.kind == "text" else "images"

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,7 +29,10 @@ from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
+from maskgen.core.files import MOST_JSON, local_path, obey_umask, read_json, read_regular
 from maskgen.core.hub import download, is_hub_id
+from maskgen.core.terminal import printable
+from maskgen.core.yaml_reader import read_yaml
 from maskgen.models import change_grid
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere
@@ -56,7 +58,7 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.info["classes"])
+        return tuple(printable(str(name)) for name in self.info["classes"])
 
     @property
     def length(self) -> int:
@@ -114,18 +116,18 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         if not (path / name).is_file():
             raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
     try:
-        info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        info = read_json(path / INFO)
         verify_seal(path / INFO, info)
         if RECIPE in info["files"]:
             verify(path / RECIPE, info["files"][RECIPE])
-        recipe = parse_recipe(yaml.safe_load((path / RECIPE).read_text(encoding="utf-8")))
+        recipe = parse_recipe(read_yaml(read_regular(path / RECIPE, MOST_JSON).decode()))
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
-        _ = checkpoint.length if recipe.is_text else checkpoint.image_shape
+        _ = checkpoint.length if recipe.kind == "text" else checkpoint.image_shape
         _ = recipe.captions and checkpoint.caption_shape
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its {INFO} or {RECIPE} is damaged or of another version ({error})") from None
     return checkpoint
 
@@ -139,13 +141,15 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
         CheckpointError: see `Checkpoint.tensors`; also a text generator, or weights that do not fit the recipe.
     """
     recipe = checkpoint.recipe
-    if recipe.is_text:
+    if recipe.kind == "text":
         raise CheckpointError(f"{checkpoint.path} is a text generator; this needs one of images")
     shape = checkpoint.image_shape
     if recipe.task == "tokenizer":
         return _filled(recipe.build_tokenizer(shape), checkpoint), None
     built_for = tuple(checkpoint.info.get("built_for", shape))
     derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
+    if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # it holds the hashes of the tokenizer's other files
+        verify(checkpoint.path / own, checkpoint.info["files"][own])
     if recipe.captions is not None:
         derived["caption_width"] = checkpoint.caption_shape[1]
     tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
@@ -164,7 +168,7 @@ def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
     Raises:
         CheckpointError: see `load_model`; also a checkpoint of another kind.
     """
-    if not checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind != "text":
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
     tokenizer = checkpoint.text_tokenizer()
     return _filled(anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
@@ -178,11 +182,16 @@ def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
+    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    if unusable:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
+        )
     return network.eval().requires_grad_(False)
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
-    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or one built anew.
+    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or a new one.
 
     Raises:
         CheckpointError: it cannot be loaded, needs training, or was trained for images of another shape.
@@ -238,10 +247,10 @@ def write_checkpoint(
         free_space(temporary, sum(value.nbytes for values in tensors.values() for value in values.values()))
         for name, values in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
-            (temporary / name).chmod(0o644)  # safetensors leaves it readable by its owner only
+            obey_umask(temporary / name)  # safetensors leaves it readable by its owner only
         (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, temporary, home)
-        if recipe.is_text and not (temporary / TOKENIZER).is_file():
+        if recipe.kind == "text" and not (temporary / TOKENIZER).is_file():
             raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", str(path / TOKENIZER))
         whole = sealed({**info, "files": stamps(temporary, without=INFO)})
         (temporary / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
@@ -260,7 +269,7 @@ def write_checkpoint(
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     tensors = checkpoint.tensors()
-    if checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind == "text":
         verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
     if dtype is not None:
         tensors = _cast(tensors, dtype)
@@ -278,7 +287,7 @@ def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
 def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
     """Put a generator's tokenizer into `target`, unless the zoo has it: the one in `home`, or that the recipe names."""
     source = recipe.tokenizer_source
-    if recipe.is_text:
+    if recipe.kind == "text":
         if home is not None:
             shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
     elif recipe.task == "generator" and source is not None and source not in zoo_names():
@@ -288,7 +297,7 @@ def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> No
 def _locate(source: str) -> Path:
     if source in zoo_names():
         return zoo_path(source)
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_dir():
         newest = newest_in(path)
         return path if newest is None else newest

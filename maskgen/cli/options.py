@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-import yaml
 
 from maskgen.core.errors import UserError
+from maskgen.core.yaml_reader import YamlError, read_yaml
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
@@ -48,9 +48,9 @@ def choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
         if key in {option.name for option in command.params}:
             raise UserError(f"{key} is an option of its own: --{key.replace('_', '-')} {text}")
         try:
-            chosen[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: the value {text!r} is not YAML") from None
+            chosen[key] = read_yaml(text)
+        except YamlError as error:
+            raise UserError(f"{key}: the value {text!r} is not YAML: {error}") from None
     return chosen
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from maskgen.core.terminal import printable
+
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Errors of writing where nothing reads any more: a closed pipe, a closed terminal, a closed file."""
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Surviving:
@@ -72,5 +71,5 @@ def _surviving(stream: IO[str]) -> Any:
 
 
 def plain(text: str) -> str:
-    """Text without control characters, which a terminal would obey; line breaks and tabs stay."""
-    return CONTROL.sub("?", text)
+    """Text with control characters as escapes, so that no terminal obeys them; line breaks and tabs stay."""
+    return printable(text, keep="\n\t")

@@ -40,11 +40,11 @@ def local_path(text: str | Path) -> Path:
     """
     if "\0" in str(text):
         raise UserError(f"{str(text)!r} is no path: it contains a NUL character")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        user = Path(text).parts[0][1:]
-        raise UserError(f"{text}: there is no user {user!r}; write ./{text} for a file of that name") from None
+    expanded = os.path.expanduser(text)
+    if expanded == str(text) and expanded.startswith("~"):
+        user = expanded.split("/")[0][1:]
+        raise UserError(f"{text}: there is no user {user!r}; write ./{text} for a file of that name")
+    return Path(expanded)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

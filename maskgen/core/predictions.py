@@ -281,11 +281,17 @@ class Field:
     variance: Tensor | None = None
     subset: TokenSubset | None = None
 
-    def guide(self, null: Field, scale: Tensor | float) -> Field:
-        """null + scale (self - null) on all channels, scale a number or (B,); the variance is the conditional one."""
+    def guide(self, null: Field, scale: Tensor | float, width: int | None = None) -> Field:
+        """null + scale (self - null) in the first `width` numbers of each token, by default all D.
+
+        Scale is a number or (B,). All other numbers, and the variance, are the conditional ones.
+        """
         if isinstance(scale, Tensor):
             scale = scale.to(self.value)[:, None, None]
-        return replace(self, value=self.value + (scale - 1) * (self.value - null.value))
+        value = self.value + (scale - 1) * (self.value - null.value)
+        if width is not None:
+            value = torch.cat([value[..., :width], self.value[..., width:]], -1)
+        return replace(self, value=value)
 
     def halves(self) -> tuple[Field, Field]:
         """Split the field of two joined batches, of all tokens, into those of the first and the second."""

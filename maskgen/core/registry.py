@@ -99,6 +99,16 @@ class Registry(Generic[T]):
         """The keys an entry accepts."""
         return list(self._schema(name).model_fields)
 
+    def hints(self, name: str) -> dict[str, Any]:
+        """The types of the keys an entry accepts."""
+        return {key: field.annotation for key, field in self._schema(name).model_fields.items()}
+
+    @staticmethod
+    def of(hint: Any) -> Registry[Any] | None:
+        """The registry whose entries are built for parameters of a type; None for other types."""
+        base = next((base for base in getattr(hint, "__mro__", ()) if base in Registry._by_base), None)
+        return None if base is None else Registry._by_base[base]
+
     def check(self, spec: Spec, path: str = "", wanted: type | None = None) -> tuple[str, dict[str, Any]]:
         """The entry's name and its validated arguments (defaults left out, nested parts built).
 
@@ -207,9 +217,8 @@ def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) 
 
 def _nested(hint: Any) -> Any:
     """The annotation, with types that have a registry made buildable from a spec."""
-    base = next((base for base in getattr(hint, "__mro__", ()) if base in Registry._by_base), None)
-    if base is not None:
-        registry = Registry._by_base[base]
+    registry = Registry.of(hint)
+    if registry is not None:
         return Annotated[
             hint, BeforeValidator(lambda spec: spec if isinstance(spec, hint) else _part(registry, spec, hint))
         ]

@@ -1,4 +1,4 @@
-"""TokenSubset: which tokens a network computes. *Dropped* tokens are left out of compute; *masked* is another word."""
+"""TokenSubset: the tokens a network computes. *Dropped* tokens are left out of compute; *masked* ones are [MASK]."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from maskgen.core.rng import Rng
 
 @dataclass(frozen=True)
 class TokenSubset:
-    """The kept positions of each row: `keep` (B, K) int64 out of `length` L.
+    """The kept positions of each row, in ascending order.
 
-    Rows may keep different numbers: the row that keeps most sets K, `valid` (B, K) bool says which are meant. The rest
-    pads with positions that are not kept; None where all count. Kept ones come first, ascending.
+    Rows may keep different numbers of tokens: the longest sets K, the others are padded with positions not kept.
+
+    Attributes:
+        keep: (B, K) int64 positions.
+        length: L.
+        valid: (B, K) bool, False for padding; None without padding.
     """
 
     keep: Tensor
@@ -40,8 +44,11 @@ class TokenSubset:
     def of(cls, is_kept: Tensor, n: int | None = None) -> TokenSubset:
         """The positions (B, L) bool; K is at least 1, so that there is something to compute.
 
-        With `n` every row is known to keep n of them, at least 1: nothing is counted, nor waited for on a GPU. On the
-        meta device, where costs are counted and no value is known, it is all of them where it is not given.
+        Args:
+            is_kept: (B, L) bool.
+            n: number of kept positions, if it is known to be the same in every row and at least 1: then nothing is
+                counted, which would wait for a GPU. On the meta device, which has no values, all positions are kept if
+                it is not given.
         """
         order = is_kept.byte().argsort(dim=1, descending=True, stable=True)
         if n is not None or is_kept.is_meta:
@@ -59,7 +66,7 @@ class TokenSubset:
         return TokenSubset.of(~self.is_kept(), n or None)
 
     def pack(self, x: Tensor) -> Tensor:
-        """The tokens that are meant, row by row: (B, K, ...) -> (N, ...)."""
+        """The tokens without padding, row by row: (B, K, ...) -> (N, ...)."""
         return x.flatten(0, 1) if self.valid is None else x[self.valid]
 
     def gather(self, x: Tensor) -> Tensor:
@@ -67,10 +74,10 @@ class TokenSubset:
         return x.gather(1, self._index(x))
 
     def scatter(self, x: Tensor, fill: Tensor | float = 0.0) -> Tensor:
-        """Kept tokens back in their places, `fill` elsewhere: (B, K, D) -> (B, L, D), or (B, K) -> (B, L)."""
+        """Kept tokens at their positions, `fill` elsewhere: (B, K, D) -> (B, L, D), or (B, K) -> (B, L)."""
         whole = torch.empty(x.shape[0], self.length, *x.shape[2:], dtype=x.dtype, device=x.device)
         whole[:] = fill
-        if self.valid is not None:  # what pads gives its place back what stands there
+        if self.valid is not None:  # padding writes back what is there already
             valid = self.valid if x.ndim == 2 else self.valid[..., None]
             x = torch.where(valid, x, whole.gather(1, self._index(x)))
         return whole.scatter(1, self._index(x), x)

@@ -46,6 +46,7 @@ class NetworkTraits:
         reconstructs: tokens that are left out have a reconstruction loss (MaskDiT).
         takes_documents: documents packed into a row can be kept from attending to each other (`documents`).
         has_projection: two views of an image are mapped to vectors that a contrastive term compares (`view`).
+        has_independent_decoder: each masked token is decoded without regard to which others are.
         has_exponents: learned masking rates of tokens, `exponents` (V,).
         has_attention_scores: it offers `attention_scores(x_0, cond)`.
         has_difficulty: it offers `difficulty(x_t, t, cond)`, losses expected of masked tokens.
@@ -72,6 +73,7 @@ class NetworkTraits:
     reconstructs: bool = False
     takes_documents: bool = False
     has_projection: bool = False
+    has_independent_decoder: bool = False
     has_exponents: bool = False
     has_attention_scores: bool = False
     has_difficulty: bool = False
@@ -79,6 +81,10 @@ class NetworkTraits:
     has_cache: bool = False
     keeps_rows: bool = False
     has_fixed_grid: bool = True
+
+    def offers(self, method: str) -> bool:
+        """Whether the network has a method that a mask strategy requires."""
+        return {"attention_scores": self.has_attention_scores, "difficulty": self.has_difficulty}.get(method, False)
 
     @property
     def takes_classes(self) -> bool:

@@ -13,7 +13,7 @@ import yaml
 from maskgen.core.errors import UserError
 
 MOST_CHARACTERS = 2**20
-MOST_VALUES = 20_000
+MOST_VALUES = 10_000
 DEEPEST = 50
 
 _FAULTS = (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
@@ -46,11 +46,12 @@ class _Bounded(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._depth = 0
+        self._depth = self._count = 0
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
+        self._count += 1
         if self._depth > DEEPEST:
             raise YamlError(f"YAML nested more than {DEEPEST} levels deep")
         is_alias = self.check_event(yaml.AliasEvent)
@@ -58,7 +59,7 @@ class _Bounded(yaml.SafeLoader):
         self._depth -= 1
         if node is not None and not is_alias:
             self._sizes[id(node)] = size = 1 + sum(self._sizes[id(child)] for child in _children(node))
-            if size > MOST_VALUES:
+            if max(size, self._count) > MOST_VALUES:
                 raise YamlError(f"YAML of more than {MOST_VALUES:,} values, aliases expanded")
         elif is_alias and id(node) not in self._sizes:
             raise YamlError("a YAML alias that contains itself")

@@ -2,7 +2,7 @@
 
 A source declares what recipes, checks and programs need to know before it is built: `kind` of its samples, `has_size`
 (images are brought to a size that is an argument), `has_captions`, and `locations`, the arguments that say where the
-data lie and not which data they are.
+data lie: fingerprints identify the data.
 """
 
 from __future__ import annotations

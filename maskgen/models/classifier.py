@@ -1,4 +1,4 @@
-"""A small convolutional classifier: class accuracy of samples, and features."""
+"""A small convolutional classifier: class accuracy of samples, and features of their Fréchet distance."""
 
 from __future__ import annotations
 

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext, under
 from maskgen.core.predictions import NULL, Condition, Field
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.trunks import NoMasking, Sizes, Switch, init_trunk
+from maskgen.models.trunks import NoMasking, Sizes, Switch, check_masking, init_trunk
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.processes import Gaussian
 
 
 @MODELS.register("dit")
@@ -89,6 +91,20 @@ class DiT(nn.Module):
             reconstructs=masking.reconstructs,
             has_fixed_grid=masking.fixed_grid or keys["positions"] == "learned",
         )
+
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check keys of a recipe against the process, dropped tokens and resolutions.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        check_masking(context, context.model["positions"])
+        if context.model["has_variance"] and isinstance(context.process, Gaussian):
+            try:
+                context.process.require_reverse_steps()
+            except ValueError as error:
+                raise under("model.has_variance", error) from None
 
     def _init(self) -> None:
         init_trunk(self.trunk)

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext, under
 from maskgen.core.predictions import Condition, Point
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
@@ -54,14 +55,22 @@ class PatchEncoder(nn.Module, ABC):
         self.decoder = decoder.build(sizes, grid)
         self.head = nn.Linear(self.decoder.width, token_width)
 
-    @staticmethod
-    def require_sizes(keys: Mapping[str, Any]) -> None:
-        """Check that keys of a recipe, defaults included, are possible sizes.
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check that sizes are possible, and that the decoder fits the encoder.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they do not.
         """
-        require_sincos(ViTSizes.of(keys).width)
+        keys, decoder = context.model, context.model["decoder"]
+        try:
+            require_sincos(ViTSizes.of(keys).width)
+        except ValueError as error:
+            raise under("model", error) from None
+        try:
+            decoder.require_fit(keys["depth"], keys.get("encoder_sees") == "all")
+        except ValueError as error:
+            raise under("model.decoder", error) from None
 
     def _init(self) -> None:
         """MAE's start: Xavier-uniform matrices, zero biases, small tokens."""
@@ -139,7 +148,7 @@ class MAE(PatchEncoder):
         super().__init__(
             token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder, sees_all
         )
-        self.traits = self.traits_for({"has_difficulty": has_difficulty})
+        self.traits = self.traits_for({"has_difficulty": has_difficulty, "decoder": decoder})
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
         self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
@@ -148,7 +157,11 @@ class MAE(PatchEncoder):
     @classmethod
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, has_difficulty=keys["has_difficulty"])
+        return replace(
+            cls.traits,
+            has_difficulty=keys["has_difficulty"],
+            has_independent_decoder=keys["decoder"].is_independent,
+        )
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext, under
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import ConditionKind, NetworkTraits
@@ -103,16 +104,24 @@ class Mage(nn.Module):
         conditions: tuple[ConditionKind, ...] = () if keys["condition"] == "none" else ("class",)
         return replace(cls.traits, conditions=conditions, has_projection=keys["projection"] > 0)
 
-    @staticmethod
-    def require_sizes(keys: Mapping[str, Any]) -> None:
-        """Check that keys of a recipe, defaults included, are possible sizes; table rows need a vocabulary.
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check that sizes are possible (table rows need a vocabulary), and that two views can be compared.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they are not, or the class token would make the views alike.
         """
-        _require_counts(keys["decoder_heads"], keys["table_rows"], keys["projection"])
-        ViTSizes.of(keys)
-        ViTSizes(keys["width"], keys["decoder_depth"], keys["decoder_heads"] or keys["heads"])
+        keys = context.model
+        try:
+            _require_counts(keys["decoder_heads"], keys["table_rows"], keys["projection"])
+            ViTSizes.of(keys)
+            ViTSizes(keys["width"], keys["decoder_depth"], keys["decoder_heads"] or keys["heads"])
+        except ValueError as error:
+            raise under("model", error) from None
+        if context.has_views and keys["condition"] == "token":
+            raise ValueError(
+                "model.condition: token gives both views of an image their class, which makes them alike; use none"
+            )
 
     def forward(
         self,

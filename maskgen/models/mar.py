@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext, under
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.token_head import Diffusion, Head
+from maskgen.models.token_head import HEADS, Diffusion, Head
 from maskgen.nn.decoders import JointDecoder
 from maskgen.nn.encoders import VisibleEncoder
 from maskgen.nn.mixers.attention import AttentionBackend
@@ -69,9 +70,8 @@ class MAR(nn.Module):
     ) -> None:
         super().__init__()
         _require_buffers(n_buffer)
-        if head.is_continuous == bool(vocab_size):
-            made, fits = ("discrete", "categorical") if vocab_size else ("continuous", "diffusion")
-            raise ValueError(f"head is not for {made} tokens; use {fits}")
+        if (head.tokens == "discrete") != bool(vocab_size):
+            raise ValueError(f"head: {_unfit(bool(vocab_size))}")
         self.traits = replace(self.traits_for({"head": head}), conditions=("class",) if n_classes else ())
         self.vocab_size, self.n_buffer, self.n_classes = vocab_size, n_buffer, n_classes
         self.encode_visible, length = encode_visible, grid[0] * grid[1]
@@ -92,17 +92,23 @@ class MAR(nn.Module):
     @classmethod
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, tokens=("continuous",) if keys["head"].is_continuous else ("discrete",))
+        return replace(cls.traits, tokens=(keys["head"].tokens,))
 
-    @staticmethod
-    def require_sizes(keys: Mapping[str, Any]) -> None:
-        """Check that keys of a recipe, defaults included, are possible sizes.
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check that sizes are possible, and that the head is for the recipe's tokens.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they are not, or it is not.
         """
-        ViTSizes.of(keys)
-        _require_buffers(keys["n_buffer"])
+        keys, is_discrete = context.model, context.has_discrete_tokens
+        try:
+            ViTSizes.of(keys)
+            _require_buffers(keys["n_buffer"])
+        except ValueError as error:
+            raise under("model", error) from None
+        if (keys["head"].tokens == "discrete") != is_discrete:
+            raise ValueError(f"model.head: {_unfit(is_discrete)}")
 
     def _init(self) -> None:
         """Xavier-uniform matrices, zero biases; tokens and positions normal with deviation 0.02, as published."""
@@ -164,6 +170,13 @@ class MAR(nn.Module):
         labels = cond.labels
         rows = torch.where((labels == NULL)[:, None], null, self.labels(labels.clamp(min=0)))
         return rows[:, None].expand(-1, self.n_buffer, -1)
+
+
+def _unfit(is_discrete: bool) -> str:
+    """Why a head is refused, and which to use."""
+    kind = "discrete" if is_discrete else "continuous"
+    able = [name for name in HEADS.names() if cast(type[Head], HEADS.get(name)).tokens == kind]
+    return f"it does not predict {kind} tokens; use {' or '.join(able)}"
 
 
 def _require_buffers(n: int) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
@@ -118,6 +119,19 @@ class MaskGIT(nn.Module):
             has_difficulty=keys["has_difficulty"],
             has_fixed_grid=keys["positions"] == "learned",
         )
+
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check that the grid can change if the recipe's phases change it.
+
+        Raises:
+            ValueError: learned positions, which have no value between two.
+        """
+        if context.resolution is not None and context.model["positions"] == "learned":
+            raise ValueError(
+                f"train.phases: resolution {context.resolution}: learned positions are for one grid of tokens; use "
+                "model.positions rotary, or leave it out"
+            )
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Work on another grid of the same image: positions are scaled to cover it.

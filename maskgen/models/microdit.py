@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import NULL, Condition, Field
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch
+from maskgen.models.trunks import DeferredMasking, NaiveMasking, NoMasking, Switch, check_masking
 from maskgen.nn.caption_encoder import CaptionEncoder
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.nn.heads import AdaHead
@@ -36,8 +37,8 @@ class MicroDiT(nn.Module):
         grid: (h, w) of the tokens, L = h w.
         n_classes: labels, used without captions; 0 for none.
         caption_width: of embedded captions; 0 for a network that takes none.
-        width, depth, heads: of the backbone; heads of all parts are width / heads wide.
-        masking: `deferred`, with a mixer of the given width; `naive` and `none` have no mixer.
+        width, depth, heads: of the backbone; heads of all its parts are width / heads wide.
+        masking: `deferred`, its mixer with a width of its own; `naive` or `none` have no mixer.
         qkv_ratio: width of self-attention over `width`, of the first and the last block, linear between.
         mlp_ratio: the same of the feed-forward layers.
         mixer_ratio: of the mixer's feed-forward layers and the caption encoder's.
@@ -104,6 +105,15 @@ class MicroDiT(nn.Module):
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
         return replace(cls.traits, drops_tokens=keys["masking"].drops)
+
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check keys of a recipe against dropped tokens.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        check_masking(context)
 
     def _add_mixer(self, ratio: float) -> None:
         """The patch mixer of deferred masking, with a projection on each side where its width differs."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maskgen.core.predictions import Categorical
 from maskgen.core.registry import Registry
+from maskgen.core.traits import TokenKind
 from maskgen.nn.token_mlp import TokenMlp
 from maskgen.processes import Gaussian
 from maskgen.processes.diffusion_head import DiffusionHead
@@ -20,10 +21,10 @@ class Head(ABC):
     """The key `head` of a network; a final class is a frozen dataclass whose fields are recipe keys.
 
     Attributes:
-        is_continuous: whether it is for continuous tokens.
+        tokens: the kind it predicts.
     """
 
-    is_continuous: ClassVar[bool]
+    tokens: ClassVar[TokenKind]
 
     @abstractmethod
     def build(self, z_width: int, vocab_size: int, token_width: int) -> TokenHead:
@@ -57,7 +58,7 @@ class Diffusion(Head):
         has_variance: the reverse step's variance is learned.
     """
 
-    is_continuous = True
+    tokens: ClassVar[TokenKind] = "continuous"
 
     width: int = 1024
     depth: int = 6
@@ -92,7 +93,7 @@ class DiffusionLayers(TokenHead):
 class Categories(Head):
     """Logits by one linear layer: the discrete end of eMIGM's design space (arXiv 2503.07197)."""
 
-    is_continuous = False
+    tokens: ClassVar[TokenKind] = "discrete"
 
     def build(self, z_width: int, vocab_size: int, token_width: int) -> TokenHead:  # noqa: ARG002
         return CategoricalLayers(nn.Linear(z_width, vocab_size))

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.check import CheckContext
 from maskgen.core.registry import Registry
 from maskgen.core.subset import TokenSubset
 from maskgen.nn.block import Block
@@ -93,6 +94,30 @@ class Switch(ABC):
 SWITCHES: Registry[Switch] = Registry("masking", Switch, home="maskgen.models:SWITCHES")
 
 
+def check_masking(context: CheckContext, positions: str = "sincos") -> None:
+    """Check a network with the key `masking` against what training drops and the resolutions of its phases.
+
+    Raises:
+        ValueError: tokens are dropped that the network cannot do without, or its grid cannot change.
+    """
+    masking: Switch = context.model["masking"]
+    if context.keep_ratio < 1 and not masking.drops:
+        raise ValueError(
+            f"train.keep_ratio: model.masking {_name_of(masking)} drops no tokens; choose another or use 1, got "
+            f"{context.keep_ratio}"
+        )
+    if context.resolution is not None and (masking.fixed_grid or positions == "learned"):
+        what = f"masking {_name_of(masking)} is" if masking.fixed_grid else "learned positions are"
+        way = "another masking" if masking.fixed_grid else "model.positions sincos"
+        raise ValueError(
+            f"train.phases: resolution {context.resolution}: {what} for one grid of tokens; use {way}, or leave it out"
+        )
+
+
+def _name_of(masking: Switch) -> str:
+    return next((name for name in SWITCHES.names() if SWITCHES.get(name) is type(masking)), type(masking).__name__)
+
+
 def through(blocks: nn.ModuleList, x: Tensor, hidden: Tensor, block: int) -> Tensor:
     """x (B, L, D) after the first `block` of the blocks, 0 for half of them.
 
@@ -140,7 +165,7 @@ class NoMasking(Switch):
 @SWITCHES.register("naive")
 @dataclass(frozen=True)
 class NaiveMasking(Switch):
-    """Dropped tokens are left out from the start."""
+    """Dropped tokens are ignored: the network computes the kept ones only."""
 
     def trunk(self, sizes: Sizes) -> Trunk:
         return PlainTrunk(sizes)

@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.devices import mean_over_ranks
 from maskgen.core.predictions import Batch, Condition, Loss
 from maskgen.core.registry import Registry
 from maskgen.core.rng import Rng
 from maskgen.core.traits import is_in_training
+from maskgen.objectives.contrastive import Contrastive
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Schedule
 from maskgen.strategies import MaskStrategy
@@ -35,12 +37,16 @@ class ObjectiveTraits:
         inputs: kind of its x_0.
         drops_tokens: whether it accepts a keep_ratio below 1.
         has_streams: whether rows of several streams are supported.
+        takes_documents: whether documents packed into a row can be kept from attending to each other.
+        learns_exponents: whether it trains masking rates of tokens, the network's `exponents`.
     """
 
     process: ProcessKind
     inputs: InputKind
     drops_tokens: bool = False
     has_streams: bool = False
+    takes_documents: bool = False
+    learns_exponents: bool = False
 
 
 class Objective(ABC):
@@ -53,16 +59,27 @@ class Objective(ABC):
         baseline: loss of a uniform prediction; None where there is none.
         label_dropout: share of rows trained without condition; 0 where the objective has no such key.
         strategy: mask strategy; None for one that masks otherwise or not at all.
+        contrastive: contrastive term on two views; None without.
+        makes_tokens: whether predictions are tokens, so that samples can be made of them.
     """
 
     traits: ClassVar[ObjectiveTraits]
     baseline: float | None = None
     label_dropout: float = 0.0
     strategy: MaskStrategy | None = None
+    contrastive: Contrastive | None = None
+    makes_tokens: bool = True
 
     @abstractmethod
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """Loss of a batch; `keep_ratio` is the share of the tokens that the network computes."""
+
+    def check(self, context: CheckContext) -> None:  # noqa: B027 - most objectives have nothing to check
+        """Check the other parts of a recipe.
+
+        Raises:
+            ValueError: the objective does not work with one of them; the message begins with a key.
+        """
 
 
 OBJECTIVES: Registry[Objective] = Registry(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import Batch, Field, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
@@ -23,7 +24,7 @@ from maskgen.objectives.base import (
     sum_of,
 )
 from maskgen.objectives.variance import variational_bound
-from maskgen.objectives.weights import NoiseWeight, OnTarget
+from maskgen.objectives.weights import Edm, NoiseWeight, OnTarget
 from maskgen.processes import Gaussian, Process
 from maskgen.processes.gaussian import per_row
 from maskgen.processes.preconditioned import Preconditioned
@@ -75,6 +76,26 @@ class Denoising(Objective):
         self.reconstruction_weight = reconstruction_weight
         self._times = NoiseTimes(process)
 
+    def check(self, context: CheckContext) -> None:
+        given, traits = context.given, context.traits
+        if traits.reconstructs and self.process.target == "eps" and self.reconstruction_weight:
+            raise ValueError(
+                "process.target: eps says nothing of x_0 where all is noise, which the reconstruction of dropped "
+                "tokens needs; use edm, v, flow or x_0, or objective.reconstruction_weight 0"
+            )
+        if self.keep_spread and context.keep_ratio == 1:
+            raise ValueError(
+                f"objective.keep_spread: {self.keep_spread} has no effect with train.keep_ratio 1; drop tokens, or "
+                "leave it out"
+            )
+        if "reconstruction_weight" in given and not traits.reconstructs:
+            raise ValueError("objective.reconstruction_weight: this network reconstructs nothing; leave it out")
+        if isinstance(self.weight, Edm) and self.weight.sigma_data != self.process.sigma_data:
+            raise ValueError(
+                f"objective.weight: its sigma_data is {self.weight.sigma_data}, the process has "
+                f"{self.process.sigma_data}; give both the same"
+            )
+
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss.
 
@@ -106,7 +127,7 @@ class Denoising(Objective):
         draw = _Draw(batch.x_0, noise, self.process.corrupt(batch.x_0, t, noise), t)
         cond = dropped(batch.cond, self.label_dropout, model, rng)
         field = Preconditioned(self.process, model)(draw.x_t, t, cond, subset=subset)
-        target = self.process.answer(draw.x_0, noise, t)
+        target = self.process.output_target(draw.x_0, noise, t)
         error = (field.value.float() - (target if field.subset is None else field.subset.gather(target))).square()
         is_reconstructed = subset is not None and traits_of(model).reconstructs
         if is_reconstructed:

@@ -79,7 +79,8 @@ class MaskedTokens(Objective):
         sampling_eps: times are in (sampling_eps, 1] (MDLM's code: 1e-3); the bound leaves out what lies below.
     """
 
-    traits = ObjectiveTraits("masking", "discrete", drops_tokens=True, has_streams=True)
+    traits = ObjectiveTraits("masking", "discrete", drops_tokens=True, has_streams=True, takes_documents=True)
+    contrastive: Contrastive | None
 
     def __init__(
         self,

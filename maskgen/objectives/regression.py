@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import Batch, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
@@ -49,11 +50,18 @@ class MaskedRegression(Objective):
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
         self.process, self.strategy = process, process.strategy
         self.normalise, self.decode_ratio = normalise, decode_ratio
+        self.makes_tokens = not normalise
 
-    @property
-    def makes_tokens(self) -> bool:
-        """Whether predictions are tokens, so that samples can be made of them."""
-        return not self.normalise
+    def check(self, context: CheckContext) -> None:
+        if self.decode_ratio < 1 and not context.traits.has_independent_decoder:
+            raise ValueError(
+                f"objective.decode_ratio: {self.decode_ratio} of the masked patches needs a decoder in which they do "
+                "not attend to each other; take model.decoder cross, or 1"
+            )
+        if not self.makes_tokens and context.has_previews:
+            raise ValueError(
+                "train.preview_every: normalised patches are no image; use 0, or objective.normalise false"
+            )
 
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""

@@ -36,7 +36,7 @@ class StateDependentTokens(Objective):
         process: state_dependent.
     """
 
-    traits = ObjectiveTraits("masking", "discrete")
+    traits = ObjectiveTraits("masking", "discrete", learns_exponents=True)
 
     def __init__(self, process: Process) -> None:
         if not isinstance(process, StateDependent):

@@ -114,7 +114,7 @@ class TokenDiffusion(Objective):
         t = NoiseTimes(process).nearest(t)
         x_t = process.corrupt(clean, t, noise)
         field = head.field(self.repeats)(x_t, t)
-        squared = (field.value.float() - process.answer(clean, noise, t)).square().mean((1, 2))
+        squared = (field.value.float() - process.output_target(clean, noise, t)).square().mean((1, 2))
         logs, loss = {"squared_error": sum_of(squared)}, squared
         if field.variance is not None:
             bound = variational_bound(process, field, clean, x_t, t)

@@ -16,6 +16,7 @@ from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import local_path
 from maskgen.models.token_head import DiffusionLayers
 from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
 from maskgen.pipelines.generator import Generator
@@ -52,7 +53,17 @@ class Pipeline(ABC):
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
         self.generator = self._make(checkpoint, device)
+        if self.generator.guidance.scale != 1 and not self._can_be_guided():
+            # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
+            self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
         self.to(device, dtype)
+
+    def _can_be_guided(self) -> bool:
+        try:
+            self._check_guidance()
+        except UserError:
+            return False
+        return True
 
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator: ...
@@ -103,7 +114,8 @@ class Pipeline(ABC):
 
     def __repr__(self) -> str:
         sampler, scale = self.generator.effective_sampler(), self.guidance.scale
-        kind = sampler.solver if isinstance(sampler, FieldSampler) else type(sampler.order).__name__.lower()
+        spec = None if self._recipe is None else _spec(self._recipe.sampler)
+        kind = type(sampler).__name__ if spec is None else spec["type"]
         guided = f", guidance {scale:g}" if scale != 1 else ""
         where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
         return (
@@ -122,7 +134,7 @@ class Pipeline(ABC):
 
         With `push_to_hub` it is uploaded too, as `repo_id` or under the directory's name; `hub` as `push_to_hub` takes.
         """
-        path = Path(directory).expanduser()
+        path = local_path(directory)
         copy_for_use(self.checkpoint, path)
         (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
         if push_to_hub:
@@ -277,11 +289,11 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "evaluations": sampler.evaluations, "guidance": repr(generator.guidance)}
+        return {**asdict(sampler), "evaluations": sampler.nfe, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
     if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
-        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.evaluations}
+        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 

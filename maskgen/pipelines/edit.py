@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.pixels import to_float
 from maskgen.data.image.pictures import read_image, to_square
 from maskgen.tokenizers import ImageTokenizer
@@ -47,7 +48,7 @@ class Edit:
         elif isinstance(picture, Image.Image):
             given = to_square(picture, height, 3 if channels == 3 else 1)
         else:
-            given = read_image(Path(picture).expanduser(), height, 3 if channels == 3 else 1)
+            given = read_image(local_path(picture), height, 3 if channels == 3 else 1)
         wanted = _region(hole, height, width)
         if wanted.all() or not wanted.any():
             raise UserError(
@@ -79,7 +80,7 @@ def _region(hole: str | Path | Tensor, height: int, width: int) -> Tensor:
     name = str(hole)
     box = boxes.get(name) or _numbers(name)
     if box is None:
-        path = Path(hole).expanduser()
+        path = local_path(hole)
         if not path.is_file():
             raise UserError(f"hole {name!r}: choose from {', '.join(HOLES)}, four shares x0,y0,x1,y1, or a mask's file")
         return read_image(path, height, 1) > 127

@@ -1,4 +1,4 @@
-"""From seeds to tokens, images and texts: one place for previews, evaluation and the sampling programs."""
+"""From seeds to tokens, images and texts, for previews, evaluation and the sampling programs."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from maskgen.core.traits import traits_of
 from maskgen.processes import Gaussian, is_mask, put_masks
 from maskgen.processes.preconditioned import Preconditioned
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
-from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.guidance import Guidance, training_time
 from maskgen.samplers.masked.layout import Blocks
 from maskgen.samplers.masked.loop import OnStep
+from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A network with all that sampling from it needs.
+    """A network with everything that sampling from it needs.
 
-    A network that writes block by block (`block_length`) decodes in its blocks, with the keys and values of finished
-    ones kept; one with learned rates gives them to the samplers that use them; one that `sees_known` tokens of a
-    Gaussian process clean is given them as a condition.
+    The traits of the network decide how it is decoded: a block-diffusion network (`block_length`) in its blocks, with
+    the keys and values of finished blocks cached; one with learned rates (`has_exponents`) with these; one that
+    `sees_known` with the known tokens as a condition.
 
     Attributes:
         denoiser: a `Denoiser`, or the network of a Gaussian process.
         tokenizer: of images or text.
-        sampler, guidance: how it is decoded.
-        device: where.
-        length: tokens of a text; images have their tokenizer's grid.
-        process: the Gaussian process whose field is followed, None for tokens that are unmasked.
+        sampler, guidance: settings of the decoding.
+        device: of the network.
+        length: tokens of a text; images have the grid of their tokenizer.
+        process: the Gaussian process, None for masked tokens.
+        schedule: masking schedule of training, which a time-conditioned network is given the time of.
     """
 
     denoiser: Any
@@ -48,6 +50,7 @@ class Generator:
     device: torch.device
     length: int = 0
     process: Gaussian | None = None
+    schedule: Schedule | None = None
 
     @torch.no_grad()
     def tokens(
@@ -58,17 +61,17 @@ class Generator:
         on_step: OnStep | None = None,
         captions: Tensor | None = None,
     ) -> Tensor:
-        """(B, L) int64, or (B, L, D) float, one row a seed.
+        """(B, L) int64, or (B, L, D) float, one row per seed.
 
         Args:
             seeds: of the rows; a row depends on its own only.
             labels: (B,) int64, None for a network without classes.
-            known: (B, L) int64 with given tokens, -1 where one is wanted; (B, L, D) float with NaN there.
-            on_step: watches the sampler.
+            known: (B, L) int64 with known tokens and -1 at tokens to generate; (B, L, D) float with NaN there.
+            on_step: called after each step of the sampler.
             captions: (B, S, C), embedded.
 
         Raises:
-            UserError: known text that the network cannot take account of.
+            UserError: known text after a gap, for a network that generates from left to right.
         """
         known = None if known is None else known.to(self.device)
         visible = known if traits_of(self.denoiser).sees_known else None
@@ -79,15 +82,17 @@ class Generator:
         grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
         x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
         denoiser = self.denoiser.cached() if traits_of(self.denoiser).has_cache else self.denoiser
-        denoise, sampler = self.guidance.bind(denoiser, cond, mask_id=mask_id), self.effective_sampler()
+        sampler = self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
+        time = training_time(sampler.unmasking.schedule, self.schedule)
+        denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time)
         x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
-        # A patch may be known in part: it was decoded as a whole, and what is known of it stands.
+        # A patch may be known in part: it is generated as a whole, and its known pixels are restored.
         return torch.where(known.isnan(), x_0, known) if known is not None and x_0.is_floating_point() else x_0
 
     def _masked(self, n: int, length: int, known: Tensor | None) -> Tensor:
-        """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float where tokens are vectors."""
-        if isinstance(self.tokenizer, ImageTokenizer) and self.tokenizer.is_continuous:
+        """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float for continuous tokens."""
+        if isinstance(self.tokenizer, ImageTokenizer) and not self.tokenizer.has_discrete_tokens:
             if known is not None:
                 return put_masks(known, is_mask(known, 0), 0)
             return torch.full((n, length, self.tokenizer.token_width), torch.nan, device=self.device)
@@ -113,11 +118,16 @@ class Generator:
         assert isinstance(self.tokenizer, ImageTokenizer)
         n_tokens = self.tokenizer.grid[0] * self.tokenizer.grid[1]
         noise = process.prior((rng.n_rows, n_tokens, self.tokenizer.token_width), rng, self.device)
-        denoise = self.guidance.bind(Preconditioned(process, self.denoiser), cond)
+        denoise = self.guidance.bind(
+            Preconditioned(process, self.denoiser),
+            cond,
+            time_step=1 / process.steps if process.steps else 0.0,
+            patch_area=self.tokenizer.patch_area,
+        )
         return self.sampler(denoise, noise, rng, process=process, known=known, on_step=on_step)
 
     def effective_sampler(self) -> MaskedSampler | FieldSampler:
-        """The sampler as this network runs it: in its blocks, with its rates."""
+        """The sampler with the blocks and learned rates of the network."""
         if isinstance(self.sampler, FieldSampler):
             return self.sampler
         sampler, traits = self.sampler, traits_of(self.denoiser)
@@ -135,8 +145,8 @@ class Generator:
         last_known = torch.where(known >= 0, place, -1).amax(1)
         if bool((last_known // block_length > first_gap // block_length).any()):
             raise UserError(
-                "this checkpoint writes from left to right and cannot see text after a gap; give a prompt only, or "
-                "take a bidirectional checkpoint (mdlm)"
+                "this checkpoint generates from left to right and cannot see text after a gap; give a prompt only, or "
+                "use a bidirectional checkpoint (mdlm)"
             )
 
     @torch.no_grad()

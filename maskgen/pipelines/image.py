@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
@@ -63,7 +64,8 @@ class ImagePipeline(Pipeline):
         self.classes = checkpoint.classes
         recipe = checkpoint.recipe
         sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-        return Generator(network, tokenizer, sampler, guidance, device, process=recipe.field_process())
+        process, schedule = recipe.field_process(), recipe.masking_schedule()
+        return Generator(network, tokenizer, sampler, guidance, device, process=process, schedule=schedule)
 
     @property
     def class_names(self) -> ClassNames:
@@ -84,7 +86,7 @@ class ImagePipeline(Pipeline):
             UserError: also a checkpoint whose predictions are not tokens.
         """
         objective = self.checkpoint.recipe.build_objective(self.generator.tokenizer.vocab_size)
-        if not getattr(objective, "makes_tokens", True):
+        if not objective.makes_tokens:
             raise UserError(
                 f"{self.checkpoint.path} predicts normalised patches, which cannot be turned into images; train with "
                 "objective.normalise=false"
@@ -95,7 +97,7 @@ class ImagePipeline(Pipeline):
         recipe = self.checkpoint.recipe
         if not self.classes and recipe.captions is None:
             raise UserError("guidance needs a condition: this checkpoint is unconditional; use 1")
-        if getattr(recipe.build_objective(self.generator.tokenizer.vocab_size), "label_dropout", 1) == 0:
+        if recipe.build_objective(self.generator.tokenizer.vocab_size).label_dropout == 0:
             raise UserError("guidance needs a checkpoint trained with objective.label_dropout above 0; use 1")
         if self.classes and not traits_of(self.model).has_null_label:
             raise UserError("guidance needs a checkpoint trained with a null label (model.has_null_label: true)")
@@ -210,7 +212,7 @@ class ImagePipeline(Pipeline):
     def _embedded(self, prompt: str, settings: CaptionSettings) -> np.ndarray[Any, Any]:
         """(N, S, C) of one prompt, or of the captions in a file."""
         if prompt.endswith((".npy", ".safetensors")):
-            captions = read_embeddings(Path(prompt).expanduser())
+            captions = read_embeddings(local_path(prompt))
         else:
             captions = self._text_encoder(settings).embed([prompt]).numpy()
         if captions.shape[1:] != self.checkpoint.caption_shape:

@@ -20,7 +20,7 @@ def load(
 ) -> ImagePipeline | TextPipeline:
     """The pipeline of a checkpoint: see `maskgen.load`."""
     checkpoint = _read(source)
-    kind = TextPipeline if checkpoint.recipe.is_text else ImagePipeline
+    kind = TextPipeline if checkpoint.recipe.kind == "text" else ImagePipeline
     return kind(checkpoint, pick_device(device), dtype)
 
 
@@ -29,7 +29,7 @@ def load_image(
 ) -> ImagePipeline:
     """The pipeline of an image checkpoint: see `maskgen.load_image`."""
     checkpoint = _read(source)
-    if checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind == "text":
         raise CheckpointError(f"{source} generates text, not images; use maskgen.load_text")
     return ImagePipeline(checkpoint, pick_device(device), dtype)
 
@@ -37,7 +37,7 @@ def load_image(
 def load_text(source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> TextPipeline:
     """The pipeline of a text checkpoint: see `maskgen.load_text`."""
     checkpoint = _read(source)
-    if not checkpoint.recipe.is_text:
+    if checkpoint.recipe.kind != "text":
         raise CheckpointError(f"{source} generates images, not text; use maskgen.load_image")
     return TextPipeline(checkpoint, pick_device(device), dtype)
 

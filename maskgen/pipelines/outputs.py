@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from maskgen.core.files import local_path
 from maskgen.pipelines.sheet import write_images, write_texts
 
 
@@ -47,7 +48,7 @@ class ImageOutput:
         Raises:
             UserError: another ending.
         """
-        target = Path(path).expanduser()
+        target = local_path(path)
         write_images(target, self.pixels, self.labels, n_columns, scale=scale)
         return target
 
@@ -78,7 +79,7 @@ class TextOutput:
         Raises:
             UserError: another ending.
         """
-        target = Path(path).expanduser()
+        target = local_path(path)
         write_texts(target, self.texts, self.seeds)
         return target
 

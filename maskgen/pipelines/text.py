@@ -37,8 +37,9 @@ class TextPipeline(Pipeline):
 
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
         network, tokenizer = load_text_model(checkpoint)
-        sampler, guidance = checkpoint.recipe.build_sampler(), checkpoint.recipe.build_guidance()
-        return Generator(network, tokenizer, sampler, guidance, device, checkpoint.length)
+        recipe, length = checkpoint.recipe, checkpoint.length
+        sampler, guidance, schedule = recipe.build_sampler(), recipe.build_guidance(), recipe.masking_schedule()
+        return Generator(network, tokenizer, sampler, guidance, device, length, schedule=schedule)
 
     @property
     def tokenizer(self) -> TextTokenizer:

@@ -1,4 +1,4 @@
-"""Predictions over tokens that are vectors: each is drawn by a small diffusion of its own (MAR, arXiv 2406.11838)."""
+"""Predictions over continuous tokens: each is sampled by a small diffusion model (MAR, arXiv 2406.11838)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from maskgen.processes.preconditioned import Preconditioned
 
 
 class HeadNet(Protocol):
-    """The small network: tokens x (N, D), c_noise (N,), z (N, C) -> (N, D), or (N, 2 D) with a variance."""
+    """The head's network: tokens x (N, D), c_noise (N,), condition z (N, C) -> (N, D), or (N, 2 D) with a variance."""
 
     def __call__(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor: ...
 
 
 class TokenSolver(Protocol):
-    """Draws from a Gaussian process: `samplers.FieldSampler`, which stands above this module."""
+    """Samples a Gaussian process: `samplers.FieldSampler`, in a higher layer than this module."""
 
     def __call__(
         self, denoise: DenoiseField, noise: Tensor, rng: Rng, *, process: Gaussian, temperature: float = 1.0
     ) -> Tensor:
-        """noise (B, L, D) -> x_0 (B, L, D); temperature multiplies the noise that is added on the way."""
+        """noise (B, L, D) -> x_0 (B, L, D); temperature multiplies the noise added by its steps."""
 
 
 @dataclass(frozen=True)
 class HeadField:
-    """A `FieldDenoiser` of N tokens, each a row (N, 1, D), with what is said of their places bound: z (N, C)."""
+    """A `FieldDenoiser` of N tokens, each a row (N, 1, D), with their conditions z (N, C) bound."""
 
     net: HeadNet
     z: Tensor
@@ -47,25 +47,24 @@ class HeadField:
         subset: TokenSubset | None = None,  # noqa: ARG002
         where: Tensor | None = None,  # noqa: ARG002
     ) -> Field:
-        answer = self.net(x_t[:, 0], t, self.z)[:, None]
-        value, variance = answer.chunk(2, -1) if self.has_variance else (answer, None)
+        output = self.net(x_t[:, 0], t, self.z)[:, None]
+        value, variance = output.chunk(2, -1) if self.has_variance else (output, None)
         return Field(value, variance)
 
 
 @dataclass(frozen=True)
 class DiffusionHead:
-    """What a network says of M tokens: vectors z, which tell a head network how each is drawn from noise.
+    """A network's prediction of M tokens: vectors z, the condition of a head network that denoises each token.
 
     Attributes:
         z: (M, C) at the positions `where`, or (B, L, C).
         net: the head's network.
         process: the head's Gaussian process.
         token_width: D.
-        where: (B, L) bool, the positions asked for; None for all.
-        has_variance: the head's network answers the reverse step's variance too.
-        null_z, scale: what z is without condition, and how strongly the difference pushes, a number or one a position;
-            None where there is no guidance.
-        solver: draws the tokens. Solvers are above this module: a sampler brings its own (`drawn_by`).
+        where: (B, L) bool, the queried positions; None for all.
+        has_variance: whether the head's network predicts the reverse step's variance too.
+        null_z, scale: z without condition and guidance scale, a number or one per position; None without guidance.
+        solver: samples the tokens. Solvers are in a higher layer: a sampler sets its own (`drawn_by`).
     """
 
     z: Tensor
@@ -93,11 +92,11 @@ class DiffusionHead:
         return replace(self, z=first, where=above), replace(self, z=second, where=below)
 
     def drawn_by(self, solver: TokenSolver) -> DiffusionHead:
-        """The same, with who draws the tokens."""
+        """The same prediction with a solver."""
         return replace(self, solver=solver)
 
     def field(self, repeats: int = 1) -> Preconditioned:
-        """The head as a `FieldDenoiser` of tokens (repeats M, 1, D), all M once and then again; without guidance."""
+        """The head as a `FieldDenoiser` of tokens (repeats M, 1, D), repeat by repeat; without guidance."""
         z = self.z.flatten(0, -2)
         return Preconditioned(self.process, HeadField(self.net, z.repeat(repeats, 1), self.has_variance))
 
@@ -111,31 +110,31 @@ class DiffusionHead:
         return conditional.guide(null, scale)
 
     def sample(self, rng: Rng, temperature: float = 1.0) -> Tensor:
-        """Tokens (M, D), or (B, L, D); temperature multiplies the noise of the head's steps (MAR, section 4.2).
+        """Sample tokens (M, D), or (B, L, D); temperature multiplies the noise of the head's steps (MAR, section 4.2).
 
-        Noise is drawn for all positions: a row's stream does not depend on which are asked for.
+        Noise is drawn for all positions: the random stream of a row does not depend on the queried ones.
 
         Raises:
             ValueError: no solver.
         """
         if self.solver is None:
-            raise ValueError("a diffusion head is drawn by a solver, which it was not given: see `drawn_by`")
-        asked = self.z.new_ones(self.z.shape[:2], dtype=torch.bool) if self.where is None else self.where
-        shape = (*asked.shape, self.token_width)
+            raise ValueError("sampling a diffusion head needs a solver; set one with `drawn_by`")
+        queried = self.z.new_ones(self.z.shape[:2], dtype=torch.bool) if self.where is None else self.where
+        shape = (*queried.shape, self.token_width)
 
         def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Field:  # noqa: ARG001
-            times = t.to(x_t.device)[:, None].expand(asked.shape)[asked]
-            field = self.guided(x_t[asked][:, None], times)
-            variance = None if field.variance is None else _spread(field.variance, asked)
-            return Field(_spread(field.value, asked), variance)
+            times = t.to(x_t.device)[:, None].expand(queried.shape)[queried]
+            field = self.guided(x_t[queried][:, None], times)
+            variance = None if field.variance is None else _spread(field.variance, queried)
+            return Field(_spread(field.value, queried), variance)
 
         noise = rng.normal(shape, device=self.z.device)
         x_0 = self.solver(denoise, noise, rng, process=self.process, temperature=temperature)
-        return x_0 if self.where is None else x_0[asked]
+        return x_0 if self.where is None else x_0[queried]
 
 
 def _spread(values: Tensor, where: Tensor) -> Tensor:
-    """(M, 1, D) in their places of (B, L, D), zeros elsewhere."""
+    """(M, 1, D) at their positions of (B, L, D), zeros elsewhere."""
     whole = values.new_zeros(*where.shape, values.shape[-1])
     whole[where] = values[:, 0]
     return whole

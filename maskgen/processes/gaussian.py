@@ -1,4 +1,4 @@
-"""The Gaussian process x_t = a x_0 + b n, and what a network's answer means in it."""
+"""The Gaussian process x_t = a x_0 + b n, and the parametrisations of its networks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Scale = Literal["preserving", "exploding", "straight"]
 
 @dataclass(frozen=True)
 class Scalings:
-    """How a network is asked, and what its answer F says: x_0 = c_skip x_t + c_out F. Each (B,).
+    """Scaling of a network's input and output: x_0 = c_skip x_t + c_out F(c_in x_t, c_noise). Each (B,).
 
     Attributes:
-        c_in: multiplies x_t on its way in.
-        c_noise: what the network is told of the time.
-        c_skip, c_out: as above.
+        c_in: factor of x_t in the network's input.
+        c_noise: time input of the network.
+        c_skip, c_out: of x_0, as above, from the network's output F.
     """
 
     c_in: Tensor
@@ -44,8 +44,11 @@ class Gaussian(Process):
             `flow`, n - x_0; `edm`, the preconditioned one (arXiv 2206.00364, table 1).
         scale: `preserving`, a^2 + b^2 = 1; `exploding`, a = 1 (EDM); or `straight`, a + b = 1 (flow).
         sigma_data: standard deviation of the data, for `edm`.
-        steps: T, times are i/T, i = 1 ... T, and the network is told i - 1 (DDPM); 0 is continuous time.
+        steps: T, times are i/T, i = 1 ... T, and the network's time input is i - 1 (DDPM); 0 is continuous time.
     """
+
+    is_field = True
+    default_sampler = "dpm"
 
     def __init__(
         self,
@@ -56,26 +59,28 @@ class Gaussian(Process):
         steps: int = 0,
     ) -> None:
         if isinstance(schedule, Fixed):
-            raise ValueError("schedule fixed has one level of noise and no way from it to data; take betas, say")
+            raise ValueError(
+                "schedule fixed has one level of noise and no path to data; use another schedule, e.g. betas"
+            )
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         if steps < 0:
             raise ValueError(f"steps must be at least 0 (0 = continuous time), got {steps}")
         if target == "edm" and steps:
-            raise ValueError(f"target edm is of continuous time; use steps 0, got {steps}")
+            raise ValueError(f"target edm needs continuous time: steps must be 0, got {steps}")
         self.schedule, self.target, self.scale = schedule, target, scale
         self.sigma_data, self.steps = sigma_data, steps
 
     @property
     def ends_in_noise(self) -> bool:
-        """Whether at t = 1 so little signal is left that eps does not say x_0."""
+        """Whether so little signal is left at t = 1 that x_0 does not follow from eps."""
         return float(self.schedule.alpha(torch.ones(1, dtype=torch.float64, device="cpu"))) <= 1e-12
 
     def require_reverse_steps(self) -> None:
-        """See that the variance of its reverse steps can be learned, by a bound on x_0.
+        """Check that the variance of its reverse steps can be learned, by the variational bound.
 
         Raises:
-            ValueError: it cannot: there is no second step, or x_0 cannot be told where all is noise.
+            ValueError: it cannot: there is no second step, or x_0 does not follow from eps at t = 1.
         """
         if self.steps < 2 or self.scale != "preserving":
             raise ValueError(
@@ -84,8 +89,8 @@ class Gaussian(Process):
             )
         if self.target == "eps" and self.ends_in_noise:
             raise ValueError(
-                "a learned variance with target eps needs a schedule that ends above 0 (betas, say), or its bound is "
-                "infinite there; take target v, another schedule, or leave has_variance out"
+                "a learned variance with target eps needs a schedule that ends above 0 (e.g. betas), or its bound is "
+                "infinite there; use target v, another schedule, or leave has_variance out"
             )
 
     def draw_noise(self, x_0: Tensor, rng: Rng) -> Tensor:
@@ -93,7 +98,7 @@ class Gaussian(Process):
         return rng.normal(x_0.shape, device=x_0.device)
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """a x_0 + b noise; t (B,)."""
+        """a x_0 + b noise; t (B,), or (B, L) of each token."""
         a, b = self.amplitudes(t)
         return per_row(a, x_0) * x_0 + per_row(b, x_0) * noise
 
@@ -102,7 +107,7 @@ class Gaussian(Process):
         return rng.normal(shape, device=device)
 
     def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b of signal and noise at t (B,), each (B,) float64."""
+        """Amplitudes a and b of signal and noise at times t, each of the shape of t, float64."""
         alpha = self.schedule.alpha(t.double())
         a, b = alpha.sqrt(), (1 - alpha).sqrt()
         if self.scale == "exploding":
@@ -115,36 +120,36 @@ class Gaussian(Process):
         return alpha / (1 - alpha)
 
     def scalings(self, t: Tensor) -> Scalings:
-        """How the network is asked at t (B,) and what its answer says, float64."""
+        """Scalings of the network's input and output at times t (B,), float64."""
         a, b = self.amplitudes(t)
         norm = (a.square() + b.square()).sqrt()
-        told = self.steps * t.double() - 1 if self.steps else 1000 * t.double()
+        c_noise = self.steps * t.double() - 1 if self.steps else 1000 * t.double()
         one = torch.ones_like(a)
         c_in = 1 / norm if self.scale == "exploding" else one
         if self.target == "eps":
-            return Scalings(c_in, told, 1 / a, -b / a)
+            return Scalings(c_in, c_noise, 1 / a, -b / a)
         if self.target == "x_0":
-            return Scalings(c_in, told, torch.zeros_like(a), one)
+            return Scalings(c_in, c_noise, torch.zeros_like(a), one)
         if self.target == "v":
-            return Scalings(c_in, told, a / norm.square(), -b / norm)
+            return Scalings(c_in, c_noise, a / norm.square(), -b / norm)
         if self.target == "flow":
-            return Scalings(c_in, told, 1 / (a + b), -b / (a + b))
+            return Scalings(c_in, c_noise, 1 / (a + b), -b / (a + b))
         power = (a * self.sigma_data).square() + b.square()
         c_skip, c_out = a * self.sigma_data**2 / power, b * self.sigma_data / power.sqrt()
         return Scalings(1 / power.sqrt(), (b / a).log() / 4, c_skip, c_out)
 
-    def answer(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The F that says x_0, what the network is trained towards; x_0 and noise (B, L, D), t (B,)."""
+    def output_target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The network output F that gives x_0: its training target. x_0 and noise (B, L, D), t (B,)."""
         (a, b), c = self.amplitudes(t), self.scalings(t)
-        # From the noise, not from x_t: in float32 little of it would be left there where there is little of it.
+        # From the noise, not from x_t, which has lost small amounts of noise to float32 rounding.
         return per_row((1 - c.c_skip * a) / c.c_out, x_0) * x_0 - per_row(c.c_skip * b / c.c_out, x_0) * noise
 
-    def clean(self, answer: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_0 = c_skip x_t + c_out F, from F and x_t (B, L, D) and t (B,)."""
+    def clean(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_0 = c_skip x_t + c_out F, from the network output F and x_t (B, L, D) and t (B,)."""
         c = self.scalings(t)
-        return per_row(c.c_skip, x_t) * x_t + per_row(c.c_out, x_t) * answer
+        return per_row(c.c_skip, x_t) * x_t + per_row(c.c_out, x_t) * output
 
 
 def per_row(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) values beside x (B, L, D): (B, 1, 1), of its dtype and device."""
-    return values.to(x).view(-1, *[1] * (x.ndim - 1))
+    """Values (B,) or (B, L) shaped to broadcast with x (B, L, D), (B, 1, 1) or (B, L, 1), of its dtype and device."""
+    return values.to(x).view(*values.shape, *[1] * (x.ndim - values.ndim))

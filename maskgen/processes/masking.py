@@ -67,6 +67,8 @@ class Absorbing(Masking):
         rounding: of L * ratio with count `exact`: `round`, `ceil` (MAGE's and MAR's code) or `floor`.
     """
 
+    strategy: MaskStrategy
+
     def __init__(
         self,
         layout: TokenLayout | int,

@@ -14,12 +14,12 @@ from maskgen.processes import Gaussian
 from maskgen.processes.gaussian import per_row
 
 CLEAN = 1e-3
-"""A time at which continuous processes have hardly any noise; at 0 EDM's logarithm of it would be infinite."""
+"""A time with almost no noise in continuous processes; at 0 the logarithm of EDM's noise level is infinite."""
 
 
 @dataclass(frozen=True)
 class Preconditioned:
-    """A `FieldDenoiser` in the process's own x_t and t; the network sees c_in x_t and c_noise."""
+    """A `FieldDenoiser` of the process's x_t and t around a network of c_in x_t and c_noise."""
 
     process: Gaussian
     network: Any
@@ -35,13 +35,15 @@ class Preconditioned:
     ) -> Field:
         """x_t (B, L, D), t (B,) in [0, 1], float64 where noise is large -> Field of all or of the kept tokens."""
         c = self.process.scalings(t)
-        answer: Field = self.network(per_row(c.c_in, x_t) * x_t, c.c_noise.float(), cond, subset=subset)
-        return answer
+        field: Field = self.network(per_row(c.c_in, x_t) * x_t, c.c_noise.float(), cond, subset=subset)
+        return field
 
     def features(self, x_0: Tensor, **choices: Any) -> Tensor:
-        """x_0 (B, L, D) as the network sees it at the process's cleanest time, without noise -> its features.
+        """Features of x_0 (B, L, D), which the network is given at the process's cleanest time, without noise.
 
-        `choices` are those of the network's `features`.
+        Args:
+            x_0: clean tokens.
+            choices: keyword arguments of the network's `features`.
         """
         t = torch.full((len(x_0),), 1 / self.process.steps if self.process.steps else CLEAN, device=x_0.device)
         c, (a, _) = self.process.scalings(t), self.process.amplitudes(t)

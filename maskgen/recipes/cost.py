@@ -64,7 +64,7 @@ class Subject:
         labels = (rng.uniform((n,)) * self.n_classes).long().to(device)
         if self.caption_shape is not None:
             return Batch(x_0.to(device), Condition(labels, torch.zeros(n, *self.caption_shape, device=device)))
-        view = None if getattr(self.objective, "contrastive", None) is None else x_0.to(device)
+        view = None if self.objective.contrastive is None else x_0.to(device)
         return Batch(x_0.to(device), Condition(labels) if self.n_classes else None, view=view)
 
 
@@ -96,7 +96,7 @@ def subject(
         caption_shape: (S, C) of an embedded caption, for a recipe with captions.
     """
     recipe = anywhere(recipe)
-    if recipe.is_text:
+    if recipe.kind == "text":
         network = recipe.build_model(vocab_size=tokenizer.vocab_size)
         return Subject(network, recipe.build_objective(tokenizer.vocab_size), (length,), tokenizer.vocab_size)
     shape = recipe.image_shape()

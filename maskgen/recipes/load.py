@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,11 +14,12 @@ from maskgen.data.image.captions import CaptionSettings
 from maskgen.data.image.views import Views
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES
-from maskgen.processes import PROCESSES
+from maskgen.processes import PROCESSES, Process
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
+from maskgen.recipes.overrides import apply_overrides
 from maskgen.recipes.schema import GuidanceSettings, Recipe
-from maskgen.recipes.tree import RecipeError, override, put, read_tree
+from maskgen.recipes.tree import RecipeError, put, read_tree
 from maskgen.tokenizers import TOKENIZERS
 
 
@@ -27,7 +28,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[
 
     Args:
         source: a name of `maskgen recipes` (its last part alone where unique), a YAML file, or a recipe.
-        overrides: `["train.steps=500"]`, values read as YAML, or `{"train.steps": 500}`.
+        overrides: `["train.steps=500"]`, see `recipes.overrides`, or `{"train.steps": 500}`.
 
     Raises:
         RecipeError: no such recipe, unreadable YAML, unknown key, wrong type or impossible value.
@@ -37,8 +38,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[
         for key, value in overrides.items():
             put(tree, key, value)
     else:
-        for change in overrides:
-            override(tree, change)
+        apply_overrides(tree, overrides)
     return parse_recipe(tree)
 
 
@@ -49,8 +49,9 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
         RecipeError: see `load_recipe`.
     """
     process = tree.get("process")
-    if (process.get("type") if isinstance(process, Mapping) else process) == "gaussian":
-        tree = {"sampler": "dpm", **tree}
+    name = process.get("type") if isinstance(process, Mapping) else process
+    if name in PROCESSES.names():
+        tree = {"sampler": cast(type[Process], PROCESSES.get(name)).default_sampler, **tree}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -69,8 +70,8 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
         raise RecipeError("nothing to train: give a model, or a tokenizer of a type that learns")
     recipe.build_guidance()
     recipe.build_sampler()
-    check_together(recipe)
     check_phases(recipe)
+    check_together(recipe)
     return recipe
 
 

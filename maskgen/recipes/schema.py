@@ -10,17 +10,19 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from maskgen.core.registry import Registry, Spec, SpecError
-from maskgen.core.streams import TokenLayout, vocab_size_of
+from maskgen.core.streams import StreamKind, TokenLayout, vocab_size_of
 from maskgen.data.base import DATASETS, ImageSource, TextSource
 from maskgen.data.image.captions import CaptionSettings
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
-from maskgen.processes import PROCESSES, Gaussian, Process
+from maskgen.processes import PROCESSES, Absorbing, Gaussian, Process
 from maskgen.recipes.budget import TrainSettings
 from maskgen.recipes.tree import RecipeError
 from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS, FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance, Ramp
+from maskgen.schedules import Schedule
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+from maskgen.tokenizers.base import is_discrete
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 T = TypeVar("T")
@@ -36,6 +38,7 @@ class GuidanceSettings(BaseModel):
     ramp: Ramp = "constant"
     power: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
+    channels: int = 0
 
 
 class Recipe(BaseModel):
@@ -66,28 +69,31 @@ class Recipe(BaseModel):
         return "classifier" if self.tokenizer is None else "generator"
 
     @property
-    def is_text(self) -> bool:
-        """Whether the data are text, not images."""
-        entry = DATASETS.get(DATASETS.check(self.data, "data")[0])
-        return inspect.isclass(entry) and issubclass(entry, TextSource)
+    def data_entry(self) -> type[ImageSource | TextSource]:
+        """The class of the data, with its declared traits."""
+        return cast(type[ImageSource | TextSource], DATASETS.get(DATASETS.check(self.data, "data")[0]))
 
     @property
-    def is_continuous(self) -> bool:
-        """Whether its tokens are vectors, not numbers of a vocabulary."""
-        if self.tokenizer is None or self.tokenizer_source is not None:  # only tokenizers of numbers are trained
-            return False
-        return getattr(TOKENIZERS.get(TOKENIZERS.check(self.tokenizer, "tokenizer")[0]), "vocab_size", 1) == 0
+    def kind(self) -> StreamKind:
+        """The kind of data."""
+        return self.data_entry.kind
 
     @property
-    def is_gaussian(self) -> bool:
-        """Whether its tokens drown in noise; if not, they are masked."""
-        entry = PROCESSES.get(PROCESSES.check(self.process, "process")[0])
-        return inspect.isclass(entry) and issubclass(entry, Gaussian)
+    def has_discrete_tokens(self) -> bool:
+        """Whether tokens are ids of a vocabulary; tokenizers that are trained make such."""
+        if self.tokenizer is None or self.tokenizer_source is not None:
+            return True
+        return is_discrete(TOKENIZERS.check(self.tokenizer, "tokenizer")[0])
+
+    @property
+    def is_field(self) -> bool:
+        """Whether the network predicts the field of a continuous process; if not, tokens are masked."""
+        return cast(type[Process], PROCESSES.get(PROCESSES.check(self.process, "process")[0])).is_field
 
     @property
     def samplers(self) -> Registry[Any]:
         """Those that can sample what it trains."""
-        return FIELD_SAMPLERS if self.is_gaussian else SAMPLERS
+        return FIELD_SAMPLERS if self.is_field else SAMPLERS
 
     @property
     def tokenizer_source(self) -> str | None:
@@ -145,7 +151,12 @@ class Recipe(BaseModel):
 
     def field_process(self) -> Gaussian | None:
         """The Gaussian process, None where tokens are masked."""
-        return cast(Gaussian, self.build_process(0)) if self.is_gaussian else None
+        return cast(Gaussian, self.build_process(0)) if self.is_field else None
+
+    def masking_schedule(self) -> Schedule | None:
+        """The schedule that tokens are masked by in training, None if there is none."""
+        process = None if self.is_field else self.build_process(0)
+        return process.schedule if isinstance(process, Absorbing) else None
 
     def build_objective(self, layout: TokenLayout | int = 0) -> Objective:
         """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
@@ -157,12 +168,12 @@ class Recipe(BaseModel):
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
         derived: dict[str, Any] = {"layout": layout}
-        if takes_tokens and bool(vocab_size_of(layout)) == self.is_continuous:
-            kinds = ("numbers of a vocabulary", "continuous") if self.is_continuous else ("continuous", "numbers")
-            raise RecipeError(f"tokenizer: its tokens are {kinds[0]}, the recipe needs {kinds[1]}; change either")
+        if takes_tokens and bool(vocab_size_of(layout)) != self.has_discrete_tokens:
+            made, needed = ("continuous", "discrete") if self.has_discrete_tokens else ("discrete", "continuous")
+            raise RecipeError(f"tokenizer: its tokens are {made}, the recipe needs {needed} ones; change either")
         if "process" in wanted:
             derived["process"] = self.build_process(layout)
-        elif takes_tokens and self.process != "absorbing":
+        elif takes_tokens and self.process != Recipe.model_fields["process"].default:
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)
 

@@ -6,7 +6,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
-import yaml
+from maskgen.core.yaml_reader import read_yaml
 
 INFO = "checkpoint.json"
 
@@ -35,7 +35,7 @@ def recipe_text(name: str) -> str:
 
 def recipe_summary(name: str) -> str:
     """Its one line."""
-    return str(yaml.safe_load(recipe_text(name)).get("summary", ""))
+    return str(read_yaml(recipe_text(name)).get("summary", ""))
 
 
 def zoo_names() -> list[str]:

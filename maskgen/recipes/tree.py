@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path, read_regular
+from maskgen.core.yaml_reader import MOST_CHARACTERS, YamlError, read_yaml
 from maskgen.recipes.shipped import recipe_names, recipe_text
 
 
@@ -26,16 +25,16 @@ def read_tree(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree
-    beside = Path(source).expanduser().parent / str(base)  # a file's base may be a file beside it
+    beside = local_path(source).parent / str(base)  # a file's base may be a file beside it
     return _merge(read_tree(str(beside if beside.is_file() else base), (*above, source)), tree)
 
 
 def _find(source: str) -> tuple[str, str]:
     """(where, text) of a recipe."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     if source.endswith((".yaml", ".yml")) or path.is_file():
         try:
-            return source, path.read_text(encoding="utf-8")
+            return source, read_regular(path, 4 * MOST_CHARACTERS).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read recipe {source}: {getattr(error, 'strerror', None) or error}") from None
     names = recipe_names()
@@ -51,9 +50,9 @@ def _find(source: str) -> tuple[str, str]:
 
 def _parse_yaml(where: str, text: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+        tree = read_yaml(text)
+    except YamlError as error:
+        raise RecipeError(f"{where} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys")
     return tree
@@ -74,18 +73,6 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 def _is_same_part(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     is_trained = "from" in old or "from" in new
     return not is_trained and new.get("type", old.get("type")) == old.get("type")
-
-
-def override(tree: dict[str, Any], change: str) -> None:
-    """Apply one `a.b.c=value`; the value is read as YAML."""
-    key, separator, text = change.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"an override is key=value, got {change!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"{key}: the value {text!r} is not YAML") from None
-    put(tree, key, value)
 
 
 def put(tree: dict[str, Any], key: str, value: object) -> None:

@@ -1,9 +1,9 @@
-"""What a schedule is: alpha(t), its derivative and its inverse stand together.
+"""Base class of schedules: alpha(t), its derivative and its inverse.
 
-alpha(t) is the chance that a token is still visible at time t and falls from 1 (t = 0, data) to 0 (t = 1, nothing
-left); a Gaussian process reads the same function as signal power, so that alpha / (1 - alpha) is its signal-to-noise
-ratio. Four entries bend that and say so: `Exponential` ends at exp(-rate), `Betas` at what is left after its last
-step, `TruncatedNormal` starts below 1, and `Fixed` does not move.
+alpha(t) is the probability that a token is visible at time t; it falls from 1 at t = 0 (data) to 0 at t = 1. In a
+Gaussian process the same function is the signal power: alpha / (1 - alpha) is the signal-to-noise ratio. Four schedules
+are exceptions: `Exponential` ends at exp(-rate), `Betas` at the signal left after its last step, `TruncatedNormal`
+starts below 1, and `Fixed` is constant.
 
 All methods are elementwise on float tensors and keep shape and dtype.
 """
@@ -26,7 +26,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Chance that a token is visible at time t in [0, 1]."""
+        """Probability that a token is visible at time t in [0, 1]."""
 
     @abstractmethod
     def alpha_dot(self, t: Tensor) -> Tensor:
@@ -34,14 +34,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def inverse(self, alpha: Tensor) -> Tensor:
-        """The time at which alpha is left."""
+        """The time t with alpha(t) = alpha."""
 
     def mask_ratio(self, t: Tensor) -> Tensor:
         """1 - alpha(t)."""
         return 1 - self.alpha(t)
 
     def elbo_weight(self, t: Tensor) -> Tensor:
-        """-alpha'(t) / (1 - alpha(t)): what the bound multiplies the masked cross-entropy with (MD4, eq. 5)."""
+        """-alpha'(t) / (1 - alpha(t)): weight of the masked cross-entropy in the bound (MD4, eq. 5)."""
         return -self.alpha_dot(t) / self.mask_ratio(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Schedule(ABC):
         Args:
             n_masked: (B,) masked tokens at the start; known tokens are not counted.
             steps: T, at least 1.
-            rounding: what is rounded down: the masked count (MaskGIT), or the revealed one (Halton-MaskGIT).
+            rounding: count that is rounded down: the masked one (MaskGIT), or the unmasked one (Halton-MaskGIT).
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -80,5 +80,10 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule, home="maskgen.sch
 
 
 def require_positive(name: str, value: float) -> None:
+    """Check that a value is positive.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")

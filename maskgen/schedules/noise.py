@@ -24,7 +24,7 @@ class Betas(Schedule):
         law: `linear`, beta from 0.1/T to 20/T (DDPM, arXiv 2006.11239: 1e-4 to 0.02 at T = 1,000); or `cosine`,
             the ratios of cos^2, at most 0.999 (arXiv 2102.09672).
         steps: T.
-        power: of the linear betas of T = 1,000, which are then scaled to T steps: below 1 there is more noise early
+        power: exponent of the linear betas of T = 1,000, which are then scaled to T steps; below 1 adds noise early
             (DiffMAE, arXiv 2304.03283: 0.8).
     """
 
@@ -35,7 +35,7 @@ class Betas(Schedule):
     def __post_init__(self) -> None:
         require_positive("power", self.power)
         if self.power != 1 and self.law != "linear":
-            raise ValueError(f"power is of law linear; leave it out with {self.law}, got {self.power}")
+            raise ValueError(f"power needs law linear; leave it out with {self.law}, got {self.power}")
         least = int(1000 * 0.02**self.power) + 1
         if self.steps < least:
             raise ValueError(f"steps must be at least {least}, or a linear beta exceeds 1; got {self.steps}")
@@ -57,7 +57,7 @@ class Betas(Schedule):
         return ((index + share) / self.steps).clamp(0, 1).to(alpha.dtype)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where t lies between which two steps, and the logarithms of all products."""
+        """Index of the step before t, position of t between it and the next, and the logarithms of all products."""
         place = t.double() * self.steps
         # The nudge puts i/T into the cell that begins there, in float32 as in float64.
         index = (place.detach() + 1e-3).floor().long().clamp(0, self.steps - 1)

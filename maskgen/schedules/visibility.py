@@ -1,4 +1,4 @@
-"""Schedules of masking: how many tokens are still visible."""
+"""Masking schedules: alpha(t), the probability that a token is visible."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Arccos(Schedule):
 class Exponential(Schedule):
     """alpha = exp(-rate t): eMIGM (rate 5), MaskGIT's `exp` (rate ln N). Ends at exp(-rate), not at 0.
 
-    What is visible at the end would cost exp(-rate) log V more: weight elbo refuses it unless the rate is high.
+    Tokens visible at the end would add exp(-rate) log V to the bound: weight elbo refuses it unless the rate is high.
     """
 
     rate: float = 5.0
@@ -172,7 +172,7 @@ class Log(Schedule):
 @SCHEDULES.register("log_exp")
 @dataclass(frozen=True)
 class LogExp(Schedule):
-    """alpha = 1 - ln(1 + (e^rate - 1) t) / rate: eMIGM's `log-exp` (rate 5). Falls as fast, and ends at 0."""
+    """alpha = 1 - ln(1 + (e^rate - 1) t) / rate: eMIGM's `log-exp` (rate 5). Like `exponential`, but ends at 0."""
 
     rate: float = 5.0
 
@@ -252,4 +252,4 @@ class Fixed(Schedule):
         return torch.zeros_like(t)
 
     def inverse(self, alpha: Tensor) -> Tensor:  # noqa: ARG002
-        raise ValueError("schedule fixed has one mask ratio at all times: no time belongs to an alpha; choose another")
+        raise ValueError("schedule fixed is constant and has no inverse; use another schedule, e.g. cosine or linear")

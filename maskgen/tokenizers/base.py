@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.registry import Registry
-from maskgen.core.streams import Stream, TokenLayout
+from maskgen.core.streams import Stream, StreamKind, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Tokenizer(ABC):
 class ImageTokenizer(nn.Module, Tokenizer):
     """Images (B, C, H, W) in [0, 1] <-> tokens, rows first: (B, L) int64 in 0..vocab_size - 1, or (B, L, D) float.
 
-    A final class sets `vocab_size`, or `token_width` D and a `vocab_size` of 0, and `grid` (h, w), L = h w.
+    A final class sets `grid` (h, w), L = h w, and `vocab_size`; for continuous tokens `has_discrete_tokens` is False,
+    `vocab_size` 0 and `token_width` D.
+    A continuous token has `patch_area` numbers per channel, channels first.
     """
 
+    kind: ClassVar[StreamKind] = "image"
+    has_discrete_tokens: ClassVar[bool] = True
     vocab_size: int
     token_width: int = 0
+    patch_area: int = 1
     grid: tuple[int, int]
-
-    @property
-    def is_continuous(self) -> bool:
-        """Whether tokens are continuous."""
-        return self.vocab_size == 0
 
     @property
     def layout(self) -> TokenLayout:
@@ -73,7 +73,7 @@ class ImageTokenizer(nn.Module, Tokenizer):
         """
         tokens = self.encode(images.masked_fill(masked, 0.5))  # known neighbours must not depend on masked pixels
         is_masked = F.adaptive_max_pool2d(masked.float(), self.grid).flatten(1).bool()  # (B, L)
-        if self.is_continuous:
+        if not self.has_discrete_tokens:
             return tokens.masked_fill(is_masked[..., None], torch.nan)
         return tokens.masked_fill(is_masked, -1)
 
@@ -97,3 +97,19 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
     "tokenizer", derived=("image_shape", "corpus", "held_out"), home="maskgen.tokenizers:TOKENIZERS"
 )
 """Image tokenizers are classes; an entry for text is a function that makes a `TextTokenizer`."""
+
+
+def kind_of(name: str) -> StreamKind:
+    """The kind of data that a registered tokenizer is for; a function makes a text tokenizer."""
+    entry = TOKENIZERS.get(name)
+    return entry.kind if _is_image_tokenizer(entry) else "text"
+
+
+def is_discrete(name: str) -> bool:
+    """Whether a registered tokenizer makes ids of a vocabulary."""
+    entry = TOKENIZERS.get(name)
+    return entry.has_discrete_tokens if _is_image_tokenizer(entry) else True
+
+
+def _is_image_tokenizer(entry: object) -> TypeGuard[type[ImageTokenizer]]:
+    return isinstance(entry, type) and issubclass(entry, ImageTokenizer)

@@ -65,3 +65,53 @@ def test_a_stream_is_discrete_or_continuous() -> None:
         Stream("image", "image", 0, (2, 2))
     with pytest.raises(ValueError, match="shape"):
         Stream("image", "image", 3, ())
+
+
+def test_a_masked_row_keeps_what_is_known_and_repeats_one_row_for_all() -> None:
+    row = BOTH.masked({"label": torch.tensor([[3]])}, 4)
+    assert row.tolist() == [[26] * 6 + [19]] * 4
+    part = torch.tensor([[16, 5, 16, 16, 1, 16]])  # 16 is the image's own [MASK]
+    assert BOTH.masked({"image": part}, 2).tolist() == [[26, 5, 26, 26, 1, 26, 26]] * 2
+    latents = TokenLayout.of(Stream("a", "image", 0, (2, 2), 3), Stream("b", "map", 0, (1,), 3))
+    row = latents.masked({"b": torch.ones(1, 1, 3)}, 2)
+    assert row.shape == (2, 5, 3)
+    assert row[:, :4].isnan().all()
+    assert (row[:, 4] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"label": torch.tensor([[11]])}, "stream 'label': ids must be in 0 ... 9, or 10 for .MASK.; got 11 ... 11"),
+        ({"label": torch.tensor([[-1]])}, "got -1 ... -1"),
+        ({"label": torch.zeros(2, 3, dtype=torch.int64)}, r"tokens must be \(B, 1\), got \(2, 3\)"),
+        ({"caption": torch.zeros(2, 1, dtype=torch.int64)}, "unknown stream 'caption'; choose from image, label"),
+        ({"label": torch.zeros(3, 1, dtype=torch.int64)}, "equal numbers of rows"),
+    ],
+)
+def test_known_tokens_that_do_not_fit_are_refused(known: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BOTH.masked(known, 2)
+
+
+def test_logits_of_other_streams_are_large_negative_and_finite_in_all_precisions() -> None:
+    parts = {"image": torch.randn(2, 6, 16), "label": torch.randn(2, 1, 10)}
+    logits = BOTH.join_logits(parts)
+    assert logits.shape == (2, 7, 26)
+    assert logits[:, :6, :16].equal(parts["image"])
+    assert BOTH.limited(logits).equal(logits)
+    where = torch.zeros(2, 7, dtype=torch.bool)
+    where[0, 2] = where[1, 6] = True
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        own = BOTH.limited(torch.zeros(2, 26, dtype=dtype), where)
+        assert own.isfinite().all()
+        assert own.softmax(-1)[0, :16].sum().item() == pytest.approx(1, abs=1e-2)
+        assert own.softmax(-1)[1, :16].sum() == 0
+    one = torch.randn(2, 6, 16)
+    assert TokenLayout.of(DIGIT).limited(one) is one
+
+
+def test_values_of_rows_and_streams_are_spread_over_positions() -> None:
+    assert BOTH.over_row(torch.tensor([1.0, 2.0])).tolist() == [[1], [2]]
+    assert BOTH.over_row(torch.tensor([[1.0, 2.0]])).tolist() == [[1] * 6 + [2]]
+    assert BOTH.parts(torch.arange(7)[None])["label"].tolist() == [[6]]

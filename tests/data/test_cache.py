@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.errors import DiskFull
 from maskgen.data.base import DataError, TensorSplit
-from maskgen.data.cache import TokenData, default_cache_dir, token_data
+from maskgen.data.cache import TokenData, default_cache_dir, token_data, write_cache
 from maskgen.data.loader import CounterSampler, batches, in_order
 from maskgen.tokenizers.base import ImageTokenizer
 
@@ -154,3 +156,35 @@ def test_a_worker_maps_the_file_and_gets_no_copy(tmp_path: Path) -> None:
 def test_a_pickled_cache_reads_the_same(tmp_path: Path) -> None:
     data = make(Columns(), tmp_path)
     assert np.array_equal(all_tokens(pickle.loads(pickle.dumps(data))), all_tokens(data))
+
+
+def test_a_full_disk_has_its_own_exit_code_and_says_what_to_do(tmp_path: Path) -> None:
+    def fill(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFull, match=r"no room for .*tokens\.bin: No space left on device; make room, or set"):
+        write_cache(tmp_path / "tokens.bin", fill)
+    assert DiskFull.code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exchanged_files_of_a_cache_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (make(Columns(shift=shift), tmp_path) for shift in (0, 1))
+    expected = all_tokens(first)
+    for suffixes in ((".bin",), (".json",), (".bin", ".json")):
+        for suffix in suffixes:
+            one, other = first.file.with_suffix(suffix), second.file.with_suffix(suffix)
+            one.rename(tmp_path / "spare")
+            other.rename(one)
+            (tmp_path / "spare").rename(other)
+        caplog.clear()
+        assert torch.equal(all_tokens(make(Columns(), tmp_path)), expected)
+        assert "will be encoded again" in caplog.text
+        make(Columns(shift=1), tmp_path)
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    draft = tmp_path / ".tokens-abc.bin.4194305"
+    draft.touch()  # no process has a number that high
+    make(Columns(), tmp_path)
+    assert not draft.exists()

@@ -282,7 +282,7 @@ def test_the_loss_on_kept_tokens_is_that_of_their_pixels() -> None:
     )
     subset, x_t, c = TokenSubset.draw(3, L, 0.25, Rng.stream(0)), process.corrupt(x_0, t, noise), process.scalings(t)
     answer = network(c.c_in[:, None, None] * x_t, c.c_noise, cond, subset=subset).value
-    in_tokens = (answer - subset.gather(process.answer(x_0, noise, t))).square().mean((1, 2))
+    in_tokens = (answer - subset.gather(process.output_target(x_0, noise, t))).square().mean((1, 2))
     denoised = c.c_skip[:, None, None] * subset.gather(x_t) + c.c_out[:, None, None] * answer
     in_pixels = (denoised - subset.gather(x_0)).square().mean((1, 2)) / c.c_out.square()
     torch.testing.assert_close(in_tokens, in_pixels)

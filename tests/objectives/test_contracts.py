@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,16 @@ from torch import Tensor
 from maskgen.core.predictions import NULL, Batch, Categorical, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives import OBJECTIVES, Classification, MaskedTokens, Reconstruction, draw_times, shift_images
+from maskgen.objectives import (
+    OBJECTIVES,
+    Classification,
+    MaskedTokens,
+    Objective,
+    Reconstruction,
+    draw_times,
+    shift_images,
+    traits_of_objective,
+)
 from maskgen.processes import Absorbing
 from maskgen.schedules import SCHEDULES, Cosine, Fixed, Linear
 from tests.toys import constant, pick
@@ -41,6 +51,15 @@ class Watch:
     ) -> Categorical:
         self.x_t, self.t, self.cond, self.subset, self.where = x_t, t, cond, subset, where
         return pick(self.logits, where)
+
+
+def test_every_objective_declares_what_it_is_for() -> None:
+    for name in OBJECTIVES.names():
+        traits = traits_of_objective(name)
+        needs_process = "process" in inspect.signature(OBJECTIVES.get(name)).parameters
+        assert needs_process == (traits.process != "none"), name
+        assert issubclass(OBJECTIVES.get(name), Objective), name  # type: ignore[arg-type]
+    assert not traits_of_objective("classification").has_streams
 
 
 def test_times_lie_one_in_each_stratum() -> None:

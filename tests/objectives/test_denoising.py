@@ -112,7 +112,7 @@ def test_the_right_answer_has_no_loss_and_a_wrong_one_has(process: Gaussian, wei
                 time = (seen + 1) / 1000 if process.steps else seen / 1000
             _, b = process.amplitudes(time)
             noise = x_t.double() / (process.scalings(time).c_in * b)[:, None, None]
-            return Field(process.answer(torch.zeros_like(noise), noise, time).float())
+            return Field(process.output_target(torch.zeros_like(noise), noise, time).float())
 
     assert float(objective(Right(0), zeros, Rng.stream(3)).value) == pytest.approx(0, abs=1e-5)
     assert float(objective(Fixed(3.0), zeros, Rng.stream(3)).value) > 0.01

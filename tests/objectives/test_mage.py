@@ -226,7 +226,7 @@ def test_a_recipe_with_a_part_of_the_contrastive_term_is_refused_with_what_is_mi
 
 
 def test_views_that_know_their_class_are_not_compared() -> None:
-    with pytest.raises(ValueError, match=r"model\.condition: token tells both views their class"):
+    with pytest.raises(ValueError, match=r"model\.condition: token gives both views of an image their class"):
         load_recipe("image/fashion-mage-c", ["model.condition=token"])
 
 

@@ -35,14 +35,14 @@ def at_sigma(process: Gaussian, sigma: float) -> Tensor:
 @every_target
 def test_the_answer_aimed_at_says_x_0_exactly(target: Target, scale: Scale, schedule: Schedule) -> None:
     process = Gaussian(schedule, target, scale)
-    answer = process.answer(x_0, noise, t)
+    answer = process.output_target(x_0, noise, t)
     assert torch.allclose(process.clean(answer, process.corrupt(x_0, t, noise), t), x_0, atol=1e-9)
 
 
 @every_scale
 def test_targets_are_what_they_are_called(scale: Scale) -> None:
     def answer(target: Target) -> Tensor:
-        return Gaussian(CosineSquared(), target, scale).answer(x_0, noise, t)
+        return Gaussian(CosineSquared(), target, scale).output_target(x_0, noise, t)
 
     a, b = (value[:, None, None] for value in Gaussian(CosineSquared(), "v", scale).amplitudes(t))
     assert torch.allclose(answer("eps"), noise)
@@ -78,7 +78,7 @@ def test_amplitudes_have_the_ratio_of_the_schedule_and_their_scale(scale: Scale,
 def test_the_velocity_is_the_derivative_of_a_straight_path() -> None:
     process, h = Gaussian(Rectified(), "flow", "straight"), 1e-6
     slope = (process.corrupt(x_0, t + h, noise) - process.corrupt(x_0, t - h, noise)) / (2 * h)
-    assert torch.allclose(process.answer(x_0, noise, t), slope, atol=1e-6)
+    assert torch.allclose(process.output_target(x_0, noise, t), slope, atol=1e-6)
 
 
 @pytest.mark.parametrize("key", [key for key in GOLDEN if key.startswith("edm sd=")])
@@ -99,7 +99,7 @@ def test_preconditioned_inputs_and_targets_have_unit_variance_for_data_of_the_de
         when = torch.tensor([time], dtype=torch.float64)
         seen = process.scalings(when).c_in * process.corrupt(data, when, drawn)
         assert float(seen.std()) == pytest.approx(1, abs=0.01)
-        assert float(process.answer(data, drawn, when).std()) == pytest.approx(1, abs=0.01)
+        assert float(process.output_target(data, drawn, when).std()) == pytest.approx(1, abs=0.01)
 
 
 def test_discrete_times_are_told_as_ddpm_counts_them() -> None:
@@ -127,7 +127,7 @@ def test_what_is_left_of_the_data_at_time_one_is_nothing() -> None:
         ({"sigma_data": 0.0}, "sigma_data must be positive, got 0.0"),
         ({"steps": -1}, "steps must be at least 0"),
         ({"schedule": Fixed()}, "schedule fixed has one level of noise"),
-        ({"target": "edm", "steps": 10}, "edm is of continuous time"),
+        ({"target": "edm", "steps": 10}, "edm needs continuous time"),
     ],
 )
 def test_impossible_processes_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -154,6 +154,6 @@ def test_a_learned_variance_is_refused_where_its_bound_is_not_finite(process: Ga
 def test_noise_that_is_nearly_all_there_is_leaves_a_finite_answer_in_float32() -> None:
     for target in get_args(Target):
         process = Gaussian(Rectified(), target, "straight")
-        answer = process.answer(x_0.float(), noise.float(), torch.tensor([1e-5, 1e-3, 0.999, 1 - 1e-7]).double())
+        answer = process.output_target(x_0.float(), noise.float(), torch.tensor([1e-5, 1e-3, 0.999, 1 - 1e-7]).double())
         assert answer.isfinite().all(), target
         assert float(answer.abs().max()) < 1e3 * math.sqrt(2), target

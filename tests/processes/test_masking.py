@@ -11,7 +11,7 @@ import torch
 from maskgen.core.rng import Rng
 from maskgen.core.streams import Stream, TokenLayout
 from maskgen.processes import PROCESSES, Absorbing, StateDependent, is_mask
-from maskgen.schedules import SCHEDULES, Cosine, Linear
+from maskgen.schedules import SCHEDULES, Cosine, Fixed, Linear
 from maskgen.strategies import STRATEGIES, Guide
 
 x_0 = torch.arange(64).view(4, 16) % 7
@@ -128,6 +128,66 @@ def test_rows_of_another_length_than_the_grid_are_refused() -> None:
         ValueError, match=r"built for rows of 9 tokens \(image \(3, 3\)\), got 16; build it for the layout"
     ):
         Absorbing(TokenLayout.of(Stream("image", "image", 7, (3, 3)))).draw_noise(x_0, Rng.stream(0))
+
+
+# Rows of several streams
+
+BOTH = TokenLayout.of(
+    Stream("image", "image", 7, (4, 4)), Stream("label", "label", 3, (1,)), Stream("words", "text", 5, (6,))
+)
+rows = BOTH.join({"image": x_0, "label": torch.tensor([[0], [1], [2], [0]]), "words": torch.arange(24).view(4, 6) % 5})
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_every_stream_has_exact_counts_and_an_order_of_its_own(name: str) -> None:
+    process = Absorbing(BOTH, Linear(), strategy=STRATEGIES.build(name))
+    noise = process.draw_noise(rows, Rng.stream(0), Guide(torch.randn(4, 23)))
+    t = torch.tensor([[0.25, 0.1, 0.5], [0.5, 0.9, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    for times, n in ((t, [[4, 0, 3], [8, 1, 0], [16, 0, 0], [0, 1, 6]]), (torch.full((4,), 0.5), [[8, 0, 3]] * 4)):
+        x_t = process.corrupt(rows, times, noise)
+        assert [[int((x_t[row, place] == 15).sum()) for place in BOTH.places] for row in range(4)] == n
+        assert ((x_t == rows) | (x_t == 15)).all()
+    assert ((process.corrupt(rows, torch.zeros(4), noise) == 15).sum(1) == 1).all(), "at least one of the row"
+    image = Absorbing(SQUARE, Linear(), strategy=STRATEGIES.build(name))
+    alone = image.draw_noise(x_0, Rng.stream(0), Guide(torch.randn(4, 16)))
+    assert name in ("attention", "hard") or noise[:, :16].equal(alone)
+
+
+def test_coins_of_streams_fall_at_times_of_their_own() -> None:
+    process, many = Absorbing(BOTH, Linear(), "bernoulli"), rows[:1].expand(4000, -1)
+    t = torch.tensor([[0.2, 0.7, 1.0]]).expand(4000, -1)
+    is_masked = (process.corrupt(many, t, process.draw_noise(many, Rng.stream(0))) == 15).double()
+    shares = [is_masked[:, place].mean().item() for place in BOTH.places]
+    assert shares == pytest.approx([0.2, 0.7, 1.0], abs=0.03)
+    shared = process.corrupt(many, t[:, 0], process.draw_noise(many, Rng.stream(0)))
+    assert (shared == 15).double().mean().item() == pytest.approx(0.2, abs=0.01)
+
+
+def test_fixed_counts_of_streams_are_known_without_counting() -> None:
+    for ratio, least, rounding in ((0.75, 0, "round"), (0.01, 3, "floor"), (0.3, 0, "ceil"), (0.3, 0, "floor")):
+        process = Absorbing(BOTH, Fixed(ratio), at_least=least, rounding=cast(Any, rounding))
+        x_t = process.corrupt(rows, torch.ones(4), process.draw_noise(rows, Rng.stream(0)))
+        assert ((x_t == 15).sum(1) == process.n_masked(23)).all()
+
+
+@pytest.mark.parametrize(
+    ("rounding", "n"), [("round", [1, 4, 7, 12]), ("ceil", [1, 4, 8, 12]), ("floor", [1, 4, 7, 11])]
+)
+def test_masked_counts_are_rounded_as_the_key_says(rounding: Any, n: list[int]) -> None:
+    process = Absorbing(7, Linear(), rounding=rounding)
+    t = torch.tensor([0.01, 0.25, 0.46, 0.72], dtype=torch.float64)
+    assert (process.corrupt(x_0, t, process.draw_noise(x_0, Rng.stream(0))) == 7).sum(1).tolist() == n
+    whole = torch.full((4,), 0.7 - 0.2, dtype=torch.float64)  # 16 * 0.49999999999999994 are 8 tokens
+    assert ((process.corrupt(x_0, whole, process.draw_noise(x_0, Rng.stream(0))) == 7).sum(1) == 8).all()
+
+
+def test_what_supports_one_stream_says_so_of_several() -> None:
+    with pytest.raises(
+        ValueError, match="process state_dependent supports rows of one stream, got image, label, words"
+    ):
+        StateDependent(BOTH)
+    with pytest.raises(ValueError, match="rounding ceil needs count exact, got bernoulli"):
+        Absorbing(7, Linear(), "bernoulli", rounding="ceil")
 
 
 # Rates of the tokens' own

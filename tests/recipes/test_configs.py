@@ -55,7 +55,7 @@ def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
 
 def built(recipe: Recipe) -> nn.Module:
     """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
-    if recipe.is_text:
+    if recipe.kind == "text":
         recipe.build_objective(50_257)
         return recipe.build_model(vocab_size=50_257)
     n_classes, shape = sizes(recipe)

@@ -84,7 +84,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_recipe_of_text_says_so_and_comes_back_from_its_dump(kind: str) -> None:
     recipe = parse_recipe(tree(TEXT, **KINDS[kind]))
-    assert recipe.is_text
+    assert recipe.kind == "text"
     assert recipe.task == "generator"
     assert parse_recipe(yaml.safe_load(recipe.dump())) == recipe
     assert recipe.build_objective(7).baseline == pytest.approx(math.log(7))
@@ -92,17 +92,17 @@ def test_a_recipe_of_text_says_so_and_comes_back_from_its_dump(kind: str) -> Non
 
 
 def test_images_are_no_text() -> None:
-    assert not parse_recipe(tree()).is_text
+    assert parse_recipe(tree()).kind == "image"
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "words"),
     [
-        ("mdlm", {"tokenizer": None}, ["text needs a model and a tokenizer", "tokenizer: characters"]),
+        ("mdlm", {"tokenizer": None}, ["text needs a model and a tokenizer", "tokenizer: ", "characters"]),
         ("mdlm", {"model": None}, ["text needs a model and a tokenizer"]),
         ("mdlm", {"tokenizer": {"from": "x"}}, ["tokenizer:", "made from the data or read from a file", "`from`"]),
-        ("mdlm", {"tokenizer": "pixels"}, ["tokenizer: pixels is not for text; choose another"]),
-        ("mdlm", {"model": "maskgit"}, ["model: maskgit lives on a grid", "for text choose mdlm, bd3 or ar"]),
+        ("mdlm", {"tokenizer": "pixels"}, ["tokenizer: pixels is not for text; choose from bpe, bytes, characters"]),
+        ("mdlm", {"model": "maskgit"}, ["model: maskgit is not for text; choose from ar, bd3, mdlm"]),
         ("mdlm", {"model": "classifier"}, ["model: classifier takes no tokenizer; change either"]),
         ("mdlm", {"model": "bd3"}, ["objective: bd3 is trained by block_tokens, not by masked_tokens"]),
         ("mdlm", {"model": "ar"}, ["objective: ar is trained by next_token, not by masked_tokens"]),
@@ -128,7 +128,7 @@ def test_images_are_no_text() -> None:
         ("ar", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective next_token", "use 1, got 0.5"]),
         ("genmd4", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective state_dependent", "use 1, got 0.5"]),
         ("bytes", {"train": {"document_attention": True, "keep_ratio": 0.5}}, ["train.keep_ratio", "use 1, got 0.5"]),
-        ("bd3", {"train": {"document_attention": True}}, ["train.document_attention", "type mdlm", "leave it out"]),
+        ("bd3", {"train": {"document_attention": True}}, ["train.document_attention", "model mdlm", "leave it out"]),
         ("genmd4", {"train": {"document_attention": True}}, ["train.document_attention", "objective masked_tokens"]),
         ("mdlm", {"train": {"optimizer": "sgd"}}, ["train.optimizer", "'adamw' or 'muon'", "'sgd'"]),
         ("mdlm", {"data": {"type": "text_file"}}, ["data.path: missing"]),
@@ -148,7 +148,7 @@ def test_parts_of_text_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tokenizer": "characters"}, ["tokenizer: characters is not for images; choose another"]),
+        ({"tokenizer": "characters"}, ["tokenizer: characters is not for images; choose from autoencoder_kl"]),
         ({"train": {"document_attention": True}}, ["train.document_attention", "text", "leave it out"]),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_recipe_names_its_mask_strategy(strategy: str) -> None:
         ({"strategy": "blocks"}, {}, "process.strategy: .*unknown mask strategy 'blocks'; choose from .*block"),
         ({"strategy": {"type": "grid", "period": [1, 4]}}, {}, "period must be two whole numbers"),
         ({"strategy": {"type": "color", "color": "red"}}, {}, "color: input should be 'low', 'high', 'band' or 'stop'"),
-        ({"strategy": "hard"}, {}, "process.strategy: hard needs .* set model.has_difficulty: true"),
+        ({"strategy": "hard"}, {}, "process.strategy: hard requires .* set model.has_difficulty: true"),
     ],
 )
 def test_a_mask_strategy_without_sense_is_refused(process: dict[str, Any], model: dict[str, Any], message: str) -> None:
@@ -373,7 +373,7 @@ def test_a_base_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path)
         ({"sampler": {"type": "emigm", "head": "dmp"}}, ["sampler.head", "'dmp'", "ddpm"]),
         ({"objective": "masked_tokens"}, ["masked_tokens", "discrete tokens"]),
         ({"objective": "denoising"}, ["mar is trained by token_diffusion or masked_tokens", "denoising"]),
-        ({"model": {"type": "mar", "head": "categorical"}}, ["model.head", "vectors", "diffusion"]),
+        ({"model": {"type": "mar", "head": "categorical"}}, ["model.head", "continuous", "diffusion"]),
         ({"model": {"type": "mar", "head": {"type": "diffusion", "process": "absorbing"}}}, ["process", "gaussian"]),
         ({"model": {"type": "mar", "null_token": "zero"}}, ["model.null_token", "'own' or 'mask'"]),
         ({"process": {"type": "absorbing", "at_least": -1}}, ["at_least", "-1"]),
@@ -399,8 +399,8 @@ def test_a_recipe_of_masked_vectors_that_pairs_parts_wrongly_says_so(changes: di
     ("changes", "words"),
     [
         ({"sampler": {"type": "emigm", "head": "ddpm"}}, ["sampler.head", "numbers"]),
-        ({"model": {"type": "mar", "width": 8, "depth": 1, "heads": 2}}, ["model.head", "numbers", "categorical"]),
-        ({"guidance": {"ramp": "revealed", "scale": 2}}, ["guidance.ramp", "order random"]),
+        ({"model": {"type": "mar", "width": 8, "depth": 1, "heads": 2}}, ["model.head", "discrete", "categorical"]),
+        ({"guidance": {"ramp": "revealed", "scale": 2}}, ["guidance.ramp", "order halton or random"]),
         ({"objective": "token_diffusion"}, ["maskgit is trained by masked_tokens"]),
     ],
 )
@@ -446,7 +446,11 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
         ("mae", ["model=diffmae"], ["process: model diffmae needs gaussian, not absorbing"]),
         ("mae", ["train.keep_ratio=0.5"], ["train.keep_ratio: objective masked_regression drops no tokens"]),
         ("mae", ["guidance.scale=2"], ["guidance.scale: model mae has no classes", "use 1"]),
-        ("mae", ["process.strategy=hard"], ["process.strategy: hard needs", "model.has_difficulty: true"]),
+        (
+            "mae",
+            ["process.strategy=hard"],
+            ["process.strategy: hard requires", "model.has_difficulty: true"],
+        ),
         ("diffmae", ["process.target=v"], ["objective: masked_denoising needs process gaussian with target x_0"]),
         ("diffmae", ["model.decoder.depth=5"], ["model.decoder: reads reversed", "depth 5 is more than its 4"]),
         (

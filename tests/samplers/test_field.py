@@ -70,7 +70,7 @@ def test_solvers_on_the_ideal_denoiser_give_the_published_values(solver: Any, ke
     calls: list[float] = []
     found = FieldSampler(solver, n)(counted(ideal(EDM), calls), one, Rng.stream(0), process=EDM)
     assert float(found) == pytest.approx(value, rel=rel)
-    assert len(calls) == evaluations == FieldSampler(solver, n).evaluations
+    assert len(calls) == evaluations == FieldSampler(solver, n).nfe
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.errors import UserError
+from maskgen.core.predictions import NULL, Categorical, Condition, Field
 from maskgen.core.traits import NetworkTraits
-from maskgen.samplers.guidance import Guidance
+from maskgen.samplers.guidance import Guidance, training_time
+from maskgen.samplers.masked.joint import PerToken
+from maskgen.schedules import SCHEDULES, Cosine, Fixed, Linear
 from tests.toys import pick
 
 COND = Condition(torch.tensor([1, 2, 3]))
@@ -133,6 +136,60 @@ def test_power_cosine_has_the_published_values(
     assert at(guidance, *(1 - k / steps for k in after)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_power_cosine_of_a_discrete_process_starts_in_its_first_step_as_in_mdt() -> None:
+    guidance, t = Guidance(3.8, "power_cosine", 0.01), torch.tensor([1.0, 0.5, 0.001], dtype=torch.float64)
+    official = [1 + 2.8 * (1 - math.cos(math.pi * (1 - i / 1000) ** 0.01)) / 2 for i in (999, 499, 0)]
+    assert guidance.at(t, time_step=1 / 1000).tolist() == pytest.approx(official)
+    assert official[0] == pytest.approx(3.77, abs=0.005)
+    assert guidance.is_on(t[:1], 1 / 1000)
+    assert not guidance.is_on(t[:1])
+
+
+def test_channels_leaves_the_last_channels_of_a_field_conditional() -> None:
+    def network(x_t: Tensor, t: Tensor, cond: Condition | None = None, **_: Any) -> Field:
+        assert cond is not None
+        return Field(cond.labels[:, None, None].expand(x_t.shape).float(), torch.zeros_like(x_t))
+
+    x_t, t = torch.zeros(3, 2, 8), torch.full((3,), 0.5, dtype=torch.float64)
+    whole = Guidance(3.0).bind(network, COND)(x_t, t).value
+    part = Guidance(3.0, channels=3).bind(network, COND, patch_area=2)(x_t, t)
+    assert torch.equal(part.value[..., :6], whole[..., :6])
+    assert torch.equal(part.value[..., 6:], COND.labels[:, None, None].expand(3, 2, 2).float())
+    with pytest.raises(UserError, match=r"guidance.channels is for Gaussian processes.*use 0"):
+        Guidance(3.0, channels=3).bind(Labelled(), COND)(X_T, t)
+
+
+def test_a_network_is_given_the_time_of_training_at_the_alpha_of_the_sampler() -> None:
+    t, seen = torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64), list[Tensor]()
+
+    def network(x_t: Tensor, t: Tensor, cond: Condition | None = None, *, where: Tensor | None = None) -> Tensor:
+        seen.append(t)
+        return torch.zeros(*x_t.shape, 5)
+
+    Guidance().bind(network, None, network_time=training_time(Cosine(), Linear()))(X_T, t)
+    assert torch.allclose(seen[0], Cosine().mask_ratio(t).float())
+    for equal in (training_time(Cosine(), Cosine()), training_time(Cosine(), None), training_time(Cosine(), Fixed())):
+        assert equal is None
+    times = torch.linspace(0, 1, 101, dtype=torch.float64)
+    moving = [SCHEDULES.build(name) for name in SCHEDULES.names() if name != "fixed"]
+    for sampler in moving:
+        for training in moving:
+            found = (training_time(sampler, training) or (lambda t: t))(times)
+            assert found.isfinite().all(), (sampler, training)
+            assert ((found >= 0) & (found <= 1)).all(), (sampler, training)
+    per_token = training_time(PerToken(torch.ones(4)), Linear())
+    assert per_token is not None
+    assert torch.equal(per_token(t), t)
+
+
+def test_the_interval_of_guidance_is_in_the_time_of_the_sampler() -> None:
+    t = torch.full((3,), 0.5, dtype=torch.float64)  # cosine: 0.71 of training
+    denoiser = Labelled()
+    guidance = Guidance(4.0, interval=(0.6, 1.0))
+    guidance.bind(denoiser, COND, network_time=training_time(Cosine(), Linear()))(X_T, t)
+    assert denoiser.calls == [3]
+
+
 def test_linear_has_the_values_of_titok() -> None:
     expected = [1 + 4.5 * k / 8 for k in range(8)]  # its 4.5 adds to l_c and is never reached
     assert at(Guidance(5.5, "linear"), *(1 - k / 8 for k in range(8))) == pytest.approx(expected)
@@ -162,6 +219,8 @@ def test_outside_its_interval_guidance_is_off() -> None:
         {"interval": (0.5, 0.2)},
         {"interval": (-0.1, 1.0)},
         {"interval": (0.0, 1.1)},
+        {"scale": math.inf},
+        {"channels": -1},
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(arguments: Any) -> None:

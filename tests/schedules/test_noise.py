@@ -90,7 +90,7 @@ def test_betas_raised_to_a_power_below_1_noise_sooner() -> None:
     ("arguments", "message"),
     [
         ({"power": 0}, "power must be positive"),
-        ({"power": 0.8, "law": "cosine"}, "power is of law linear"),
+        ({"power": 0.8, "law": "cosine"}, "power needs law linear"),
         ({"power": 0.8, "steps": 43}, "steps must be at least 44"),
     ],
 )

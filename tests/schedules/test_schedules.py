@@ -262,7 +262,7 @@ def test_an_impossible_truncation_is_refused() -> None:
 
 def test_the_fixed_ratio_is_the_same_at_all_times_and_has_no_inverse() -> None:
     assert Fixed(0.6).mask_ratio(times()).tolist() == pytest.approx([0.6] * 1001)
-    with pytest.raises(ValueError, match="fixed has one mask ratio at all times"):
+    with pytest.raises(ValueError, match="fixed is constant and has no inverse"):
         Fixed().inverse(torch.tensor(0.5))
     with pytest.raises(ValueError, match=r"ratio must be in \(0, 1\], got 0"):
         Fixed(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,33 +13,33 @@ from maskgen.strategies import STRATEGIES, Guide, MaskStrategy, first, spread_ev
 
 N = 12
 every_strategy = pytest.mark.parametrize("name", STRATEGIES.names())
-every_grid = pytest.mark.parametrize("grid", [(7, 7), (5, 9), (1, 30), (1, 1), (2, 1)], ids=str)
+every_grid = pytest.mark.parametrize("grid", [(7, 7), (5, 9), (30,), (1, 1), (2, 1), (3, 4, 5), (2, 3, 2, 3)], ids=str)
 
 
 def built(name: str) -> MaskStrategy:
     return STRATEGIES.build(name)
 
 
-def guide(grid: tuple[int, int], n_rows: int = N, progress: float = 0.5) -> Guide:
-    return Guide(Rng.per_sample(range(n_rows)).normal((n_rows, grid[0] * grid[1])), progress)
+def guide(grid: tuple[int, ...], n_rows: int = N, progress: float = 0.5) -> Guide:
+    return Guide(Rng.per_sample(range(n_rows)).normal((n_rows, math.prod(grid))), progress)
 
 
-def mask(name: str, ratio: float, grid: tuple[int, int], rng: Rng) -> Tensor:
+def mask(name: str, ratio: float, grid: tuple[int, ...], rng: Rng) -> Tensor:
     return built(name).mask(ratio, N, grid, rng, guide(grid))
 
 
 @every_strategy
 @every_grid
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 0.5, 0.75, 0.9, 1.0])
-def test_every_ratio_masks_exactly_its_share_of_every_row(name: str, grid: tuple[int, int], ratio: float) -> None:
-    length = grid[0] * grid[1]
+def test_every_ratio_masks_exactly_its_share_of_every_row(name: str, grid: tuple[int, ...], ratio: float) -> None:
+    length = math.prod(grid)
     counts = mask(name, ratio, grid, Rng.stream(0)).sum(1)
     assert counts.tolist() == [min(max(round(ratio * length), 1), length)] * N
 
 
 @every_strategy
 @every_grid
-def test_what_a_ratio_masks_a_larger_one_masks_too(name: str, grid: tuple[int, int]) -> None:
+def test_what_a_ratio_masks_a_larger_one_masks_too(name: str, grid: tuple[int, ...]) -> None:
     small, large = (mask(name, ratio, grid, Rng.stream(0)) for ratio in (0.4, 0.7))
     assert (large | ~small).all()
 
@@ -58,6 +60,12 @@ def test_processes_draw_the_masks_that_one_would(name: str) -> None:
     whole = built(name).scores(40, grid, Rng.rows(0, first=0, count=40, total=40), told)
     part = Guide(told.scores[20:], told.progress)
     assert torch.equal(whole[20:], built(name).scores(20, grid, Rng.rows(0, first=20, count=20, total=40), part))
+
+
+@every_strategy
+def test_a_line_is_a_grid_of_one_row(name: str) -> None:
+    line, row = (built(name).scores(N, grid, Rng.stream(0), guide(grid)) for grid in ((30,), (1, 30)))
+    assert line.equal(row)
 
 
 @every_strategy

@@ -154,3 +154,21 @@ def test_low_noise_clumps_and_high_noise_scatters() -> None:
 def test_a_setting_without_sense_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_blocks_and_grids_of_a_video_are_boxes_and_cubes() -> None:
+    scores = Blocks(area=(0.1, 0.2)).scores(50, (6, 8, 8), Rng.stream(0)).view(50, 6, 8, 8)
+    for row in scores < 1:
+        sides = [int(row.flatten(0, 1).any(0).sum()), int(row.any(2).any(0).sum()), int(row.any(2).any(1).sum())]
+        assert row.sum() == sides[0] * sides[1] * sides[2]
+        assert 0.05 < float(row.double().mean()) < 0.35
+    kept = ~Grid((2, 2)).mask(7 / 8, 20, (4, 6, 8), Rng.stream(0)).view(-1, 2, 2, 3, 2, 4, 2)
+    assert (kept.sum((2, 4, 6)) == 1).all()
+
+
+def test_filtered_noise_of_a_video_is_smooth_along_every_axis() -> None:
+    for color, low in (("low", True), ("high", False)):
+        x = Color(color).scores(20, (8, 8, 8), Rng.stream(0)).view(-1, 8, 8, 8)  # type: ignore[arg-type]
+        for axis in (1, 2, 3):
+            step = x.diff(dim=axis).square().mean() / x.var()
+            assert bool(step < 1) is low

@@ -16,7 +16,7 @@ def test_decoding_undoes_encoding(size: int) -> None:
     tokenizer = PatchTokenizer((3, 8, 12), size)
     tokens = tokenizer.encode(images)
     assert tokens.shape == (2, 8 * 12 // size**2, 3 * size**2)
-    assert (tokenizer.grid, tokenizer.token_width, tokenizer.is_continuous) == (
+    assert (tokenizer.grid, tokenizer.token_width, not tokenizer.has_discrete_tokens) == (
         (8 // size, 12 // size),
         3 * size**2,
         True,

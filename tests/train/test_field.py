@@ -112,9 +112,9 @@ def test_a_sample_of_a_field_depends_on_its_own_seed_and_class_only(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer": {"type": "pixels"}}, "its tokens are numbers of a vocabulary"),
+        ({"tokenizer": {"type": "pixels"}}, "its tokens are discrete, model dit needs continuous"),
         ({"process": "absorbing", "sampler": "maskgit"}, "model dit needs gaussian, not absorbing"),
-        ({"model": {"type": "maskgit"}}, "model maskgit needs absorbing, not gaussian"),
+        ({"model": {"type": "maskgit"}}, "model maskgit needs absorbing or state_dependent, not gaussian"),
         ({"sampler": "maskgit"}, "unknown sampler 'maskgit'"),
         ({"objective": "masked_tokens"}, "dit is trained by denoising"),
         ({"train": {"keep_ratio": 0.5}}, "masking none drops no tokens"),
@@ -124,13 +124,19 @@ def test_a_sample_of_a_field_depends_on_its_own_seed_and_class_only(tmp_path: Pa
                 "process": {"type": "gaussian", "target": "edm", "scale": "exploding", "schedule": "log_normal"},
                 "objective": {"type": "denoising", "weight": {"type": "edm", "sigma_data": 0.9}},
             },
-            "edm has sigma_data 0.9, the process 0.5",
+            "its sigma_data is 0.9, the process has 0.5",
         ),
-        ({"objective": {"type": "denoising", "keep_spread": 0.2}}, "objective.keep_spread: 0.2 of train.keep_ratio 1"),
-        ({"objective": {"type": "denoising", "reconstruction_weight": 0.2}}, "only model.masking maskdit reconstructs"),
+        (
+            {"objective": {"type": "denoising", "keep_spread": 0.2}},
+            "objective.keep_spread: 0.2 has no effect",
+        ),
+        (
+            {"objective": {"type": "denoising", "reconstruction_weight": 0.2}},
+            "network reconstructs nothing",
+        ),
         (
             {"objective": {"type": "denoising", "label_dropout": 0}, "guidance": {"scale": 2}},
-            "guidance.scale: 2.0 needs a null that was trained",
+            "guidance.scale: 2.0 needs a null label that was trained",
         ),
         (
             {

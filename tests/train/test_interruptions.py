@@ -126,7 +126,7 @@ def test_only_the_loss_of_a_reader_is_survived(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
-    assert plain("a\x1b[31mb\r\x00\x9b\tc\n") == "a?[31mb???\tc\n"
+    assert plain("a\x1b[31mb\r\x00\x9b\tc\n") == "a\\x1b[31mb\\r\\x00\\x9b\tc\n"
 
 
 def test_a_log_that_is_no_terminal_gets_lines_and_no_bar(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
@@ -20,6 +19,8 @@ from maskgen.checkpoints.convert.mar import emigm, emigm_spec, mar, mar_spec
 from maskgen.checkpoints.convert.maskdit import maskdit, maskdit_spec
 from maskgen.checkpoints.convert.mdtv2 import mdtv2, mdtv2_spec
 from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
+from maskgen.core.yaml_reader import read_yaml
 from maskgen.models import MODELS
 from maskgen.recipes.load import load_recipe, parse_recipe
 
@@ -58,19 +59,19 @@ def run(layout: Name, file: str, output: str, weights: Weights | None = None) ->
         UserError: a file that cannot be read safely or is of another network, or a directory in use.
     """
     found = LAYOUTS[layout]
-    state = read_state(Path(file).expanduser(), weights)
+    state = read_state(local_path(file), weights)
     tensors = found.convert(state)
     spec = found.spec(state)
     side, n_classes = math.isqrt(state[found.positions].shape[-2]), len(tensors["labels.weight"]) - found.n_null
     _check(spec, tensors, side, n_classes)
-    recipe = parse_recipe(yaml.safe_load(load_recipe(found.recipe).dump()) | {"model": spec})
+    recipe = parse_recipe(read_yaml(load_recipe(found.recipe).dump()) | {"model": spec})
     shape = (3, *(side * 2 * AUTOENCODER_SIDE,) * 2)
     info: dict[str, Any] = {
         "step": 0, "classes": [str(label) for label in range(n_classes)], "image_shape": shape, "seconds": 0.0,
         "device": "cpu", "maskgen": importlib.metadata.version("maskgen"), "torch": torch.__version__,
         "command": f"maskgen convert {layout} {Path(file).name}", "summary": f"{recipe.summary}, converted",
     }  # fmt: skip
-    path = Path(output).expanduser()
+    path = local_path(output)
     write_checkpoint(path, recipe, {MODEL: tensors}, info)
     return path
 

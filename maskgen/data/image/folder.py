@@ -18,7 +18,7 @@ from maskgen.core.predictions import NULL
 from maskgen.core.rng import fold
 from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SizedSource, SplitName
-from maskgen.data.content import content_digest
+from maskgen.data.content import CONTENT, content_digest
 from maskgen.data.image.pictures import SUFFIXES, Channels, Crop, check_size, read_image
 from maskgen.data.listing import LeftOut, ending_of, is_hidden, list_files
 from maskgen.data.split_folders import SplitFolders, find_splits
@@ -46,7 +46,7 @@ class FolderSplit(ImageSplit):
         if not self._fingerprint:
             digest = hashlib.sha256(repr((self.size, self.channels, self.crop, self.labels.tolist())).encode())
             digest.update(content_digest(self.root, self.files).encode())
-            self._fingerprint = f"content-{digest.hexdigest()}"
+            self._fingerprint = CONTENT + digest.hexdigest()
         return self._fingerprint
 
 

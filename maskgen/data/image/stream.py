@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,7 @@ from maskgen.core.predictions import NULL
 from maskgen.core.terminal import printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SizedSource, SplitName, require_columns
 from maskgen.data.cache import default_cache_dir, write_cache
-from maskgen.data.content import folder_digest
+from maskgen.data.content import CONTENT, folder_digest
 from maskgen.data.image.pictures import Channels, check_size, decoded
 from maskgen.data.interleave import Layout
 
@@ -84,14 +84,15 @@ def one_shard(rows: Any, shard: int) -> Any:
 
 
 class StreamSplit(ImageSplit):
-    """Rows of shards; `counts` says how many each has, `labels` are those of all rows, shard by shard.
+    """Rows of shards; `counts` are their numbers, `labels` (N,) those of all rows, shard by shard.
 
-    `known` tells the shards from others.
+    `known` identifies the shards.
     """
 
     def __init__(self, source: Stream, reader: ShardReader, counts: Sequence[int], labels: Tensor, known: str) -> None:
         self.name, self.size, self.channels, self.layout = source.name, source.size, source.channels, source.layout
         self.reader, self.labels, self.known = reader, labels, known
+        self.prefix = CONTENT if source.folder.is_dir() else ""
         self.starts = torch.tensor([0, *counts]).cumsum(0)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -124,7 +125,7 @@ class StreamSplit(ImageSplit):
         told = hashlib.sha256(repr((self.known, self.reader.column, self.size, self.channels)).encode())
         for numbers in (self.starts, self.labels):
             told.update(numbers.numpy().tobytes())
-        return told.hexdigest()
+        return self.prefix + told.hexdigest()
 
 
 @DATASETS.register("stream")
@@ -148,6 +149,8 @@ class Stream(SizedSource):
         batch_size: rows over which the lanes are dealt; with `train.batch_size / train.accumulate` each of as many
             processes as divide `lanes` reads its own shards, and with another number only more than those.
     """
+
+    locations: ClassVar[tuple[str, ...]] = ("name",)
 
     def __init__(
         self,

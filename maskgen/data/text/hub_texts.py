@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from maskgen.core.errors import DiskFull, first_line
 from maskgen.core.files import is_disk_full, local_path
 from maskgen.data.base import DATASETS, DataError, TextSource, require_columns
-from maskgen.data.content import folder_digest
+from maskgen.data.content import CONTENT, folder_digest
 
 
 @DATASETS.register("hub_text")
@@ -26,12 +26,14 @@ class HubText(TextSource):
         train_split: what the data set calls its training split; slices as in `train[:90%]` work without streaming.
         test_split: the same of the test split; null for the last `test_fraction` of the training split.
         config: the data set's configuration, if it has several.
-        revision: branch, tag or commit; a commit keeps the data the same for good. With streaming nothing else
-            tells stored tokens that the data have changed.
+        revision: branch, tag or commit; a commit keeps the data the same for good. With streaming it is the
+            only sign that stored tokens are out of date.
         streaming: read documents over the network each time, those before a split too; only their tokens are stored.
         n_documents: use the first so many documents of the training split only.
         length, stride, validation_fraction, test_fraction: see `TextSource`; test_fraction is not used with test_split.
     """
+
+    locations: ClassVar[tuple[str, ...]] = ("name",)
 
     def __init__(
         self,
@@ -78,7 +80,8 @@ class HubText(TextSource):
         known = (self.name, self.config, self.revision) if self.streaming else self._rows(part)._fingerprint
         if self.folder.is_dir():
             known = (folder_digest(self.folder), self.config)
-        return hashlib.sha256(repr((known, part, places, self.column)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((known, part, places, self.column)).encode()).hexdigest()
+        return CONTENT + digest if self.folder.is_dir() else digest
 
     def report(self) -> list[str]:
         lines = super().report()

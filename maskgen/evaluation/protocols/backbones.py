@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import local_path
 from maskgen.core.hub import download, is_hub_id
 from maskgen.core.pixels import to_float
 from maskgen.evaluation.protocols.features import Extractor, Features
@@ -38,7 +39,7 @@ def build(name: str, weights: str | None, device: torch.device, batch_size: int 
     prefix, _, model = name.partition(":")
     make = PREFIXES.get(prefix)
     network, resize, versions, channels = _script(name, device) if make is None else make(model, weights, device)
-    digest = sha256_of(Path(name).expanduser()) if make is None else _digest(network.module)
+    digest = sha256_of(local_path(name)) if make is None else _digest(network.module)
     label = Path(name).name if make is None else name
     return Extractor(label, resize, digest, network, channels, batch_size=batch_size, versions=versions)
 
@@ -85,7 +86,7 @@ _Made = tuple[Any, str, dict[str, str], int | None]
 
 def _script(name: str, device: torch.device) -> _Made:
     """A TorchScript file: images float in [0, 1], in their own size and channels -> (B, D)."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     if not path.is_file():
         raise UserError(f"--protocol {name}: no such TorchScript file")
     try:
@@ -126,7 +127,7 @@ def _dinov2(name: str, weights: str | None, device: torch.device) -> _Made:
     source = weights or name
     allow = ["*.json", "*.safetensors"]
     try:
-        folder = download(source, allow) if is_hub_id(source) else Path(source).expanduser()
+        folder = download(source, allow) if is_hub_id(source) else local_path(source)
         module = transformers.Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise WeightsError(
@@ -173,7 +174,7 @@ def _fetched(name: str, make: Callable[[], Any]) -> Any:
 
 
 def _load(module: nn.Module, weights: str, strict: bool = True) -> None:
-    path = Path(weights).expanduser()
+    path = local_path(weights)
     if not path.is_file():
         raise WeightsError(f"--weights {weights}: no such file")
     state = read_tensors(path)

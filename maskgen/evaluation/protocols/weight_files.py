@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from maskgen.core.errors import UserError
-from maskgen.core.files import atomic
+from maskgen.core.files import atomic, local_path
 
 VARIABLE = "MASKGEN_WEIGHTS"
 TIMEOUT = 5.0
@@ -42,7 +42,7 @@ class WeightsFile:
                 and cannot be fetched.
         """
         if given is not None:
-            path = self._in(Path(given).expanduser())
+            path = self._in(local_path(given))
             if path is None:
                 raise WeightsError(f"--weights {given}: no such file, and no folder with {' or '.join(self.names)}")
             return path
@@ -50,7 +50,7 @@ class WeightsFile:
 
     def _of_variable(self) -> Path | None:
         """The file in `$MASKGEN_WEIGHTS`; None if it names nothing, or folders that lack it."""
-        places = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+        places = [local_path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
         for place in places:
             if not place.exists():
                 raise WeightsError(f"${VARIABLE} names {place}, which is not there")

@@ -1,4 +1,4 @@
-"""Samplers of Gaussian processes by name, each a row of settings of `FieldSampler`."""
+"""Samplers of Gaussian processes by name: settings of `FieldSampler`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ddpm(
     spacing: Spacing = "auto",
     clip: float = 0.0,
 ) -> FieldSampler:
-    """Ancestral, with the variance the network has learned if it has (arXiv 2006.11239; DiT, MDT: 250 steps)."""
+    """Ancestral, with the learned variance if the network has one (arXiv 2006.11239; DiT, MDT: 250 steps)."""
     return FieldSampler("ddpm", steps, spacing, variance=variance, clip=clip)
 
 
@@ -35,6 +35,14 @@ def dpm(steps: int = 20, order: int = 2, spacing: Spacing = "auto", clip: float 
     return FieldSampler("dpm", steps, spacing, order=order, clip=clip)
 
 
+@FIELD_SAMPLERS.register("dpm_single")
+def dpm_single(
+    steps: int = 8, order: int = 3, sigma_min: float = 0.01, sigma_max: float = 80.0, clip: float = 0.0
+) -> FieldSampler:
+    """DPM-Solver++, singlestep, evenly in log-SNR: `steps` evaluations (arXiv 2211.01095; eMIGM's head: 8 or 14)."""
+    return FieldSampler("dpm_single", steps, "logsnr", order=order, sigma_min=sigma_min, sigma_max=sigma_max, clip=clip)
+
+
 @FIELD_SAMPLERS.register("heun")
 def heun(
     steps: int = 18, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, clip: float = 0.0
@@ -44,12 +52,12 @@ def heun(
 
 
 @FIELD_SAMPLERS.register("euler")
-def euler(steps: int = 50, spacing: Spacing = "auto", clip: float = 0.0) -> FieldSampler:
-    """First-order steps: in sigma (EDM), or along straight lines where the process is made of them (flow)."""
+def field_euler(steps: int = 50, spacing: Spacing = "auto", clip: float = 0.0) -> FieldSampler:
+    """First-order steps in sigma (EDM), or along straight lines for a process of straight lines (flow)."""
     return FieldSampler("euler", steps, spacing, clip=clip)
 
 
 @FIELD_SAMPLERS.register("flow_euler")
 def flow_euler(steps: int = 50, spacing: Spacing = "auto", clip: float = 0.0) -> FieldSampler:
-    """First-order steps along straight lines, whatever the process (rectified flow, arXiv 2209.03003)."""
+    """First-order steps along straight lines, for any process (rectified flow, arXiv 2209.03003)."""
     return FieldSampler("flow_euler", steps, spacing, clip=clip)

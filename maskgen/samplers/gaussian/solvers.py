@@ -1,4 +1,4 @@
-"""The schedulers of `diffusers` as solvers over given noise levels: one step each from x_0's estimate."""
+"""Solvers over given noise levels, stepped by estimates of x_0: most are schedulers of `diffusers`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from maskgen.core.predictions import Field
 from maskgen.core.rng import Rng
 
-SolverName = Literal["ddpm", "ddim", "dpm", "heun", "euler", "flow_euler"]
+SolverName = Literal["ddpm", "ddim", "dpm", "dpm_single", "heun", "euler", "flow_euler"]
 
 
 class Coordinates(NamedTuple):
-    """x = a x_0 + b n as a solver keeps it; `start` times standard noise is where it begins. Each (1,) float64."""
+    """Scales of a solver's x = a x_0 + b n; it starts at `start` times standard noise. Each (1,) float64."""
 
     a: Tensor
     b: Tensor
@@ -28,24 +28,24 @@ class Coordinates(NamedTuple):
 
 
 def preserving(alpha: Tensor) -> Coordinates:
-    """a^2 + b^2 = 1, begun from noise alone."""
+    """a^2 + b^2 = 1, from unit noise."""
     return Coordinates(alpha.sqrt(), (1 - alpha).sqrt(), torch.ones_like(alpha))
 
 
 def exploding(alpha: Tensor) -> Coordinates:
-    """a = 1, b = sigma, begun from sigma times noise."""
+    """a = 1, b = sigma, from sigma times unit noise."""
     sigma = ((1 - alpha) / alpha).sqrt()
     return Coordinates(torch.ones_like(alpha), sigma, sigma)
 
 
 def straight(alpha: Tensor) -> Coordinates:
-    """a + b = 1, begun from noise alone."""
+    """a + b = 1, from unit noise."""
     total = alpha.sqrt() + (1 - alpha).sqrt()
     return Coordinates(alpha.sqrt() / total, (1 - alpha).sqrt() / total, torch.ones_like(alpha))
 
 
 class Settings(Protocol):
-    """What some solvers ask of a sampler: see `FieldSampler`."""
+    """Settings of `FieldSampler` that some solvers use."""
 
     @property
     def eta(self) -> float: ...
@@ -53,10 +53,12 @@ class Settings(Protocol):
     def order(self) -> int: ...
     @property
     def variance(self) -> Literal["small", "large"]: ...
+    @property
+    def ends_in_noise(self) -> bool: ...
 
 
 class Call(NamedTuple):
-    """An evaluation at noise level `level`; x then stands at level `reached`, None within a step of two."""
+    """An evaluation at noise level `level`, after which x is at level `reached`; None within a step of several."""
 
     level: int
     reached: int | None
@@ -65,16 +67,16 @@ class Call(NamedTuple):
 class Solver:
     """A scheduler of `diffusers` over signal powers (N,), most noise first; level N is data.
 
-    The scheduler's own table of noise levels is replaced by ours: its step function, where all its mathematics is,
-    then works for every schedule and spacing. It is given x_0, so what the network predicts does not matter either.
+    The scheduler's table of noise levels is replaced, so that its step function works for every schedule and spacing.
+    It is given x_0, so that it works for every target of the network.
 
     Args:
         scheduler: with N steps.
-        coordinates: what x is to it, at a signal power (1,).
+        coordinates: scales of its x at a signal power (1,).
         calls: its evaluations.
 
     Attributes:
-        temperature: multiplies the noise of its steps, if it draws any (MAR, arXiv 2406.11838, section 4.2).
+        temperature: factor of the noise of its steps, if it adds any (MAR, arXiv 2406.11838, section 4.2).
     """
 
     temperature: float = 1.0
@@ -84,7 +86,7 @@ class Solver:
         self._done = 0
 
     def step(self, x_0: Tensor, field: Field, x: Tensor, rng: Rng) -> Tensor:
-        """x one evaluation further; all (B, L, D)."""
+        """x after one more evaluation; all (B, L, D)."""
         timestep = self.scheduler.timesteps[self._done]
         self._done += 1
         return self._step(x_0, field, timestep, x, rng)
@@ -95,7 +97,7 @@ class Solver:
 
 
 class Ddpm(Solver):
-    """Ancestral steps (arXiv 2006.11239), with the variance the network has learned where it has one."""
+    """Ancestral steps (arXiv 2006.11239), with the learned variance if the network has one."""
 
     def __init__(self, alpha: Tensor, settings: Settings) -> None:
         from diffusers import DDPMScheduler
@@ -112,12 +114,12 @@ class Ddpm(Solver):
         if field.variance is None:
             moved: Tensor = self.scheduler.step(x_0, timestep, x, generator=rng.generators).prev_sample
         else:
-            answer = torch.cat([x_0, field.variance.to(x_0)], -1).mT  # it takes channels second
-            moved = self.learned.step(answer, timestep, x.mT, generator=rng.generators).prev_sample.mT
+            both = torch.cat([x_0, field.variance.to(x_0)], -1).mT  # channels second
+            moved = self.learned.step(both, timestep, x.mT, generator=rng.generators).prev_sample.mT
         return moved if self.temperature == 1 else self._mean(x_0, x).lerp(moved, self.temperature)
 
     def _mean(self, x_0: Tensor, x: Tensor) -> Tensor:
-        """Of the step's normal (DDPM, eq. 7): where it would lead without noise."""
+        """Mean of the step (DDPM, eq. 7)."""
         now, before = self.alpha[self._done - 1 : self._done + 1].tolist()
         from_clean = before**0.5 * (1 - now / before) / (1 - now)
         from_noisy = (now / before) ** 0.5 * (1 - before) / (1 - now)
@@ -196,34 +198,24 @@ class FlowEuler(Solver):
         return moved
 
 
-SOLVERS: dict[SolverName, Callable[[Tensor, Settings], Solver]] = {
-    "ddpm": Ddpm,
-    "ddim": Ddim,
-    "dpm": Dpm,
-    "heun": Heun,
-    "euler": Euler,
-    "flow_euler": FlowEuler,
-}
-
-
 def _in_turn(n: int) -> list[Call]:
     return [Call(level, level + 1) for level in range(n)]
 
 
 def _products(scheduler: Any, alpha: Tensor) -> Any:
-    """A scheduler of N discrete steps whose products of 1 - beta are `alpha` backwards."""
+    """A scheduler of N discrete steps whose cumulative products of 1 - beta are `alpha` reversed."""
     scheduler.alphas_cumprod = alpha.flip(0)
     scheduler.set_timesteps(len(alpha))
     return scheduler
 
 
 def _sigmas(alpha: Tensor) -> Tensor:
-    """(N + 1,) float64: of the levels, and 0 of data."""
+    """(N + 1,) float64: sigma of the levels, and 0 of data."""
     return torch.cat([((1 - alpha) / alpha).sqrt(), alpha.new_zeros(1)])
 
 
 def _levels(scheduler: Any, n: int, sigmas: Tensor, n_calls: int | None = None) -> Any:
-    """A scheduler that walks along `sigmas`; its timesteps then only count the calls."""
+    """A scheduler with these `sigmas`; its timesteps only count the calls."""
     scheduler.set_timesteps(n)
     scheduler.sigmas = sigmas
     scheduler.timesteps = torch.arange(n_calls or n, dtype=torch.float32).flip(0)

@@ -28,8 +28,8 @@ from maskgen.samplers.masked.unmasking import Clock, Move, Scheduled, Unmasking
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each step with (steps done, largest number of steps, x_s); a decoding may stop early."""
 
-DPM_HEAD = FieldSampler("dpm", 8, "karras")
-"""Starts at noise 80 times the signal: at higher noise, x_0 from eps is inaccurate and the first step too long."""
+DPM_HEAD = FieldSampler("dpm_single", 8, "logsnr", order=3, sigma_min=0.01)
+"""The head of eMIGM. Its error from noise 80 to 0.01 times the signal is at most that of the published 164 to 0.006."""
 NO_PROBABILITIES = (
     "this sampler uses token probabilities, but these tokens are continuous; use mar or ancestral, or order random or "
     "halton with top_p 1"

@@ -107,6 +107,7 @@ class KLTokenizer(_DiffusersTokenizer):
         patch: side of a patch, in latents (DiT: 2).
     """
 
+    has_discrete_tokens = False
     vocab_size = 0
 
     def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1) -> None:
@@ -118,7 +119,7 @@ class KLTokenizer(_DiffusersTokenizer):
         self.scale = float(self.net.config.scaling_factor)
         self.shift = float(self.net.config.shift_factor or 0.0)
         self.source, self.patch = source, patch
-        self.token_width = self.net.config.latent_channels * patch**2
+        self.token_width, self.patch_area = self.net.config.latent_channels * patch**2, patch**2
         self.grid = (self.grid[0] // patch, self.grid[1] // patch)
 
     @classmethod

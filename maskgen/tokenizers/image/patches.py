@@ -17,6 +17,7 @@ class PatchTokenizer(ImageTokenizer):
         size: side of a patch.
     """
 
+    has_discrete_tokens = False
     vocab_size = 0
 
     def __init__(self, image_shape: tuple[int, int, int], size: int = 2) -> None:
@@ -24,7 +25,7 @@ class PatchTokenizer(ImageTokenizer):
         channels, height, width = image_shape
         if size < 1 or height % size or width % size:
             raise ValueError(f"size must divide both sides of the image, got {size} for {height} x {width} pixels")
-        self.size, self.token_width = size, channels * size**2
+        self.size, self.token_width, self.patch_area = size, channels * size**2, size**2
         self.grid = (height // size, width // size)
 
     def extra_repr(self) -> str:
