@@ -281,7 +281,7 @@ def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
         raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
 
 
-HEAD_EVALUATIONS = "head_evaluations_per_token"
+HEAD_NFE = "head_nfe_per_token"
 """Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
 
 
@@ -289,11 +289,11 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "evaluations": sampler.nfe, "guidance": repr(generator.guidance)}
+        return {**asdict(sampler), "nfe": sampler.nfe, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
-    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
+    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p", "crossing")}
     if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
-        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.nfe}
+        numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 
