@@ -103,7 +103,7 @@ def test_a_preview_is_what_the_checkpoint_writes(text_run: Path) -> None:
 def test_a_validation_is_described_beside_knowing_nothing() -> None:
     values = {"loss": 1.25, "cross_entropy": 2.5, "accuracy": 0.125}
     plain = describe(values, math.log(27))
-    assert plain == "loss 1.2500, cross-entropy 2.500 (knowing nothing: ln V = 3.296), accuracy 12.5%"
+    assert plain == "loss 1.2500, cross-entropy 2.500 (uniform baseline 3.296), accuracy 12.5%"
     more = {"cross_entropy/masked 0-25%": 1.0, "accuracy/masked 0-25%": 0.75}
     assert describe(values | more, math.log(27)) == plain + "; by share masked: masked 0-25% 1.00 (75%)"
 
