@@ -1,10 +1,10 @@
-"""What general compressors need for a held-out text, given all the rest of it.
+"""Bits per character of general compressors on a held-out text, given all the rest of it.
 
     python benchmarks/compressors.py text/kjv-md4 [--split test] [--output compressors.json]
 
 Bits per character are (size of rest and part - size of rest) * 8 / characters of the part, comparable with
 `maskgen evaluate --metric likelihood`. The rest is the other splits: a compressor sees the validation text too. PPMd
-needs `pip install pyppmd`. bz2 starts anew every 900 kB, so it sees only what shares a block with the part.
+needs `pip install pyppmd`. bz2 restarts every 900 kB, so only text in the block of the part helps.
 """
 
 from __future__ import annotations

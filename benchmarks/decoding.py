@@ -1,6 +1,6 @@
-"""What the decoding loop saves, as ratios in one run: `python benchmarks/decoding.py [--threads N]`.
+"""Savings of the decoding loop, as ratios measured in one run: `python benchmarks/decoding.py [--threads N]`.
 
-Three things are compared, each pair interleaved and repeated, medians of processor seconds:
+Three things are compared, each pair interleaved and repeated, medians of CPU seconds:
 logits at masked positions only against logits everywhere; guidance in an interval against everywhere; and the share
 of the loop that is random draws (one generator a row).
 """
@@ -35,7 +35,7 @@ def compare(name: str, a: Callable[[], object], b: Callable[[], object], repeats
     pairs = [(seconds(a), seconds(b)) for _ in range(repeats)]
     ratio = statistics.median(x / y for x, y in pairs)
     first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"{name}: {first:.2f} s against {second:.2f} s of processor time, ratio {ratio:.2f}")
+    print(f"{name}: {first:.2f} s against {second:.2f} s of CPU time, ratio {ratio:.2f}")
 
 
 def main() -> None:

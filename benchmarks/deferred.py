@@ -2,11 +2,11 @@
 
     python benchmarks/deferred.py [--keep 0.5 0.25] [--tokens 256] [--mixer 0.17] [--output FILE.json]
 
-Blocks of DiT-XL's shape (width 1152, 16 heads) follow a patch mixer whose width makes it the wanted share of the
+Blocks of DiT-XL's shape (width 1152, 16 heads) follow a patch mixer whose width makes it a given share of the
 backbone's multiply-accumulates (MicroDiT-XL: 0.17). A step is forward, backward and AdamW. Masked and unmasked steps
-take turns, and every masked one is held against the unmasked one just before it, by wall and by CPU time. Beside
-it stands the ratio of MACs, which is what is to be had, and `plain`: the same backbone without mixer and without
-dropping, which a masked step has to beat to pay at all.
+take turns, and every masked one is compared with the unmasked one just before it, by wall and by CPU time. The
+ratio of MACs is the upper limit. `plain` is the same backbone without mixer and without dropping, which a masked step
+has to beat to pay at all.
 """
 
 from __future__ import annotations

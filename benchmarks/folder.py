@@ -1,4 +1,4 @@
-"""How long an image folder of many files takes until its first batch: found, indexed, told from others, read.
+"""Time from opening an image folder of many files to its first batch: find, index, fingerprint, read.
 
     python benchmarks/folder.py [--files 100000] [--classes 1000] [--output FILE.json]
 
@@ -37,7 +37,7 @@ def make(home: Path, n_files: int, n_classes: int) -> None:
 
 
 def timed(seconds: dict[str, list[float]], name: str, work: Callable[[], T]) -> T:
-    """Do some work; its seconds, and those of the processor, which a busy machine disturbs less."""
+    """Do some work; its wall and CPU seconds; a busy machine disturbs the latter less."""
     began, cpu_began = time.perf_counter(), time.process_time()
     answer = work()
     seconds[name] = [round(time.perf_counter() - began, 3), round(time.process_time() - cpu_began, 3)]
@@ -67,7 +67,7 @@ def main() -> None:
         make(Path(folder), arguments.files, arguments.classes)
         found: dict[str, Any] = {"files": arguments.files, "seconds": measure(Path(folder))}
     for name, (wall, cpu) in found["seconds"].items():
-        print(f"{name:20} {wall:8.2f} s, {cpu:.2f} s of the processor")
+        print(f"{name:20} {wall:8.2f} s, {cpu:.2f} CPU s")
     if arguments.output is not None:
         write_json(arguments.output, found)
 

@@ -1,9 +1,9 @@
-"""The mask strategies, drawn and timed: `python benchmarks/masks.py --output docs/masks.png`.
+"""Pictures and times of the mask strategies: `python benchmarks/masks.py --output docs/images/masks.png`.
 
-Every strategy masks 75 % of three grids, three rows of each; what is masked is dark. The two that ask a network are
-told that the middle of the picture matters most, as no network is at hand; `hard` is at the end of its run. Prints the
-processor seconds of 1,000 masks of each, drawn 64 at a time, and with `--steps N` what a training step of fashion-mae
-takes with it beside one with random masks: forward and backward passes, interleaved, the median of N ratios.
+Every strategy masks 75 % of three grids, three rows of each; masked tokens are dark. The two that use a
+network get scores that are highest in the middle of the picture; `hard` is at the end of its run. Prints the
+CPU seconds of 1,000 masks of each, drawn 64 at a time, and with `--steps N` what a training step of fashion-mae
+costs with it relative to random masks: forward and backward passes, interleaved, the median of N ratios.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def masks(strategy: MaskStrategy, grid: tuple[int, int], n_rows: int, seed: int 
 
 
 def seconds(strategy: MaskStrategy, grid: tuple[int, int]) -> float:
-    """Processor seconds of 1,000 masks, the median of some batches."""
+    """CPU seconds of 1,000 masks, the median of some batches."""
     taken = []
     for seed in range(REPEATS):
         start = time.process_time()
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print("processor seconds of 1,000 masks on " + ", ".join(f"{h} x {w}" for h, w in GRIDS))
+    print("CPU seconds of 1,000 masks on " + ", ".join(f"{h} x {w}" for h, w in GRIDS))
     for name, spec in ROWS.items():
         strategy = STRATEGIES.build(spec)
         times = ", ".join(f"{seconds(strategy, grid):.4f}" for grid in GRIDS)

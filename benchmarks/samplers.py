@@ -1,9 +1,9 @@
-"""What the samplers make of one text checkpoint, and at what cost, beside held-out text.
+"""Quality and cost of all samplers on one text checkpoint, with held-out text as the reference.
 
     python benchmarks/samplers.py CHECKPOINT --scorer CHECKPOINT [--num 64] [--length 128] [--steps 8 16 32 64 128]
 
-Perplexity is low also where a sampler repeats itself: real text's numbers are the aim. Tokens are drawn at temperature
-1; at 0, LLaDA's own, all texts would be the same. Rows that are in --output are not made again.
+Repetition also lowers perplexity: the numbers of real text are the aim. Tokens are drawn at temperature
+1; at 0, LLaDA's own, all texts would be the same. Rows that are in --output are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from maskgen.data.text.rows import TextData, text_data
 from maskgen.evaluation.metrics.text_quality import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
 from maskgen.pipelines.text import TextPipeline
 from maskgen.sample.likelihood import schedule_of
-from maskgen.sample.perplexity import BATCH, Evaluations
+from maskgen.sample.perplexity import BATCH, CountedDenoiser
 from maskgen.samplers import SAMPLERS
 
 REAL = "held-out text"
@@ -77,7 +77,7 @@ def held_out(pipeline: TextPipeline, num: int, length: int) -> Tensor:
 
 def sampled(pipeline: TextPipeline, spec: Row, scorer: CheckpointScorer, num: int, length: int) -> Row:
     """The row of one sampler."""
-    counted, sampler = Evaluations(pipeline.model), SAMPLERS.build({"top_p": 1.0, "temperature": 1.0} | spec)
+    counted, sampler = CountedDenoiser(pipeline.model), SAMPLERS.build({"top_p": 1.0, "temperature": 1.0} | spec)
     generator = replace(pipeline.generator, denoiser=counted, sampler=sampler, length=length)
     began = time.perf_counter()
     tokens = torch.cat(list(pipeline.draw(generator, num, batch_size=BATCH)))
@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=64, help="samples a row, 2 or more")
     parser.add_argument("--length", type=int, help="tokens a sample, as in training by default")
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 16, 32, 64, 128])
-    parser.add_argument("--output", type=Path, default=Path("docs/samplers.json"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/samplers.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/samplers.json"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/samplers.png"))
     options = parser.parse_args()
     pipeline, judge = (TextPipeline.from_pretrained(source) for source in (options.checkpoint, options.scorer))
     num, length = options.num, options.length or pipeline.checkpoint.length

@@ -6,7 +6,7 @@ The default is the DiT of width 384 and 12 layers over 196 tokens of Fashion-MNI
 its data, optimizer, average and log. The parts of a step are timed from outside; `matrix products` are the profiler's
 own times of products, attention and convolutions in steps that are profiled, laid over forward and backward pass. MFU
 is operations of products (three forward passes) a second over those of the best float32 product of 2048 x 2048 in the
-same process, between the steps. Beside wall time stands the processor's, which with `--threads 1` others disturb least.
+same process, between the steps. CPU time is printed beside wall time; with `--threads 1` other work disturbs it least.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PEAK_SIZE = 2048
 
 
 class Watch:
-    """Seconds of named works: wall and processor."""
+    """Wall and CPU seconds of named works."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -102,7 +102,7 @@ def logged(recipe: Recipe, home: Path, watch: Watch) -> Callable[[int, Mapping[s
 
 
 def peak(n: int = 3) -> tuple[float, float]:
-    """FLOP/s of the best float32 product of n, by wall and by processor time."""
+    """FLOP/s of the best float32 product of n, by wall and by CPU time."""
     a, best = torch.ones(PEAK_SIZE, PEAK_SIZE), [float("inf")] * 2
     for _ in range(n):
         began = (time.perf_counter(), time.process_time())

@@ -2,8 +2,8 @@
 
     python benchmarks/text_step.py [--batch-size 16] [--threads 2]
 
-Both arms have the same network, batch, noise and optimizer, and run in turn in one process; the ratio of their medians
-is what to look at. Peak memory is that of a process of its own for each arm.
+Both arms have the same network, batch, noise and optimizer, and run in turn in one process; the result is the
+ratio of their medians. Peak memory is that of a process of its own for each arm.
 """
 
 from __future__ import annotations

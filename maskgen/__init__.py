@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .core.predictions import Categorical as Categorical
     from .core.predictions import Condition as Condition
     from .core.rng import Rng as Rng
+    from .data.image.grid import grid as grid
     from .evaluation import metrics as metrics
     from .evaluation import protocols as protocols
     from .pipelines.base import Pipeline as Pipeline
@@ -97,6 +98,7 @@ NAMES = {
     "TextOutput": "pipelines.outputs",
     "TextPipeline": "pipelines.text",
     "UserError": "core.errors",
+    "grid": "data.image.grid",
     "load_recipe": "recipes.load",
 }
 """Public classes and functions: name -> the module that defines them."""
@@ -115,6 +117,7 @@ __all__ = [
     "TextPipeline",
     "UserError",
     "__version__",
+    "grid",
     "guidance",
     "load",
     "load_image",

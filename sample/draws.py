@@ -29,7 +29,7 @@ from maskgen.pipelines.base import settings_of, slices
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.image import Conditioning, ImagePipeline
 
-from .evaluations import Evaluations
+from .nfe import CountedDenoiser
 
 SHARD = 100
 """Images drawn, kept and scored together."""
@@ -39,7 +39,7 @@ SHARD = 100
 class Draw:
     """Some of the samples: `images` (B, C, H, W) uint8 of seeds `first`, ... and `labels` (B,) int64; what they cost.
 
-    `evaluations` counts rows that the network was asked about.
+    `evaluations` is the number of rows that the network was evaluated on.
     """
 
     first: int
@@ -110,7 +110,7 @@ class Arm:
         return home
 
     def _draw(self, rows: range) -> Draw:
-        counted = Evaluations(self.generator.denoiser)
+        counted = CountedDenoiser(self.generator.denoiser)
         labels = self.pipeline.labels(None, rows.stop)
         chosen = None if labels is None else labels[rows.start :]
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`maskgen cost`: what a recipe takes, told before a step is trained and without touching its data."""
+"""`maskgen cost`: cost of a training, computed before it starts and without its data."""
 
 from __future__ import annotations
 

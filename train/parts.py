@@ -73,7 +73,7 @@ class Parts:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What samples can be asked for: the classes of the data, none for a network with `condition: none`."""
+        """Classes that can be sampled: those of the data, none for a network with `condition: none`."""
         if not isinstance(self.source, ImageSource):
             return ()
         traits = traits_of(self.module)
@@ -82,7 +82,7 @@ class Parts:
         return self.source.classes
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must know of the data."""
+        """Facts of the data that a checkpoint stores."""
         if isinstance(self.source, ImageSource):
             shapes: dict[str, Any] = {"image_shape": list(self.source.image_shape)}
             built_for = self.system.facts.built_for
@@ -96,7 +96,7 @@ class Parts:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What tells these training rows from others."""
+        """Identity of the training rows: their number and fingerprint."""
         if isinstance(self.source, ImageSource):
             fingerprint = self.source.split("train").fingerprint()
         else:
@@ -167,9 +167,9 @@ def check_grids(parts: Parts, recipe: Recipe) -> None:
     Raises:
         UserError: it cannot.
     """
-    wanted = {phase.resolution for phase in recipe.train.phases} - {None}
-    if wanted and isinstance(parts.tokenizer, ImageTokenizer):
-        for resolution in sorted(filter(None, wanted)):
+    resolutions = {phase.resolution for phase in recipe.train.phases} - {None}
+    if resolutions and isinstance(parts.tokenizer, ImageTokenizer):
+        for resolution in sorted(filter(None, resolutions)):
             change_grid(parts.module, load_tokenizer(recipe, recipe.at(resolution).image_shape()).grid)
         change_grid(parts.module, parts.tokenizer.grid)
 

@@ -62,7 +62,7 @@ class Run:
         """Train to the end; the last checkpoint.
 
         Raises:
-            Stopped: a signal asked for an end; everything is saved.
+            Stopped: a signal ended the run; everything is saved.
             Diverged, OutOfMemory, DiskFull: training cannot go on; the last checkpoint is whole.
         """
         settings, accelerator = self.recipe.train, self.loop.accelerator

@@ -100,16 +100,16 @@ def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
     plugin = accelerator.state.fsdp_plugin if is_sharded(accelerator) else None
     if plugin is None or os.environ.get(POLICY, "").upper() in ("NO_WRAP", "SIZE_BASED_WRAP"):
         return
-    asked = [name for name in plugin.transformer_cls_names_to_wrap or () if name]
-    strange = set(asked) - {type(part).__name__ for part in module.modules()}
+    named = [name for name in plugin.transformer_cls_names_to_wrap or () if name]
+    strange = set(named) - {type(part).__name__ for part in module.modules()}
     names = sorted({type(block).__name__ for block in blocks_of(module)})
     if strange:
         raise UserError(
             f"FSDP: the network has no {', '.join(sorted(strange))} of fsdp_transformer_layer_cls_to_wrap; "
             f"leave it out for its blocks ({', '.join(names)})"
         )
-    if asked or names:
-        plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = transformer_auto_wrap_policy, asked or names
+    if named or names:
+        plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = transformer_auto_wrap_policy, named or names
 
 
 def gather_for(module: nn.Module, method: str) -> None:

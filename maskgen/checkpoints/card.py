@@ -34,7 +34,7 @@ tags: [maskgen, {recipe.task}]
 
 
 def _time(info: Mapping[str, Any]) -> str:
-    processor = f" ({info['cpu_seconds']:,.0f} processor seconds)" if "cpu_seconds" in info else ""
+    processor = f" ({info['cpu_seconds']:,.0f} CPU seconds)" if "cpu_seconds" in info else ""
     return f"{info.get('seconds', 0) / 60:.0f} minutes{processor}"
 
 

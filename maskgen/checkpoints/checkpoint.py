@@ -156,6 +156,8 @@ def load_system(checkpoint: Checkpoint) -> System:
         system = build_system(recipe, facts, checkpoint.text_tokenizer())
     else:
         shape = checkpoint.image_shape
+        if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
+            verify(checkpoint.path / own, checkpoint.info["files"][own])
         tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
@@ -188,11 +190,16 @@ def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
+    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    if unusable:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
+        )
     return network.eval().requires_grad_(False)
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
-    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or one built anew.
+    """The tokenizer a generator's recipe names: the copy in directory `home`, a checkpoint, or a new one.
 
     Raises:
         CheckpointError: it cannot be loaded, needs training, or was trained for images of another shape.

@@ -77,15 +77,15 @@ def verify_seal(path: Path, info: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path} is altered: it is not what its own hash says")
 
 
-def free_space(directory: Path, wanted: int) -> None:
-    """See that `wanted` bytes have room.
+def free_space(directory: Path, n_bytes: int) -> None:
+    """Check that `n_bytes` fit on the disk.
 
     Raises:
         DiskFull: they have not.
     """
     free = shutil.disk_usage(directory).free
-    if free < wanted:
-        raise DiskFull(f"{directory} has {free / 1e6:,.1f} MB free, this needs {wanted / 1e6:,.1f} MB")
+    if free < n_bytes:
+        raise DiskFull(f"{directory} has {free / 1e6:,.1f} MB free, this needs {n_bytes / 1e6:,.1f} MB")
 
 
 def flush(directory: Path, *, is_deep: bool = True) -> None:

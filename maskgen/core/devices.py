@@ -50,13 +50,13 @@ def _numbered(device: torch.device) -> torch.device:
     return device
 
 
-def pick_precision(wanted: Literal["auto", "no", "bf16"], device: torch.device) -> Precision:
+def pick_precision(precision: Literal["auto", "no", "bf16"], device: torch.device) -> Precision:
     """Mixed precision on GPUs only: on a CPU bf16 is slower than float32 by orders of magnitude."""
     if device.type == "cpu":
         return "no"
-    if wanted == "auto":
+    if precision == "auto":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return wanted
+    return precision
 
 
 def has_cuda() -> bool:
@@ -125,7 +125,7 @@ def gather_over_ranks(x: torch.Tensor) -> list[torch.Tensor]:
 
 
 class _RowsOfRanks(torch.autograd.Function):
-    """Forward gathers, backward sums what all processes ask of this one's rows."""
+    """Forward gathers, backward sums the gradients of all processes for this one's rows."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG004

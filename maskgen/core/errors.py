@@ -44,6 +44,6 @@ class Diverged(UserError):
 
 
 class DiskFull(UserError):
-    """A file could not be written for want of space; what was there before is whole."""
+    """A file could not be written because the disk is full; earlier files are whole."""
 
     code = 5

@@ -1,4 +1,4 @@
-"""What tells the files of a data set from others: their names, sizes and contents, not their place or times.
+"""Fingerprint of the files of a data set: names, sizes and contents, not their location or times.
 
 A folder that is copied, moved, linked or named by another path keeps its digest. Up to `WHOLE` bytes in all are read;
 of larger data sets `BLOCKS` blocks of each file, spread over it. A change that keeps the size and touches none of these

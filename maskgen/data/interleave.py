@@ -58,7 +58,7 @@ class Layout:
         return torch.cat([order.flatten(), chance[last_full:].argsort() + last_full])
 
     def _places(self, lane: int, lanes: int, n: int, before: int) -> Tensor:
-        """(n,) int64: where a lane's rows want to be, counted from the last whole period before the epoch."""
+        """(n,) int64: preferred positions of a lane's rows, counted from the last whole period before the epoch."""
         first, last = lane * self.period // lanes, (lane + 1) * self.period // lanes
         phase = before % self.period
         begun = min(max(last - max(phase, first), 0), n)  # of its places in the period that the epoch begins in

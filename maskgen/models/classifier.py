@@ -1,4 +1,4 @@
-"""A small convolutional classifier: judges whether a sample shows the class it was asked for, and gives features."""
+"""A small convolutional classifier: class accuracy of samples, and features of their Fréchet distance."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class MicroDiT(nn.Module):
         n_classes: labels, taken where there are no captions; 0 for none.
         caption_width: of embedded captions; 0 for a network that takes none.
         width, depth, heads: of the backbone; heads of all its parts are width / heads wide.
-        masking: `deferred`, its mixer as wide as asked; `naive` or `none` have no mixer.
+        masking: `deferred`, its mixer with a width of its own; `naive` or `none` have no mixer.
         qkv_ratio: width of self-attention over `width`, of the first and the last block, linear between.
         mlp_ratio: the same of the feed-forward layers.
         mixer_ratio: of the mixer's feed-forward layers and the caption encoder's.

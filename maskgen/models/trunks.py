@@ -165,7 +165,7 @@ class NoMasking(Switch):
 @SWITCHES.register("naive")
 @dataclass(frozen=True)
 class NaiveMasking(Switch):
-    """Dropped tokens are left out from the start and nobody knows of them."""
+    """Dropped tokens are ignored: the network computes the kept ones only."""
 
     def trunk(self, sizes: Sizes) -> Trunk:
         return PlainTrunk(sizes)

@@ -114,7 +114,8 @@ class Pipeline(ABC):
 
     def __repr__(self) -> str:
         sampler, scale = self.generator.effective_sampler(), self.guidance.scale
-        kind = sampler.solver if isinstance(sampler, FieldSampler) else type(sampler.order).__name__.lower()
+        spec = None if self._recipe is None else _spec(self._recipe.sampler)
+        kind = type(sampler).__name__ if spec is None else spec["type"]
         guided = f", guidance {scale:g}" if scale != 1 else ""
         where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
         return (
@@ -280,7 +281,7 @@ def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
         raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
 
 
-HEAD_EVALUATIONS = "head_evaluations_per_token"
+HEAD_NFE = "head_nfe_per_token"
 """Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
 
 
@@ -288,11 +289,11 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "evaluations": sampler.nfe, "guidance": repr(generator.guidance)}
+        return {**asdict(sampler), "nfe": sampler.nfe, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
-    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
+    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p", "crossing")}
     if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
-        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.nfe}
+        numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 

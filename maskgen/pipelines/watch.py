@@ -95,7 +95,7 @@ class _Abandoned(BaseException):
 def steps_of(decode: Callable[[OnStep], Tensor]) -> Iterator[tuple[int, Tensor]]:
     """(steps done, tokens) after each step of a decoding that reports to an `OnStep`.
 
-    The decoding runs in a thread of its own, one step at a time: it waits until the next step is asked for, and ends
+    The decoding runs in a thread of its own, one step at a time: it waits until the next step is requested, and ends
     when the iterator is closed.
 
     Args:

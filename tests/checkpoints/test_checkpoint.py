@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,34 @@ def test_a_copy_has_no_training_state(tmp_path: Path) -> None:
     assert "training.safetensors" in names_in(tmp_path / "d")
     assert "training.safetensors" not in names_in(tmp_path / "e")
     assert set(json.loads((tmp_path / "e" / "checkpoint.json").read_text())["files"]) == {MODEL, "recipe.yaml"}
+
+
+def test_another_whole_tokenizer_in_its_place_is_refused(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        tokenizer_checkpoint(tmp_path / "tokenizer")
+        torch.manual_seed(2)
+        tokenizer_checkpoint(tmp_path / "other")
+    recipe = parse_recipe(tree(tokenizer={"from": str(tmp_path / "tokenizer")}))
+    sizes = load_tokenizer(recipe, SHAPE).sizes()
+    network = recipe.build_model(n_classes=len(CLASSES), image_shape=SHAPE, **sizes)
+    write_checkpoint(tmp_path / "g", recipe, {MODEL: network.state_dict()}, INFO)
+    load_model(read_checkpoint(tmp_path / "g"))
+    shutil.rmtree(tmp_path / "g" / "tokenizer")
+    with pytest.raises(CheckpointError, match=r"tokenizer/checkpoint\.json is missing"):
+        load_model(read_checkpoint(tmp_path / "g"))
+    shutil.copytree(tmp_path / "other", tmp_path / "g" / "tokenizer")
+    with pytest.raises(CheckpointError, match=r"tokenizer/checkpoint\.json is (truncated or )?altered"):
+        load_model(read_checkpoint(tmp_path / "g"))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    recipe, network = generator_checkpoint(tmp_path / "g")
+    for value in (float("nan"), float("inf")):
+        next(network.parameters()).data.view(-1)[0] = value
+        write_checkpoint(tmp_path / "g", recipe, {MODEL: network.state_dict()}, INFO)
+        with pytest.raises(CheckpointError, match="hold NaN or infinity; use an earlier checkpoint"):
+            load_model(read_checkpoint(tmp_path / "g"))
 
 
 def test_a_tokenizer_for_other_images_is_refused(tmp_path: Path) -> None:

@@ -419,7 +419,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         corpus_likelihood(Autoregressive(2, width=16, depth=1, heads=2), [corpus()], Rng.stream(0), mask_id=2)
     with pytest.raises(ValueError, match="strata must be 1 or even, got 3"):
         corpus_likelihood(constant(2), [corpus()], Rng.stream(0), mask_id=2, strata=3)
-    with pytest.raises(ValueError, match="n_characters of the corpus is not known"):
+    with pytest.raises(ValueError, match="n_characters of the corpus is unknown"):
         Likelihood(1.0, 1, 1, True).bits_per_char()
 
 

@@ -23,8 +23,8 @@ def read_state(path: Path, weights: Weights | None = None) -> dict[str, Tensor]:
     """The tensors of a .pt, .pth or .safetensors file by their names, prefixes of wrappers stripped.
 
     Args:
-        weights: which of the two a training checkpoint holds is wanted: the average, or the weights it was stepped
-            with; None where the file has one set only.
+        weights: which of the two sets of a training checkpoint is read: the average, or the raw weights;
+            None where the file has one set only.
 
     Raises:
         UserError: no such file, one with more than tensors and settings, or a choice missing or impossible.

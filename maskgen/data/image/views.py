@@ -54,8 +54,8 @@ class ViewedSplit(ImageSplit):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = torch.as_tensor(indices)
-        wanted, index = (rows // self.each).unique(return_inverse=True)  # an image is read once for all its views
-        images, labels = self.split.__getitems__(wanted.tolist())
+        needed, index = (rows // self.each).unique(return_inverse=True)  # an image is read once for all its views
+        images, labels = self.split.__getitems__(needed.tolist())
         images = images[index]
         is_view = rows % self.each > 0
         if bool(is_view.any()):

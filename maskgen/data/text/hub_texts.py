@@ -26,8 +26,8 @@ class HubText(TextSource):
         train_split: what the data set calls its training split; slices as in `train[:90%]` work without streaming.
         test_split: the same of the test split; null for the last `test_fraction` of the training split.
         config: the data set's configuration, if it has several.
-        revision: branch, tag or commit; a commit keeps the data the same for good. With streaming nothing else
-            tells stored tokens that the data have changed.
+        revision: branch, tag or commit; a commit keeps the data the same for good. With streaming it is the
+            only sign that stored tokens are out of date.
         streaming: read documents over the network each time, those before a split too; only their tokens are stored.
         n_documents: use the first so many documents of the training split only.
         length, stride, validation_fraction, test_fraction: see `TextSource`; test_fraction is not used with test_split.

@@ -105,7 +105,7 @@ class Likelihood:
 
     def _bits_per(self, name: str, size: int | None) -> float:
         if size is None:
-            raise ValueError(f"{name} of the corpus is not known; dataclasses.replace(likelihood, {name}=...) tells it")
+            raise ValueError(f"{name} of the corpus is unknown; set it by dataclasses.replace(likelihood, {name}=...)")
         return self.nats / LN_2 / size
 
     def _error(self, slope: float) -> float | None:
@@ -131,7 +131,7 @@ def corpus_likelihood(
         rng: one stream.
         mask_id: V.
         strata: forward passes a row, 1 or even; autoregressive models need one whatever it says.
-        schedule: of the times a time-conditioned model is told.
+        schedule: of the times given to a time-conditioned model.
         eos: the token that ends a document, for a model trained with document attention.
 
     Raises:

@@ -117,7 +117,7 @@ class CheckpointScorer:
 
     Args:
         model: in evaluation mode.
-        tokenizer: the model's own; texts are encoded anew, whatever made them.
+        tokenizer: the model's own; texts are encoded again, whatever generated them.
         rng: one stream; every call scores with the same masks.
         name: for reports.
         strata, schedule: of the bound, as in `corpus_likelihood`.
@@ -187,7 +187,7 @@ class CausalLMScorer:
             ) from error
         try:
             place = hub_or_folder(source)
-            if is_hub_id(source):  # one try: transformers asks for every file again and again where there is no network
+            if is_hub_id(source):  # one try: without a network transformers retries every file
                 place = str(download(source, ["*.json", "*.safetensors", "*.txt", "*.model"]))
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             model = transformers.AutoModelForCausalLM.from_pretrained(

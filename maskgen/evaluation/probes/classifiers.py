@@ -1,4 +1,4 @@
-"""What features know of the classes: a linear probe and a vote of nearest neighbours."""
+"""Classification accuracy of features: a linear probe and a vote of nearest neighbours."""
 
 from __future__ import annotations
 
