@@ -105,6 +105,4 @@ def _shown(data: Rows, length: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def schedule_of(checkpoint: Checkpoint) -> Schedule:
     """The schedule of training, for networks that are told the time."""
-    process = checkpoint.recipe.build_process(2)
-    schedule: Schedule = getattr(process, "schedule", Linear())
-    return schedule
+    return checkpoint.recipe.masking_schedule() or Linear()

@@ -133,7 +133,7 @@ def _check_trainable(recipe: Recipe, system: System, source: ImageSource) -> Non
         UserError: there are not, or there is none.
     """
     if recipe.task == "tokenizer" and not any(p.requires_grad for p in system.network.parameters()):
-        raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose one that learns (vq, fsq)")
+        raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose one that learns")
     traits, train = traits_of(system.network), source.split("train")
     if recipe.task == "generator" and not traits.has_null_label and bool((train.labels < 0).any()):
         raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")

@@ -19,7 +19,7 @@ from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError, is_o
 from maskgen.core.files import NO_SPACE, obey_umask, write_json
 from maskgen.core.version import __version__
 from maskgen.data.base import DataError
-from maskgen.data.loader import CounterSampler, batches
+from maskgen.data.loader import CounterSampler, Shuffled, batches
 from maskgen.recipes.budget import Stretch, plan, stretch_at
 from maskgen.recipes.cost import TRAINING, Cost, matmul_peak
 from maskgen.recipes.schema import Recipe
@@ -182,7 +182,8 @@ class Run:
             rank=self.loop.accelerator.process_index,
             world=world,
         )
-        order.permute = getattr(self.parts.train, "permute", order.permute)
+        if isinstance(self.parts.train, Shuffled):
+            order.permute = self.parts.train.permute
         signals = self.context.signals
         settings = self.recipe.train
         rows = batches(

@@ -25,22 +25,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maskgen.checkpoints.locate import MODEL as MODEL
+from maskgen.checkpoints.locate import RECIPE as RECIPE
+from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
+from maskgen.checkpoints.locate import TRAINING as TRAINING
+from maskgen.checkpoints.locate import locate
 from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
-from maskgen.core.files import MOST_JSON, local_path, obey_umask, read_json, read_regular
-from maskgen.core.hub import download, is_hub_id
+from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import read_yaml
 from maskgen.recipes.build import DataFacts, System, build_system
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere
-from maskgen.recipes.shipped import INFO, zoo_names, zoo_path
+from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
-MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
 
 
@@ -120,7 +123,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing there, or not a whole checkpoint.
     """
-    path = _locate(str(source))
+    path = locate(str(source))
     for name in (INFO, RECIPE, MODEL):
         if not (path / name).is_file():
             raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
@@ -300,25 +303,6 @@ def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> No
             shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
     elif recipe.task == "generator" and source is not None and source not in zoo_names():
         copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
-
-
-def _locate(source: str) -> Path:
-    if source in zoo_names():
-        return zoo_path(source)
-    path = local_path(source)
-    if path.is_dir():
-        newest = newest_in(path)
-        return path if newest is None else newest
-    if path.is_file():
-        raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
-    if is_hub_id(source):
-        try:
-            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER)])
-        except FileNotFoundError as error:
-            raise CheckpointError(str(error)) from None
-    raise CheckpointError(
-        f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})"
-    )
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskgen.core.errors import first_line
 from maskgen.core.rng import Rng, fold
-from maskgen.data.base import DataError
+from maskgen.data.base import DataError, ImageSplit
 
 T = TypeVar("T")
 
@@ -26,6 +26,14 @@ class Rows(Protocol):
 
     def __getitems__(self, indices: Sequence[int], /) -> tuple[Tensor, Tensor]:
         """x_0 (B, ...) and labels (B,) int64."""
+
+
+@runtime_checkable
+class Shuffled(Protocol):
+    """Rows with an order of their own, such as those of shards that are read one after the other."""
+
+    def permute(self, seed: int, epoch: int, n: int) -> Tensor:
+        """(n,) int64, the order of the rows in an epoch."""
 
 
 def permutation(seed: int, epoch: int, n: int) -> Tensor:
@@ -163,7 +171,7 @@ def _obituary(dataset: Rows, suspects: Sequence[list[int]], said: str) -> str:
         if not _survives(dataset, rows):
             killers = [row for row in rows if not _survives(dataset, [row])]
             if killers:
-                name = getattr(dataset, "name_of", "row {}".format)(killers[0])
+                name = dataset.name_of(killers[0]) if isinstance(dataset, ImageSplit) else f"row {killers[0]}"
                 return f"a data worker died reading {name}: remove or mend it ({said})"
     return f"a data worker died, but no sample does it again: out of memory? lower train.workers ({said})"
 
