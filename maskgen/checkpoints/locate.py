@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskgen.checkpoints.manifest import CheckpointError, newest_in
+from maskgen.core.errors import closest
 from maskgen.core.files import local_path
 from maskgen.core.hub import download, is_hub_id
 from maskgen.recipes.shipped import INFO, zoo_names, zoo_path
@@ -32,5 +33,6 @@ def locate(source: str) -> Path:
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
     raise CheckpointError(
-        f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})"
+        f"no checkpoint {source!r}: neither a directory nor one of the zoo; {closest(source, zoo_names())}the zoo has "
+        f"{', '.join(zoo_names())}"
     )

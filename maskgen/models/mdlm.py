@@ -1,4 +1,4 @@
-"""Transformers over text: masked diffusion (MDLM, MD4), and what block diffusion and autoregression build on."""
+"""Transformers over text: masked diffusion (MDLM, MD4), and the base of block diffusion and autoregression."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from maskgen.nn.published_blocks import BlockSizes, text_block
 
 
 class TextSizes(TypedDict, total=False):
-    """What all text networks have in common: keys of their recipes, see `TextTransformer`."""
+    """Recipe keys that all text networks share, see `TextTransformer`."""
 
     width: int
     depth: int
     heads: int
     mlp_ratio: float
     dropout: float
+    embedding_dropout: float | None
+    attention_dropout: float | None
     cond_width: int
     qk_norm: bool
     has_mask_row: bool
@@ -46,11 +48,13 @@ class TextTransformer(nn.Module):
 
     Args:
         vocab_size: V; the input has one id more, [MASK] = V.
-        width, depth, heads, mlp_ratio, dropout: the usual sizes.
+        width, depth, heads, mlp_ratio: the usual sizes.
+        dropout: of the outputs of attention and MLP, and of embeddings and attention weights unless these are given.
+        embedding_dropout, attention_dropout: of embeddings and of attention weights; null for `dropout`. MDLM has 0.
         cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
-        has_time: the vector is an embedding of t; else of t = 0, a constant.
+        has_time: the vector embeds t; else t = 0, a constant.
         qk_norm: RMS-normalised queries and keys.
-        has_mask_row: the head has a row for [MASK] that is never read, as in the public checkpoints.
+        has_mask_row: the head has an unused row for [MASK], as in the public checkpoints.
         rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
         attention: `auto`, `sdpa` or `xformers`.
     """
@@ -69,6 +73,8 @@ class TextTransformer(nn.Module):
         heads: int = 4,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        embedding_dropout: float | None = None,
+        attention_dropout: float | None = None,
         cond_width: int = 0,
         qk_norm: bool = False,
         has_mask_row: bool = False,
@@ -81,16 +87,19 @@ class TextTransformer(nn.Module):
                 "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
                 f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
             )
+        for name, share in (("embedding_dropout", embedding_dropout), ("attention_dropout", attention_dropout)):
+            if share is not None and not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
         if has_time and not cond_width:
-            raise ValueError("has_time needs a vector to carry the time: give cond_width, 128 say, or has_time false")
+            raise ValueError("has_time needs cond_width above 0, 128 for example; or set has_time false")
         self.vocab_size, self.has_time = vocab_size, has_time
         self.head_width, self.rotary_base = width // heads, rotary_base
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.time = TimeEmbedding(cond_width) if cond_width else None
-        self.dropout = dropout
-        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm)
+        self.dropout = dropout if embedding_dropout is None else embedding_dropout
+        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm, attention_dropout)
         self.blocks = nn.ModuleList(text_block(sizes, cond_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
@@ -209,10 +218,10 @@ class MDLM(TextTransformer):
             x_t: tokens, [MASK] where masked.
             t: (B,) times, read with `has_time` only.
             cond: not used.
-            subset: only these tokens are computed; logits elsewhere mean nothing.
+            subset: only these tokens are computed; logits elsewhere are undefined.
             where: positions to predict.
-            valid: (B, L) bool, False for padding: nothing looks there, and logits there mean nothing.
-            documents: (B, L) int64; a token sees its own document only.
+            valid: (B, L) bool, False for padding: no token attends to it, and its logits are undefined.
+            documents: (B, L) int64; a token attends to its own document only.
         """
         mask = packed(valid, documents).mask(x_t.shape[1], x_t.device)
         if subset is None:
