@@ -1,4 +1,4 @@
-"""Whether samples are copies of training images: numbers, and a picture of the closest pairs."""
+"""Memorisation: whether samples are copies of training images, in numbers and as a picture of the closest pairs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PICTURE = "neighbours.png"
 
 
 def memorised(scored: Scored, data: ImageSource, arm: Arm, num: int) -> list[Entry]:
-    """Entries of the samples and, as what to read them against, of test images; the picture goes beside the report.
+    """Entries of the samples and, for comparison, of test images; writes the picture beside the report.
 
     Raises:
-        UserError: features of the samples were not kept.
+        UserError: the features of the samples are not available.
     """
     extractor, samples = scored.extractor, scored.samples.features
     if extractor is None or samples is None:
@@ -52,7 +52,7 @@ def memorised(scored: Scored, data: ImageSource, arm: Arm, num: int) -> list[Ent
 
 
 def _chosen(arm: Arm, num: int, rows: list[int]) -> Tensor:
-    """Some of the samples, (len(rows), C, H, W); the others pass by."""
+    """The samples of some rows, (len(rows), C, H, W)."""
     found = {
         row: draw.images[row - draw.first]
         for draw in arm.draw(num)
@@ -71,6 +71,6 @@ def _entries(scored: Scored, found: Memorisation, of: str) -> list[Entry]:
 
 
 def _pairs(samples: Tensor, neighbours: Sequence[Tensor]) -> Tensor:
-    """Samples in a first row, the training image nearest to each below it."""
+    """Samples in the first row, the nearest training image of each below it."""
     channels = max(samples.shape[1], neighbours[0].shape[0])
     return torch.cat([to_channels(samples, channels), to_channels(torch.stack(list(neighbours)), channels)])

@@ -290,9 +290,16 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
         return {**asdict(sampler), "evaluations": sampler.nfe, "guidance": repr(generator.guidance)}
-    parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
-    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p")}
-    if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
+    chosen = {
+        "order": sampler.order,
+        "unmasking": sampler.unmasking,
+        "remask": sampler.remask,
+        "layout": sampler.layout,
+    }
+    parts: dict[str, Any] = {name: repr(part) for name, part in chosen.items()}
+    numbers: dict[str, Any] = {"steps": sampler.steps, "temperature": sampler.temperature, "top_p": sampler.top_p}
+    network = generator.denoiser
+    if isinstance(network, torch.nn.Module) and isinstance(network._modules.get("head"), DiffusionLayers):
         numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
