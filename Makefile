@@ -27,13 +27,13 @@ data:
 		|| echo "Fashion-MNIST will come from the Hugging Face hub; the King James Bible needs Debian's package bible-kjv"
 
 quickstart: $(VENV)/.installed data
-	$(BIN)/maskgen train image/fashion-maskgit-quick --output $(QUICK) $(if $(wildcard $(QUICK)/checkpoint-*),--resume)
+	$(BIN)/maskgen train image/fashion-maskgit-quick --output $(QUICK) --resume auto
 	$(BIN)/maskgen sample $(QUICK) --class all --num 80 --output $(QUICK)/samples.png
 	$(BIN)/maskgen evaluate $(QUICK) --num 1000 --output $(QUICK)/report.json
 	@echo "picture: $(QUICK)/samples.png   scores: above, and in $(QUICK)/report.json"
 
 test: $(VENV)/.installed-test data lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 faults: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults

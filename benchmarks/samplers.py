@@ -29,7 +29,7 @@ from maskgen.data.text.rows import TextData, text_data
 from maskgen.evaluation.metrics.text_quality import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
 from maskgen.pipelines.text import TextPipeline
 from maskgen.sample.likelihood import schedule_of
-from maskgen.sample.perplexity import BATCH, Evaluations
+from maskgen.sample.perplexity import BATCH, CountedDenoiser
 from maskgen.samplers import SAMPLERS
 
 REAL = "held-out text"
@@ -77,7 +77,7 @@ def held_out(pipeline: TextPipeline, num: int, length: int) -> Tensor:
 
 def sampled(pipeline: TextPipeline, spec: Row, scorer: CheckpointScorer, num: int, length: int) -> Row:
     """The row of one sampler."""
-    counted, sampler = Evaluations(pipeline.model), SAMPLERS.build({"top_p": 1.0, "temperature": 1.0} | spec)
+    counted, sampler = CountedDenoiser(pipeline.model), SAMPLERS.build({"top_p": 1.0, "temperature": 1.0} | spec)
     generator = replace(pipeline.generator, denoiser=counted, sampler=sampler, length=length)
     began = time.perf_counter()
     tokens = torch.cat(list(pipeline.draw(generator, num, batch_size=BATCH)))

@@ -35,9 +35,9 @@ from maskgen.tokenizers import ImageTokenizer
 from .bench_report import FILE, GRIDS, Book
 from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
-from .evaluations import as_published
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, measure, require_able
+from .nfe import published_nfe
 
 SHOWN = 40
 
@@ -159,7 +159,7 @@ class _Bench:
             "metrics": list(sweep.metrics),
             "seconds": float(spent[0]),
             "evaluations": float(spent[1]),
-            "scheduled": as_published(arm.generator, float(spent[1])),
+            "scheduled": published_nfe(arm.generator, float(spent[1])),
             "grid": picture,
         }
 

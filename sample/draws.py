@@ -29,7 +29,7 @@ from maskgen.pipelines.base import settings_of, slices
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.image import Conditioning, ImagePipeline
 
-from .evaluations import Evaluations
+from .nfe import CountedDenoiser
 
 SHARD = 100
 """Images drawn, kept and scored together."""
@@ -119,7 +119,7 @@ class Arm:
         return home
 
     def _draw(self, rows: range) -> Draw:
-        counted = Evaluations(self.generator.denoiser)
+        counted = CountedDenoiser(self.generator.denoiser)
         labels = self.pipeline.labels(None, rows.stop)
         chosen = None if labels is None else labels[rows.start :]
         began = time.perf_counter()

@@ -24,17 +24,17 @@ from maskgen.evaluation.metrics.intervals import over_sets
 from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, cached, collect
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish, require_no_bench
-from maskgen.pipelines.base import HEAD_EVALUATIONS, settings_of
+from maskgen.pipelines.base import HEAD_NFE, settings_of
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.image import ImagePipeline
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.image.patches import PatchTokenizer
 
 from .draws import Arm, Draw, arm_of
-from .evaluations import ASKED, SCHEDULED, as_published
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import MEASURES, Scored, measure, notes, require_able
 from .neighbours import memorised
+from .nfe import NFE, SCHEDULED_NFE, published_nfe
 from .pictures import check_writable
 from .progress import progress_bar
 
@@ -165,11 +165,15 @@ class Cost:
         self.evaluations += draw.evaluations
 
     def entries(self, scored: Scored, generator: Generator) -> list[Entry]:
-        """Network evaluations and seconds a sample, and a head's; entries of the samples, compared with nothing."""
-        asked = self.evaluations / self.n
-        found = {ASKED: asked, SCHEDULED: as_published(generator, asked), "seconds_per_sample": self.seconds / self.n}
-        if HEAD_EVALUATIONS in scored.made["sampler"]:
-            found[HEAD_EVALUATIONS] = float(scored.made["sampler"][HEAD_EVALUATIONS])
+        """NFE and seconds per sample, and the NFE of a head per token; entries without a reference."""
+        counted = self.evaluations / self.n
+        found = {
+            NFE: counted,
+            SCHEDULED_NFE: published_nfe(generator, counted),
+            "seconds_per_sample": self.seconds / self.n,
+        }
+        if HEAD_NFE in scored.made["sampler"]:
+            found[HEAD_NFE] = float(scored.made["sampler"][HEAD_NFE])
         return [
             Entry(name, "samples", value, self.n, **scored.made) for name, value in found.items() if value is not None
         ]

@@ -27,9 +27,9 @@ from maskgen.pipelines.image import ImagePipeline
 from maskgen.tokenizers import ImageTokenizer
 
 from .evaluate import ground_of
-from .evaluations import ASKED, Evaluations
 from .judges import DEFAULT, pick_extractor, require_fit
 from .measures import Scored, notes
+from .nfe import NFE, CountedDenoiser
 from .pictures import check_writable
 
 BATCH = 250
@@ -124,7 +124,7 @@ class Painter:
         tokenizer, device = self.generator.tokenizer, self.generator.device
         assert isinstance(tokenizer, ImageTokenizer)
         known = tokenizer.known(to_float(images.to(device)), self.wanted[None].to(device))
-        counted = Evaluations(self.generator.denoiser)
+        counted = CountedDenoiser(self.generator.denoiser)
         generator = replace(self.generator, denoiser=counted)
         began, sets = time.perf_counter(), []
         for k in range(self.n):
@@ -183,7 +183,7 @@ class Found:
         }
         made = [_entry(name, values, scored) for name, values in each.items()]
         n = pools.shape[0] * pools.shape[1]
-        cost = {ASKED: self.n_evaluations / n, "seconds_per_sample": self.seconds / n}
+        cost = {NFE: self.n_evaluations / n, "seconds_per_sample": self.seconds / n}
         return made + [Entry(name, scored.of, value, n, **scored.made) for name, value in cost.items()]
 
 

@@ -23,8 +23,8 @@ from maskgen.pipelines.text import TextPipeline
 from maskgen.recipes.shipped import INFO, zoo_names
 
 from . import diversity
-from .evaluations import ASKED, Evaluations
 from .likelihood import schedule_of
+from .nfe import NFE, CountedDenoiser
 from .pictures import check_writable
 
 BATCH = 32
@@ -72,7 +72,7 @@ def run(
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
     others = [
         *diversity.entries(tokens, made),
-        Entry(ASKED, "samples", n_evaluations / num, num, **made),
+        Entry(NFE, "samples", n_evaluations / num, num, **made),
         Entry("seconds_per_sample", "samples", seconds / num, num, **made),
     ]
     table = publish(Report(score, others=others), path)
@@ -80,8 +80,8 @@ def run(
 
 
 def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:
-    """Tokens (N, L), the seconds they took, and how many rows the network was asked about."""
-    counted = Evaluations(generator.denoiser)
+    """Tokens (N, L), the seconds they took, and the number of rows that the network was evaluated on."""
+    counted = CountedDenoiser(generator.denoiser)
     began, parts = time.perf_counter(), []
     with tqdm(total=num, desc="samples", unit="text", disable=None) as bar:
         for part in pipeline.draw(replace(generator, denoiser=counted), num, seed=seed, batch_size=BATCH):

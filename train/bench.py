@@ -14,6 +14,7 @@ from typing import Any
 from maskgen.checkpoints.checkpoint import checkpoints_in
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path, read_json, require_writable, write_json
+from maskgen.evaluation.report import present_name
 from maskgen.recipes.budget import plan
 from maskgen.recipes.load import load_recipe
 
@@ -243,11 +244,9 @@ class Scored:
             return
         info, report = read_json(path / "checkpoint.json"), read_json(file)
         first = report["score"]
-        others = [
-            entry
-            for entry in report["others"]
-            if entry["of"] == first["of"] and entry["name"].split("[")[0] in score.also
-        ]
+        also = {present_name(name) for name in score.also}
+        named = [entry | {"name": present_name(entry["name"])} for entry in report["others"]]
+        others = [entry for entry in named if entry["of"] == first["of"] and entry["name"].split("[")[0] in also]
         for entry in [first, *others]:
             at = {"step": info["step"], "cpu_seconds": info["cpu_seconds"], "key": score.key}
             num = score.num or entry["n_samples"] or 0

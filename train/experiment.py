@@ -47,7 +47,7 @@ class Arm(_Part):
 class Scoring(_Part):
     """How every arm is scored: the last checkpoint with `num` samples, `along` earlier ones with `num_along`.
 
-    `also` names other numbers of the report that get a column: class_accuracy, evaluations_per_sample.
+    `also` names other numbers of the report that get a column: class_accuracy, nfe_per_sample.
     """
 
     num: int = Field(10_000, ge=2)

@@ -74,6 +74,19 @@ class Entry:
             )
 
 
+FORMER_NAMES = {
+    "evaluations_per_sample": "nfe_per_sample",
+    "evaluations_scheduled": "nfe_scheduled",
+    "head_evaluations_per_token": "head_nfe_per_token",
+}
+"""Names of numbers in reports of earlier versions, and their present names."""
+
+
+def present_name(name: str) -> str:
+    """The present name of a number, from the name in a report or a benchmark file of any version."""
+    return FORMER_NAMES.get(name, name)
+
+
 MEASURE = ("name", "protocol", "resize", "weights", "reference", "reference_digest", "n_reference")
 """What makes two numbers the same measure."""
 

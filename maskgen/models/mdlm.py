@@ -34,6 +34,8 @@ class TextSizes(TypedDict, total=False):
     heads: int
     mlp_ratio: float
     dropout: float
+    embedding_dropout: float | None
+    attention_dropout: float | None
     cond_width: int
     qk_norm: bool
     has_mask_row: bool
@@ -46,7 +48,9 @@ class TextTransformer(nn.Module):
 
     Args:
         vocab_size: V; the input has one id more, [MASK] = V.
-        width, depth, heads, mlp_ratio, dropout: the usual sizes.
+        width, depth, heads, mlp_ratio: the usual sizes.
+        dropout: of the outputs of attention and MLP, and of embeddings and attention weights unless these are given.
+        embedding_dropout, attention_dropout: of embeddings and of attention weights; null for `dropout`. MDLM has 0.
         cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
         has_time: the vector is an embedding of t; else of t = 0, a constant.
         qk_norm: RMS-normalised queries and keys.
@@ -69,6 +73,8 @@ class TextTransformer(nn.Module):
         heads: int = 4,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        embedding_dropout: float | None = None,
+        attention_dropout: float | None = None,
         cond_width: int = 0,
         qk_norm: bool = False,
         has_mask_row: bool = False,
@@ -81,6 +87,9 @@ class TextTransformer(nn.Module):
                 "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
                 f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
             )
+        for name, share in (("embedding_dropout", embedding_dropout), ("attention_dropout", attention_dropout)):
+            if share is not None and not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
         if has_time and not cond_width:
@@ -89,8 +98,8 @@ class TextTransformer(nn.Module):
         self.head_width, self.rotary_base = width // heads, rotary_base
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.time = TimeEmbedding(cond_width) if cond_width else None
-        self.dropout = dropout
-        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm)
+        self.dropout = dropout if embedding_dropout is None else embedding_dropout
+        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm, attention_dropout)
         self.blocks = nn.ModuleList(text_block(sizes, cond_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None

@@ -30,9 +30,10 @@ class BlockSizes:
         width: D.
         heads: of self-attention.
         mlp_ratio: width of the feed-forward layer over D.
-        dropout: of attention weights, attention output and feed-forward output.
+        dropout: of attention output and feed-forward output, and of attention weights unless that is given.
         backend: of attention.
         qk_norm: RMS-normalised queries and keys of each head.
+        attention_dropout: of attention weights; None for `dropout`.
     """
 
     width: int
@@ -41,6 +42,7 @@ class BlockSizes:
     dropout: float = 0.0
     backend: AttentionBackend = "auto"
     qk_norm: bool = False
+    attention_dropout: float | None = None
 
     @property
     def hidden(self) -> int:
@@ -57,6 +59,7 @@ class BlockSizes:
             qkv_bias=has_bias,
             out_bias=has_bias,
             backend=self.backend,
+            weight_dropout=self.attention_dropout,
         )
 
 

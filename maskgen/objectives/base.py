@@ -16,6 +16,7 @@ from maskgen.core.predictions import Batch, Condition, Loss
 from maskgen.core.registry import Registry
 from maskgen.core.rng import Rng
 from maskgen.core.traits import is_in_training
+from maskgen.objectives.contrastive import Contrastive
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Schedule
 from maskgen.strategies import MaskStrategy
@@ -58,7 +59,7 @@ class Objective(ABC):
         baseline: loss of a uniform prediction; None where there is none.
         label_dropout: share of rows trained without condition; 0 where the objective has no such key.
         strategy: mask strategy; None for one that masks otherwise or not at all.
-        contrastive: term on two views of each image; None without.
+        contrastive: contrastive term on two views; None without.
         makes_tokens: whether predictions are tokens, so that samples can be made of them.
     """
 
@@ -66,7 +67,7 @@ class Objective(ABC):
     baseline: float | None = None
     label_dropout: float = 0.0
     strategy: MaskStrategy | None = None
-    contrastive: object = None
+    contrastive: Contrastive | None = None
     makes_tokens: bool = True
 
     @abstractmethod

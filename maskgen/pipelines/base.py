@@ -281,7 +281,7 @@ def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
         raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
 
 
-HEAD_EVALUATIONS = "head_evaluations_per_token"
+HEAD_NFE = "head_nfe_per_token"
 """Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
 
 
@@ -289,7 +289,7 @@ def settings_of(generator: Generator) -> dict[str, Any]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "evaluations": sampler.nfe, "guidance": repr(generator.guidance)}
+        return {**asdict(sampler), "nfe": sampler.nfe, "guidance": repr(generator.guidance)}
     chosen = {
         "order": sampler.order,
         "unmasking": sampler.unmasking,
@@ -297,10 +297,15 @@ def settings_of(generator: Generator) -> dict[str, Any]:
         "layout": sampler.layout,
     }
     parts: dict[str, Any] = {name: repr(part) for name, part in chosen.items()}
-    numbers: dict[str, Any] = {"steps": sampler.steps, "temperature": sampler.temperature, "top_p": sampler.top_p}
+    numbers: dict[str, Any] = {
+        "steps": sampler.steps,
+        "temperature": sampler.temperature,
+        "top_p": sampler.top_p,
+        "crossing": sampler.crossing,
+    }
     network = generator.denoiser
     if isinstance(network, torch.nn.Module) and isinstance(network._modules.get("head"), DiffusionLayers):
-        numbers |= {"head": repr(sampler.head), HEAD_EVALUATIONS: sampler.head.nfe}
+        numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 

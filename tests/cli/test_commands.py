@@ -107,7 +107,7 @@ def test_evaluation_prints_score_floors_and_accuracy_and_writes_them(
     assert report["train_floor"]["value"] >= 0
     assert report["reconstruction_floor"]["value"] == pytest.approx(0, abs=1e-6), "17 grey levels lose nothing"
     names = {entry["name"] for entry in report["others"]}
-    assert {"class_accuracy[judge]", "psnr", "codes_used", "evaluations_per_sample", "seconds_per_sample"} <= names
+    assert {"class_accuracy[judge]", "psnr", "codes_used", "nfe_per_sample", "seconds_per_sample"} <= names
     assert "frechet_distance[judge]" in out
     assert "FID" not in out
     published = tmp_path / "published"

@@ -273,3 +273,18 @@ def test_the_published_networks_have_their_parameters(name: str, sizes: dict[str
     with torch.device("meta"):
         network = MODELS.build(spec, vocab_size=50_257)
     assert sum(parameter.numel() for parameter in network.parameters()) == GOLDEN["params"][name]
+
+
+def test_dropout_of_embeddings_and_attention_weights_can_be_set_apart() -> None:
+    sizes: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2}
+    apart = MDLM(7, dropout=0.5, embedding_dropout=0.0, attention_dropout=0.0, **sizes)
+    ids = torch.arange(6)[None]
+    probe = apart.blocks[0].get_submodule("attention")
+    assert apart.dropout == 0
+    assert (probe.settings.dropout, probe.settings.weight_dropout) == (0.5, 0.0)
+    none, default = MDLM(7, dropout=0.0, **sizes), MDLM(7, dropout=0.5, **sizes)
+    assert default.dropout == 0.5
+    default.load_state_dict(none.state_dict())
+    assert default.eval()(ids, torch.zeros(1)).logits.equal(none.eval()(ids, torch.zeros(1)).logits)
+    with pytest.raises(ValueError, match="attention_dropout must be in"):
+        MDLM(7, attention_dropout=1.0, **sizes)

@@ -188,12 +188,14 @@ def test_a_stream_setting_that_cannot_be_is_refused(make: Any, message: str) -> 
 def test_digits_beside_what_they_show_are_learned_in_all_directions(about: Stream) -> None:
     layout = TokenLayout.of(IMAGE, about)
     objective = MaskedTokens(
-        Absorbing(layout, Linear(), "bernoulli"), ratio_per="stream", stream_weights={about.name: 8.0 / about.length}
+        Absorbing(layout, Linear(), "bernoulli"),
+        ratio_per="stream",
+        stream_weights={about.name: 8.0 if about is LABEL else 3.0},
     )
-    network = StreamDenoiser(trained(layout, objective, steps=900), layout)
+    network = StreamDenoiser(trained(layout, objective, steps=800), layout)
     images, labels = digits()
     names = labels[:, None] if about is LABEL else spelled(labels)
-    sampler: Any = SAMPLERS.build({"type": "ancestral", "steps": 16, "temperature": 0.7})
+    sampler: Any = SAMPLERS.build({"type": "ancestral", "steps": 16, "temperature": 0.4})
 
     def filled(known: dict[str, Tensor], n: int) -> dict[str, Tensor]:
         x_1 = layout.masked(known, n)
@@ -210,7 +212,7 @@ def test_digits_beside_what_they_show_are_learned_in_all_directions(about: Strea
     agree = (both[about.name] == (shown[:, None] if about is LABEL else spelled(shown))).all(1).float().mean().item()
     n_kinds = len(set(shown.tolist()))
     print(f"{about.name}: read {read:.1%}, drawn {drawn_as:.1%}, both agree {agree:.1%} over {n_kinds} digits")
-    assert read > 0.75
-    assert drawn_as > 0.45
+    assert read > 0.6
+    assert drawn_as > 0.5
     assert agree > 0.35
     assert n_kinds >= 7

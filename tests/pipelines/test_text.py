@@ -12,6 +12,7 @@ from torch import Tensor
 
 import maskgen
 from maskgen.core.errors import UserError
+from maskgen.core.traits import traits_of
 from maskgen.pipelines.base import settings_of
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.text import TextPipeline
@@ -157,7 +158,7 @@ def test_decoding_with_a_cache_is_decoding_without(pipelines: dict[str, TextPipe
     class Uncached:
         """The network, seen without its cache."""
 
-        block_length = pipeline.model.block_length
+        traits = replace(traits_of(pipeline.model), has_cache=False)
 
         def __call__(self, *arguments: Any, **more: Any) -> Any:
             return pipeline.model(*arguments, **more)
@@ -187,4 +188,4 @@ def test_a_report_names_the_blocks_that_a_checkpoint_wrote_in(text_kinds: dict[s
     for kind, asked in (("bd3", "llada"), ("ar", "maskgit")):
         pipeline = maskgen.load(str(text_kinds[kind]))
         used = settings_of(pipeline.with_sampler(asked))["layout"]
-        assert used == f"Blocks(block_length={pipeline.model.block_length})"
+        assert used == f"Blocks(block_length={pipeline.model.block_length}, start='row')"

@@ -169,3 +169,14 @@ def test_the_published_mar_and_emigm_have_exactly_their_parameters(name: str, n:
     with torch.device("meta"):
         network = built(load_recipe(f"image/imagenet-{name}"))
     assert sum(parameter.numel() for parameter in network.parameters()) == n
+
+
+def test_published_text_recipes_have_the_settings_of_their_repositories() -> None:
+    owt, text8 = load_recipe("text/owt-mdlm"), load_recipe("text/text8-md4")
+    assert isinstance(owt.model, dict)
+    assert isinstance(owt.objective, dict)
+    assert (owt.model["dropout"], owt.model["embedding_dropout"], owt.model["attention_dropout"]) == (0.1, 0, 0)
+    assert owt.objective["sampling_eps"] == 1e-3
+    assert isinstance(text8.model, dict)
+    assert (text8.train.lr, text8.train.weight_decay, text8.model.get("dropout", 0)) == (3e-4, 0, 0)
+    assert text8.train.clip >= 1000

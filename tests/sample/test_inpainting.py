@@ -18,7 +18,7 @@ from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
 from maskgen.core.errors import UserError
 from maskgen.data.base import DATASETS
 from maskgen.evaluation.protocols.features import Extractor, Features
-from maskgen.pipelines.base import HEAD_EVALUATIONS, settings_of
+from maskgen.pipelines.base import HEAD_NFE, settings_of
 from maskgen.pipelines.edit import Edit
 from maskgen.recipes.load import parse_recipe
 from maskgen.sample.inpainting import Found, Painted
@@ -70,7 +70,7 @@ def test_a_picture_is_completed_and_what_is_known_of_it_stays(kind: str, tmp_pat
 @pytest.mark.parametrize("kind", ["mae", "mar", "maskgit"])
 def test_a_diffusion_head_is_named_where_there_is_one(kind: str, tmp_path: Path) -> None:
     settings = settings_of(pipeline(tmp_path / "model", kind).generator)
-    assert {name in settings for name in ("head", HEAD_EVALUATIONS)} == {kind == "mar"}
+    assert {name in settings for name in ("head", HEAD_NFE)} == {kind == "mar"}
 
 
 def test_an_interval_of_guidance_that_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_error_and_diversity_are_what_they_are_called() -> None:
     assert values["pixel_diversity"] == pytest.approx(0.2)
     assert values["feature_distance[means]"] == pytest.approx(0.3)  # one of four quarters differs
     assert values["feature_diversity[means]"] == pytest.approx(0.2)
-    assert values["evaluations_per_sample"] == 1
+    assert values["nfe_per_sample"] == 1
 
 
 @pytest.mark.parametrize(

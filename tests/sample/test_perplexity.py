@@ -17,7 +17,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.text_quality import CheckpointScorer, distinct_n, generative_perplexity, token_entropy
 from maskgen.sample import perplexity
-from maskgen.sample.evaluations import Evaluations
+from maskgen.sample.nfe import CountedDenoiser
 from maskgen.schedules import Cosine
 from tests.tiny import KINDS, LENGTH, text_checkpoint
 
@@ -53,7 +53,7 @@ def test_the_command_gives_what_the_library_gives(
     assert others["token_entropy[nats]"]["value"] == pytest.approx(float(token_entropy(samples.tokens).mean()))
     for n in (1, 2, 3, 4):
         assert others[f"distinct_{n}"]["value"] == pytest.approx(distinct_n(samples.tokens, n))
-    assert {"evaluations_per_sample", "seconds_per_sample"} <= set(others)
+    assert {"nfe_per_sample", "seconds_per_sample"} <= set(others)
     assert all(shown in out for shown in [name, *others])
 
 
@@ -64,26 +64,26 @@ def test_one_token_at_a_time_takes_as_many_evaluations_as_tokens(
     sampler = "autoregressive" if kind == "ar" else "first_hitting"
     options: dict[str, Any] = {"scorer": str(text_kinds["ar"]), "num": 3, "sampler": sampler}
     found = report_of(text_kinds[kind], tmp_path / "r.json", **options)
-    assert found["evaluations_per_sample"]["value"] == LENGTH
+    assert found["nfe_per_sample"]["value"] == LENGTH
 
 
 @pytest.mark.parametrize("kind", ["mdlm", "bd3"])
 def test_steps_that_reveal_nothing_cost_no_evaluation(text_kinds: dict[str, Path], tmp_path: Path, kind: str) -> None:
     options: dict[str, Any] = {"scorer": str(text_kinds["ar"]), "num": 8, "sampler": "ancestral", "length": 8}
     found = report_of(text_kinds[kind], tmp_path / "r.json", steps=64, **options)
-    assert 1 < found["evaluations_per_sample"]["value"] < 8.001, "eight tokens appear in eight steps at most"
+    assert 1 < found["nfe_per_sample"]["value"] < 8.001, "eight tokens appear in eight steps at most"
     few = report_of(text_kinds[kind], tmp_path / "r.json", steps=2, **options)
-    assert few["evaluations_per_sample"]["value"] <= 2
+    assert few["nfe_per_sample"]["value"] <= 2
 
 
 def test_all_tokens_at_once_take_one_evaluation(text_kinds: dict[str, Path], tmp_path: Path) -> None:
     options: dict[str, Any] = {"scorer": str(text_kinds["ar"]), "num": 33, "sampler": "maskgit", "steps": 1}
-    assert report_of(text_kinds["mdlm"], tmp_path / "r.json", **options)["evaluations_per_sample"]["value"] == 1
+    assert report_of(text_kinds["mdlm"], tmp_path / "r.json", **options)["nfe_per_sample"]["value"] == 1
 
 
 def test_counting_changes_nothing_and_reaches_into_the_cache(text_kinds: dict[str, Path]) -> None:
     pipeline = maskgen.load(str(text_kinds["bd3"]), device="cpu")
-    counted = Evaluations(pipeline.model)
+    counted = CountedDenoiser(pipeline.model)
     assert counted.block_length == pipeline.model.block_length
     x_t = torch.full((3, LENGTH), pipeline.tokenizer.vocab_size)
     where = torch.zeros_like(x_t, dtype=torch.bool)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from maskgen.core.errors import UserError
-from maskgen.tokenizers.text.encoder import TextEncoder
+from maskgen.evaluation.metrics.text_quality import CausalLMScorer
+from maskgen.tokenizers.text.encoder import TextEncoder, width_of
 from tests.captioned import tiny_encoder
 
 TEXTS = ["a red boat", "the tree", "a blue car of the boat"]
@@ -86,3 +88,40 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
 def test_captions_longer_than_the_encoder_reads_are_refused(homes: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"captions.length: .* reads at most 32 tokens, got 33"):
         TextEncoder(str(homes["bert"]), 33)
+
+
+EVIL = """
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedModel
+Path({mark!r}).touch()
+class C(PretrainedConfig):
+    model_type = "custom_x"
+class M(PreTrainedModel):
+    config_class = C
+class T:
+    pass
+"""
+
+
+@pytest.mark.parametrize("model_type", ["custom_x", "bert"])
+def test_python_code_in_a_folder_is_never_run(
+    tmp_path: Path, model_type: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mark, folder = tmp_path / "run", tmp_path / "model"
+    said: list[str] = []
+    folder.mkdir()
+    (folder / "evil.py").write_text(EVIL.format(mark=str(mark)))
+    kinds = {
+        f"Auto{kind}": f"evil.{kind[0]}" for kind in ("Config", "Model", "ModelForCausalLM", "ModelForTextEncoding")
+    }
+    kinds["AutoTokenizer"] = ["evil.T", None]  # type: ignore[assignment]
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, "auto_map": kinds}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": kinds, "tokenizer_class": "T"}))
+    for load in (lambda: TextEncoder(str(folder)), lambda: width_of(str(folder)), lambda: CausalLMScorer(str(folder))):
+        try:
+            load()
+        except UserError as error:
+            said.append(str(error))
+    assert "trust_remote_code" not in "".join(said)
+    assert not mark.exists()
+    assert "trust_remote_code" not in "".join(capfd.readouterr())

@@ -113,7 +113,7 @@ def test_an_arm_may_share_a_training_and_differ_in_how_it_is_sampled(
     arms = {arm["arm"]: arm for arm in json.loads((home / "report.json").read_text())["arms"]}
     one, two, lame = arms["one"], arms["two"], arms["lame"]
     assert not (home / "two-seed0" / "run").exists()
-    evaluations = [arm["scores"]["evaluations_per_sample"]["value"] for arm in (one, two)]
+    evaluations = [arm["scores"]["nfe_per_sample"]["value"] for arm in (one, two)]
     assert evaluations[1] == 2 * evaluations[0]
     (knn,) = (name for name in one["scores"] if name.startswith("knn["))
     assert one["scores"][knn] == two["scores"][knn] == lame["scores"][knn]

@@ -52,8 +52,8 @@ def test_a_sample_depends_on_its_own_seed_and_class_only(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--sampler", "maskgit"), "vectors"),
-        (("--temperature", "0.5"), "adds none"),
+        (("--sampler", "maskgit"), "continuous"),
+        (("--temperature", "0.5"), "deterministic"),
         (("head=dmp",), "ddpm"),
         (("--guidance-interval", "0.5,0.1"), "LOW,HIGH"),
         (("--guidance-interval", "0.5"), "LOW,HIGH"),
@@ -84,6 +84,6 @@ def test_a_report_counts_passes_of_the_network_and_of_the_head(
         )  # fmt: skip
         assert code == 0, error
         found[interval] = {one["name"]: one["value"] for one in json.loads(report.read_text())["others"]}
-    assert [found[interval]["evaluations_per_sample"] for interval in found] == [4, 8]
-    assert [found[interval]["evaluations_scheduled"] for interval in found] == [4, 8]
-    assert [found[interval]["head_evaluations_per_token"] for interval in found] == [5, 5]
+    assert [found[interval]["nfe_per_sample"] for interval in found] == [4, 8]
+    assert [found[interval]["nfe_scheduled"] for interval in found] == [4, 8]
+    assert [found[interval]["head_nfe_per_token"] for interval in found] == [5, 5]

@@ -26,7 +26,7 @@ from maskgen.data.listing import LeftOut, ending_of, is_hidden
 ARRAYS = ("images", "arr_0")
 """Names under which an .npz file may hold images: maskgen's, and that of ADM's sample batches."""
 
-MOST_BYTES = 2**29
+MOST_BYTES = 2**28
 """Bytes of an image file in an archive that are unpacked."""
 
 _BAD_MEMBER = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError, OSError)

@@ -56,7 +56,8 @@ class AttentionSettings:
         n_kv_heads: key and value heads, a divisor of H, each shared by H / n_kv_heads query heads (grouped-query
             attention, arXiv 2305.13245); 0 is H.
         head_width: d; 0 is D / H.
-        dropout: of the attention weights and of the output.
+        dropout: of the output, and of the attention weights unless `weight_dropout` is given.
+        weight_dropout: of the attention weights; None for `dropout`.
         qk_norm: of queries and keys, None for none.
         qkv_bias, out_bias: of the projections.
         rotary: which channels form a pair, see `rotate`.
@@ -76,6 +77,7 @@ class AttentionSettings:
     out_bias: bool = True
     rotary: RotaryStyle = "interleaved"
     backend: AttentionBackend = "auto"
+    weight_dropout: float | None = None
 
     def __post_init__(self) -> None:
         width, heads = self.width, self.heads

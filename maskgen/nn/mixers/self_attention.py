@@ -40,9 +40,10 @@ class SelfAttention(TokenMixer):
         q, k, v = self._projected(x, rotation)
         if cache is not None:
             k, v = cache.extend(k, v)
-        dropout = self.settings.dropout
+        settings = self.settings
+        dropout = settings.dropout if settings.weight_dropout is None else settings.weight_dropout
         x = merge_heads(attend(q, k, v, self.backend, dropout if self.training else 0.0, mask))
-        return F.dropout(self.out(x), dropout, self.training)
+        return F.dropout(self.out(x), settings.dropout, self.training)
 
     def weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, L), attention from each token to each, mean over the heads."""

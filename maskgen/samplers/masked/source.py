@@ -99,6 +99,9 @@ class Sampled(TokenSource):
 class Forced(TokenSource):
     """Given tokens, and their log-likelihood under the order of decoding.
 
+    An order or unmasking schedule that `needs_tokens` ranks the given tokens; the path of a sampled decoding, which
+    ranks other draws, may differ.
+
     Args:
         tokens: (B, L) int64; those at known positions are not used.
         encoder: receives the revealed tokens with their distributions.
