@@ -458,7 +458,7 @@ def cut_metrics(lab: Lab) -> str:
     with (lab.run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "train/lo')
     (lab.run / "status.json").write_text("{")
-    return f"written anew; {lab.ends_like_the_whole()}"
+    return f"rewritten; {lab.ends_like_the_whole()}"
 
 
 def damaged_cache(lab: Lab) -> str:
@@ -509,7 +509,7 @@ def group_terminated(lab: Lab) -> str:
 
 
 def worker_dead_at_the_end(lab: Lab) -> str:
-    """a data worker killed, and the run asked to stop before it notices"""
+    """a data worker killed, and the run stopped before it notices"""
     lab.run.mkdir()
 
     def both() -> None:

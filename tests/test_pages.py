@@ -105,14 +105,14 @@ def short(words: Sequence[str]) -> list[str]:
     if name == "train":
         return [*words, *BRIEF, *SMALL.get(words[1], ()), f"train.steps={1 + ('--resume' in words)}"]
     if words[:2] == ["bench", "budget"]:
-        return having(words, {"--minutes": "0.01", "--seeds": "1", "--jobs": "1"})
+        return having(words, {"--minutes": "0.01", "--seeds": "1", "--jobs": "1", "--arms": "shallow"})
     if name == "probe":
         return having(words, {"--num": "100", **({"--minutes": "0.02"} if "finetune" in words else {})})
     if name == "evaluate":
         metric = after(words, "--metric", "")
         few = {"likelihood": {"--strata": "1"}, "inpainting": {"--num": "6", "--completions": "2"}}
-        texts = {"--num": "2", "--steps": "4"}
-        return having(words, few.get(metric, texts if metric == "generative-perplexity" else {"--num": "20"}))
+        few |= {"generative-perplexity": {"--num": "2", "--steps": "4"}, "probe": {}}
+        return having(words, few.get(metric, {"--num": "20"}))
     if words[:2] == ["bench", "fid"]:
         return having(words, {"--images" if "--images" in words else "--num": "8"})
     if name == "cost":
@@ -190,7 +190,9 @@ def test_a_page_fits_its_budget_and_its_links_lead_somewhere(name: str) -> None:
             assert ((ROOT / name).parent / target).resolve().is_file(), f"{name}: {target}"
     for recipe in re.findall(r"`((?:image|text|tokenizer|classifier)/[\w-]+)`", text):
         assert recipe in recipe_names(), f"{name}: {recipe}"
-    for path in re.findall(r"`((?:docs|tests|benchmarks|configs|notebooks|maskgen|train|sample)/[\w./-]+\.\w+)`", text):
+    for path in re.findall(
+        r"`((?:docs|tests|benchmarks|configs|notebooks|examples|maskgen|train|sample)/[\w./-]+\.\w+)`", text
+    ):
         assert (ROOT / path).exists(), f"{name}: {path}"
 
 

@@ -162,7 +162,8 @@ class Recipe(BaseModel):
         """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
         wanted = inspect.signature(OBJECTIVES.get(name)).parameters
-        takes_tokens = traits_of_objective(name).inputs != "images"
+        traits = traits_of_objective(name)
+        takes_tokens = traits.inputs != "images"
         if takes_tokens != (self.task == "generator"):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
@@ -171,6 +172,9 @@ class Recipe(BaseModel):
         if takes_tokens and bool(vocab_size_of(layout)) != self.has_discrete_tokens:
             made, needed = ("continuous", "discrete") if self.has_discrete_tokens else ("discrete", "continuous")
             raise RecipeError(f"tokenizer: its tokens are {made}, the recipe needs {needed} ones; change either")
+        if isinstance(layout, TokenLayout) and len(layout.streams) > 1 and not traits.has_streams:
+            names = ", ".join(layout.index_of)
+            raise RecipeError(f"objective: {name} supports rows of one stream, got {names}; use masked_tokens")
         if "process" in wanted:
             derived["process"] = self.build_process(layout)
         elif takes_tokens and self.process != Recipe.model_fields["process"].default:

@@ -59,7 +59,6 @@ def test_every_objective_declares_what_it_is_for() -> None:
         needs_process = "process" in inspect.signature(OBJECTIVES.get(name)).parameters
         assert needs_process == (traits.process != "none"), name
         assert issubclass(OBJECTIVES.get(name), Objective), name  # type: ignore[arg-type]
-    assert not traits_of_objective("classification").has_streams
 
 
 def test_times_lie_one_in_each_stratum() -> None:

@@ -14,10 +14,13 @@ from maskgen.core.rng import Rng
 from maskgen.core.streams import Stream, TokenLayout
 from maskgen.objectives import MaskedTokens
 from maskgen.processes import Absorbing, StreamDenoiser
+from maskgen.recipes.load import parse_recipe
+from maskgen.recipes.tree import RecipeError
 from maskgen.samplers import SAMPLERS
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Cosine, Linear
 from tests.rows import CAPTION, IMAGE, LABEL, N_TRAIN, classified, digits, spelled, trained
+from tests.tiny import FIELD, VECTORS, tree
 
 TINY = TokenLayout.of(Stream("a", "image", 3, (2,)), Stream("b", "label", 2, (1,)))
 LAW = torch.tensor([[[8, 1], [2, 3], [1, 1]], [[1, 4], [6, 2], [3, 1]], [[2, 2], [1, 5], [4, 3]]]).double()
@@ -181,6 +184,15 @@ def test_smoothing_is_over_the_ids_of_the_stream() -> None:
 def test_a_stream_setting_that_cannot_be_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_recipes_build_objectives_of_rows_that_they_support() -> None:
+    latents = TokenLayout.of(Stream("a", "image", 0, (2, 2), 4), Stream("b", "map", 0, (2, 2), 4))
+    assert parse_recipe(tree()).build_objective(TINY).baseline == pytest.approx((2 * math.log(3) + math.log(2)) / 3)
+    with pytest.raises(RecipeError, match="objective: denoising supports rows of one stream, got a, b"):
+        parse_recipe(tree(FIELD)).build_objective(latents)
+    masking: Any = parse_recipe(tree(VECTORS)).build_objective(latents)
+    assert masking.process.layout == latents
 
 
 @pytest.mark.slow
