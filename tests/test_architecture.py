@@ -171,7 +171,7 @@ def test_only_devices_says_cuda(module: str) -> None:
 def test_the_command_line_offers_exactly_the_devices_there_are() -> None:
     lists = [ast.unparse(node) for node in ast.walk(tree("maskgen.cli.options")) if isinstance(node, ast.List)]
     assert lists.count(repr(list(get_args(DeviceName)))) == 1
-    for module in ("maskgen.cli.commands", "maskgen.cli.scores", "maskgen.cli.options"):
+    for module in (name for name in SOURCES if name.startswith("maskgen.cli.")):
         assert not {"torch", "maskgen.core.devices"} & imports(module)
 
 

@@ -29,6 +29,7 @@ from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
+from maskgen.core.errors import closest
 from maskgen.core.files import MOST_JSON, local_path, obey_umask, read_json, read_regular
 from maskgen.core.hub import download, is_hub_id
 from maskgen.core.terminal import printable
@@ -309,7 +310,8 @@ def _locate(source: str) -> Path:
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
     raise CheckpointError(
-        f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})"
+        f"no checkpoint {source!r}: neither a directory nor one of the zoo; {closest(source, zoo_names())}the zoo has "
+        f"{', '.join(zoo_names())}"
     )
 
 

@@ -19,9 +19,9 @@ from maskgen.nn.patterns import AttentionPattern, BlockCausal, Causal, NoisyClea
 
 
 class Blockwise(TextTransformer):
-    """A text network in which no token sees a later block: finished blocks can be cached, exactly.
+    """A text network in which no token attends to a later block, so that finished blocks can be cached exactly.
 
-    Final classes set `block_length` and `is_autoregressive`, and say with `inputs` what is fed in for x_t.
+    Final classes set `block_length` and `is_autoregressive`; `inputs` maps x_t to the ids that are fed in.
     """
 
     block_length: int
@@ -79,7 +79,7 @@ class BlockDiffusion(Blockwise):
         """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at the positions `where` (B, L).
 
         With `clean` = x_0 (B, L) every block is predicted from its own x_t and the clean blocks before it, all in one
-        pass over [x_t; x_0] (section 3.3). Without it, a block sees x_t itself up to its own end.
+        pass over [x_t; x_0] (section 3.3). Without it, a block attends to x_t up to its own end.
         """
         _refuse(subset)
         length = x_t.shape[1]

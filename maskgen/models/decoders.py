@@ -1,4 +1,4 @@
-"""Decoders of masked patches, the key `decoder` of MAE and DiffMAE: from an encoder to the patches asked for."""
+"""Decoders of masked patches, the key `decoder` of MAE and DiffMAE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Reads = Literal["last", "weighted", "reversed"]
 
 
 class Decoder(nn.Module, ABC):
-    """From what an encoder says of a class slot and the visible patches to vectors of the patches asked for.
+    """Encoder states of a class token and the visible patches -> vectors of the target patches.
 
     Attributes:
         width: W of the vectors.
@@ -31,45 +31,45 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, asked: TokenSubset
+        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
     ) -> Tensor:
-        """(B, M, W), of the M patches asked for.
+        """Vectors (B, M, W) of the M target patches.
 
         Args:
             states: (B, 1 + K, D) of each of the encoder's blocks, the last one normalised.
-            visible: the K patches the encoder saw; None if it saw all.
-            queries: (W,) or (B, L, W), what stands for a patch that was not seen; positions not yet added.
-            asked: the M patches.
+            visible: the K encoded patches; None for all.
+            queries: (W,) or (B, L, W), inputs for patches that were not encoded; positions not yet added.
+            targets: the M patches.
         """
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Patches will come from another grid of the same picture."""
+        """Work on another grid of the same image."""
 
     def init_mixing(self) -> None:
-        """Draw the initial mix of encoder blocks that its blocks attend to, if it is learned."""
+        """Initialise the learned mix of encoder states, if there is one."""
 
 
 class _Placed(Decoder):
-    """A decoder that tells patches by their positions, a class slot before them."""
+    """A decoder with fixed positions of a class token and the patches."""
 
     positions: Tensor
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.width, self.base_grid = width, grid
-        self.register_buffer("positions", slot_and_grid(grid, grid, width), persistent=False)
+        self.register_buffer("positions", class_and_grid(grid, grid, width), persistent=False)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        self.positions = slot_and_grid(self.base_grid, grid, self.width).to(self.positions.device)
+        self.positions = class_and_grid(self.base_grid, grid, self.width).to(self.positions.device)
 
 
 class DecoderSpec(ABC):
     """The key `decoder`; a final class is a frozen dataclass.
 
     Attributes:
-        is_independent: whether a patch is decoded without regard to which others are, so that any share of them can be.
-        needs_all: whether the encoder must have seen the masked patches too, as [MASK].
-        takes_all: whether it may.
+        is_independent: whether a patch is decoded independently of the other targets, so that any subset can be.
+        needs_all: whether the encoder's input must include the masked patches, as [MASK].
+        takes_all: whether it may include them.
     """
 
     is_independent: ClassVar[bool] = False
@@ -80,15 +80,15 @@ class DecoderSpec(ABC):
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder: ...
 
     def require_fit(self, depth: int, sees_all: bool) -> None:  # noqa: ARG002 - for those that count
-        """Of an encoder of `depth` blocks that sees [MASK]s too or not.
+        """Check the fit to an encoder of `depth` blocks, whose input includes [MASK]s or not.
 
         Raises:
-            ValueError: this decoder does not go with it.
+            ValueError: the decoder does not fit.
         """
         if sees_all and not self.takes_all:
             raise ValueError("encoder_sees all goes with decoder linear or joint; take one of them, or see visible")
         if self.needs_all and not sees_all:
-            raise ValueError("decoder linear is for an encoder that sees [MASK]s: mae with encoder_sees all")
+            raise ValueError("decoder linear needs an encoder whose input includes [MASK]s: set encoder_sees all")
 
 
 DECODERS: Registry[DecoderSpec] = Registry("decoder", DecoderSpec, home="maskgen.models:DECODERS")
@@ -100,9 +100,9 @@ class _Joint(_Placed):
         self.stack = JointDecoder(encoder.width, sizes)
 
     def forward(
-        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, asked: TokenSubset
+        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
     ) -> Tensor:
-        return asked.gather(self.stack(states[-1], self.positions, queries, visible)[:, 1:])
+        return targets.gather(self.stack(states[-1], self.positions, queries, visible)[:, 1:])
 
 
 @DECODERS.register("joint")
@@ -124,22 +124,24 @@ class Joint(DecoderSpec):
 
 class _Cross(_Placed):
     def __init__(
-        self, encoder: ViTSizes, sizes: ViTSizes, grid: tuple[int, int], reads: Reads, looks_around: bool
+        self, encoder: ViTSizes, sizes: ViTSizes, grid: tuple[int, int], reads: Reads, has_self_attention: bool
     ) -> None:
         super().__init__(sizes.width, grid)
-        self.reads, self.looks_around = reads, looks_around
-        self.blocks = nn.ModuleList(cross_block(sizes.block, encoder.width, looks_around) for _ in range(sizes.depth))
+        self.reads, self.has_self_attention = reads, has_self_attention
+        self.blocks = nn.ModuleList(
+            cross_block(sizes.block, encoder.width, has_self_attention) for _ in range(sizes.depth)
+        )
         own = 0 if reads == "last" else sizes.depth  # the last state is normalised
         self.memory_norms = nn.ModuleList(nn.LayerNorm(encoder.width, eps=1e-6) for _ in range(own))
         self.mixing = nn.Parameter(torch.zeros(sizes.depth, encoder.depth)) if reads == "weighted" else None
         self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
 
     def forward(
-        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, asked: TokenSubset
+        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
     ) -> Tensor:
-        x = asked.gather((queries + self.positions[1:]).expand(len(asked.keep), -1, -1))
+        x = targets.gather((queries + self.positions[1:]).expand(len(targets.keep), -1, -1))
         memory_mask = None if visible is None else key_mask(visible, 1)
-        own_mask = _own_mask(asked) if self.looks_around else None
+        own_mask = _own_mask(targets) if self.has_self_attention else None
         for index, (block, memory) in enumerate(zip(self.blocks, self._memories(states), strict=True)):
             seen = self.memory_norms[index](memory) if len(self.memory_norms) else memory
             x = block(x, mask=own_mask, memory=seen, memory_mask=memory_mask)
@@ -151,7 +153,7 @@ class _Cross(_Placed):
             nn.init.normal_(self.mixing, std=self.mixing.shape[1] ** -0.5)
 
     def _memories(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
-        """(B, 1 + K, D), what each block reads."""
+        """Memory (B, 1 + K, D) of each block."""
         if self.reads == "last":
             return [states[-1]] * len(self.blocks)
         if self.mixing is None:
@@ -159,23 +161,23 @@ class _Cross(_Placed):
         return list(torch.einsum("di,ibkc->dbkc", self.mixing, torch.stack(list(states))))
 
 
-def _own_mask(asked: TokenSubset) -> Tensor | None:
-    """(B, 1, 1, M) bool, the patches that are meant; the first slot always, as there must be something to look at."""
-    if asked.valid is None:
+def _own_mask(targets: TokenSubset) -> Tensor | None:
+    """(B, 1, 1, M) bool, False for padding; the first patch is always attended to, so that no row is without a key."""
+    if targets.valid is None:
         return None
-    first = torch.arange(asked.valid.shape[1], device=asked.valid.device) == 0
-    return (asked.valid | first)[:, None, None]
+    first = torch.arange(targets.valid.shape[1], device=targets.valid.device) == 0
+    return (targets.valid | first)[:, None, None]
 
 
 @dataclass(frozen=True)
 class _Reading(DecoderSpec):
-    """Sizes of blocks that read the encoder, and what of it."""
+    """Sizes of cross-attention blocks, and which encoder states they attend to."""
 
     width: int = 512
     depth: int = 12
     heads: int = 16
     reads: Reads = "weighted"
-    looks_around: ClassVar[bool]
+    has_self_attention: ClassVar[bool]
 
     def __post_init__(self) -> None:
         _require_sizes(self.width, self.depth, self.heads)
@@ -190,40 +192,40 @@ class _Reading(DecoderSpec):
 
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:
         sizes = replace(encoder, width=self.width, depth=self.depth, heads=self.heads)
-        return _Cross(encoder, sizes, grid, self.reads, self.looks_around)
+        return _Cross(encoder, sizes, grid, self.reads, self.has_self_attention)
 
 
 @DECODERS.register("cross")
 @dataclass(frozen=True)
 class Cross(_Reading):
-    """Masked patches look at the encoder's output and not at each other: CrossMAE (arXiv 2401.14391).
+    """Masked patches attend to the encoder and not to each other: CrossMAE (arXiv 2401.14391).
 
     Args:
         width, depth, heads: of its blocks.
-        reads: what a block reads of the encoder: `weighted`, a learned mix of all its blocks (CrossMAE, section 3.3);
-            `last`, its output; `reversed`, block i the i-th from the end (DiffMAE).
+        reads: encoder states that a block attends to: `weighted`, a learned mix of all (CrossMAE, section 3.3); `last`,
+            the output; `reversed`, block i the i-th from the end (DiffMAE).
     """
 
     is_independent = True
-    looks_around = False
+    has_self_attention = False
 
 
 @DECODERS.register("cross_self")
 @dataclass(frozen=True)
 class CrossSelf(_Reading):
-    """Masked patches look at the encoder, then at each other: DiffMAE's decoder (arXiv 2304.03283, section 3.2).
+    """Masked patches attend to the encoder, then to each other: DiffMAE's decoder (arXiv 2304.03283, section 3.2).
 
     Args:
         width, depth, heads: of its blocks.
-        reads: as of `cross`; DiffMAE's is `reversed`.
+        reads: as in `cross`; DiffMAE's is `reversed`.
     """
 
     depth: int = 8
     reads: Reads = "reversed"
-    looks_around = True
+    has_self_attention = True
 
 
-class _Nothing(Decoder):
+class _Identity(Decoder):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
@@ -233,26 +235,26 @@ class _Nothing(Decoder):
         states: Sequence[Tensor],
         visible: TokenSubset | None,  # noqa: ARG002 - one signature for all decoders
         queries: Tensor,  # noqa: ARG002
-        asked: TokenSubset,
+        targets: TokenSubset,
     ) -> Tensor:
-        return asked.gather(states[-1][:, 1:])
+        return targets.gather(states[-1][:, 1:])
 
 
 @DECODERS.register("linear")
 @dataclass(frozen=True)
 class LinearHead(DecoderSpec):
-    """No decoder, the head alone: SimMIM (arXiv 2111.09886), whose encoder sees [MASK]s."""
+    """No decoder, the head alone: SimMIM (arXiv 2111.09886), whose encoder input includes [MASK]s."""
 
     is_independent = True
     needs_all = True
     takes_all = True
 
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:  # noqa: ARG002
-        return _Nothing(encoder.width)
+        return _Identity(encoder.width)
 
 
 def _require_sizes(width: int, depth: int, heads: int) -> None:
-    """Of blocks over patches with positions.
+    """Check the sizes of blocks over patches with sine-cosine positions.
 
     Raises:
         ValueError: they are not possible.
@@ -261,6 +263,6 @@ def _require_sizes(width: int, depth: int, heads: int) -> None:
     require_sincos(width)
 
 
-def slot_and_grid(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
-    """(1 + L, D): zeros for the class slot, then sines and cosines of a grid spread over that of `base_grid` (MAE)."""
+def class_and_grid(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
+    """(1 + L, D): zeros for the class token, then sines and cosines of `grid`, scaled to cover `base_grid` (MAE)."""
     return torch.cat([torch.zeros(1, width), sincos_over(base_grid, grid, width)])

@@ -22,10 +22,10 @@ class DiffMAE(PatchEncoder):
     """Clean visible patches and noised others (B, L, D) -> Field of x_0 (Wei et al., arXiv 2304.03283).
 
     A MAE whose masked patches are not one learned vector but the noised patch, embedded, and the time. Sampling
-    completes a picture: what is known of it is seen clean by the encoder.
+    completes an image: known patches are clean inputs of the encoder.
 
     Args:
-        token_width: numbers a patch has.
+        token_width: channels of a patch.
         grid: (h, w) of the patches, L = h w.
         width, depth, heads, mlp_ratio, dropout: of the encoder, sizes as MAE's.
         decoder: `cross_self`, `joint` or `cross`.
@@ -67,10 +67,10 @@ class DiffMAE(PatchEncoder):
     ) -> Field:
         """x_t (B, L, D) and t (B,) as the process scales them, clean patches in `cond.visible` -> Field of x_0.
 
-        It is of all patches, the visible ones their own; or of the masked ones alone, if their number is known.
+        The field has all patches, visible ones unchanged; with `subset` the masked ones only.
 
         Args:
-            subset: the visible patches; whoever knows how many there are saves their counting.
+            subset: the visible patches, if their number is known; else they are counted.
         """
         clean = torch.full_like(x_t, torch.nan) if cond is None or cond.visible is None else cond.visible.to(x_t)
         is_masked = is_mask(clean, 0)

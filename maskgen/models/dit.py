@@ -25,16 +25,16 @@ from maskgen.processes import Gaussian
 class DiT(nn.Module):
     """Tokens (B, L, D) of a Gaussian process -> Field (Peebles and Xie, arXiv 2212.09748).
 
-    One backbone for DiT, naive and deferred masking, MaskDiT and MDT: `masking` says which. Published sizes, width x
+    One backbone for DiT, naive and deferred masking, MaskDiT and MDT, selected by `masking`. Published sizes, width x
     depth, heads: S 384 x 12, 6; B 768 x 12, 12; L 1024 x 24, 16; XL 1152 x 28, 16.
 
     Args:
-        token_width: numbers a token has.
+        token_width: channels of a token.
         grid: (h, w) of the tokens, L = h w.
         n_classes: labels; 0 for an unconditional network. There is always a row for "no class".
         width, depth, heads, mlp_ratio: the usual sizes.
         masking: `none`, `naive`, `deferred`, `maskdit` or `mdt`.
-        has_variance: the reverse step's variance is answered too (learned range, arXiv 2102.09672).
+        has_variance: a second output per channel is the reverse step's variance (learned range, arXiv 2102.09672).
         positions: `sincos`, fixed, or `learned` from there.
         qk_norm: RMS-normalised queries and keys, against divergence in half precision.
         attention: `auto`, `sdpa` or `xformers`; a masking with a position bias always runs on SDPA.
@@ -114,10 +114,10 @@ class DiT(nn.Module):
             nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Tokens will come from another grid of the same picture: positions are spread over it.
+        """Work on another grid of the same image: positions are scaled to cover it.
 
         Raises:
-            ValueError: learned positions, or a masking that is bound to its grid.
+            ValueError: learned positions, or a masking with a fixed grid.
         """
         if grid == self.base_grid and len(self.positions) == grid[0] * grid[1]:
             return
@@ -141,15 +141,15 @@ class DiT(nn.Module):
         """
         if subset is not None and not self.masking.drops:
             raise ValueError("masking none drops no tokens; take naive, deferred, maskdit or mdt, or keep_ratio 1")
-        answer = self.trunk(self.embedding(x_t) + self.positions, self._hidden(t, cond), subset)
-        value, variance = answer.chunk(2, -1) if self.has_variance else (answer, None)
+        outputs = self.trunk(self.embedding(x_t) + self.positions, self._hidden(t, cond), subset)
+        value, variance = outputs.chunk(2, -1) if self.has_variance else (outputs, None)
         return Field(value, variance, None if self.masking.answers_all else subset)
 
     def features(self, x_0: Tensor, t: Tensor, block: int = 0) -> Tensor:
         """x_0 (B, L, D) and a time near 0, t (B,), as the process scales them -> (B, L, width) after some block.
 
-        No class is given. `block` counts from 1; 0 is the middle one: the best features of diffusion networks lie
-        inside of them, not at their end (DDAE, arXiv 2303.09769).
+        No class is given. `block` counts from 1; 0 is the middle one: the best features of diffusion networks are
+        in their middle, not at their end (DDAE, arXiv 2303.09769).
 
         Raises:
             ValueError: no such block.
@@ -157,7 +157,7 @@ class DiT(nn.Module):
         return self.trunk.features(self.embedding(x_0) + self.positions, self._hidden(t, None), block)
 
     def _hidden(self, t: Tensor, cond: Condition | None) -> Tensor:
-        """(B, width), what modulates the blocks: time and class."""
+        """Condition of the blocks (B, width): time plus class."""
         hidden: Tensor = self.time(t)
         if self.labels is not None:
             hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)

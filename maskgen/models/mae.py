@@ -1,4 +1,4 @@
-"""Masked autoencoders: an encoder of the visible patches, and a decoder that regresses the others."""
+"""Masked autoencoders: an encoder of the visible patches and a decoder that regresses the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskgen.core.predictions import Condition, Point
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.decoders import DecoderSpec, Joint, slot_and_grid
+from maskgen.models.decoders import DecoderSpec, Joint, class_and_grid
 from maskgen.models.trunks import init_trunk
 from maskgen.nn.embeddings import require_sincos
 from maskgen.nn.encoders import LayeredEncoder
@@ -26,17 +26,17 @@ from maskgen.processes import is_mask
 
 
 class PatchEncoder(nn.Module, ABC):
-    """A ViT over a class slot and the visible patches, and a decoder of the others: what MAE and DiffMAE share.
+    """A ViT over a class token and the visible patches, and a decoder of the others: the base of MAE and DiffMAE.
 
     Args:
-        token_width: numbers a patch has.
+        token_width: channels of a patch.
         grid: (h, w) of the patches, L = h w; positions are fixed sines and cosines.
-        sizes: of the encoder.
+        sizes: sizes of the encoder.
         decoder: of the masked patches.
-        sees_all: whether the encoder is given [MASK]s too.
+        sees_all: the encoder's input includes [MASK]s.
 
     Raises:
-        ValueError: a decoder that does not go with such an encoder.
+        ValueError: a decoder that does not fit the encoder.
     """
 
     traits: NetworkTraits
@@ -50,7 +50,7 @@ class PatchEncoder(nn.Module, ABC):
         self.base_grid, self.width = grid, sizes.width
         self.embedding = nn.Linear(token_width, sizes.width)
         self.class_token = nn.Parameter(torch.empty(sizes.width))
-        self.register_buffer("positions", slot_and_grid(grid, grid, sizes.width), persistent=False)
+        self.register_buffer("positions", class_and_grid(grid, grid, sizes.width), persistent=False)
         self.encoder = LayeredEncoder(sizes)
         self.decoder = decoder.build(sizes, grid)
         self.head = nn.Linear(self.decoder.width, token_width)
@@ -79,25 +79,25 @@ class PatchEncoder(nn.Module, ABC):
         self.decoder.init_mixing()
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Patches will come from another grid of the same picture: positions are spread over it."""
-        self.positions = slot_and_grid(self.base_grid, grid, self.width).to(self.positions.device)
+        """Work on another grid of the same image: positions are scaled to cover it."""
+        self.positions = class_and_grid(self.base_grid, grid, self.width).to(self.positions.device)
         self.decoder.set_grid(grid)
 
     def features(self, x_0: Tensor) -> Tensor:
-        """(B, L, D), what the encoder says of patches (B, L, token_width) of which none is masked; no class slot."""
+        """Encoder output (B, L, D) of unmasked patches (B, L, token_width), without the class token."""
         return self._encode(self.embedding(x_0), None)[-1][:, 1:]
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
-        """(B, L), how much attention the class slot gives in the last block to patches of which none is masked."""
-        return self.encoder.attention_scores(self._slotted(self.embedding(x_0)))
+        """(B, L), attention from the class token to each unmasked patch in the last block."""
+        return self.encoder.attention_scores(self._with_class_token(self.embedding(x_0)))
 
     def _encode(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
         """(B, 1 + K, D) of each block, from embedded patches (B, L, D)."""
-        layers: list[Tensor] = self.encoder(self._slotted(x), visible)
+        layers: list[Tensor] = self.encoder(self._with_class_token(x), visible)
         return layers
 
-    def _slotted(self, x: Tensor) -> Tensor:
-        """(B, 1 + L, D), the class slot in front and positions added."""
+    def _with_class_token(self, x: Tensor) -> Tensor:
+        """(B, 1 + L, D), with the class token in front and positions added."""
         return torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.positions
 
 
@@ -109,12 +109,12 @@ class MAE(PatchEncoder):
     CrossMAE (arXiv 2401.14391); `encoder_sees: all` with decoder `linear` is SimMIM (arXiv 2111.09886).
 
     Args:
-        token_width: numbers a patch has.
+        token_width: channels of a patch.
         grid: (h, w) of the patches, L = h w.
         width, depth, heads, mlp_ratio, dropout: of the encoder.
         decoder: `joint`, `cross`, `cross_self` or `linear`.
         encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
-        has_difficulty: it also expects losses of patches, learned by those they have; mask strategy hard asks for them.
+        has_difficulty: a second head predicts each patch's loss, which mask strategy `hard` requires.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -171,22 +171,22 @@ class MAE(PatchEncoder):
         *,
         subset: TokenSubset | None = None,
         where: Tensor | None = None,
-        asked: TokenSubset | None = None,
+        targets: TokenSubset | None = None,
     ) -> Point:
         """x_t (B, L, D), NaN in masked patches -> Point of the M masked ones, or of those at `where` (B, L), packed.
 
         Args:
-            subset: the visible patches; whoever knows how many there are saves their counting.
-            asked: as `where`, as positions.
+            subset: the visible patches, if their number is known; else they are counted.
+            targets: `where` as positions.
         """
         visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
-        if asked is None:  # whoever is decoded together must all be there
-            asked = visible.rest() if where is None or not self.is_independent else TokenSubset.of(where)
-        hidden = self._decode(x_t, visible, asked)
+        if targets is None:  # patches that attend to each other must all be decoded
+            targets = visible.rest() if where is None or not self.is_independent else TokenSubset.of(where)
+        hidden = self._decode(x_t, visible, targets)
         if where is not None and not self.is_independent:
-            hidden = asked.scatter(hidden)[where]
+            hidden = targets.scatter(hidden)[where]
         else:
-            hidden, where = asked.pack(hidden), asked.is_kept() if where is None else where
+            hidden, where = targets.pack(hidden), targets.is_kept() if where is None else where
         return Point(self.head(hidden), where, None if self.loss_head is None else self.loss_head(hidden))
 
     def difficulty(
@@ -197,17 +197,17 @@ class MAE(PatchEncoder):
         *,
         subset: TokenSubset | None = None,
     ) -> Tensor:
-        """(B, L), the higher the larger the loss expected of a masked patch, 0 elsewhere; needs `has_difficulty`."""
+        """(B, L), predicted difficulty of masked patches, 0 elsewhere; needs `has_difficulty`."""
         visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
-        asked = visible.rest()
-        return asked.scatter(cast(LossHead, self.loss_head)(self._decode(x_t, visible, asked)))
+        targets = visible.rest()
+        return targets.scatter(cast(LossHead, self.loss_head)(self._decode(x_t, visible, targets)))
 
-    def _decode(self, x_t: Tensor, visible: TokenSubset, asked: TokenSubset) -> Tensor:
-        """(B, M, W), what the decoder says of the patches asked for."""
+    def _decode(self, x_t: Tensor, visible: TokenSubset, targets: TokenSubset) -> Tensor:
+        """Decoder output (B, M, W) of the target patches."""
         is_masked = is_mask(x_t, 0)[..., None]
         x = self.embedding(x_t.masked_fill(is_masked, 0))
         if self.sees_all:
             x = torch.where(is_masked, self.mask_token.to(x.dtype), x)
         seen = None if self.sees_all else visible
-        decoded: Tensor = self.decoder(self._encode(x, seen), seen, self.mask_token, asked)
+        decoded: Tensor = self.decoder(self._encode(x, seen), seen, self.mask_token, targets)
         return decoded

@@ -1,4 +1,4 @@
-"""MAGE: an encoder over half of the tokens and a decoder over all; one network generates and gives features."""
+"""MAGE: an encoder over about half of the tokens and a decoder over all, for generation and features."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from maskgen.nn.published_blocks import ViTSizes
 class Mage(nn.Module):
     """Tokens (B, L) with [MASK] -> Categorical over V tokens (Li et al., arXiv 2211.09117).
 
-    The encoder sees a class slot and the tokens that are kept; what is dropped is masked anyway, as it is drawn from
-    the masked ones. In the decoder every masked place, dropped or not, holds the encoder's output at the class slot.
+    The encoder's input is a class token and the kept tokens; dropped tokens are drawn from the masked ones. In the
+    decoder every masked position, dropped or not, holds the encoder's output at the class token.
 
     Published: B 768 x 12, 12 heads, L 1024 x 24, 16 heads, both with 8 decoder blocks of 16 heads, dropout 0.1 and a
     table of 2,025 rows for 1,024 codes and 256 tokens: 144,896,745 and 407,788,521 parameters.
@@ -39,11 +39,11 @@ class Mage(nn.Module):
         width, depth, heads: of the encoder.
         decoder_depth, decoder_heads: of the decoder, which is as wide; 0 heads takes the encoder's.
         mlp_ratio, dropout: of both.
-        condition: `none`, the class slot says nothing (as published); or `token`, it holds the class, with one more row
-            for "no class", so that guidance works.
+        condition: `none`, the class token is constant (as published); or `token`, it embeds the class, with one more
+            row for "no class", so that guidance works.
         table_rows: rows of the token table, 0 for as many as are used; the published one kept room for MaskGIT's
             classes. The output bias has as many.
-        projection: width of the vector that a contrastive term compares (MAGE-C), 0 without.
+        projection: width of the vectors of a contrastive loss (MAGE-C), 0 without.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -80,7 +80,7 @@ class Mage(nn.Module):
         self.condition = condition if n_classes else "none"
         self.traits = self.traits_for({"condition": self.condition, "projection": projection})
         self.n_classes = n_classes if self.condition == "token" else 0
-        used = vocab_size + 2 + self.n_classes  # codes, [MASK], classes, "no class": one table, as in BERT
+        used = vocab_size + 2 + self.n_classes  # codes, [MASK], classes, "no class" in one table, as in BERT
         if table_rows and table_rows < used:
             raise ValueError(f"table_rows must be at least {used}, the rows that are used, or 0, got {table_rows}")
         encoder = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
@@ -126,7 +126,7 @@ class Mage(nn.Module):
     def forward(
         self,
         x_t: Tensor,
-        t: Tensor,  # noqa: ARG002 - what is masked says what time it is
+        t: Tensor,  # noqa: ARG002 - the masks determine the time
         cond: Condition | None = None,
         *,
         subset: TokenSubset | None = None,
@@ -138,8 +138,8 @@ class Mage(nn.Module):
         With `subset` the encoder computes kept tokens only; logits are of all positions nonetheless.
 
         Args:
-            view: another view (B, L) of the same images, and its kept tokens: encoded, not decoded. The answer then has
-                `vectors` (2, B, P) of both.
+            view: another view (B, L) of the same images and its kept tokens: encoded, not decoded. The prediction then
+                has `vectors` (2, B, P) of both.
         """
         encoded = self.encoder(self._embed(x_t, cond), subset)
         fill = self.decoder.project(encoded[:, :1])
@@ -152,13 +152,13 @@ class Mage(nn.Module):
         return Categorical(self.head(x if where is None else x[where]), where, vectors=vectors)
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
-        """(B, L), how much attention the class slot gives to each of the tokens (B, L) in the encoder's last block."""
+        """(B, L), attention from the class token to each of the tokens (B, L) in the encoder's last block."""
         return self.encoder.attention_scores(self._embed(x_0, cond))
 
     def features(self, x_0: Tensor) -> Tensor:
-        """Tokens (B, L) int64 -> (B, L, D): the encoder over all of them, without the output at the class slot.
+        """Tokens (B, L) int64 -> (B, L, D): the encoder over all of them, without the class token.
 
-        The slot says "no class". Nothing is dropped out, in training mode neither.
+        The class token is that of "no class". There is no dropout, in training mode neither.
         """
         was_training = self.training
         self.eval()
@@ -170,25 +170,25 @@ class Mage(nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         if self.projection is None:
-            raise ValueError("model.projection 0 has no vectors to compare; set it above 0")
+            raise ValueError("model.projection 0 has no vectors for a contrastive loss; set it above 0")
         vectors: Tensor = self.projection(x)
         return vectors
 
     def _embed(self, x_t: Tensor, cond: Condition | None) -> Tensor:
-        """(B, 1 + L, D): the class slot, then the tokens."""
+        """(B, 1 + L, D): the class token, then the tokens."""
         label = torch.full_like(x_t[:, 0], NULL) if cond is None or self.condition == "none" else cond.labels
-        slot = self.vocab_size + 1 + torch.where(label == NULL, self.n_classes, label)
-        x = self.embedding(torch.cat([slot[:, None], x_t], 1)) + self.positions
+        class_row = self.vocab_size + 1 + torch.where(label == NULL, self.n_classes, label)
+        x = self.embedding(torch.cat([class_row[:, None], x_t], 1)) + self.positions
         embedded: Tensor = self.dropout(self.embedding_norm(x))
         return embedded
 
 
 def pooled(x: Tensor, subset: TokenSubset | None) -> Tensor:
-    """(B, K, D) -> (B, D): the mean over the tokens that are meant."""
+    """(B, K, D) -> (B, D): mean over the tokens, padding excluded."""
     if subset is None or subset.valid is None:
         return x.mean(1)
-    is_meant = subset.valid[..., None].to(x.dtype)
-    return (x * is_meant).sum(1) / is_meant.sum(1)
+    is_valid = subset.valid[..., None].to(x.dtype)
+    return (x * is_valid).sum(1) / is_valid.sum(1)
 
 
 def _projection(width: int, n_out: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""MAR and eMIGM: an encoder of visible tokens, a decoder of all, and a head that draws each token."""
+"""MAR and eMIGM: an encoder of visible tokens, a decoder of all, and a head that samples each token."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class MAR(nn.Module):
     eMIGM also XS 448 x 10 and S 512 x 12.
 
     Args:
-        vocab_size: V of tokens that are numbers, 0 of vectors.
-        token_width: D of vectors.
+        vocab_size: V of discrete tokens, 0 for continuous ones.
+        token_width: D of continuous tokens.
         grid: (h, w) of the tokens, L = h w.
         n_classes: labels; 0 for an unconditional network.
         width, depth, heads, mlp_ratio, dropout: of the encoder and of the decoder.
-        head: `diffusion` of vectors, or `categorical` of numbers.
+        head: `diffusion` for continuous tokens, or `categorical` for discrete ones.
         n_buffer: class tokens in front of the others.
-        encode_visible: the encoder sees visible tokens only, as MAE's does; if not, [MASK]s too.
-        null_token: what stands for "no class": its `own` (MAR), or the `mask` token (eMIGM's guidance with mask).
+        encode_visible: the encoder's input is the visible tokens only, as in MAE; if not, [MASK]s too.
+        null_token: the embedding of "no class": its `own` (MAR), or the `mask` token (eMIGM's guidance with mask).
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -124,7 +124,7 @@ class MAR(nn.Module):
     def forward(
         self,
         x_t: Tensor,
-        t: Tensor,  # noqa: ARG002 - what is masked says what time it is
+        t: Tensor,  # noqa: ARG002 - the masks determine the time
         cond: Condition | None = None,
         *,
         subset: TokenSubset | None = None,
@@ -132,7 +132,7 @@ class MAR(nn.Module):
     ) -> Categorical | DiffusionHead:
         """x_t (B, L, D) with NaN, or (B, L) with V, where masked -> prediction, at `where` (B, L) only if given.
 
-        `subset` are the visible tokens, for who knows them; else they are read off x_t.
+        `subset` are the visible tokens, if known; else they are determined from x_t.
         """
         is_masked = is_mask(x_t, self.vocab_size)
         visible = (subset or TokenSubset.of(~is_masked)) if self.encode_visible else None
@@ -143,27 +143,27 @@ class MAR(nn.Module):
         return prediction
 
     def features(self, x_0: Tensor) -> Tensor:
-        """x_0 (B, L, D), or (B, L) int64, nothing masked -> what the encoder makes of it, (B, L, W); no class."""
+        """x_0 (B, L, D), or (B, L) int64, nothing masked -> encoder output (B, L, W); no class."""
         encoded: Tensor = self.encoder(self._input(x_0, is_mask(x_0, self.vocab_size), None), None)
         return encoded[:, self.n_buffer :]
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
-        """(B, L), how much attention the class tokens give to each of the others in the encoder's last block."""
+        """(B, L), attention from the class tokens to each of the others in the encoder's last block."""
         return self.encoder.attention_scores(self._input(x_0, is_mask(x_0, self.vocab_size), cond), self.n_buffer)
 
     def _input(self, x_t: Tensor, is_masked: Tensor, cond: Condition | None) -> Tensor:
-        """(B, buffers + L, W), what the encoder is given."""
+        """Encoder input (B, buffers + L, W)."""
         x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
         normed: Tensor = self.embedding_norm(x)
         return normed
 
     def _embed(self, x_t: Tensor, is_masked: Tensor) -> Tensor:
-        """(B, L, W) with the mask token where masked; what is left out there does not matter."""
+        """(B, L, W) with the mask token where masked."""
         known = x_t.masked_fill(is_masked if x_t.ndim == 2 else is_masked[..., None], 0)
         return torch.where(is_masked[..., None], self.mask_token, self.embedding(known))
 
     def _condition(self, n_rows: int, cond: Condition | None) -> Tensor:
-        """(B, buffers, W), the class in each, or what stands for none."""
+        """(B, buffers, W), the class embedding in each, or that of no class."""
         null = self.mask_token if self.null is None else self.null
         if self.labels is None or cond is None:
             return null.expand(n_rows, self.n_buffer, -1)
@@ -181,4 +181,4 @@ def _unfit(is_discrete: bool) -> str:
 
 def _require_buffers(n: int) -> None:
     if n < 1:
-        raise ValueError(f"n_buffer must be at least 1: an encoder needs something to see, got {n}")
+        raise ValueError(f"n_buffer must be at least 1, or the encoder of a fully masked row has no input; got {n}")

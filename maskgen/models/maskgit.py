@@ -21,7 +21,7 @@ from maskgen.nn.heads import LossHead, MlmHead
 from maskgen.nn.initialisation import init_transformer, zero
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.rotary import rotation_2d
-from maskgen.nn.published_blocks import BlockSizes, bert_block, vit_block
+from maskgen.nn.published_blocks import ViTSizes, bert_block, vit_block
 
 
 @MODELS.register("maskgit")
@@ -43,9 +43,9 @@ class MaskGIT(nn.Module):
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
         qk_norm: RMS-normalised queries and keys (with `norm: pre`).
-        has_difficulty: it also expects losses of tokens, learned by those they have; mask strategy hard asks for them.
-        has_time: t is a condition too (with `condition: adaln`), the explicit time of discrete interpolants; without,
-            what is masked says what time it is.
+        has_difficulty: a second head predicts each token's loss, which mask strategy `hard` requires.
+        has_time: t is a condition too (with `condition: adaln`), as in discrete interpolants; without, the time is only
+            implied by the masks.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -79,11 +79,7 @@ class MaskGIT(nn.Module):
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
-        if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1:
-            raise ValueError(
-                "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
-                f"{width}, {depth}, {heads}, {mlp_ratio} and {dropout}"
-            )
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
         _require_condition(norm, condition, qk_norm, has_null_label, has_time)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
@@ -103,9 +99,9 @@ class MaskGIT(nn.Module):
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm)
+        block = replace(sizes.block, qk_norm=qk_norm)
         self.blocks = nn.ModuleList(
-            bert_block(sizes, eps) if norm == "post" else vit_block(sizes, is_modulated) for _ in range(depth)
+            bert_block(block, eps) if norm == "post" else vit_block(block, is_modulated) for _ in range(depth)
         )
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
         if self.condition == "adaln":
@@ -138,15 +134,15 @@ class MaskGIT(nn.Module):
             )
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Work on another grid, its places spread over those of the grid the network was built with.
+        """Work on another grid of the same image: positions are scaled to cover it.
 
         Raises:
-            ValueError: learned positions, which have no place between two.
+            ValueError: learned positions, which cannot be interpolated.
         """
         if self.positions is not None:
             raise ValueError("learned positions are for one grid; use positions rotary")
         turns = rotation_2d(grid, self.head_width, extent=self.grid)
-        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no place
+        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no position
         self.length = grid[0] * grid[1]
         self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
 
@@ -168,7 +164,7 @@ class MaskGIT(nn.Module):
     ) -> Categorical:
         """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at the positions `where` (B, L).
 
-        With `subset`, tokens that are not kept are left out of compute and logits there mean nothing.
+        With `subset`, tokens that are not kept are not computed, and their logits are undefined.
         """
         x = self._through(x_t, t, cond, subset)[:, self.n_prefix :]
         if subset is not None:
@@ -177,7 +173,7 @@ class MaskGIT(nn.Module):
         return Categorical(self.head(x), where, None if self.loss_head is None else self.loss_head(x))
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
-        """(B, L), how much attention each of the tokens (B, L) gets in the last block.
+        """(B, L), attention to each of the tokens (B, L) in the last block.
 
         From the class token where there is one, else from all tokens.
         """
@@ -188,7 +184,7 @@ class MaskGIT(nn.Module):
         return scores[:, self.n_prefix :]
 
     def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        """(B, L), the higher the larger the loss expected of a masked token of x_t (B, L); needs `has_difficulty`."""
+        """(B, L), predicted difficulty of the tokens x_t (B, L); needs `has_difficulty`."""
         expected: Tensor = cast(LossHead, self.loss_head)(self._through(x_t, t, cond)[:, self.n_prefix :])
         return expected
 
@@ -228,7 +224,7 @@ class MaskGIT(nn.Module):
         return out
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
-        """(B, D), what modulates the blocks: class, time or both."""
+        """Condition of the blocks (B, D): class, time or their sum."""
         parts = [self.labels(self._labels(x_t, cond))] if self.condition == "adaln" else []
         if self.time is not None:
             parts.append(self.time(t))

@@ -1,4 +1,4 @@
-"""Transformers over text: masked diffusion (MDLM, MD4), and what block diffusion and autoregression build on."""
+"""Transformers over text: masked diffusion (MDLM, MD4), and the base of block diffusion and autoregression."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from maskgen.nn.published_blocks import BlockSizes, text_block
 
 
 class TextSizes(TypedDict, total=False):
-    """What all text networks have in common: keys of their recipes, see `TextTransformer`."""
+    """Recipe keys that all text networks share, see `TextTransformer`."""
 
     width: int
     depth: int
@@ -52,9 +52,9 @@ class TextTransformer(nn.Module):
         dropout: of the outputs of attention and MLP, and of embeddings and attention weights unless these are given.
         embedding_dropout, attention_dropout: of embeddings and of attention weights; null for `dropout`. MDLM has 0.
         cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
-        has_time: the vector is an embedding of t; else of t = 0, a constant.
+        has_time: the vector embeds t; else t = 0, a constant.
         qk_norm: RMS-normalised queries and keys.
-        has_mask_row: the head has a row for [MASK] that is never read, as in the public checkpoints.
+        has_mask_row: the head has an unused row for [MASK], as in the public checkpoints.
         rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
         attention: `auto`, `sdpa` or `xformers`.
     """
@@ -93,7 +93,7 @@ class TextTransformer(nn.Module):
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
         if has_time and not cond_width:
-            raise ValueError("has_time needs a vector to carry the time: give cond_width, 128 say, or has_time false")
+            raise ValueError("has_time needs cond_width above 0, 128 for example; or set has_time false")
         self.vocab_size, self.has_time = vocab_size, has_time
         self.head_width, self.rotary_base = width // heads, rotary_base
         self.embedding = nn.Embedding(vocab_size + 1, width)
@@ -218,10 +218,10 @@ class MDLM(TextTransformer):
             x_t: tokens, [MASK] where masked.
             t: (B,) times, read with `has_time` only.
             cond: not used.
-            subset: only these tokens are computed; logits elsewhere mean nothing.
+            subset: only these tokens are computed; logits elsewhere are undefined.
             where: positions to predict.
-            valid: (B, L) bool, False for padding: nothing looks there, and logits there mean nothing.
-            documents: (B, L) int64; a token sees its own document only.
+            valid: (B, L) bool, False for padding: no token attends to it, and its logits are undefined.
+            documents: (B, L) int64; a token attends to its own document only.
         """
         mask = packed(valid, documents).mask(x_t.shape[1], x_t.device)
         if subset is None:

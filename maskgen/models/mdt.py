@@ -18,7 +18,7 @@ from maskgen.nn.mixers.relative import RelativeBias, relative_index
 
 
 class MDTBlock(Recomputable):
-    """DiT's block with a relative position bias; with `has_skip` another (B, L, D) is joined to its input first."""
+    """DiT's block with a relative position bias; with `has_skip` it first projects [x, skip] to the width."""
 
     def __init__(self, sizes: Sizes, has_skip: bool = False) -> None:
         super().__init__()
@@ -30,16 +30,16 @@ class MDTBlock(Recomputable):
     def forward(self, x: Tensor, hidden: Tensor, index: Tensor, skip: Tensor | None = None) -> Tensor:
         """x, skip (B, n, D), hidden (B, D), index (B or 1, n, n) of the tokens' pairs -> (B, n, D)."""
         if self.join is not None and skip is not None:
-            of_x, of_skip = self.join.weight.chunk(2, 1)  # [x, skip] is never put together
+            of_x, of_skip = self.join.weight.chunk(2, 1)  # without concatenating [x, skip]
             x = F.linear(x, of_x, self.join.bias) + F.linear(skip, of_skip)
         out: Tensor = self.block(x, hidden, mask=self.bias(index))
         return out
 
 
 class MDTTrunk(Trunk):
-    """An encoder over the kept tokens, a block that fills the dropped ones in (side-interpolater), a decoder over all.
+    """An encoder over the kept tokens, a block that fills in the dropped ones (side-interpolater), a decoder over all.
 
-    Without dropped tokens there is nothing to fill in, and neither that block nor the mask token is used.
+    Without dropped tokens neither that block nor the mask token is used.
     """
 
     def __init__(self, sizes: Sizes, decoder_depth: int, has_skips: bool) -> None:
@@ -68,18 +68,18 @@ class MDTTrunk(Trunk):
             x = self._encode(x, hidden, everywhere) + self.decoder_positions
             if torch.is_grad_enabled():
                 idle = (p for p in (self.mask_token, *self.side_block.parameters()) if not hasattr(p, "placements"))
-                x = _Held.apply(x, *idle)  # parameters spread over processes (FSDP) are not waited for
+                x = _Held.apply(x, *idle)  # sharded parameters (FSDP) are not waited for
         else:
             x = self._encode(subset.gather(x), hidden, relative_index(self.grid, subset.keep, x.device))
             x = subset.scatter(x, self.mask_token.to(x.dtype)) + self.decoder_positions
             x = torch.where(subset.is_kept()[..., None], x, self.side_block(x, hidden, everywhere))
         for block in self.decoder_blocks:
             x = block(x, hidden, everywhere, noisy)
-        answer: Tensor = self.head(x, hidden)
-        return answer
+        outputs: Tensor = self.head(x, hidden)
+        return outputs
 
     def _encode(self, x: Tensor, hidden: Tensor, index: Tensor) -> Tensor:
-        """The first half's outputs go to the second half's inputs, the last to the first (MDTv2's U-Net)."""
+        """Outputs of the first half are skip connections into the second half, in reverse order (MDTv2's U-Net)."""
         skips: list[Tensor] = []
         for block in self.encoder_blocks:
             if not block.has_skip:
@@ -91,7 +91,7 @@ class MDTTrunk(Trunk):
 
 
 class _Held(torch.autograd.Function):
-    """x as it is; parameters that took no part in it get a gradient, of zeros, as several processes wait for each."""
+    """Identity on x that gives unused parameters a zero gradient: data-parallel processes wait for every gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:

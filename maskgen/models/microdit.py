@@ -33,9 +33,9 @@ class MicroDiT(nn.Module):
     depth 4.
 
     Args:
-        token_width: numbers a token has.
+        token_width: channels of a token.
         grid: (h, w) of the tokens, L = h w.
-        n_classes: labels, taken where there are no captions; 0 for none.
+        n_classes: labels, used without captions; 0 for none.
         caption_width: of embedded captions; 0 for a network that takes none.
         width, depth, heads: of the backbone; heads of all its parts are width / heads wide.
         masking: `deferred`, its mixer with a width of its own; `naive` or `none` have no mixer.
@@ -43,7 +43,7 @@ class MicroDiT(nn.Module):
         mlp_ratio: the same of the feed-forward layers.
         mixer_ratio: of the mixer's feed-forward layers and the caption encoder's.
         n_experts: in every second block but the last; 0 for none.
-        capacity: experts that take a token, on average.
+        capacity: experts that select a token, on average.
         multiple_of: widths of feed-forward layers are rounded up to multiples of it.
         attention: `auto`, `sdpa` or `xformers`.
     """
@@ -77,11 +77,7 @@ class MicroDiT(nn.Module):
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
-        if min(width, depth, heads, multiple_of) < 1 or width % heads:
-            raise ValueError(
-                "width, depth, heads and multiple_of must be positive and width a multiple of heads, got "
-                f"{width}, {depth}, {heads} and {multiple_of}"
-            )
+        _require_sizes(width, depth, heads, multiple_of)
         if not isinstance(masking, NoMasking | NaiveMasking | DeferredMasking):
             raise ValueError("masking: microdit takes none, naive or deferred; maskdit and mdt are of model dit")
         if min(*qkv_ratio, *mlp_ratio, mixer_ratio) <= 0 or n_experts < 0:
@@ -89,11 +85,9 @@ class MicroDiT(nn.Module):
         self.masking, self.width, self.base_grid, self.depth = masking, width, grid, depth
         self.head_width, self.multiple_of, self.backend = width // heads, multiple_of, attention
         self.n_experts, self.capacity, self.caption_width = n_experts, capacity, caption_width
-        conditions = {"class": n_classes, "caption": caption_width}
-        self.traits = replace(
-            self.traits_for({"masking": masking}),
-            conditions=tuple(name for name in self.traits.conditions if conditions[name]),
-        )
+        kinds = {"class": n_classes, "caption": caption_width}
+        conditions = tuple(name for name in self.traits.conditions if kinds[name])
+        self.traits = replace(self.traits_for({"masking": masking}), conditions=conditions)
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, 512, scale=1.0, gelu=True)
         self.labels = LabelEmbedding(n_classes, width) if n_classes and not caption_width else None
@@ -137,7 +131,7 @@ class MicroDiT(nn.Module):
         )
 
     def _block(self, at: int, qkv_ratio: float, mlp_ratio: float) -> CaptionedSizes:
-        """Sizes of a block of the backbone: attention is rounded up to two heads, unless it has the full width."""
+        """Sizes of a block of the backbone; attention is rounded up to multiples of two heads below the full width."""
         inner = self.width if qkv_ratio == 1 else round_up(self.width * qkv_ratio, 2 * self.head_width)
         is_mixture = self._is_mixture(at) and at < self.depth - 1
         return self._sizes(self.width, inner, self.head_width, mlp_ratio, is_mixture, 0.02 / (2 * (at + 1)) ** 0.5)
@@ -156,7 +150,7 @@ class MicroDiT(nn.Module):
         return self.n_experts > 0 and at % 2 == 1
 
     def _hidden(self, width: int, ratio: float) -> int:
-        """Of a gated layer: two thirds, so that three matrices cost what two do."""
+        """Width of a gated layer: two thirds, so that its three matrices cost as much as two."""
         return round_up(int(width * ratio) * 2 / 3, self.multiple_of)
 
     def _init(self) -> None:
@@ -172,7 +166,7 @@ class MicroDiT(nn.Module):
         zero(self.head.out)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Tokens will come from another grid of the same picture: positions are spread over it."""
+        """Work on another grid of the same image: positions are scaled to cover it."""
         self.positions = sincos_over(self.base_grid, grid, self.width).to(self.positions.device)
 
     def forward(
@@ -214,12 +208,25 @@ class MicroDiT(nn.Module):
         return F.gelu(hidden, approximate="tanh"), captions
 
     def _embedded(self, t: Tensor, cond: Condition | None) -> Tensor:
-        """(B, S, C); no condition is one token of zeros, the answer of which is that of any number of them."""
+        """Captions (B, S, C); no condition is one token of zeros, equivalent to any number of them."""
         if cond is None:
             return self.embedding.weight.new_zeros(len(t), 1, self.caption_width)
         if cond.captions is None:
-            raise ValueError("this network takes captions, the condition has none")
+            raise ValueError("the network needs captions, the condition has none")
         return cond.captions
+
+
+def _require_sizes(width: int, depth: int, heads: int, multiple_of: int) -> None:
+    """Check the sizes of the backbone.
+
+    Raises:
+        ValueError: they are not possible.
+    """
+    if min(width, depth, heads, multiple_of) < 1 or width % heads:
+        raise ValueError(
+            "width, depth, heads and multiple_of must be positive and width a multiple of heads, got "
+            f"{width}, {depth}, {heads} and {multiple_of}"
+        )
 
 
 def spread(ends: tuple[float, float], n: int) -> Iterator[float]:
@@ -234,7 +241,7 @@ def round_up(value: float, multiple: int) -> int:
 
 
 def _bridge(width_in: int, width_out: int) -> nn.Module:
-    """LayerNorm and Linear between two widths, nothing between equal ones."""
+    """LayerNorm and Linear between two widths, identity between equal ones."""
     if width_in == width_out:
         return nn.Identity()
     linear = nn.Linear(width_in, width_out, bias=False)

@@ -1,4 +1,4 @@
-"""What stands at the end of a network of masked tokens: a diffusion of vectors, or logits of numbers."""
+"""Heads of networks of masked tokens: diffusion of continuous tokens, or logits of discrete ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskgen.schedules import Betas
 
 
 class Head(ABC):
-    """Which of the two, and its sizes; a final class is a frozen dataclass whose fields are recipe keys.
+    """The key `head` of a network; a final class is a frozen dataclass whose fields are recipe keys.
 
     Attributes:
         tokens: the kind it predicts.
@@ -54,7 +54,7 @@ class Diffusion(Head):
 
     Args:
         width, depth: of its network.
-        process: what tokens are noised by.
+        process: the noising process of a token.
         has_variance: the reverse step's variance is learned.
     """
 
@@ -77,7 +77,7 @@ class Diffusion(Head):
 
 
 class DiffusionLayers(TokenHead):
-    """z -> `DiffusionHead`, which runs the network here when it is trained or drawn from."""
+    """z -> `DiffusionHead`, which runs the network in its loss and in sampling."""
 
     def __init__(self, settings: Diffusion, net: TokenMlp, token_width: int) -> None:
         super().__init__()

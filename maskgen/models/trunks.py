@@ -1,4 +1,4 @@
-"""The masking switch of a DiT: what stands between its embedded tokens and its answer."""
+"""The masking switch of a DiT: the layers between its embedded tokens and its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maskgen.nn.published_blocks import BlockSizes, dit_block
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a DiT's backbone; `n_out` numbers are answered for each of the tokens on `grid`."""
+    """Sizes of a DiT's backbone with `n_out` outputs per token of `grid`."""
 
     width: int
     depth: int
@@ -45,9 +45,9 @@ class Sizes:
 
 
 class Trunk(nn.Module, ABC):
-    """Embedded tokens (B, L, D) and a condition -> an answer a token.
+    """Embedded tokens (B, L, D) and a condition -> outputs of the kept tokens (B, K, n_out), or of all (B, L, n_out).
 
-    It answers for the kept tokens only, (B, K, n_out), or for all, (B, L, n_out), as its switch says.
+    The switch declares which.
     """
 
     @abstractmethod
@@ -60,13 +60,13 @@ class Trunk(nn.Module, ABC):
         Raises:
             ValueError: no such block, or a trunk whose blocks do not follow each other.
         """
-        raise ValueError(f"the blocks of a {type(self).__name__} cannot be looked into")
+        raise ValueError(f"the blocks of a {type(self).__name__} have no features")
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Tokens will come from another grid.
+        """Work on another grid of tokens.
 
         Raises:
-            ValueError: a trunk that is bound to the grid it was built for.
+            ValueError: a trunk with a fixed grid.
         """
 
 
@@ -75,10 +75,10 @@ class Switch(ABC):
 
     Attributes:
         drops: whether it can be trained with tokens left out.
-        answers_all: whether it answers for dropped tokens too.
-        is_two_pass: whether a training step is a full and a dropped pass (MDT).
-        reconstructs: whether dropped tokens have a loss of their own (MaskDiT).
-        fixed_grid: whether it cannot change its resolution.
+        answers_all: whether dropped tokens have outputs too.
+        is_two_pass: whether a training step has a pass with all tokens and one with dropped tokens (MDT).
+        reconstructs: whether dropped tokens have a reconstruction loss (MaskDiT).
+        fixed_grid: whether the resolution cannot change.
     """
 
     drops: ClassVar[bool] = True
@@ -132,7 +132,7 @@ def through(blocks: nn.ModuleList, x: Tensor, hidden: Tensor, block: int) -> Ten
 
 
 class PlainTrunk(Trunk):
-    """Blocks over the tokens there are: DiT, and naive masking."""
+    """Blocks over the kept tokens: DiT, and naive masking."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -144,8 +144,8 @@ class PlainTrunk(Trunk):
             x = subset.gather(x)
         for block in self.blocks:
             x = block(x, hidden)
-        answer: Tensor = self.head(x, hidden)
-        return answer
+        outputs: Tensor = self.head(x, hidden)
+        return outputs
 
     def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:
         return through(self.blocks, x, hidden, block)
@@ -154,7 +154,7 @@ class PlainTrunk(Trunk):
 @SWITCHES.register("none")
 @dataclass(frozen=True)
 class NoMasking(Switch):
-    """Every token, always: DiT (arXiv 2212.09748)."""
+    """No masking: every token in every pass, DiT (arXiv 2212.09748)."""
 
     drops = False
 
@@ -184,8 +184,8 @@ class DeferredTrunk(Trunk):
         x = self._mixed(x, hidden)
         if subset is not None:
             x = subset.gather(x)  # before the projection: it is then of the kept tokens only
-        answer: Tensor = self.backbone(self.mixer_out(x), hidden, None)
-        return answer
+        outputs: Tensor = self.backbone(self.mixer_out(x), hidden, None)
+        return outputs
 
     def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:
         return self.backbone.features(self.mixer_out(self._mixed(x, hidden)), hidden, block)
@@ -198,7 +198,7 @@ class DeferredTrunk(Trunk):
 
 
 def _bridge(width_in: int, width_out: int) -> nn.Module:
-    """LayerNorm and Linear between two widths, nothing between equal ones."""
+    """LayerNorm and Linear between two widths, identity between equal ones."""
     if width_in == width_out:
         return nn.Identity()
     return nn.Sequential(nn.LayerNorm(width_in, eps=1e-6), nn.Linear(width_in, width_out))
@@ -255,12 +255,12 @@ class MaskDiTTrunk(Trunk):
         x = self.bridge(x, hidden)
         x = (
             x + 0 * self.mask_token if subset is None else subset.scatter(x, self.mask_token)
-        )  # it always has a gradient
+        )  # so that the mask token always has a gradient
         x = x + self.decoder_positions
         for block in self.decoder_blocks:
             x = block(x, hidden)
-        answer: Tensor = self.head(x, hidden)
-        return answer
+        outputs: Tensor = self.head(x, hidden)
+        return outputs
 
     def features(self, x: Tensor, hidden: Tensor, block: int) -> Tensor:
         return through(self.blocks, x, hidden, block)
@@ -272,7 +272,7 @@ class MaskDiTMasking(Switch):
     """Encoder on kept tokens, decoder on all, dropped ones reconstructed (MaskDiT, arXiv 2306.09305).
 
     Args:
-        depth, width, heads: of the decoder, which runs at sampling too.
+        depth, width, heads: of the decoder, which runs in sampling too.
     """
 
     depth: int = 8
@@ -286,7 +286,7 @@ class MaskDiTMasking(Switch):
 
 
 def init_trunk(trunk: nn.Module) -> None:
-    """DiT's start: Xavier-uniform matrices, zero biases; every modulation, and what writes the answer, at zero."""
+    """DiT's initialisation: Xavier-uniform matrices, zero biases; modulations and output layers zero."""
     for part in trunk.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

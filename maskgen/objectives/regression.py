@@ -72,15 +72,15 @@ class MaskedRegression(Objective):
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng, guide))
         visible = visible_of(self.process, x_t)
         is_train = is_in_training(model)
-        asked = visible.rest()
+        targets = visible.rest()
         if self.decode_ratio < 1 and is_train:
-            asked = some_of(asked, self.decode_ratio, rng)
-        point = model(x_t, t.float(), batch.cond, subset=visible, asked=asked)
-        target = asked.pack(asked.gather(normalised(x_0) if self.normalise else x_0))
+            targets = some_of(targets, self.decode_ratio, rng)
+        point = model(x_t, t.float(), batch.cond, subset=visible, targets=targets)
+        target = targets.pack(targets.gather(normalised(x_0) if self.normalise else x_0))
         error = (point.value.float() - target).square().mean(-1)  # (M,)
         value = error.sum() / number_of(error, is_train)
         logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
-        return with_difficulty(Loss(value, logs), point.difficulty, error, asked.is_kept())
+        return with_difficulty(Loss(value, logs), point.difficulty, error, targets.is_kept())
 
 
 def normalised(x: Tensor) -> Tensor:

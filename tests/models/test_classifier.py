@@ -6,6 +6,7 @@ from maskgen.core.registry import SpecError
 from maskgen.core.rng import Rng
 from maskgen.models import MODELS
 from maskgen.models.classifier import ImageClassifier
+from tests.cases import each
 
 
 def images(n: int, channels: int = 1, height: int = 28, width: int = 28) -> torch.Tensor:
@@ -19,7 +20,7 @@ def build(**arguments: object) -> ImageClassifier:
     return model
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 8, 8), (3, 32, 32), (3, 9, 31)])
+@each("shape", [(1, 28, 28), (1, 8, 8), (3, 32, 32), (3, 9, 31)])
 def test_any_image_of_eight_pixels_a_side_or_more_has_logits(shape: tuple[int, int, int]) -> None:
     model = ImageClassifier(shape, n_classes=7, width=8)
     assert model(images(2, *shape)).shape == (2, 7)

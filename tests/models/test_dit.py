@@ -18,6 +18,7 @@ from maskgen.models import MODELS
 from maskgen.models.dit import DiT
 from maskgen.models.trunks import SWITCHES
 from maskgen.nn.embeddings import TimeEmbedding, sincos_2d
+from tests.cases import each
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 SMALL: dict[str, dict[str, Any]] = {
@@ -28,8 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "maskdit": {"type": "maskdit", "depth": 1, "width": 16, "heads": 2},
     "mdt": {"type": "mdt", "version": 1, "depth": 1},
 }
-every_switch = pytest.mark.parametrize("masking", SMALL.values(), ids=SMALL.keys())
-every_dropping_switch = pytest.mark.parametrize("masking", list(SMALL.values())[1:], ids=list(SMALL)[1:])
+every_switch = each("masking", SMALL)
+every_dropping_switch = each("masking", list(SMALL.values())[1:])
 
 
 def network(masking: dict[str, Any], **more: Any) -> DiT:
@@ -51,15 +52,14 @@ x_t, t = Rng.stream("x").normal((2, 16, 6)), torch.tensor([3.0, 500.0])
 cond = Condition(torch.tensor([1, NULL]))
 
 
-@pytest.mark.parametrize(
-    ("sizes", "n"),
+@each(
+    "sizes, n",
     [
         ((384, 12, 6), 32_963_360),
         ((768, 12, 12), 130_512_416),
         ((1024, 24, 16), 458_102_816),
         ((1152, 28, 16), 675_129_632),
     ],
-    ids=["S", "B", "L", "XL"],
 )
 def test_published_sizes_have_exactly_their_parameters(sizes: tuple[int, int, int], n: int) -> None:
     width, depth, heads = sizes
@@ -165,7 +165,7 @@ def test_masking_none_refuses_to_drop() -> None:
         network(SMALL["none"])(x_t, t, cond, subset=TokenSubset.draw(2, 16, 0.5, Rng.stream(0)))
 
 
-@pytest.mark.parametrize("masking", [spec for spec in SMALL.values() if not SWITCHES.build(spec).fixed_grid], ids=str)
+@each("masking", [spec for spec in SMALL.values() if not SWITCHES.build(spec).fixed_grid])
 def test_on_a_grid_of_twice_the_side_every_second_token_is_where_it_was(masking: dict[str, Any]) -> None:
     built, rows = network(masking), torch.arange(64).view(8, 8)[::2, ::2].flatten()
     before = built.positions.clone()
@@ -203,7 +203,7 @@ def test_times_are_embedded_as_published() -> None:
     assert waves[0][1, :2].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("arguments", [{"width": 0}, {"depth": 0}, {"mlp_ratio": 0.0}])
+@each("arguments", [{"width": 0}, {"depth": 0}, {"mlp_ratio": 0.0}])
 def test_impossible_sizes_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         DiT(6, (4, 4), **{"width": 32, "depth": 1, "heads": 2, **arguments})

@@ -17,6 +17,7 @@ from maskgen.objectives import MaskedDenoising, MaskedRegression
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.recipes.cost import Subject, count
 from maskgen.schedules import Betas, Fixed
+from tests.cases import each
 
 WIDTH, GRID, N = 6, (4, 4), 3
 SMALL = {"width": 16, "depth": 2, "heads": 2}
@@ -32,8 +33,8 @@ MAES: dict[str, dict[str, Any]] = {
     "SimMIM": {"encoder_sees": "all", "decoder": "linear"},
     "all, joint": {"encoder_sees": "all", "decoder": DECODERS["joint"]},
 }
-every_mae = pytest.mark.parametrize("switches", MAES.values(), ids=MAES)
-every_decoder = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+every_mae = each("switches", MAES)
+every_decoder = each("decoder", DECODERS)
 
 x_0 = Rng.stream("x").normal((N, 16, WIDTH))
 t = torch.full((N,), 0.5)
@@ -97,7 +98,7 @@ def test_the_encoder_sees_visible_patches_only_or_all() -> None:
     assert seen == [1 + 4, 1 + 16]
 
 
-@pytest.mark.parametrize("kind", ["mae", "diffmae"])
+@each("kind", ["mae", "diffmae"])
 def test_features_are_those_of_an_encoder_to_which_all_is_visible(kind: str) -> None:
     network = mae() if kind == "mae" else diffmae()
     everything = TokenSubset.of(torch.ones(N, 16, dtype=torch.bool))
@@ -112,7 +113,7 @@ def test_masked_patches_of_a_cross_decoder_do_not_look_at_each_other() -> None:
     for name, is_independent in (("cross", True), ("cross_self", False)):
         network = mae(decoder=DECODERS[name])
         visible = TokenSubset.of(~is_masked[:1])
-        one = network(x_t[:1], t[:1], asked=TokenSubset(torch.tensor([[5]]), 16), subset=visible).value
+        one = network(x_t[:1], t[:1], targets=TokenSubset(torch.tensor([[5]]), 16), subset=visible).value
         assert torch.allclose(one, answer(network, x_t[:1])[5:6], atol=1e-5) is is_independent
 
 
@@ -128,7 +129,7 @@ def test_what_a_decoder_reads_of_the_encoder() -> None:
     assert reads["weighted"] == pytest.approx(mixing[:, 1].tolist())
 
 
-@pytest.mark.parametrize("kind", ["mae", "diffmae"])
+@each("kind", ["mae", "diffmae"])
 def test_positions_are_fixed_sines_with_nothing_for_the_class_slot(kind: str) -> None:
     network = mae() if kind == "mae" else diffmae()
     assert not network.positions[0].any()
@@ -136,7 +137,7 @@ def test_positions_are_fixed_sines_with_nothing_for_the_class_slot(kind: str) ->
     assert "positions" not in network.state_dict()
 
 
-@pytest.mark.parametrize("kind", ["mae", "diffmae"])
+@each("kind", ["mae", "diffmae"])
 def test_another_grid_keeps_the_parameters_and_spreads_the_positions(kind: str) -> None:
     network = mae() if kind == "mae" else diffmae()
     change_grid(network, (8, 8))
@@ -144,11 +145,11 @@ def test_another_grid_keeps_the_parameters_and_spreads_the_positions(kind: str) 
     assert torch.equal(network.positions[1 + 2 * 8 + 2], sincos_2d(GRID, 16)[4 + 1])  # (2, 2) of 8 is (1, 1) of 4
 
 
-@pytest.mark.parametrize(
-    ("switches", "message"),
+@each(
+    "switches, message",
     [
         ({"encoder_sees": "all", "decoder": "cross"}, "goes with decoder linear or joint"),
-        ({"decoder": "linear"}, r"sees \[MASK\]s"),
+        ({"decoder": "linear"}, r"input includes \[MASK\]s: set encoder_sees all"),
         ({"decoder": {"type": "cross_self", "depth": 3}}, "depth 3 is more than its 2"),
     ],
 )
@@ -213,7 +214,7 @@ def regression(**more: Any) -> MaskedRegression:
 SMALL_DECODER = {"width": 128, "depth": 2, "heads": 2}
 
 
-@pytest.mark.parametrize("kind", ["mae", "diffmae"])
+@each("kind", ["mae", "diffmae"])
 def test_the_encoder_costs_a_quarter_of_the_full_pass_at_75_percent_masking(kind: str) -> None:
     full = cost(sized("mae", encoder_sees="all", decoder="linear"), regression()).stages["encoder"]
     objective: Any = MaskedDenoising(Gaussian(Betas(), "x_0")) if kind == "diffmae" else regression()
@@ -258,9 +259,7 @@ def test_errors_are_expected_of_all_patches_or_of_those_asked_for(switches: dict
     assert mae(**switches)(x_t, t).difficulty is None
 
 
-@pytest.mark.parametrize(
-    ("switches", "gmacs"), [({}, 15.38), ({"encoder_sees": "all", "decoder": "linear"}, 61.55)], ids=["MAE", "SimMIM"]
-)
+@each("switches, gmacs", [({}, 15.38), ({"encoder_sees": "all", "decoder": "linear"}, 61.55)])
 def test_the_encoder_of_vit_l_costs_what_is_published(switches: dict[str, Any], gmacs: float) -> None:
     """24 equal blocks, counted as twelve times two; embedding of patches included, which is of all of them."""
     with torch.device("meta"):

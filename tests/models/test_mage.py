@@ -20,6 +20,7 @@ from maskgen.processes import Absorbing
 from maskgen.samplers import SAMPLERS, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import TruncatedNormal
+from tests.cases import each
 
 V, GRID, L = 7, (3, 4), 12
 SLOT = torch.tensor([V + 1])
@@ -159,7 +160,7 @@ def test_views_are_compared_by_vectors_of_both_and_the_answer_is_unchanged() -> 
     torch.testing.assert_close(paired.logits, plain.logits)
     assert paired.vectors.shape == (2, 3, 4)
     torch.testing.assert_close(paired.vectors[0], paired.vectors[1])
-    with pytest.raises(ValueError, match=r"model.projection 0 has no vectors to compare"):
+    with pytest.raises(ValueError, match=r"model.projection 0 has no vectors for a contrastive loss"):
         build(projection=0)(x_t, t, view=(x_t, None))
 
 
@@ -179,8 +180,8 @@ def test_an_unconditional_network_heeds_no_class() -> None:
     assert network.embedding.num_embeddings == V + 2
 
 
-@pytest.mark.parametrize("condition", ["none", "token"])
-@pytest.mark.parametrize("name", SAMPLERS.names())
+@each("condition", ["none", "token"])
+@each("name", SAMPLERS.names())
 def test_every_sampler_works_on_it_and_keeps_what_is_known(name: str, condition: str) -> None:
     network = build(condition=condition)
     sampler = SAMPLERS.build(name)
@@ -196,8 +197,8 @@ def test_every_sampler_works_on_it_and_keeps_what_is_known(name: str, condition:
     assert ((x_0 >= 0) & (x_0 < V)).all()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
+@each(
+    "arguments, message",
     [
         ({"table_rows": 8}, "table_rows must be at least 9, the rows that are used, or 0, got 8"),
         ({"projection": -1}, "decoder_heads, table_rows and projection must not be negative, got 0, 0 and -1"),

@@ -16,10 +16,11 @@ from maskgen.processes import Absorbing
 from maskgen.samplers import SAMPLERS
 from maskgen.samplers.guidance import Guidance
 from maskgen.train.ema import Ema
+from tests.cases import each
 
 GRID, WIDTH, CLASSES, VOCAB = (3, 3), 4, 5, 7
 LABELS = Condition(torch.tensor([0, 3, NULL]))
-BOTH = pytest.mark.parametrize("encode_visible", [True, False])
+BOTH = each("encode_visible", [True, False])
 
 
 def built(**changes: Any) -> Any:
@@ -126,7 +127,7 @@ def test_features_are_of_every_token_and_of_no_class(encode_visible: bool) -> No
     assert (moved[1:] == 0).all()
 
 
-@pytest.mark.parametrize("null_token", ["own", "mask"])
+@each("null_token", ["own", "mask"])
 @BOTH
 def test_the_loss_moves_every_parameter(encode_visible: bool, null_token: str) -> None:
     network = built(encode_visible=encode_visible, null_token=null_token)
@@ -151,7 +152,7 @@ def test_numbers_are_trained_and_decoded_as_maskgits_are() -> None:
     assert (x_0 < VOCAB).all()
 
 
-@pytest.mark.parametrize("name", ["mar", "emigm"])
+@each("name", ["mar", "emigm"])
 @BOTH
 def test_a_sample_depends_on_its_own_seed_only(name: str, encode_visible: bool) -> None:
     network = built(encode_visible=encode_visible)
@@ -179,9 +180,7 @@ def test_known_vectors_stay() -> None:
     assert not x_0.isnan().any()
 
 
-@pytest.mark.parametrize(
-    ("vocab_size", "head", "words"), [(0, "categorical", "diffusion"), (5, "diffusion", "categorical")]
-)
+@each("vocab_size, head, words", [(0, "categorical", "diffusion"), (5, "diffusion", "categorical")])
 def test_a_head_of_the_other_kind_of_tokens_is_refused(vocab_size: int, head: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         MODELS.build({"type": "mar", "head": head}, vocab_size=vocab_size, token_width=4, grid=GRID)

@@ -13,6 +13,7 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.maskgit import MaskGIT
+from tests.cases import each
 
 V, GRID, L = 7, (3, 4), 12
 VARIANTS: list[dict[str, Any]] = [
@@ -23,7 +24,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"condition": "token", "norm": "post"},
     {"n_classes": 0},
 ]
-every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+every_variant = each("variant", VARIANTS)
 
 
 def build(variant: dict[str, Any]) -> MaskGIT:
@@ -96,7 +97,7 @@ def test_rows_do_not_influence_each_other(variant: dict[str, Any]) -> None:
     torch.testing.assert_close(network(x_t, t, cond).logits[1:2], alone)
 
 
-@pytest.mark.parametrize("variant", VARIANTS[:-1], ids=str)
+@each("variant", VARIANTS[:-1])
 def test_labels_matter_and_no_label_is_another_one(variant: dict[str, Any]) -> None:
     network, (x_t, t, _) = build(variant), given(1)
     answers = [network(x_t, t, Condition(torch.tensor([label]))).logits for label in (0, 1, 2, NULL)]
@@ -121,7 +122,7 @@ def test_adaln_starts_without_looking_at_the_label_or_at_other_tokens() -> None:
     torch.testing.assert_close(network(changed, t, cond).logits[:, 1:], logits[:, 1:])
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@each("tied", [True, False])
 def test_every_parameter_learns(tied: bool) -> None:
     network, (x_t, t, cond) = build({"tied": tied}), given()
     network(x_t, t, cond).logits.square().sum().backward()
@@ -137,13 +138,13 @@ def test_a_tied_head_reads_the_embedding_of_codes_only() -> None:
     assert torch.equal(network(zeros, t).logits, before)
 
 
-@pytest.mark.parametrize(
-    ("variant", "message"),
+@each(
+    "variant, message",
     [
         ({"norm": "post"}, "norm post goes with condition token"),
         ({"norm": "post", "condition": "token", "qk_norm": True}, "without qk_norm"),
         ({"has_null_label": False}, "has_null_label false goes with condition token"),
-        ({"heads": 3}, "multiple of heads, both positive, got width 8 and heads 3"),
+        ({"heads": 3}, "multiple of heads, got width 8 and heads 3"),
         ({"heads": 4, "positions": "rotary"}, "multiple of 4, got 2"),
     ],
 )

@@ -17,11 +17,12 @@ from maskgen.models import MODELS, change_grid
 from maskgen.models.dit import DiT
 from maskgen.objectives import Denoising
 from maskgen.processes import Gaussian
+from tests.cases import each
 from tests.models.test_dit import stir
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 VERSIONS = {"1": {"version": 1, "depth": 1}, "2": {"version": 2, "depth": 2}}
-every_version = pytest.mark.parametrize("masking", VERSIONS.values(), ids=VERSIONS.keys())
+every_version = each("masking", VERSIONS)
 x_t, t = Rng.stream("x").normal((2, 16, 6)), torch.tensor([3.0, 500.0])
 cond = Condition(torch.tensor([1, NULL]))
 
@@ -35,8 +36,8 @@ def network(masking: dict[str, Any], **more: Any) -> DiT:
     return built
 
 
-@pytest.mark.parametrize(
-    ("version", "decoder", "sizes", "n"),
+@each(
+    "version, decoder, sizes, n",
     [
         (1, 2, (384, 12, 6), 35_797_208),
         (1, 2, (768, 12, 12), 141_488_528),
@@ -107,7 +108,7 @@ def test_dropped_tokens_reach_the_decoder_by_the_dense_skips_of_version_2_alone(
 
 
 @every_version
-@pytest.mark.parametrize("keep_ratio", [0.7, 1.0])
+@each("keep_ratio", [0.7, 1.0])
 def test_every_parameter_has_a_gradient_whether_tokens_are_dropped_or_not(
     masking: dict[str, Any], keep_ratio: float
 ) -> None:
@@ -140,7 +141,7 @@ def test_the_share_of_kept_tokens_has_the_published_range() -> None:
     assert high - 3 < max(kept) <= high
 
 
-@pytest.mark.parametrize(("version", "depth"), [(2, 3), (2, 6), (1, 6)])
+@each("version, depth", [(2, 3), (2, 6), (1, 6)])
 def test_an_encoder_of_no_or_an_odd_number_of_blocks_is_refused(version: int, depth: int) -> None:
     with pytest.raises(SpecError, match=r"6 blocks less . of the decoder leave"):
         network({"version": version, "depth": depth})

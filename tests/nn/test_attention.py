@@ -19,6 +19,7 @@ from maskgen.nn.mixers.rotary import RotaryStyle, rotate, rotation_1d, rotation_
 from maskgen.nn.mixers.self_attention import SelfAttention
 from maskgen.nn.mixers.token_mixing import TokenMixing
 from maskgen.nn.modulation import modulate
+from tests.cases import each
 
 
 def layer(width: int = 8, heads: int = 2, projections: Any = "qkv", **settings: Any) -> SelfAttention:
@@ -49,7 +50,7 @@ def test_shared_key_heads_are_repeated_ones() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("projections", ["qkv", "q_kv"])
+@each("projections", ["qkv", "q_kv"])
 def test_self_attention_is_its_definition(projections: str) -> None:
     x = noise(3, 5, 8)
     for norm in (None, QKNorm(), QKNorm(Norm(has_weight=False, has_bias=False), over="width")):
@@ -136,8 +137,8 @@ def test_dropout_is_for_training() -> None:
     assert torch.equal(own.eval()(x), own(x))
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"),
+@each(
+    "sizes, message",
     [
         ((10, 4), "multiple of heads, both positive, got width 10 and heads 4"),
         ((8, 4, 3), "n_kv_heads must divide heads 4 or be 0, got 3"),

@@ -7,6 +7,7 @@ import torch
 
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
 from maskgen.nn.mixers.rotary import rotate, rotation_1d, rotation_2d
+from tests.cases import each
 
 
 def test_rotary_products_depend_on_the_distance_only() -> None:
@@ -36,7 +37,7 @@ def test_the_origin_does_not_turn() -> None:
     assert torch.equal(rotation_2d((2, 2), 4)[0], torch.ones(2, dtype=torch.complex64))
 
 
-@pytest.mark.parametrize("dim", [2, 6, 7])
+@each("dim", [2, 6, 7])
 def test_a_width_that_two_axes_cannot_share_is_refused(dim: int) -> None:
     with pytest.raises(ValueError, match=f"multiple of 4, got {dim}"):
         rotation_2d((2, 2), dim)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskgen.nn.layers.mlp import GatedMlp
 from maskgen.nn.layers.moe import ExpertChoice
+from tests.cases import each
 
 WIDTH = 8
 
@@ -43,7 +44,7 @@ def test_a_gated_layer_is_its_definition() -> None:
     torch.testing.assert_close(layer(x), (F.silu(x @ w_1.T) * (x @ w_2.T)) @ layer.contract.weight.T)
 
 
-@pytest.mark.parametrize(("n_experts", "capacity"), [(1, 1.0), (4, 0.5), (4, 1.7), (4, 4.0), (8, 2.0)])
+@each("n_experts, capacity", [(1, 1.0), (4, 0.5), (4, 1.7), (4, 4.0), (8, 2.0)])
 def test_experts_by_index_are_every_expert_on_every_token(n_experts: int, capacity: float) -> None:
     layer, x = experts(n_experts, capacity), noise(3, 11, WIDTH)
     torch.testing.assert_close(layer(x), torch.stack([naive(layer, row) for row in x]))
@@ -70,12 +71,12 @@ def test_the_order_of_tokens_does_not_matter() -> None:
     torch.testing.assert_close(layer(x[:, order]), layer(x)[:, order])
 
 
-@pytest.mark.parametrize(("length", "n"), [(64, 16), (256, 64), (10, 2), (3, 1), (1, 1)])
+@each("length, n", [(64, 16), (256, 64), (10, 2), (3, 1), (1, 1)])
 def test_an_expert_takes_its_share_of_tokens_and_at_least_one(length: int, n: int) -> None:
     assert ExpertChoice(WIDTH, 2, n_experts=8, capacity=2.0).n_tokens(length) == n
 
 
-@pytest.mark.parametrize("length", [1, 2, 9])
+@each("length", [1, 2, 9])
 def test_every_expert_learns_whatever_the_length(length: int) -> None:
     layer = experts()
     layer(noise(1, length, WIDTH)).square().sum().backward()
@@ -100,7 +101,7 @@ def test_mixed_precision_is_near_single() -> None:
     torch.testing.assert_close(low.float(), high, atol=0.1 * float(high.std()), rtol=0.1)
 
 
-@pytest.mark.parametrize(("n_experts", "capacity"), [(0, 1.0), (4, 0.0), (4, 4.5)])
+@each("n_experts, capacity", [(0, 1.0), (4, 0.0), (4, 4.5)])
 def test_a_share_that_experts_cannot_take_is_refused(n_experts: int, capacity: float) -> None:
     with pytest.raises(ValueError, match=f"capacity must be in .* got {capacity}"):
         ExpertChoice(WIDTH, 6, n_experts, capacity)

@@ -32,6 +32,7 @@ from maskgen.nn.patterns import (
     Window,
     packed,
 )
+from tests.cases import each
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
 L = 12
@@ -74,7 +75,7 @@ PATTERNS: dict[str, tuple[AttentionPattern, Callable[[int, int, int], bool]]] = 
         ),
     ),
 }
-every_pattern = pytest.mark.parametrize(("pattern", "allows"), PATTERNS.values(), ids=PATTERNS)
+every_pattern = each("pattern, allows", PATTERNS)
 
 
 def dense(pattern: AttentionPattern, length: int = L, start: int = 0) -> Tensor:
@@ -150,8 +151,8 @@ def test_the_training_mask_of_block_diffusion_is_the_published_one() -> None:
         assert int(mask.sum()) == n, sizes
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
+@each(
+    "build, message",
     [
         (lambda: BlockCausal(0), "block_length must be at least 1, got 0"),
         (lambda: GroupCausal((2, 0)), r"sizes of groups must be positive, got \[2, 0\]"),
@@ -193,7 +194,7 @@ class Stack(nn.Module):
 IDS = torch.randint(0, 7, (3, L), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", [name for name, (pattern, _) in PATTERNS.items() if pattern.closed(L)])
+@each("name", [name for name, (pattern, _) in PATTERNS.items() if pattern.closed(L)])
 def test_decoding_with_a_cache_is_decoding_without(name: str) -> None:
     stack, pattern = Stack(), PATTERNS[name][0]
     whole, closed = stack(IDS, pattern), sorted({pattern.closed(n) for n in (0, 1, 4, 5, 7, 10)})

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +15,7 @@ from maskgen.core.subset import TokenSubset
 from maskgen.nn.mixers.attention import attend
 from maskgen.nn.mixers.biased import BiasedAttention
 from maskgen.nn.mixers.relative import RelativeBias, relative_index
+from tests.cases import each
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
 
@@ -59,7 +59,7 @@ def given(n_biases: int) -> list[Tensor]:
     return [*heads, rng.normal((2, n_biases, 5, 5)).double().transpose(0, 1).requires_grad_()]
 
 
-@pytest.mark.parametrize("n_biases", [1, 3], ids=["one of the batch", "one a row"])
+@each("n_biases", [1, 3])
 def test_biased_attention_is_sdpa_and_so_are_all_its_gradients(n_biases: int) -> None:
     inputs = given(n_biases)
     weight = Rng.stream("weight").normal((3, 2, 5, 4)).double()

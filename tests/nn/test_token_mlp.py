@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from maskgen.nn.token_mlp import TokenMlp
+from tests.cases import each
 
 
 def inputs(n: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,7 +32,7 @@ def test_a_token_is_answered_for_alone() -> None:
     assert torch.allclose(net(x, t, z)[2:3], net(x[2:3], t[2:3], z[2:3]), atol=1e-5)
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@each("index", [0, 1, 2])
 def test_token_time_and_what_stands_around_it_all_matter(index: int) -> None:
     net, given = awake(), list(inputs())
     before = net(*given)
@@ -39,7 +40,7 @@ def test_token_time_and_what_stands_around_it_all_matter(index: int) -> None:
     assert not torch.allclose(net(*given), before, atol=1e-3)
 
 
-@pytest.mark.parametrize("sizes", [{"width": 0, "depth": 1}, {"width": 8, "depth": 0}])
+@each("sizes", [{"width": 0, "depth": 1}, {"width": 8, "depth": 0}])
 def test_impossible_sizes_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="width and depth"):
         TokenMlp(4, 8, 6, **sizes)

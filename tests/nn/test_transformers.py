@@ -13,6 +13,7 @@ from maskgen.nn.mixers.attention import AttentionSettings, QKNorm
 from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import SelfAttention
 from maskgen.nn.patterns import Causal, FullAttention
+from tests.cases import each
 
 llama = pytest.importorskip("transformers.models.llama.modeling_llama")
 qwen = pytest.importorskip("transformers.models.qwen3.modeling_qwen3")
@@ -45,9 +46,7 @@ def ours(layer: nn.Module, head_width: int, qk_norm: QKNorm | None, bias: bool) 
     return block
 
 
-@pytest.mark.parametrize(
-    ("name", "head_width", "bias"), [("llama", 0, False), ("llama", 0, True), ("llama", 10, False), ("qwen", 10, False)]
-)
+@each("name, head_width, bias", [("llama", 0, False), ("llama", 0, True), ("llama", 10, False), ("qwen", 10, False)])
 def test_a_block_is_the_decoder_layer_with_its_weights(name: str, head_width: int, bias: bool) -> None:
     torch.manual_seed(0)
     home, kind = (llama, "Llama") if name == "llama" else (qwen, "Qwen3")

@@ -23,16 +23,16 @@ STRAIGHT = Gaussian(Rectified(), "x_0")
 
 
 class Guess:
-    """Says the same values (B, L, D) of whatever it is asked; remembers what it was given."""
+    """Says the same values (B, L, D) of whatever it is targets; remembers what it was given."""
 
     def __init__(self, values: Tensor, training: bool = True) -> None:
         self.values, self.training = values, training
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Any = None, *, subset: Any, asked: Any = None) -> Any:
-        self.x_t, self.t, self.cond, self.subset, self.asked = x_t, t, cond, subset, asked
-        if asked is None:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Any = None, *, subset: Any, targets: Any = None) -> Any:
+        self.x_t, self.t, self.cond, self.subset, self.targets = x_t, t, cond, subset, targets
+        if targets is None:
             return Field(subset.rest().gather(self.values), subset=subset.rest())
-        return Point(asked.pack(asked.gather(self.values)), asked.is_kept())
+        return Point(targets.pack(targets.gather(self.values)), targets.is_kept())
 
 
 @pytest.mark.parametrize("process", [MAE, Absorbing(0, Linear(), "bernoulli"), Absorbing(0, Linear())])
@@ -42,7 +42,7 @@ def test_the_loss_is_the_mean_squared_error_of_masked_tokens_and_of_no_others(pr
     is_masked = is_mask(guess.x_t, 0)
     expected = (guess.values - x_0)[is_masked].square().mean()
     assert float(loss.value) == pytest.approx(float(expected), rel=1e-5)
-    assert torch.equal(guess.asked.is_kept(), is_masked)
+    assert torch.equal(guess.targets.is_kept(), is_masked)
     assert torch.equal(guess.subset.is_kept(), ~is_masked)
     elsewhere = guess.values + 9 * ~is_masked[..., None]
     again = MaskedRegression(process, normalise=False)(Guess(elsewhere), Batch(x_0), Rng.stream(0))
@@ -80,12 +80,12 @@ def test_a_training_step_decodes_a_share_of_the_masked_tokens_and_a_validation_a
     for training in (True, False):
         guess = Guess(torch.zeros_like(x_0), training)
         loss = objective(guess, Batch(x_0), Rng.stream(0))
-        is_masked, asked = is_mask(guess.x_t, 0), guess.asked.is_kept()
-        assert not (asked & ~is_masked).any()
+        is_masked, targets = is_mask(guess.x_t, 0), guess.targets.is_kept()
+        assert not (targets & ~is_masked).any()
         counts = is_masked.sum(1).double()
         wanted = (counts / 3).round().clamp(min=1).minimum(counts) if training else counts
-        assert asked.sum(1).tolist() == wanted.tolist()
-        assert float(loss.value) == pytest.approx(float(x_0[asked].square().mean()), rel=1e-5)
+        assert targets.sum(1).tolist() == wanted.tolist()
+        assert float(loss.value) == pytest.approx(float(x_0[targets].square().mean()), rel=1e-5)
 
 
 def test_every_masked_token_has_the_same_chance_to_be_decoded() -> None:

@@ -196,6 +196,7 @@ def test_recipes_build_objectives_of_rows_that_they_support() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("about", [LABEL, CAPTION], ids=lambda stream: stream.name)
 def test_digits_beside_what_they_show_are_learned_in_all_directions(about: Stream) -> None:
     layout = TokenLayout.of(IMAGE, about)

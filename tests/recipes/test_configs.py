@@ -153,22 +153,24 @@ def test_the_published_crossmae_decodes_a_quarter_of_all_patches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "n"),
+    ("name", "n", "heads"),
     [
-        ("mar-b", 207_924_768),
-        ("mar-l", 478_326_304),
-        ("mar-h", 942_403_104),
-        ("emigm-xs", 69_018_848),
-        ("emigm-s", 96_640_544),
-        ("emigm-b", 207_924_000),
-        ("emigm-l", 478_325_280),
-        ("emigm-h", 942_401_824),
+        ("mar-b", 207_924_768, 12),
+        ("mar-l", 478_326_304, 16),
+        ("mar-h", 942_403_104, 16),
+        ("emigm-xs", 69_018_848, 8),
+        ("emigm-s", 96_640_544, 8),
+        ("emigm-b", 207_924_000, 12),
+        ("emigm-l", 478_325_280, 16),
+        ("emigm-h", 942_401_824, 16),
     ],
 )
-def test_the_published_mar_and_emigm_have_exactly_their_parameters(name: str, n: int) -> None:
+def test_the_published_mar_and_emigm_have_exactly_their_parameters_and_heads(name: str, n: int, heads: int) -> None:
     with torch.device("meta"):
-        network = built(load_recipe(f"image/imagenet-{name}"))
+        network: Any = built(load_recipe(f"image/imagenet-{name}"))
     assert sum(parameter.numel() for parameter in network.parameters()) == n
+    blocks = [*network.encoder.blocks, *network.decoder.blocks]
+    assert {block.attention.settings.heads for block in blocks} == {heads}  # no shape shows them
 
 
 def test_published_text_recipes_have_the_settings_of_their_repositories() -> None:
