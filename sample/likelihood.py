@@ -114,7 +114,5 @@ def _shown(data: Rows, length: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def schedule_of(checkpoint: Checkpoint) -> Schedule:
-    """The schedule of training, for time-conditioned networks."""
-    process = checkpoint.recipe.build_process(2)
-    schedule: Schedule = getattr(process, "schedule", Linear())
-    return schedule
+    """The schedule of training, for networks conditioned on time."""
+    return checkpoint.recipe.masking_schedule() or Linear()

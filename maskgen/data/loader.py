@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,14 @@ class Rows(Protocol):
 
     def __getitems__(self, indices: Sequence[int], /) -> tuple[Tensor, Tensor]:
         """x_0 (B, ...) and labels (B,) int64."""
+
+
+@runtime_checkable
+class Shuffled(Protocol):
+    """Rows with an order of their own, such as those of shards that are read one after the other."""
+
+    def permute(self, seed: int, epoch: int, n: int) -> Tensor:
+        """(n,) int64, the order of the rows in an epoch."""
 
 
 def permutation(seed: int, epoch: int, n: int) -> Tensor:

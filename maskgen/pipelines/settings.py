@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
-from maskgen.models.token_head import DiffusionLayers
+from maskgen.core.traits import traits_of
 from maskgen.pipelines.generator import Generator
 from maskgen.samplers import FieldSampler
 
@@ -33,7 +31,6 @@ def settings_of(generator: Generator) -> dict[str, Any]:
         "top_p": sampler.top_p,
         "crossing": sampler.crossing,
     }
-    network = generator.denoiser
-    if isinstance(network, nn.Module) and isinstance(network._modules.get("head"), DiffusionLayers):
+    if traits_of(generator.denoiser).has_token_diffusion:
         numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}

@@ -35,7 +35,8 @@ def _find(source: str) -> tuple[str, str]:
         try:
             return source, read_regular(path, 4 * MOST_CHARACTERS).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read recipe {source}: {getattr(error, 'strerror', None) or error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RecipeError(f"cannot read recipe {source}: {reason}") from None
     names = recipe_names()
     found = [name for name in names if name == source] or [name for name in names if name.split("/")[-1] == source]
     if len(found) == 1:

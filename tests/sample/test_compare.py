@@ -148,7 +148,7 @@ def refused(sides: Path, judges: tuple[Path, Path], folder: Path) -> dict[str, t
         "spatial features of none": ((a, b, *one, "--metric", "sfid"), "only protocol adm has spatial features"),
         "an unknown protocol": ((a, b, "--protocol", "fidd"), "choose from adm, clean-fid"),
         "a protocol that is no judge": ((a, b, "--protocol", "fashion-vq"), "is a tokenizer"),
-        "images of another shape": ((a, b, "--protocol", "fashion-classifier"), "sees grey ones"),
+        "images of another shape": ((a, b, "--protocol", "fashion-classifier"), "network takes grey ones"),
         "weights of a checkpoint": ((a, b, "--protocol", "fashion-classifier", "--weights", a), "has its own"),
         "no weights": ((a, b), "inception-2015-12-05.pt are not here"),
         "no weights of adm": ((a, b, "--protocol", "adm"), "weights-inception-2015-12-05-6726825d.pth are not here"),
