@@ -24,14 +24,13 @@ from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
 from maskgen.core.files import write_json
-from maskgen.data.base import ImageSource
 from maskgen.data.loader import CounterSampler, batches
 from maskgen.nn.checkpointing import recompute
 from maskgen.recipes.cost import TRAINING
 from maskgen.recipes.load import load_recipe
 from maskgen.recipes.schema import Recipe
 from maskgen.train.callbacks import Log
-from maskgen.train.cost_report import cost_of_parts
+from maskgen.train.cost_report import cost_of_system
 from maskgen.train.ema import Ema
 from maskgen.train.loop import Loop, Means
 from maskgen.train.optim import build_optimizer
@@ -126,8 +125,7 @@ def measure(recipe: Recipe, steps: int, home: Path) -> dict[str, Any]:
     watch = Watch()
     loop, parts = trained(recipe, watch)
     on_step = logged(recipe, home, watch)
-    length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
-    cost = cost_of_parts(recipe, parts.tokenizer, len(parts.source.classes), length)
+    cost = cost_of_system(parts.system)
     flops = 2 * TRAINING * cost.macs[None, recipe.train.lowest_keep_ratio].total * recipe.train.batch_size
     loop.run(on_step, until=2)  # the optimizer makes its state
     watch.seconds.clear()

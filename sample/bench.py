@@ -24,7 +24,9 @@ from maskgen.core.errors import UserError
 from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.data.image.grid import grid
-from maskgen.evaluation.metrics.statistics import cached
+from maskgen.evaluation.metrics.frechet import standard_error
+from maskgen.evaluation.metrics.scored import Scored, keeps_features, measure, require_able
+from maskgen.evaluation.metrics.stored import cached
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import plain
 from maskgen.pipelines.base import settings_of
@@ -36,7 +38,6 @@ from .bench_report import FILE, GRIDS, Book
 from .draws import Arm, Draw, arm_of
 from .evaluate import Cost, Ground, Restored, ground_of, score_samples
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import MEASURES, measure, require_able
 from .nfe import published_nfe
 
 SHOWN = 40
@@ -115,7 +116,7 @@ class _Bench:
         pipeline = ImagePipeline(checkpoint, device)
         require_fit(extractor, checkpoint)
         arms = list(_arms(pipeline, source, sweep))
-        ground = ground_of(checkpoint, extractor, bool(set(sweep.metrics) & set(MEASURES)))
+        ground = ground_of(checkpoint, extractor, keeps_features(sweep.metrics))
         for name in sweep.metrics:
             require_able(name, ground.reference, sweep.num)
         return cls(source, arms, ground, sweep)
@@ -143,7 +144,7 @@ class _Bench:
             if draw.first < SHOWN:
                 shown.append(draw.images[: SHOWN - draw.first])
 
-        samples = score_samples(self.ground.extractor, arm, sweep.num, bool(sweep.metrics), cost, look)
+        samples = score_samples(self.ground.extractor, arm, sweep.num, True, cost, look)
         settings = {"checkpoint": self.source, "step": arm.pipeline.checkpoint.step, **settings_of(arm.generator)}
         scored = self.ground.scored(samples, "samples", seed=arm.seed, sampler=settings)
         others = [entry for name in sweep.metrics for entry in measure(name, scored)]
@@ -153,7 +154,7 @@ class _Bench:
                 grid(torch.cat(shown), 10).save(file, "PNG")
         spent = sum_over_ranks(torch.tensor([cost.seconds, cost.evaluations], dtype=torch.float64)) / sweep.num
         return {
-            "score": plain(asdict(scored.distance())),
+            "score": plain(asdict(scored.distance(standard_error=_error(scored)))),
             "accuracy": samples.accuracy,
             "others": [plain(asdict(entry)) for entry in others],
             "metrics": list(sweep.metrics),
@@ -162,6 +163,12 @@ class _Bench:
             "scheduled": published_nfe(arm.generator, float(spent[1])),
             "grid": picture,
         }
+
+
+def _error(scored: Scored) -> float:
+    """Standard error of the distance, over the draw of the samples."""
+    assert scored.samples.features is not None
+    return standard_error(scored.samples.features, scored.reference.moments)
 
 
 def _arms(pipeline: ImagePipeline, source: str, sweep: Sweep) -> Iterator[tuple[dict[str, Any], Arm]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -128,7 +129,7 @@ class Book:
             *(["class accuracy"] if has_accuracy else []),
             *names,
         ]
-        table = [[*head, "evaluations", "scheduled", "seconds", "n"]]
+        table = [[*head, "NFE", "scheduled NFE", "seconds", "n"]]
         for row in rows:
             others = {entry["name"]: entry for entry in row["others"]}
             accuracy = [] if not has_accuracy else ["-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"]
@@ -136,7 +137,7 @@ class Book:
                 [
                     *(str(row[key] if row[key] is not None else "-") for key in ("checkpoint", "sampler", "steps")),
                     f"{row['guidance']:g}",
-                    number(row["score"]["value"]),
+                    _with_error(row["score"]),
                     *accuracy,
                     *(_with_error(others.get(name)) for name in names),
                     f"{row['evaluations']:.1f}",
@@ -153,6 +154,21 @@ class Book:
             found[f"reconstructions, {row['checkpoint']}"] = float(row["reconstruction_floor"]["value"])
         return found
 
+    def _within_noise(self) -> list[str]:
+        """A line on the rows less than two standard errors of the difference from the best."""
+        rows = self._sorted()
+        if not rows or (noise := rows[0]["score"].get("standard_error")) is None:
+            return []
+        best, *rest = rows
+        close = []
+        for row in rest:
+            error = math.hypot(noise, row["score"].get("standard_error") or 0.0)
+            if row["score"]["value"] - best["score"]["value"] < 2 * error:
+                close.append(title_of(row))
+        if not close:
+            return []
+        return [f"Within the noise of the best (2 standard errors of the difference): {'; '.join(close)}."]
+
     def _notes(self) -> list[str]:
         if self.floor is None:
             return ["nothing was scored yet"]
@@ -160,8 +176,9 @@ class Book:
         floors = "; ".join(f"{name} {number(value)}" for name, value in self._floors().items())
         versions = ", ".join(f"{package} {version}" for package, version in entry.versions.items())
         return [
-            f"Floors: {floors}. Evaluations and seconds are for one sample; scheduled: "
-            "with the steps in which it asked nothing.",
+            *self._within_noise(),
+            f"Floors: {floors}. NFE (network evaluations) and seconds are per sample; "
+            "scheduled NFE include the steps that unmask no token.",
             f"Protocol {entry.protocol}; resize: {entry.resize}; weights {str(entry.weights)[:12]}; reference "
             f"{entry.reference} (n = {entry.n_reference}); seeds from {self.seed}; {versions}.",
         ]
@@ -216,7 +233,7 @@ def title_of(row: Row) -> str:
 def _with_error(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return "-"
-    error = entry["standard_error"]
+    error = entry.get("standard_error")
     return number(entry["value"]) + (f" ± {number(error)}" if error is not None else "")
 
 

@@ -18,9 +18,17 @@ from maskgen.core.hub import is_hub_id
 from maskgen.data.image.archives import ARRAYS, NpzSet
 from maskgen.data.image.opening import open_images
 from maskgen.data.image.sets import ImageSet
-from maskgen.evaluation.metrics.statistics import (
-    Collector,
-    Statistics,
+from maskgen.evaluation.metrics.scored import (
+    FEATURE_METRICS,
+    Scored,
+    default_metrics,
+    keeps_features,
+    measure,
+    notes,
+    require_able,
+)
+from maskgen.evaluation.metrics.statistics import Collector, Statistics
+from maskgen.evaluation.metrics.stored import (
     cached,
     identity_in,
     is_statistics,
@@ -36,13 +44,10 @@ from maskgen.recipes.shipped import INFO, zoo_names
 
 from .draws import arm_of
 from .judges import pick_extractor
-from .measures import Scored, measure, notes, require_able
 from .pictures import check_writable
 from .progress import progress_bar
 
 DEFAULT = "clean-fid"
-OF_ADM = ("sfid", "inception-score", "precision-recall")
-"""What ADM's evaluator prints beside FID, from the same pass."""
 
 
 def run(
@@ -69,9 +74,9 @@ def run(
     _require_there(a, b)  # before any weights are looked for
     extractor = _extractor(a, b, protocol, weights, place)
     chosen = tuple(metrics)
-    if not chosen and extractor is not None and extractor.protocol == "adm":
-        chosen = OF_ADM
-    keeps = bool(set(chosen) - {"sfid"})
+    if not chosen and extractor is not None:
+        chosen = default_metrics(extractor.protocol)
+    keeps = keeps_features(chosen)
     side = _Sides(extractor, _identity(extractor, (a, b), protocol), num, seed, place, keeps)
     reference = side.statistics(b)
     if is_checkpoint(a):
@@ -80,8 +85,10 @@ def run(
     samples = side.statistics(a)
     scored = Scored(extractor, samples, reference, a, side.made.get(a, {}))
     score = scored.distance()
-    others = [entry for name in chosen if _can(name, scored, bool(metrics)) for entry in measure(name, scored)]
-    return publish(Report(score, others=[*_floor(scored), *others], notes=(*notes(scored, others), *side.notes)), path)
+    others = [entry for name in chosen if metrics or _is_available(name, scored) for entry in measure(name, scored)]
+    return publish(
+        Report(score, others=[*_floor(scored), *others], notes=(*notes(scored, chosen, others), *side.notes)), path
+    )
 
 
 def statistics(source: str, output: str, /, protocol: str | None, weights: str | None, device: str = "auto") -> str:
@@ -106,10 +113,10 @@ def _require_there(*sides: str) -> None:
 
 
 def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place: torch.device) -> Extractor | None:
-    """What images are seen through; None where both sides are statistics already.
+    """The extractor; None where both sides are statistics already.
 
     Raises:
-        UserError: a foreign file and no --protocol, or one of another protocol than a file says.
+        UserError: a foreign file and no --protocol, or another protocol than a file's.
     """
     paths = [local_path(side) for side in (a, b)]
     said = [_protocol_of(path, protocol) for path in paths if is_statistics(path)]
@@ -119,7 +126,7 @@ def _extractor(a: str, b: str, protocol: str | None, weights: str | None, place:
 
 
 def _protocol_of(path: Path, protocol: str | None) -> str | None:
-    """What a statistics file says, None if it is foreign; refused if that is not the one that was asked for."""
+    """Protocol stored in a statistics file, None in one of another package; it must be the given one."""
     identity = identity_in(path)
     if identity is not None:
         if protocol not in (None, identity["protocol"]) and Path(str(protocol)).name != identity["protocol"]:
@@ -128,16 +135,14 @@ def _protocol_of(path: Path, protocol: str | None) -> str | None:
             )
         return identity["protocol"]
     if "mu_s.npy" in members(path) and protocol != "adm":
-        raise UserError(
-            f"{path} holds mu_s, so it is ADM's, and compares with nothing else; say so with --protocol adm"
-        )
+        raise UserError(f"{path} holds mu_s, so it is ADM's and compares with that protocol only; give --protocol adm")
     if protocol is None:
-        raise UserError(f"{path} does not say of which protocol it is; say so with --protocol")
+        raise UserError(f"{path} does not name its protocol; give --protocol")
     return None
 
 
 def _identity(extractor: Extractor | None, sides: Sequence[str], protocol: str | None) -> Mapping[str, str]:
-    """What a foreign file is taken for: what sees the other side's images, or the other file says."""
+    """Identity assumed for a file of another package: that of the other side."""
     if extractor is not None:
         return extractor.identity
     said = [one for side in sides if (one := identity_in(local_path(side))) is not None]
@@ -150,9 +155,9 @@ def _has_images(path: Path) -> bool:
 
 @dataclass
 class _Sides:
-    """Makes the statistics of either side; `made` and `notes` are what there is to say of it.
+    """Makes the statistics of either side; `made` and `notes` go into the report.
 
-    `identity` is what a foreign file is taken for.
+    `identity` is assumed for files of other packages.
     """
 
     extractor: Extractor | None
@@ -182,7 +187,7 @@ class _Sides:
         found = read_statistics(path, self.identity, source)
         if found.n is None:
             self.notes.append(
-                f"{source} does not say its protocol or size; taken to be of {found.identity['protocol']}"
+                f"{source} does not name its protocol or size; taken to be of {found.identity['protocol']}"
             )
         if self.keeps and found.features is None and self.extractor is not None and _has_images(path):
             images = self._seen(NpzSet(path, source), self.extractor)  # ADM's reference batches hold both
@@ -207,13 +212,9 @@ def is_checkpoint(source: str) -> bool:
     return source in zoo_names() or is_local or (is_hub_id(source) and ":" not in source)
 
 
-def _can(name: str, scored: Scored, is_asked: bool) -> bool:
-    """What ADM prints is left out, not refused, where a statistics file does not allow it."""
-    if is_asked:
-        return True
-    has_features = scored.samples.features is not None and scored.reference.features is not None
-    has_spatial = scored.samples.spatial is not None and scored.reference.spatial is not None
-    return {"sfid": has_spatial, "precision-recall": has_features}.get(name, scored.samples.logits is not None)
+def _is_available(name: str, scored: Scored) -> bool:
+    """A default metric of a protocol is left out, not refused, where a statistics file does not allow it."""
+    return FEATURE_METRICS.build(name).is_available(scored)
 
 
 def _floor(scored: Scored) -> list[Entry]:

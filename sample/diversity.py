@@ -17,11 +17,14 @@ from maskgen.evaluation.report import Entry, Report, publish
 from maskgen.pipelines.base import settings_of
 from maskgen.pipelines.text import TextPipeline
 
+from .metric import METRICS, metric
 from .pictures import check_writable
 
 N_GRAMS = 4
 
 
+@METRICS.register("diversity")
+@metric("text")
 def run(
     source: str,
     /,
@@ -33,7 +36,7 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Sample, count; the table it prints.
+    """Diversity of generated texts: token entropy, distinct n-grams, compression.
 
     Raises:
         UserError: a checkpoint, sampler or output that cannot be used.

@@ -53,7 +53,7 @@ class Draw:
 class Arm:
     """A checkpoint with one way of decoding, sampled from seeds `seed`, ...; `folder` keeps what was drawn.
 
-    `captions`: what images are asked for, in turn.
+    `captions`: the captions of the images, used in turn.
     """
 
     pipeline: ImagePipeline
@@ -136,7 +136,7 @@ class Arm:
 
 
 def arm_of(pipeline: ImagePipeline, generator: Generator, seed: int = 0, folder: Path | None = None) -> Arm:
-    """An arm that is asked for the captions of the test images where the checkpoint was trained with captions."""
+    """An arm; with the captions of the test images if the checkpoint was trained with captions."""
     recipe, captions = pipeline.checkpoint.recipe, None
     if recipe.captions is not None:
         data = recipe.build_data()
@@ -154,7 +154,7 @@ def _write(file: Path, draw: Draw) -> None:
 
 
 def _read(file: Path) -> Draw | None:
-    """What was kept, None if it is damaged or not all that its name says: it is then drawn again."""
+    """The stored samples; None if the file is damaged or incomplete, so that they are drawn again."""
     start, stop = (int(part) for part in file.stem.split("-")[1:])
     try:
         with np.load(file, allow_pickle=False) as stored:

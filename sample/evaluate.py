@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,17 @@ from maskgen.data.image.sets import SplitSet
 from maskgen.data.loader import in_order
 from maskgen.evaluation.metrics.fidelity import CodebookUse, Reconstruction
 from maskgen.evaluation.metrics.intervals import over_sets
-from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, cached, collect
+from maskgen.evaluation.metrics.scored import (
+    FEATURE_METRICS,
+    Generated,
+    Scored,
+    keeps_features,
+    measure,
+    notes,
+    require_able,
+)
+from maskgen.evaluation.metrics.statistics import BATCH, Collector, Statistics, collect
+from maskgen.evaluation.metrics.stored import cached
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish, require_no_bench
 from maskgen.pipelines.base import HEAD_NFE, settings_of
@@ -32,8 +42,7 @@ from maskgen.tokenizers.image.patches import PatchTokenizer
 
 from .draws import Arm, Draw, arm_of
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import MEASURES, Scored, measure, notes, require_able
-from .neighbours import memorised
+from .metric import METRICS, metric
 from .nfe import NFE, SCHEDULED_NFE, published_nfe
 from .pictures import check_writable
 from .progress import progress_bar
@@ -41,6 +50,8 @@ from .progress import progress_bar
 FLOOR_IMAGES = 10_000
 
 
+@METRICS.register("fidelity")
+@metric("image", is_default=True, fills_folder=True)
 def run(
     source: str,
     /,
@@ -55,7 +66,7 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Score a generator, a tokenizer or a classifier; the table it prints.
+    """Fréchet distance of images by a protocol beside its floors, class accuracy, PSNR, SSIM, codebook use.
 
     Raises:
         UserError: a checkpoint, protocol, data set or output that cannot be used.
@@ -64,32 +75,42 @@ def run(
     place = pick_device(device)
     checkpoint = read_checkpoint(source)
     task = checkpoint.recipe.task
-    if task != "generator" and choices:
-        raise UserError(f"{source} is a {task}: it has no sampler to give {', '.join(choices)} to")
+    _require_options_of(task, source, metrics, num, path, choices)
     if task == "classifier":
-        if path is not None:
-            raise UserError("--output: a classifier has one number and no report; leave it out")
         return f"test accuracy {_classifier_accuracy(checkpoint, place):.2%} on the test split"
-    if num < 2:
-        raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
-    if task == "tokenizer" and (wrong := [name for name in metrics if name not in ("fidelity", "reconstruction")]):
-        raise UserError(f"--metric {wrong[0]}: {source} is a tokenizer; choose fidelity or reconstruction")
     extractor = pick_extractor(protocol, weights, place)
     require_fit(extractor, checkpoint)
-    ground = ground_of(checkpoint, extractor, keeps=bool(set(metrics) & set(MEASURES)))
+    beside = [name for name in metrics if name in FEATURE_METRICS.names()]
+    ground = ground_of(checkpoint, extractor, keeps=keeps_features(beside))
     if task == "tokenizer":
         tokenizer = cast(ImageTokenizer, load_model(checkpoint)[0]).to(place)
         return publish(_tokenizer_report(ground, tokenizer), path)
-    for name in (name for name in metrics if name in MEASURES):
+    for name in beside:
         require_able(name, ground.reference, num)
     pipeline = ImagePipeline(checkpoint, place)
     arm = arm_of(pipeline, pipeline.with_sampler(**choices), seed, folder)
-    return publish(_generator_report(ground, arm, source, num, repeats, tuple(metrics)), path)
+    return publish(_generator_report(ground, arm, source, num, repeats, tuple(beside)), path)
+
+
+def _require_options_of(
+    task: str, source: str, metrics: Sequence[str], num: int, path: Path | None, choices: Mapping[str, Any]
+) -> None:
+    """Raises:
+    UserError: options that a checkpoint of this task does not have.
+    """
+    if task != "generator" and choices:
+        raise UserError(f"{source} is a {task} and has no sampler; leave out {', '.join(choices)}")
+    if task == "classifier" and path is not None:
+        raise UserError("--output: a classifier has one number and no report; leave it out")
+    if task != "classifier" and num < 2:
+        raise UserError(f"--num must be at least 2, got {num}: a distance needs a covariance")
+    if task == "tokenizer" and (wrong := [name for name in metrics if name not in ("fidelity", "reconstruction")]):
+        raise UserError(f"--metric {wrong[0]}: {source} is a tokenizer; choose fidelity or reconstruction")
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What samples are read against: the test images, and how far training images are from them."""
+    """What samples are compared with: the test images, and the distance of training images to them."""
 
     extractor: Extractor
     data: ImageSource
@@ -129,20 +150,35 @@ def _generator_report(
     if not isinstance(tokenizer, PatchTokenizer):  # patches lose nothing
         restored, quality = reconstruct(tokenizer, ground)
         floor = ground.scored(restored, "tokenizer reconstructions of test images").distance()
-    keeps = bool(set(metrics) & {*MEASURES, "memorisation"})
+    keeps = keeps_features(metrics)
     sampler = {"checkpoint": source, "step": arm.pipeline.checkpoint.step, **settings_of(arm.generator)}
     sets, cost = [], Cost()
     for index in range(repeats):
         one = replace(arm, seed=arm.seed + index * num)
         sets.append(score_samples(ground.extractor, one, num, keeps, cost))
-    scored = ground.scored(sets[0], "samples", seed=arm.seed, sampler=sampler)
+    scored = replace(
+        ground.scored(sets[0], "samples", seed=arm.seed, sampler=sampler), generated=_generated(ground, arm, num)
+    )
     score, *spread = _over_sets([scored.distance(one) for one in sets])
     score = replace(score, of="samples")
-    beside = [entry for name in metrics if name in MEASURES for entry in measure(name, scored)]
-    if "memorisation" in metrics:
-        beside += memorised(scored, ground.data, arm, num)
+    beside = [entry for name in metrics for entry in measure(name, scored)]
     others = [*spread, *_accuracy(scored), *beside, *quality, *cost.entries(scored, arm.generator)]
-    return Report(score, ground.floor(), floor, others, notes(scored, beside))
+    return Report(score, ground.floor(), floor, others, notes(scored, metrics, beside))
+
+
+def _generated(ground: Ground, arm: Arm, num: int) -> Generated:
+    """The samples' images, read or drawn again when a metric needs some of them."""
+
+    def images(rows: Sequence[int]) -> Tensor:
+        found = {
+            row: draw.images[row - draw.first]
+            for draw in arm.draw(num)
+            for row in rows
+            if draw.first <= row < draw.first + len(draw.images)
+        }
+        return torch.stack([found[row] for row in rows])
+
+    return Generated(ground.data, images, None if arm.folder is None else arm.folder.parent, progress_bar)
 
 
 def _tokenizer_report(ground: Ground, tokenizer: ImageTokenizer) -> Report:
@@ -153,7 +189,7 @@ def _tokenizer_report(ground: Ground, tokenizer: ImageTokenizer) -> Report:
 
 @dataclass
 class Cost:
-    """What samples took, summed over batches."""
+    """Cost of the samples, summed over batches."""
 
     n: int = 0
     seconds: float = 0.0
@@ -182,7 +218,7 @@ class Cost:
 def score_samples(
     extractor: Extractor, arm: Arm, num: int, keeps: bool, cost: Cost, seen: Callable[[Draw], None] | None = None
 ) -> Statistics:
-    """The statistics of an arm's first `num` samples, of all processes together; `seen` looks on."""
+    """The statistics of an arm's first `num` samples, of all processes together; `seen` is called with each draw."""
     collector = Collector(extractor, keeps)
     for draw in tqdm(arm.draw(num), "samples", unit="batch", disable=None):
         collector.update(draw.images, draw.labels, draw.first)
@@ -206,7 +242,7 @@ def _over_sets(entries: list[Entry]) -> list[Entry]:
 
 
 def _accuracy(scored: Scored) -> list[Entry]:
-    """Whether the network sees the class that was asked for, in samples and in the reference."""
+    """Share of samples, and of reference images, that the network puts in the class of their label."""
     name = f"class_accuracy[{scored.protocol}]"
     pairs = [("samples", scored.samples, scored.made), (scored.reference.name, scored.reference, {})]
     return [

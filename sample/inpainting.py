@@ -17,6 +17,7 @@ from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float
 from maskgen.data.base import ImageSplit
+from maskgen.evaluation.metrics.scored import Scored, notes
 from maskgen.evaluation.metrics.statistics import Collector
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish
@@ -26,15 +27,17 @@ from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.image import ImagePipeline
 from maskgen.tokenizers import ImageTokenizer
 
-from .evaluate import ground_of
+from .evaluate import Ground, ground_of
 from .judges import DEFAULT, pick_extractor, require_fit
-from .measures import Scored, notes
+from .metric import METRICS, metric
 from .nfe import NFE, CountedDenoiser
 from .pictures import check_writable
 
 BATCH = 250
 
 
+@METRICS.register("inpainting")
+@metric("image")
 def run(
     source: str,
     /,
@@ -49,21 +52,20 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Complete `num` test images (1,000 if there are), evenly spread, each several times; the table it prints.
+    """Test images with a hole, completed: distance, error and diversity of the completions.
 
-    Completion k of the i-th image is of seed `seed` + i `completions` + k; a network with classes is told the image's.
-    Pixels that are known stay.
+    Each of `num` images (1,000 if there are), evenly spread, is completed several times. Completion k of the i-th image
+    has seed `seed` + i `completions` + k; a network with classes is given the image's. Known pixels stay.
 
     Raises:
         UserError: a checkpoint, protocol, hole or output that cannot be used, or too few images.
     """
     path = check_writable(output, (".json",)) if output else None
     if completions < 2:
-        raise UserError(f"--completions must be at least 2, got {completions}: one says nothing of diversity")
+        raise UserError(f"--completions must be at least 2, got {completions}: diversity needs several")
     place = pick_device(device)
     checkpoint = read_checkpoint(source)
-    shape = checkpoint.image_shape
-    wanted = Edit.of(torch.zeros(shape, dtype=torch.uint8), hole, shape).wanted
+    region = Edit.of(torch.zeros(checkpoint.image_shape, dtype=torch.uint8), hole, checkpoint.image_shape).wanted
     pipeline = ImagePipeline(checkpoint, place)
     generator = pipeline.with_sampler(**choices)
     extractor = pick_extractor(protocol, weights, place)
@@ -72,16 +74,21 @@ def run(
     num = min(1000, len(ground.test)) if num is None else num
     if not 2 <= num <= len(ground.test):
         raise UserError(f"--num must be 2 to {len(ground.test)}, the test images there are, got {num}")
-    painter = Painter(generator, bool(pipeline.classes), wanted, completions, seed)
-    found = Found(extractor, wanted, completions)
-    for batch in tqdm(painter(ground.test, num), "completions", unit="batch", disable=None):
-        found.add(batch)
+    painter = Painter(generator, bool(pipeline.classes), region, completions, seed)
     sampler = {"checkpoint": source, "step": checkpoint.step, **settings_of(generator), "hole": hole}
     made = {"seed": seed, "sampler": sampler, "facts": {"completions": completions}}
+    return publish(_report(ground, painter, num, made), path)
+
+
+def _report(ground: Ground, painter: Painter, num: int, made: dict[str, Any]) -> Report:
+    """Complete `num` test images and score the completions."""
+    found = Completions(ground.extractor, painter.hole, painter.n)
+    for batch in tqdm(painter(ground.test, num), "completions", unit="batch", disable=None):
+        found.add(batch)
     scored = ground.scored(found.sets[0].result("completed images"), "completed images", **made)
     whole = scored.distance(found.real.result("images without holes"), of="images without holes")
     others = [whole, *found.entries(scored)]
-    return publish(Report(scored.distance(), ground.floor(), others=others, notes=notes(scored)), path)
+    return Report(scored.distance(), ground.floor(), others=others, notes=notes(scored))
 
 
 @dataclass(frozen=True)
@@ -101,15 +108,15 @@ class Painter:
 
     Attributes:
         generator: what makes tokens.
-        has_classes: whether it is told the class of an image.
-        wanted: (1, H, W) bool.
+        has_classes: whether it is given the class of an image.
+        hole: (1, H, W) bool, the pixels to generate.
         n: completions of each.
         seed: of the first.
     """
 
     generator: Generator
     has_classes: bool
-    wanted: Tensor
+    hole: Tensor
     n: int
     seed: int
 
@@ -123,30 +130,30 @@ class Painter:
     def _paint(self, first: int, images: Tensor, labels: Tensor) -> Painted:
         tokenizer, device = self.generator.tokenizer, self.generator.device
         assert isinstance(tokenizer, ImageTokenizer)
-        known = tokenizer.known(to_float(images.to(device)), self.wanted[None].to(device))
+        known = tokenizer.known(to_float(images.to(device)), self.hole[None].to(device))
         counted = CountedDenoiser(self.generator.denoiser)
         generator = replace(self.generator, denoiser=counted)
         began, sets = time.perf_counter(), []
         for k in range(self.n):
             seeds = [self.seed + (first + row) * self.n + k for row in range(len(images))]
             made = generator.images(seeds, labels if self.has_classes else None, known)
-            sets.append(torch.where(self.wanted, made, images))
+            sets.append(torch.where(self.hole, made, images))
         return Painted(first, images, torch.stack(sets), time.perf_counter() - began, counted.n_rows)
 
 
 @dataclass
-class Found:
-    """What completions are like, image by image.
+class Completions:
+    """Statistics of completions, image by image.
 
     Attributes:
-        extractor: what they are seen through.
-        wanted: (1, H, W) bool.
+        extractor: computes the features.
+        hole: (1, H, W) bool, the pixels to generate.
         n: completions of each image.
         sets: of the first completions of all images, the second, ...
     """
 
     extractor: Extractor
-    wanted: Tensor
+    hole: Tensor
     n: int
     sets: list[Collector] = field(init=False)
     real: Collector = field(init=False)
@@ -163,8 +170,8 @@ class Found:
         self.real.update(batch.images, first=batch.first)
         for one, images in zip(self.sets, batch.completed, strict=True):
             one.update(images, first=batch.first)
-        inside = to_float(batch.completed.masked_select(self.wanted).view(*batch.completed.shape[:2], -1))
-        truth = to_float(batch.images.masked_select(self.wanted).view(len(batch.images), -1))
+        inside = to_float(batch.completed.masked_select(self.hole).view(*batch.completed.shape[:2], -1))
+        truth = to_float(batch.images.masked_select(self.hole).view(len(batch.images), -1))
         self.errors.append((inside - truth).square().mean((0, 2)))  # (B,)
         self.spreads.append(_over_pairs(inside, lambda one, other: (one - other).square().mean(-1).sqrt()))
         self.n_evaluations += batch.evaluations

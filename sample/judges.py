@@ -1,4 +1,4 @@
-"""Who judges images: a protocol by name, with its weights found or refused."""
+"""The network that scores images: a protocol by name, or the checkpoint of a classifier."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, CheckpointError, load_model, read_checkpoint
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, closest
 from maskgen.core.pixels import to_float
-from maskgen.evaluation.protocols import backbones
-from maskgen.evaluation.protocols import published as protocols
 from maskgen.evaluation.protocols.features import Extractor, Features
+from maskgen.evaluation.protocols.protocol import PROTOCOLS, build, is_protocol
 
 DEFAULT = "fashion-classifier"
 CLASSIFIER_BATCH = 256
@@ -25,15 +24,15 @@ def pick_extractor(name: str, weights: str | None, device: torch.device) -> Extr
     Raises:
         UserError: unknown, or its weights are not to be had; the message lists the protocols.
     """
-    if name in protocols.PROTOCOLS:
-        return protocols.build(name, weights, device)
-    if backbones.is_backbone(name):
-        return backbones.build(name, weights, device)
+    if is_protocol(name):
+        return build(name, weights, device)
     try:
         judge = read_checkpoint(name)
     except CheckpointError as error:
-        known = ", ".join((*protocols.PROTOCOLS, *(f"{prefix}:NAME" for prefix in backbones.PREFIXES)))
-        raise UserError(f"--protocol {name}: choose from {known}, FILE.pt, or a classifier ({error})") from None
+        hint, known = closest(name, PROTOCOLS.names()), ", ".join(PROTOCOLS.names())
+        raise UserError(
+            f"--protocol {name}: {hint}choose from {known}, FILE.pt, or the checkpoint of a classifier ({error})"
+        ) from None
     if weights is not None:
         raise UserError(f"--weights: {name} is a checkpoint and has its own; leave it out")
     return _classifier(judge, name, device)
@@ -49,9 +48,9 @@ def _classifier(judge: Checkpoint, name: str, device: torch.device) -> Extractor
         return Features(pool, network.head(pool))
 
     label = Path(name).name
-    if label in protocols.PROTOCOLS or backbones.is_backbone(label):
+    if is_protocol(label):
         raise UserError(
-            f"--protocol {name}: its scores would go by the name of the protocol {label}; rename the folder"
+            f"--protocol {name}: its scores would be reported under the name of the protocol {label}; rename the folder"
         )
     return Extractor(
         label,

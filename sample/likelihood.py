@@ -1,4 +1,4 @@
-"""`maskgen evaluate --metric likelihood`: what held-out text or images cost under a checkpoint."""
+"""`maskgen evaluate --metric likelihood`: likelihood of held-out text or images."""
 
 from __future__ import annotations
 
@@ -23,16 +23,26 @@ from maskgen.evaluation.metrics.likelihood import Likelihood, corpus_likelihood
 from maskgen.evaluation.report import Report, publish
 from maskgen.schedules import Linear, Schedule
 
+from .metric import METRICS, metric
 from .pictures import check_writable
 
 BATCH_TOKENS = 8192
 """Tokens computed together."""
 
 
+@METRICS.register("likelihood")
+@metric(is_default=True)
 def run(
-    source: str, *, split: str = "test", strata: int = 8, seed: int = 0, output: str | None = None, device: str = "auto"
+    source: str,
+    /,
+    *,
+    split: str = "test",
+    strata: int = 8,
+    seed: int = 0,
+    output: str | None = None,
+    device: str = "auto",
 ) -> str:
-    """Score a split; the table it prints.
+    """Bits per token, character, byte or dimension of held-out data, with error bars.
 
     Raises:
         UserError: a checkpoint, split, number of strata or output that cannot be used.
@@ -74,7 +84,7 @@ def _score_text(
 def _score_images(
     checkpoint: Checkpoint, split: str, strata: int, rng: Rng, device: torch.device
 ) -> tuple[Likelihood, str]:
-    """Bits per dimension where tokens lose nothing of the pixels; given the class where the model knows classes."""
+    """Bits per dimension where the tokenizer is lossless; conditional on the class if the model is."""
     if split not in ("train", "test"):
         raise UserError(f"--split {split}: images have the splits train and test")
     network, tokenizer = load_model(checkpoint)
@@ -104,7 +114,5 @@ def _shown(data: Rows, length: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def schedule_of(checkpoint: Checkpoint) -> Schedule:
-    """The schedule of training, for networks that are told the time."""
-    process = checkpoint.recipe.build_process(2)
-    schedule: Schedule = getattr(process, "schedule", Linear())
-    return schedule
+    """The schedule of training, for networks conditioned on time."""
+    return checkpoint.recipe.masking_schedule() or Linear()

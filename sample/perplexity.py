@@ -1,4 +1,4 @@
-"""`maskgen evaluate --metric generative-perplexity`: what another model thinks of a checkpoint's samples."""
+"""`maskgen evaluate --metric generative-perplexity`: the perplexity of samples under another language model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from maskgen.recipes.shipped import INFO, zoo_names
 
 from . import diversity
 from .likelihood import schedule_of
+from .metric import METRICS, metric
 from .nfe import NFE, CountedDenoiser
 from .pictures import check_writable
 
 BATCH = 32
 
 
+@METRICS.register("generative-perplexity")
+@metric("text")
 def run(
     source: str,
     /,
@@ -42,14 +45,15 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Sample, let the scorer read; the table it prints: perplexity beside entropy and diversity, never alone.
+    """Perplexity of generated texts under a language model, beside their entropy and diversity.
 
     Raises:
         UserError: a checkpoint, scorer, sampler or output that cannot be used.
     """
     if scorer is None:
         raise UserError(
-            "--metric generative-perplexity needs --scorer: a text checkpoint, or a causal model of the hub"
+            "--metric generative-perplexity needs --scorer, the language model that computes it: a text "
+            "checkpoint, or a causal model of the hub"
         )
     if num < 2 or (length is not None and length < 1):
         raise UserError(f"--num must be at least 2 and --length at least 1, got {num} and {length}")
@@ -59,24 +63,32 @@ def run(
     pipeline = TextPipeline(read_checkpoint(source), place)
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
     tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
+    cost = {NFE: n_evaluations, "seconds_per_sample": seconds}
+    nats, counts = _scored(reader, pipeline, generator, tokens)
+    made: dict[str, Any] = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
+    name = f"generative_perplexity[{reader.name}{', bound' * reader.is_bound}, corpus]"
+    score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
+    others = [
+        *diversity.entries(tokens, made),
+        *(Entry(key, "samples", value / num, num, **made) for key, value in cost.items()),
+    ]
+    table = publish(Report(score, others=others), path)
+    return table + (f"\n{reader.n_cut} of {num} texts were cut at the scorer's context" if reader.n_cut else "")
+
+
+def _scored(reader: Scorer, pipeline: TextPipeline, generator: Generator, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats (N,) of samples and their numbers of scored tokens (N,).
+
+    Raises:
+        UserError: no token to score.
+    """
     if isinstance(reader, CheckpointScorer) and reader.tokenizer.fingerprint() == pipeline.tokenizer.fingerprint():
-        nats, counts = reader.of_tokens(list(tokens))  # what ends a document has no text of its own
+        nats, counts = reader.of_tokens(list(tokens))  # the end of a document has no text of its own
     else:
         nats, counts = reader(generator.texts(tokens))
     if not counts.any():
         raise UserError(f"the scorer {reader.name} finds no token to score in the samples; raise --length")
-    settings = {"checkpoint": source, **settings_of(generator)}
-    made: dict[str, Any] = {"seed": seed, "sampler": settings}
-    kind = ", bound" if reader.is_bound else ""
-    name = f"generative_perplexity[{reader.name}{kind}, corpus]"
-    score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
-    others = [
-        *diversity.entries(tokens, made),
-        Entry(NFE, "samples", n_evaluations / num, num, **made),
-        Entry("seconds_per_sample", "samples", seconds / num, num, **made),
-    ]
-    table = publish(Report(score, others=others), path)
-    return table + (f"\n{reader.n_cut} of {num} texts were cut at the scorer's context" if reader.n_cut else "")
+    return nats, counts
 
 
 def _draw(pipeline: TextPipeline, generator: Generator, num: int, seed: int) -> tuple[Tensor, float, int]:

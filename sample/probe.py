@@ -1,4 +1,4 @@
-"""`maskgen probe`: what a network's features know of the classes of images, beside what the pixels give away."""
+"""`maskgen probe`: how well a network's features predict the classes of images, beside raw pixels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from torch import Tensor
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.core.files import local_path, write_json
-from maskgen.core.predictions import NULL
+from maskgen.core.files import write_json
 from maskgen.core.traits import network_of, traits_of
 from maskgen.core.version import __version__
-from maskgen.core.yaml_reader import YamlError, read_yaml
-from maskgen.data.base import DATASETS, ImageSource, ImageSplit, SplitName
+from maskgen.data.base import ImageSplit
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image.sets import SplitSet
 from maskgen.evaluation.probes.classifiers import (
@@ -40,6 +38,8 @@ from maskgen.evaluation.protocols.features import packages
 from maskgen.evaluation.report import Entry, Report, publish
 from maskgen.processes.preconditioned import Preconditioned
 
+from .labelled import labelled_split, open_data
+from .metric import METRICS, metric
 from .pictures import check_writable
 from .progress import progress_bar
 
@@ -65,37 +65,37 @@ def run(
     device: str = "auto",
     **tuning: Any,
 ) -> str:
-    """Probe the network of a checkpoint; the table it prints.
+    """Probe the network of a checkpoint by `methods`; the table it prints.
 
     Args:
-        source: the checkpoint.
+        source, methods, output, device: see `maskgen probe`.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
-        methods: `linear`, `knn`, `finetune`.
-        num: at most that many training images.
-        label_share: of the training images of each class that is used.
+        num: maximum number of training images.
+        label_share: share of the training images of each class that is used.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
         has_baseline: whether raw pixels are probed as well.
-        seed: of fine-tuning.
-        output: a .json for the report.
-        device: `auto`, `cpu` or `cuda`.
-        **tuning: `epochs`, `minutes` and `lr` of fine-tuning.
+        seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
 
     Raises:
         UserError: a checkpoint, data set, option or output that cannot be used.
     """
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
-    wanted, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
+    chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)
-    pairs = [(method, encoder) for method in wanted]
-    if has_baseline:
-        pairs += [(method, PIXELS) for method in wanted if method != "finetune"]
-    entries = []
-    for method, one in pairs:
-        made = {"sampler": {"checkpoint": source, "step": checkpoint.step}} if one is encoder else {}
-        entries.append(ground.entry(ground.probed(method, one, settings), one, **made))
+    made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
+    entries = [ground.entry(ground.probed(method, encoder, settings), encoder, **made) for method in chosen]
+    for method in (one for one in chosen if has_baseline and one != "finetune"):
+        entries.append(ground.entry(ground.probed(method, PIXELS, settings), PIXELS))
     return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+
+
+@METRICS.register("probe")
+@metric("image")
+def evaluate(source: str, /, *, seed: int = 0, output: str | None = None, device: str = "auto") -> str:
+    """Linear probe and nearest neighbours of the network's features, as `maskgen probe` does by default."""
+    return run(source, seed=seed, output=output, device=device)
 
 
 def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device) -> Encoder:
@@ -140,7 +140,7 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
 
 
 def _choices(features: Callable[..., Tensor], block: int, source: str) -> dict[str, int]:
-    """What `features` is told beside the tokens."""
+    """Arguments of `features` beside the tokens."""
     if "block" in inspect.signature(features).parameters:
         return {"block": block}
     if block:
@@ -181,7 +181,7 @@ def _stored(file: Path) -> Found | None:
         accuracy = Accuracy(float(stored["accuracy"]["value"]), int(stored["accuracy"]["n"]))
         return Found(str(stored["name"]), accuracy, dict(stored["facts"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be read and is made again: %s", file, error)
+        log.warning("%s cannot be read and is computed again: %s", file, error)
         return None
 
 
@@ -277,7 +277,7 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
             f"--data {data or source.name} has images {source.image_shape}, the checkpoint takes "
             f"{checkpoint.image_shape}; choose a data set of that shape, or a folder, whose images are brought to it"
         )
-    train, test = _labelled_split(source, "train", num), _labelled_split(source, "test", None)
+    train, test = labelled_split(source, "train", num), labelled_split(source, "test", None)
     assert train.labels is not None
     try:
         rows = share_of_labels(train.labels, label_share)
@@ -286,32 +286,3 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
     if len(rows) < 2:
         raise UserError(f"--label-share {label_share:g} leaves {len(rows)} training image; a probe needs at least 2")
     return Ground(train, test, rows, len(source.classes))
-
-
-def _labelled_split(source: ImageSource, name: SplitName, most: int | None) -> SplitSet:
-    images = SplitSet(source.split(name), f"{source.name} {name} images", most)
-    if not source.classes or images.labels is None or bool((images.labels == NULL).any()):
-        raise UserError(f"--data: {images.name} have no labels, or not all of them; a probe needs one for each")
-    if len(images) < 2:
-        raise UserError(f"--data: {images.name} are {len(images)}; a probe needs at least 2")
-    return images
-
-
-def open_data(name: str, image_shape: tuple[int, int, int]) -> ImageSource:
-    """A data set by name or as YAML (`{type: fashion_mnist, n_train: 1000}`), or a folder, brought to a shape.
-
-    Raises:
-        UserError: unknown, text, or missing.
-    """
-    spec: Any
-    if local_path(name).is_dir():
-        spec = {"type": "folder", "path": name, "size": image_shape[1], "channels": image_shape[0]}
-    else:
-        try:
-            spec = read_yaml(name)
-        except YamlError:
-            raise UserError(f"--data {name!r} is neither a folder, a data set's name nor YAML") from None
-    found = DATASETS.build(spec, "--data")
-    if not isinstance(found, ImageSource):
-        raise UserError(f"--data {name} has no images")
-    return found

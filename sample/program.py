@@ -1,23 +1,23 @@
-"""`maskgen sample` and `maskgen evaluate`: from a checkpoint of either kind to what was asked of it."""
+"""`maskgen sample` and `maskgen evaluate`: from a checkpoint of either kind to samples or scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskgen.checkpoints.checkpoint import read_checkpoint
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, unknown
+from maskgen.evaluation.metrics.scored import FEATURE_METRICS
 from maskgen.pipelines.image import ImagePipeline
 from maskgen.pipelines.load import load
 from maskgen.pipelines.text import TextPipeline
 
-from . import diversity, images, inpainting, likelihood, perplexity, probe, texts
-from . import evaluate as fidelity
+from . import images, texts
+from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "animate", "guidance", "guidance_interval")
+IMAGE_ONLY = ("classes", "picture", "hole", "animate", "scale", "guidance", "guidance_interval")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
@@ -50,82 +50,66 @@ def _one_prompt(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> str:
-    """Score a checkpoint; the tables it prints. Without metrics images are judged by fidelity, text by likelihood.
+    """Score a checkpoint; the tables it prints. Without metrics the default one of images or text is computed.
 
     Raises:
         UserError: a checkpoint, metric or option that cannot be used.
     """
-    is_text = read_checkpoint(source).recipe.kind == "text"
-    wanted = tuple(dict.fromkeys(metrics)) or (("likelihood",) if is_text else ("fidelity",))
-    groups: dict[str, list[str]] = {}
-    for name in wanted:
-        groups.setdefault(name if name in METRICS else "fidelity", []).append(name)
+    kind: Kind = "text" if read_checkpoint(source).recipe.kind == "text" else "image"
+    groups = _grouped(tuple(dict.fromkeys(metrics)) or (_default(kind),))
     for group, names in groups.items():
-        _require(source, group, names[0], is_text)
-    _require_options(source, groups, options)
+        if not metric_of(group).is_for(kind):
+            others = ", ".join(name for name in METRICS.names() if metric_of(name).is_for(kind))
+            raise UserError(f"--metric {names[0]}: {source} generates {_PLURAL[kind]}; choose from {others}")
+    for key in options:
+        if not any(metric_of(group).takes(key) for group in groups):
+            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
     outputs = _outputs(options.get("output"), list(groups))
     tables = []
     for group, names in groups.items():
-        metric = METRICS[group]
-        own = {key: value for key, value in options.items() if _takes(metric, key)} | {"output": outputs[group]}
-        tables.append(metric.run(source, **own, **({"metrics": names} if group == "fidelity" else {})))
+        metric = metric_of(group)
+        own = {key: value for key, value in options.items() if metric.takes(key)} | {"output": outputs[group]}
+        tables.append(metric(source, **own, **({FEATURES: names} if FEATURES in metric.options else {})))
     return "\n\n".join(tables)
 
 
-@dataclass(frozen=True)
-class _Metric:
-    """A program, the options that are its own, the kind of checkpoint it is for, whether it takes sampling options."""
-
-    run: Callable[..., str]
-    options: frozenset[str]
-    is_for_text: bool | None
-    is_sampled: bool
+_PLURAL = {"image": "images", "text": "text"}
 
 
-METRICS = {
-    "fidelity": _Metric(fidelity.run, frozenset({"num", "repeats", "protocol", "weights"}), False, True),
-    "inpainting": _Metric(
-        inpainting.run, frozenset({"num", "completions", "hole", "protocol", "weights"}), False, True
-    ),
-    "likelihood": _Metric(likelihood.run, frozenset({"split", "strata"}), None, False),
-    "probe": _Metric(probe.run, frozenset(), False, False),
-    "generative-perplexity": _Metric(perplexity.run, frozenset({"num", "scorer", "length"}), True, True),
-    "diversity": _Metric(diversity.run, frozenset({"num", "length"}), True, True),
-}
-"""Programs; every other metric goes with fidelity."""
+def _default(kind: Kind) -> str:
+    """The metric of checkpoints of a kind if none is chosen: the one that is for this kind alone comes first."""
+    found = [name for name in METRICS.names() if metric_of(name).is_default and metric_of(name).is_for(kind)]
+    return next((name for name in found if metric_of(name).kind == kind), found[0])
 
 
-def _takes(metric: _Metric, key: str) -> bool:
-    own = {option for one in METRICS.values() for option in one.options}
-    return key in {*metric.options, "seed", "output", "device"} or (metric.is_sampled and key not in own)
+def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
+    """Programs and the metrics each computes: those of features go with the one program that takes them.
 
-
-def _require(source: str, group: str, name: str, is_text: bool) -> None:
-    if METRICS[group].is_for_text in (None, is_text):
-        return
-    kind, others = (
-        ("text", "likelihood, generative-perplexity or diversity")
-        if is_text
-        else ("images", "fidelity, inpainting or likelihood")
-    )
-    raise UserError(f"--metric {name}: {source} makes {kind}; choose {others}")
-
-
-def _require_options(source: str, groups: Iterable[str], options: Iterable[str]) -> None:
-    for key in options:
-        if not any(_takes(METRICS[group], key) for group in groups):
-            raise UserError(f"--{key.replace('_', '-')} does not go with this metric of {source}; leave it out")
+    Raises:
+        SpecError: an unknown metric.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if name in METRICS.names():
+            groups.setdefault(name, []).append(name)
+        elif name in FEATURE_METRICS.names():
+            (group,) = (one for one in METRICS.names() if FEATURES in metric_of(one).options)
+            groups.setdefault(group, []).append(name)
+        else:
+            raise UserError(unknown("metric", name, sorted([*METRICS.names(), *FEATURE_METRICS.names()])))
+    return groups
 
 
 def _outputs(output: str | None, groups: list[str]) -> dict[str, str | None]:
-    """Where each report goes: in a folder, under the metric's name if there are several; fidelity fills a folder."""
+    """Where each report goes: in a folder, under the metric's name if there are several."""
     if output is None or (Path(output).suffix and len(groups) == 1):
         return dict.fromkeys(groups, output)
     if Path(output).suffix:
         raise UserError(f"--output {output}: several metrics write several reports; give a folder")
     names = {group: "report" if len(groups) == 1 else group for group in groups}
     return {
-        group: output if group == "fidelity" else str(Path(output) / f"{name}.json") for group, name in names.items()
+        group: output if metric_of(group).fills_folder else str(Path(output) / f"{name}.json")
+        for group, name in names.items()
     }
 
 

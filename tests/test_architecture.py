@@ -12,6 +12,14 @@ from typing import get_args
 import pytest
 
 from maskgen.core.devices import DeviceName
+from maskgen.data.base import DATASETS
+from maskgen.models import MODELS
+from maskgen.objectives import OBJECTIVES
+from maskgen.processes import PROCESSES
+from maskgen.recipes.schema import Task
+from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS
+from maskgen.samplers.masked.order import ORDERS
+from maskgen.tokenizers import TOKENIZERS
 
 ROOT = Path(__file__).parents[1]
 HOMES = {"maskgen": ROOT / "maskgen", "maskgen.train": ROOT / "train", "maskgen.sample": ROOT / "sample"}
@@ -171,7 +179,7 @@ def test_only_devices_says_cuda(module: str) -> None:
 def test_the_command_line_offers_exactly_the_devices_there_are() -> None:
     lists = [ast.unparse(node) for node in ast.walk(tree("maskgen.cli.options")) if isinstance(node, ast.List)]
     assert lists.count(repr(list(get_args(DeviceName)))) == 1
-    for module in ("maskgen.cli.commands", "maskgen.cli.scores", "maskgen.cli.options"):
+    for module in (name for name in SOURCES if name.startswith("maskgen.cli.")):
         assert not {"torch", "maskgen.core.devices"} & imports(module)
 
 
@@ -220,3 +228,62 @@ def test_every_package_has_an_init() -> None:
     for home in (*HOMES.values(), ROOT / "configs", ROOT / "tests"):
         for folder in {path.parent for path in home.rglob("*.py")}:
             assert (folder / "__init__.py").exists(), f"{folder.relative_to(ROOT)} has no __init__.py"
+
+
+ADAPTERS = {"maskgen.core.traits", "maskgen.core.check"}
+"""Modules that read what a network or part declares, and the default of one that declares nothing."""
+
+FOREIGN = {
+    "maskgen.core.registry",  # type hints
+    "maskgen.data.image.hub_images",  # features of Hugging Face data sets
+    "maskgen.data.image.stream",
+    "maskgen.data.text.hub_texts",
+    "maskgen.evaluation.metrics.text_quality",  # configurations of Hugging Face models
+    "maskgen.evaluation.protocols.backbones",
+    "maskgen.models.mdt",  # parameters of FSDP
+    "maskgen.tokenizers.text.encoder",
+}
+"""Modules that look at attributes of other packages' objects."""
+
+
+@every_module
+def test_what_a_part_can_do_is_declared_and_not_probed(module: str) -> None:
+    if module in ADAPTERS | FOREIGN:
+        return
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            is_probe = node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3)
+            assert not is_probe, f"{module}:{node.lineno}: {ast.unparse(node)}; declare it in NetworkTraits"
+
+
+def test_checks_builders_and_programs_name_no_registered_part() -> None:
+    registries = (MODELS, OBJECTIVES, PROCESSES, TOKENIZERS, DATASETS, SAMPLERS, FIELD_SAMPLERS, ORDERS)
+    named = {name for registry in registries for name in registry.names()} - set(get_args(Task))
+    modules = {"maskgen.recipes.checks", "maskgen.recipes.build", "maskgen.recipes.load", "maskgen.recipes.cost"}
+    for module in SOURCES:
+        if module in modules or program_of(module) == "maskgen.train":
+            for node in ast.walk(tree(module)):
+                is_named = (
+                    isinstance(node, ast.Compare)
+                    and {
+                        part.value
+                        for part in ast.walk(node)
+                        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                    }
+                    & named
+                )
+                assert not is_named, f"{module}:{node.lineno}: {ast.unparse(node)}"
+
+
+MAX_ANY, MAX_CAST = 524, 33
+"""Uses of `Any` and `cast` in the library and the programs; to be lowered."""
+
+
+def test_the_types_say_what_things_are() -> None:
+    counts = {"Any": 0, "cast": 0}
+    for module in SOURCES:
+        for node in ast.walk(tree(module)):
+            counts["Any"] += isinstance(node, ast.Name) and node.id == "Any"
+            counts["cast"] += isinstance(node, ast.Call) and ast.unparse(node.func) == "cast"
+    assert counts["Any"] <= MAX_ANY, counts
+    assert counts["cast"] <= MAX_CAST, counts

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from maskgen.checkpoints.checkpoint import load_tokenizer
 from maskgen.core.errors import UserError
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.recipes.budget import plan
+from maskgen.recipes.build import DataFacts, System, build_system, text_layout
 from maskgen.recipes.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subject
 from maskgen.recipes.load import load_recipe, parse_recipe
-from maskgen.recipes.schema import Recipe
+from maskgen.recipes.schema import Recipe, anywhere
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import KLTokenizer
 
@@ -23,15 +26,6 @@ COMPARED = (0.75, 0.5, 0.25)
 
 TIMED = 300_000_000
 """Larger networks are not built for real: weights and gradients would take gigabytes."""
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """The sizes of a tokenizer that is not here."""
-
-    vocab_size: int = 0
-    grid: tuple[int, int] = (0, 0)
-    token_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,19 +82,24 @@ def brief(cost: Cost) -> str:
     return f"a sample's forward pass: {', '.join(parts)}; the whole training {cost.flops:.3g} FLOPs"
 
 
-def cost_of_parts(
-    recipe: Recipe, tokenizer: Any, n_classes: int, length: int, caption_shape: tuple[int, int] | None = None
-) -> Cost:
-    """The cost of a run whose tokenizer and data are at hand."""
-    subjects = {}
+def cost_of_system(system: System) -> Cost:
+    """The cost of a training run whose tokenizer and data are there."""
+    recipe, facts, subjects = system.recipe, system.facts, {}
     with torch.device("meta"):
         for resolution in dict.fromkeys((None, *(phase.resolution for phase in recipe.train.phases))):
-            sized = recipe.at(resolution)
-            at_size = tokenizer if resolution is None else load_tokenizer(sized, sized.image_shape())
-            subjects[resolution] = subject(
-                sized, at_size, n_classes=n_classes, length=length, caption_shape=caption_shape
-            )
+            sized, layout = recipe.at(resolution), system.layout
+            if resolution is not None:
+                facts = replace(facts, image_shape=sized.image_shape(), built_for=None)
+                layout = load_tokenizer(sized, sized.image_shape()).layout
+            subjects[resolution] = subject(_on_meta(sized, facts, layout))
     return cost_of(recipe.train, subjects)
+
+
+def _on_meta(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) -> System:
+    """The system to count; a tokenizer that is trained is built on the CPU, as its quantiser reads values."""
+    device = torch.device("cpu") if recipe.task == "tokenizer" else nullcontext()
+    with device:
+        return build_system(anywhere(recipe), facts, layout=layout)
 
 
 def _subjects(recipe: Recipe, assumed: Assumed) -> dict[int | None, Subject]:
@@ -109,37 +108,42 @@ def _subjects(recipe: Recipe, assumed: Assumed) -> dict[int | None, Subject]:
 
 
 def _subject(recipe: Recipe, assumed: Assumed) -> Subject:
+    return subject(_on_meta(recipe, *_assumed(recipe, assumed)))
+
+
+def _assumed(recipe: Recipe, assumed: Assumed) -> tuple[DataFacts, TokenLayout | None]:
+    """Facts and layout of a recipe, from what is there and what the user gives instead."""
     if recipe.kind == "text":
-        tokenizer: Any = Unseen(assumed.vocab_size) if assumed.vocab_size else _text_tokenizer(recipe)
-        return subject(recipe, tokenizer, length=recipe.row_length())
-    tokenizer = _image_tokenizer(recipe, assumed) if recipe.task == "generator" else None
+        facts = DataFacts(length=recipe.row_length())
+        return facts, text_layout(assumed.vocab_size or _vocab_size(recipe), facts.length)
     n_classes = _classes(recipe) if assumed.n_classes is None else assumed.n_classes
     caption_shape = None if recipe.captions is None else recipe.captions.shape()
-    return subject(recipe, tokenizer, n_classes=n_classes, caption_shape=caption_shape)
+    facts = DataFacts(n_classes, recipe.image_shape(), caption_shape=caption_shape)
+    return facts, _image_layout(recipe, assumed) if recipe.task == "generator" else None
 
 
-def _text_tokenizer(recipe: Recipe) -> Any:
+def _vocab_size(recipe: Recipe) -> int:
     try:
         with torch.device("cpu"):
-            source = recipe.build_text()
-            return recipe.build_text_tokenizer(source)
+            return recipe.build_text_tokenizer(recipe.build_text()).vocab_size
     except UserError as error:
         raise UserError(f"the vocabulary is made from the text, which is not here: give --vocab N ({error})") from None
 
 
-def _image_tokenizer(recipe: Recipe, assumed: Assumed) -> Any:
+def _image_layout(recipe: Recipe, assumed: Assumed) -> TokenLayout:
     shape = recipe.image_shape()
     if recipe.tokenizer_source is None:
         name, arguments = TOKENIZERS.check(recipe.tokenizer or "")
-        if name == "autoencoder_kl":  # its weights may be on the hub
-            return Unseen(**KLTokenizer.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels))
-        return recipe.build_tokenizer(shape)
+        if TOKENIZERS.get(name) is KLTokenizer:  # its weights may be on the hub
+            sizes = KLTokenizer.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels)
+            return TokenLayout.of(Stream("image", "image", 0, sizes["grid"], sizes["token_width"]))
+        return recipe.build_tokenizer(shape).layout
     try:
         with torch.device("cpu"):
-            return load_tokenizer(recipe, shape)
+            return load_tokenizer(recipe, shape).layout
     except UserError as error:
         raise UserError(
-            f"{error}\nto count without it, say what it is: 'tokenizer={{type: vq, ...}}' instead of `from`"
+            f"{error}\nto count without it, give its type instead of `from`: 'tokenizer={{type: vq, ...}}'"
         ) from None
 
 

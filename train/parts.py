@@ -27,6 +27,7 @@ from maskgen.data.loader import Rows, flip
 from maskgen.data.text.rows import TextData, document_ids, text_data
 from maskgen.models import change_grid
 from maskgen.objectives import Objective
+from maskgen.recipes.build import DataFacts, System, build_system
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.image.latent import KLTokenizer, draw_latents
@@ -38,21 +39,37 @@ ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a run is made of; `held_out` is what it is validated on.
+    """Data and system of a training run; `held_out` is what it is validated on.
 
-    `built_for` is the image shape whose grid the network was built with; data and tokenizer may be of another.
-    `captions` are those of all images; `train` and `held_out` are then `CaptionedRows`.
+    Attributes:
+        source: of the data, at the resolution of the present phase.
+        system: network, tokenizer and objective; its network was built for `system.facts.built_for`.
+        train, held_out: rows; with captions they are `CaptionedRows`.
+        to_batch: from rows to a batch on the device.
+        captions: of all images; None without.
     """
 
     source: ImageSource | TextSource
-    tokenizer: ImageTokenizer | TextTokenizer | None
-    module: nn.Module
-    objective: Objective
+    system: System
     train: Rows
     held_out: Rows
     to_batch: ToBatch
-    built_for: tuple[int, int, int] | None = None
     captions: CaptionTable | None = None
+
+    @property
+    def tokenizer(self) -> ImageTokenizer | TextTokenizer | None:
+        """The tokenizer of a generator."""
+        return self.system.tokenizer
+
+    @property
+    def module(self) -> nn.Module:
+        """The network that is trained."""
+        return self.system.network
+
+    @property
+    def objective(self) -> Objective:
+        """The training loss."""
+        return self.system.objective
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -68,8 +85,9 @@ class Parts:
         """Facts of the data that a checkpoint stores."""
         if isinstance(self.source, ImageSource):
             shapes: dict[str, Any] = {"image_shape": list(self.source.image_shape)}
-            if self.built_for is not None and self.built_for != self.source.image_shape:
-                shapes["built_for"] = list(self.built_for)
+            built_for = self.system.facts.built_for
+            if built_for is not None and built_for != self.source.image_shape:
+                shapes["built_for"] = list(built_for)
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
@@ -92,30 +110,33 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
         return _build_text(recipe, accelerator, directory)
     source = recipe.build_data()
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
-        shape, n_classes, device = source.image_shape, len(source.classes), accelerator.device
         train: Rows = source.split("train")
         test: Rows = needed_split(recipe, source, "test")
     tokenizer = captions = None
-    if recipe.task == "tokenizer":
-        module: nn.Module = recipe.build_tokenizer(shape)
-        if not any(p.requires_grad for p in module.parameters()):
-            raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose vq or fsq")
-        objective = recipe.build_objective()
-    elif recipe.task == "classifier":
-        module, objective = recipe.build_model(n_classes=n_classes, image_shape=shape), recipe.build_objective()
-    else:
+    if recipe.task == "generator":
         tokenizer, train, test = _tokens(recipe, source, accelerator, directory)
         if recipe.captions is not None:
             captions, train, test = _captions(recipe, source, train, test, accelerator)
-        caption_width = 0 if captions is None else captions.width
-        module = recipe.build_model(
-            n_classes=n_classes, image_shape=shape, caption_width=caption_width, **tokenizer.sizes()
-        )
-        objective = recipe.build_objective(tokenizer.layout)
-        if not traits_of(module).has_null_label and bool((source.split("train").labels < 0).any()):
-            raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
-    to_batch = _to_batch(recipe, tokenizer, source, device, captions)
-    return Parts(source, tokenizer, module.to(device), objective, train, test, to_batch, shape, captions)
+    caption_shape = None if captions is None else (captions.length, captions.width)
+    facts = replace(DataFacts.of(source, caption_shape), built_for=source.image_shape)
+    system = build_system(recipe, facts, tokenizer)
+    _check_trainable(recipe, system, source)
+    system.network.to(accelerator.device)
+    to_batch = _to_batch(recipe, tokenizer, source, accelerator.device, captions)
+    return Parts(source, system, train, test, to_batch, captions)
+
+
+def _check_trainable(recipe: Recipe, system: System, source: ImageSource) -> None:
+    """Check that there are parameters to train, and a null label where images have no label.
+
+    Raises:
+        UserError: there are not, or there is none.
+    """
+    if recipe.task == "tokenizer" and not any(p.requires_grad for p in system.network.parameters()):
+        raise UserError(f"tokenizer {recipe.tokenizer} has nothing to train; choose one that learns")
+    traits, train = traits_of(system.network), source.split("train")
+    if recipe.task == "generator" and not traits.has_null_label and bool((train.labels < 0).any()):
+        raise UserError("data: some images have no label, and the model has no null label (model.has_null_label)")
 
 
 def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelerator: Accelerator) -> Parts:
@@ -135,9 +156,9 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
         train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
     to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
-    objective = sized.build_objective(tokenizer.layout)
-    sized_parts = replace(parts, source=source, tokenizer=tokenizer, objective=objective, to_batch=to_batch)
-    return replace(sized_parts, train=train, held_out=test)
+    facts = replace(parts.system.facts, image_shape=source.image_shape)
+    system = System(sized, facts, parts.module, tokenizer, tokenizer.layout)
+    return replace(parts, source=source, system=system, to_batch=to_batch, train=train, held_out=test)
 
 
 def check_grids(parts: Parts, recipe: Recipe) -> None:
@@ -214,10 +235,9 @@ def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None
     eos = tokenizer.eos if recipe.train.document_attention else None
     if recipe.train.document_attention and eos is None:
         raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")
-    module = recipe.build_model(vocab_size=tokenizer.vocab_size)
-    objective = recipe.build_objective(tokenizer.vocab_size)
-    to_batch = _text_to_batch(accelerator.device, eos)
-    return Parts(source, tokenizer, module.to(accelerator.device), objective, train, held_out, to_batch)
+    system = build_system(recipe, DataFacts.of(source), tokenizer)
+    system.network.to(accelerator.device)
+    return Parts(source, system, train, held_out, _text_to_batch(accelerator.device, eos))
 
 
 def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, *, is_kept: bool) -> TextTokenizer:

@@ -14,19 +14,19 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.checkpoint import load_model, load_text_model, newest_in, read_checkpoint
+from maskgen.checkpoints.checkpoint import load_system, newest_in, read_checkpoint
 from maskgen.core.errors import DiskFull, Diverged, OutOfMemory, UserError, is_out_of_memory
 from maskgen.core.files import NO_SPACE, obey_umask, write_json
 from maskgen.core.version import __version__
-from maskgen.data.base import DataError, ImageSource
-from maskgen.data.loader import CounterSampler, batches
+from maskgen.data.base import DataError
+from maskgen.data.loader import CounterSampler, Shuffled, batches
 from maskgen.recipes.budget import Stretch, plan, stretch_at
 from maskgen.recipes.cost import TRAINING, Cost, matmul_peak
 from maskgen.recipes.schema import Recipe
 
 from .callbacks import Log, describe
 from .clock import Clock
-from .cost_report import brief, cost_of_parts
+from .cost_report import brief, cost_of_system
 from .loop import Loop, Means
 from .parts import Parts, at_resolution
 from .sharding import is_sharded
@@ -163,12 +163,7 @@ class Run:
         return "the beginning" if newest is None else newest.name
 
     def _cost(self) -> Cost:
-        source, length = self.parts.source, 0
-        if not isinstance(source, ImageSource):
-            length = source.length
-        captions = self.parts.captions
-        caption_shape = None if captions is None else (captions.length, captions.width)
-        return cost_of_parts(self.recipe, self.parts.tokenizer, len(source.classes), length, caption_shape)
+        return cost_of_system(self.parts.system)
 
     def _enter(self, stretch: Stretch) -> None:
         """Switch data and grid of the network to those of a phase, from the loop's step on."""
@@ -187,7 +182,8 @@ class Run:
             rank=self.loop.accelerator.process_index,
             world=world,
         )
-        order.permute = getattr(self.parts.train, "permute", order.permute)
+        if isinstance(self.parts.train, Shuffled):
+            order.permute = self.parts.train.permute
         signals = self.context.signals
         settings = self.recipe.train
         rows = batches(
@@ -272,7 +268,7 @@ class Run:
         if not is_sharded(self.loop.accelerator):
             return self.loop.ema.applied()
         checkpoint = read_checkpoint(self.directory / f"checkpoint-{step}")
-        loaded = load_text_model(checkpoint)[0] if self.recipe.kind == "text" else load_model(checkpoint)[0]
+        loaded = load_system(checkpoint).network
         return nullcontext(loaded.to(self.loop.accelerator.device))
 
     def _save(self, step: int, scores: dict[str, float]) -> None:

@@ -12,7 +12,9 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from maskgen.core.errors import UserError
+from maskgen.nn.block import Block
 from maskgen.nn.checkpointing import blocks_of
+from maskgen.objectives import OBJECTIVES, traits_of_objective
 from maskgen.recipes.schema import Recipe
 
 FSDP = "ACCELERATE_USE_FSDP"
@@ -86,9 +88,9 @@ def require_supported(
 
 
 def _require_spreadable(recipe: Recipe) -> None:
-    objective = recipe.objective if isinstance(recipe.objective, str) else recipe.objective.get("type")
-    if objective == "state_dependent":
-        raise UserError("FSDP: objective state_dependent reads parameters outside of the network; use DDP")
+    name = OBJECTIVES.check(recipe.objective)[0]
+    if traits_of_objective(name).learns_exponents:
+        raise UserError(f"FSDP: objective {name} reads parameters outside of the network; use DDP")
 
 
 def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:
@@ -121,7 +123,7 @@ def gather_for(module: nn.Module, method: str) -> None:
         return
     register_fsdp_forward_method(module, method)
     for part in module.modules():
-        if part is not module and isinstance(part, FSDPModule) and hasattr(part, "weights"):
+        if part is not module and isinstance(part, Block) and issubclass(type(part), FSDPModule):
             register_fsdp_forward_method(part, "weights")
 
 

@@ -55,10 +55,7 @@ class Validator:
         recipe, device = self.recipe, self.accelerator.device
         if recipe.task == "generator":
             assert parts.tokenizer is not None
-            length = 0 if isinstance(parts.source, ImageSource) else parts.source.length
-            sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-            process, schedule = recipe.field_process(), recipe.masking_schedule()
-            generator = Generator(module, parts.tokenizer, sampler, guidance, device, length, process, schedule)
+            generator = Generator.of(replace(parts.system, network=module), device)
             if recipe.kind == "text":
                 preview_texts(path.with_suffix(".txt"), generator)
             else:

@@ -22,7 +22,7 @@ tags: [maskgen, {recipe.task}]
 {info.get("summary", recipe.summary)}
 
 * task: {recipe.task}; {_kind(checkpoint)}
-* made by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
+* trained by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
 * trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {_unit(recipe)} in \
 {_time(info)} on {info.get("device", "?")} (maskgen {info.get("maskgen", "?")}, torch {info.get("torch", "?")})
 

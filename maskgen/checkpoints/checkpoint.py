@@ -18,29 +18,32 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maskgen.checkpoints.locate import MODEL as MODEL
+from maskgen.checkpoints.locate import RECIPE as RECIPE
+from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
+from maskgen.checkpoints.locate import TRAINING as TRAINING
+from maskgen.checkpoints.locate import locate
 from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
-from maskgen.core.files import MOST_JSON, local_path, obey_umask, read_json, read_regular
-from maskgen.core.hub import download, is_hub_id
+from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import read_yaml
-from maskgen.models import change_grid
+from maskgen.recipes.build import DataFacts, System, build_system
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere
-from maskgen.recipes.shipped import INFO, zoo_names, zoo_path
+from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
-MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
 
 
@@ -75,6 +78,15 @@ class Checkpoint:
         """(S, C) of an embedded caption."""
         length, width = self.info["caption_shape"]
         return length, width
+
+    @property
+    def facts(self) -> DataFacts:
+        """Facts of the data it was trained on."""
+        if self.recipe.kind == "text":
+            return DataFacts(length=self.length)
+        channels, height, width = self.info.get("built_for", self.image_shape)
+        caption_shape = None if self.recipe.captions is None else self.caption_shape
+        return DataFacts(len(self.classes), self.image_shape, (channels, height, width), caption_shape=caption_shape)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
@@ -111,7 +123,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing there, or not a whole checkpoint.
     """
-    path = _locate(str(source))
+    path = locate(str(source))
     for name in (INFO, RECIPE, MODEL):
         if not (path / name).is_file():
             raise CheckpointError(f"{path} is not a whole checkpoint: {name} is missing")
@@ -132,46 +144,45 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
-    """The checkpoint's network in evaluation mode, float32 on the CPU, and an image generator's tokenizer.
+def load_system(checkpoint: Checkpoint) -> System:
+    """The checkpoint's system: its network in evaluation mode, float32 on the CPU, and a generator's tokenizer.
 
-    A tokenizer checkpoint gives its tokenizer as the network.
+    The network of a tokenizer's checkpoint is the tokenizer.
 
     Raises:
-        CheckpointError: see `Checkpoint.tensors`; also a text generator, or weights that do not fit the recipe.
+        CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
-    recipe = checkpoint.recipe
-    if recipe.kind == "text":
+    recipe, facts = anywhere(checkpoint.recipe), checkpoint.facts
+    if recipe.task != "generator":
+        system = build_system(recipe, facts)
+    elif recipe.kind == "text":
+        system = build_system(recipe, facts, checkpoint.text_tokenizer())
+    else:
+        shape = checkpoint.image_shape
+        if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
+            verify(checkpoint.path / own, checkpoint.info["files"][own])
+        tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
+        if facts.built_for not in (None, shape):
+            built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
+        system = build_system(recipe, facts, tokenizer, built_on=built_on)
+    _filled(system.network, checkpoint)
+    return system
+
+
+def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
+    """Network and tokenizer of `load_system` for images, which refuses text; None for a tokenizer or classifier."""
+    if checkpoint.recipe.kind == "text":
         raise CheckpointError(f"{checkpoint.path} is a text generator; this needs one of images")
-    shape = checkpoint.image_shape
-    if recipe.task == "tokenizer":
-        return _filled(recipe.build_tokenizer(shape), checkpoint), None
-    built_for = tuple(checkpoint.info.get("built_for", shape))
-    derived: dict[str, Any] = {"n_classes": len(checkpoint.classes), "image_shape": built_for}
-    if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # it holds the hashes of the tokenizer's other files
-        verify(checkpoint.path / own, checkpoint.info["files"][own])
-    if recipe.captions is not None:
-        derived["caption_width"] = checkpoint.caption_shape[1]
-    tokenizer = load_tokenizer(recipe, shape, checkpoint.path) if recipe.task == "generator" else None
-    if tokenizer is not None:
-        first = tokenizer if built_for == shape else load_tokenizer(recipe, built_for, checkpoint.path)
-        derived |= first.sizes()
-    network = anywhere(recipe).build_model(**derived)
-    if tokenizer is not None and built_for != shape:
-        change_grid(network, tokenizer.grid)
-    return _filled(network, checkpoint), tokenizer
+    system = load_system(checkpoint)
+    return system.network, cast(ImageTokenizer | None, system.tokenizer)
 
 
 def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
-    """A text generator's network in evaluation mode, float32 on the CPU, and its tokenizer.
-
-    Raises:
-        CheckpointError: see `load_model`; also a checkpoint of another kind.
-    """
+    """Network and tokenizer of `load_system` for text, which refuses other checkpoints."""
     if checkpoint.recipe.kind != "text":
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
-    tokenizer = checkpoint.text_tokenizer()
-    return _filled(anywhere(checkpoint.recipe).build_model(vocab_size=tokenizer.vocab_size), checkpoint), tokenizer
+    system = load_system(checkpoint)
+    return system.network, cast(TextTokenizer, system.tokenizer)
 
 
 def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
@@ -292,25 +303,6 @@ def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> No
             shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
     elif recipe.task == "generator" and source is not None and source not in zoo_names():
         copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
-
-
-def _locate(source: str) -> Path:
-    if source in zoo_names():
-        return zoo_path(source)
-    path = local_path(source)
-    if path.is_dir():
-        newest = newest_in(path)
-        return path if newest is None else newest
-    if path.is_file():
-        raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
-    if is_hub_id(source):
-        try:
-            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER)])
-        except FileNotFoundError as error:
-            raise CheckpointError(str(error)) from None
-    raise CheckpointError(
-        f"no checkpoint {source!r}: neither a directory nor one of the zoo ({', '.join(zoo_names())})"
-    )
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

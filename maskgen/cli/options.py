@@ -1,17 +1,25 @@
-"""What commands share: options, and programs by name."""
+"""Options that commands share, and programs by name."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from maskgen.cli.names import SAMPLER
+from maskgen.cli.tables import table
+from maskgen.core import catalogue
 from maskgen.core.errors import UserError
+from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import YamlError, read_yaml
 
-DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
 
 
 def program(name: str) -> Any:
@@ -19,16 +27,24 @@ def program(name: str) -> Any:
     return importlib.import_module(f"maskgen.{name}")
 
 
+def say(text: object) -> None:
+    """Print a result; control characters that a file may hold are escaped."""
+    click.echo(printable(str(text), keep="\n\t"))
+
+
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose a sampler."""
     options = [
-        click.option("--sampler", metavar="PRESET", help="One of `maskgen samplers`; default: the recipe's."),
-        click.option("--steps", type=click.IntRange(1), help="Decoding steps."),
-        click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale, 1 = off."),
+        click.option("--sampler", type=SAMPLER, metavar="NAME", help="See `maskgen samplers`. Default: the recipe's."),
+        click.option("--steps", type=click.IntRange(1), help="Number of decoding steps."),
+        click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale; 1 turns it off."),
         click.option(
-            "--guidance-interval", metavar="LOW,HIGH", callback=listed(float), help="Times t in [0, 1] it is on at."
+            "--guidance-interval",
+            metavar="LOW,HIGH",
+            callback=listed(float),
+            help="Times t in [0, 1] at which guidance is on.",
         ),
-        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Of the token draws."),
+        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Temperature of token sampling."),
         click.argument("arguments", nargs=-1, metavar="[key=value ...]"),
     ]
     for option in reversed(options):
@@ -37,7 +53,11 @@ def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """The sampling options that were given, and the sampler's own arguments as key=value."""
+    """The options that were given, and the sampler's own arguments as key=value.
+
+    Raises:
+        UserError: an argument that is not key=value, has an option of its own, or is not YAML.
+    """
     chosen = {key: value for key, value in options.items() if value is not None}
     for argument in arguments:
         key, separator, text = argument.partition("=")
@@ -66,3 +86,23 @@ def listed(kind: Callable[[str], Any]) -> Callable[[Any, Any, str | None], tuple
             raise click.BadParameter(f"{text!r} is not a list such as {option.metavar}") from None
 
     return split
+
+
+def listing(title: str, *homes: str) -> Callable[[Command], Command]:
+    """An option that prints the entries of registries and exits."""
+
+    def show(context: click.Context, _: Any, is_wanted: bool) -> None:
+        if is_wanted and not context.resilient_parsing:
+            entries = [entry for home in homes for entry in catalogue.entries(home).values()]
+            rows = [(f"{one.name}{':MODEL' * ('model' in one.parameters)}", one.summary) for one in entries]
+            say(table(sorted(rows)))
+            context.exit()
+
+    return click.option(
+        f"--{title}",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help=f"{title.replace('-', ' ').capitalize()} and exit.",
+    )

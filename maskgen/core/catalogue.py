@@ -22,14 +22,21 @@ class Entry:
     Attributes:
         name: as recipes and the command line write it.
         module: where it is defined.
-        summary: first line of its docstring.
+        doc: its docstring.
         parameters: of the function, or of the class's constructor or dataclass fields, in order.
+        defaults: source text of the parameters' defaults; parameters without one are missing.
     """
 
     name: str
     module: str
-    summary: str
+    doc: str
     parameters: tuple[str, ...]
+    defaults: dict[str, str]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.doc.split("\n", 1)[0]
 
 
 @cache
@@ -39,22 +46,27 @@ def entries(home: str) -> dict[str, Entry]:
     Args:
         home: folder and variable of the registry, ``maskgen.models:MODELS``.
     """
-    package, variable = home.split(":")
-    folder = ROOT.joinpath(*package.split(".")[1:])
-    return {entry.name: entry for path in sorted(folder.rglob("*.py")) for entry in _registered(path, variable)}
+    folder = folder_of(home.split(":")[0])
+    return {entry.name: entry for path in sorted(folder.rglob("*.py")) for entry in _registered(path, home)}
 
 
-def _registered(path: Path, variable: str) -> Iterator[Entry]:
+def folder_of(package: str) -> Path:
+    """Where the files of a package are: below ``maskgen/``, or beside it for a program of a source checkout."""
+    inside = ROOT.joinpath(*package.split(".")[1:])
+    return inside if inside.is_dir() else ROOT.parent.joinpath(*package.split(".")[1:])
+
+
+def _registered(path: Path, home: str) -> Iterator[Entry]:
     """What a file registers in a registry."""
+    package, variable = home.split(":")
     text = path.read_text(encoding="utf-8")
     if f"@{variable}.register(" not in text:
         return
-    module = ".".join(["maskgen", *path.relative_to(ROOT).with_suffix("").parts])
+    module = ".".join([package, *path.relative_to(folder_of(package)).with_suffix("").parts])
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             for name in _names(node, variable):
-                summary = (ast.get_docstring(node) or "").split("\n", 1)[0]
-                yield Entry(name, module, summary, _parameters(node))
+                yield Entry(name, module, ast.get_docstring(node) or "", *_parameters(node))
 
 
 def _names(node: ast.FunctionDef | ast.ClassDef, variable: str) -> Iterator[str]:
@@ -66,12 +78,26 @@ def _names(node: ast.FunctionDef | ast.ClassDef, variable: str) -> Iterator[str]
             yield str(name.value)
 
 
-def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[str, ...]:
-    """Names of the parameters, without `self`."""
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Names of the parameters, without `self`, and their defaults."""
     if isinstance(node, ast.FunctionDef):
-        return tuple(argument.arg for argument in [*node.args.args, *node.args.kwonlyargs])
+        return _of_function(node)
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-            return _parameters(part)[1:]
-    fields = [part.target for part in node.body if isinstance(part, ast.AnnAssign)]
-    return tuple(target.id for target in fields if isinstance(target, ast.Name))
+            names, defaults = _of_function(part)
+            return names[1:], defaults
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
+    fields = [part for part in fields if not ast.unparse(part.annotation).startswith("ClassVar")]
+    values = {ast.unparse(part.target): part.value for part in fields}
+    return tuple(values), {name: ast.unparse(value) for name, value in values.items() if value is not None}
+
+
+def _of_function(node: ast.FunctionDef) -> tuple[tuple[str, ...], dict[str, str]]:
+    given = [*node.args.posonlyargs, *node.args.args]
+    late = given[len(given) - len(node.args.defaults) :]
+    pairs = [
+        *zip(late, node.args.defaults, strict=True),
+        *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
+    ]
+    names = tuple(argument.arg for argument in [*given, *node.args.kwonlyargs])
+    return names, {argument.arg: ast.unparse(value) for argument, value in pairs if value is not None}

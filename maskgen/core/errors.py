@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def first_line(error: BaseException) -> str:
     """What an error says in one line: the first of its message, or its type where there is no message."""
@@ -47,3 +50,16 @@ class DiskFull(UserError):
     """A file could not be written because the disk is full; earlier files are whole."""
 
     code = 5
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """`did you mean X or Y? `, for a name that is not one of the choices; empty if none is similar."""
+    folded = {choice.lower().replace("_", "-"): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), folded, 3, 0.6)
+    return f"did you mean {' or '.join(folded[key] for key in close)}? " if close else ""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Message for a name that is not one of the choices: the similar ones first, then all of them."""
+    names = list(choices)
+    return f"unknown {kind} {name!r}; {closest(name, names)}choose from {', '.join(names)}"

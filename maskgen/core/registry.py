@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, cr
 from pydantic_core import ErrorDetails
 
 from maskgen.core import catalogue
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, closest, unknown
 from maskgen.core.renamed import with_new_names
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Registry(Generic[T]):
         if name not in self._entries and name in self._shipped:
             importlib.import_module(self._shipped[name].module)
         if name not in self._entries:
-            raise SpecError(f"unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
+            raise SpecError(unknown(self.kind, name, self.names()))
         return self._entries[name]
 
     @property
@@ -157,7 +158,7 @@ class Registry(Generic[T]):
         else:
             raise SpecError(f"{_at(path)}a {self.kind} is a name or a mapping with `type:`, got {spec!r}")
         if name not in self._entries and name not in self._shipped:
-            raise SpecError(f"{_at(path)}unknown {self.kind} {name!r}; choose from {choices}")
+            raise SpecError(_at(path) + unknown(self.kind, name, self.names(wanted)))
         return name, arguments
 
     def _schema(self, name: str) -> type[BaseModel]:
@@ -177,14 +178,20 @@ def explain(faults: Sequence[ErrorDetails], path: str, accepted: list[str]) -> s
     for fault in faults:
         key = ".".join([path, *map(str, fault["loc"])] if path else map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; accepted here: {', '.join(sorted(accepted)) or 'none'}")
+            hint = closest(str(fault["loc"][-1]), accepted)
+            lines.append(f"{key}: unknown key; {hint}accepted here: {', '.join(sorted(accepted)) or 'none'}")
         elif fault["type"] == "missing":
             lines.append(f"{key}: missing")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             is_told = fault["type"] == "value_error" and ", got " in message  # a part's own words, of its own argument
             got = "" if is_told else f", got {_short(fault['input'])}"
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}{got}")
+            hint = (
+                closest(str(fault["input"]), re.findall("'([^']+)'", message))
+                if fault["type"] == "literal_error"
+                else ""
+            )
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}{got}{'; ' + hint.strip() if hint else ''}")
     return "\n".join(lines)
 
 

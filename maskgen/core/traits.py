@@ -47,6 +47,7 @@ class NetworkTraits:
         takes_documents: documents packed into a row can be kept from attending to each other (`documents`).
         has_projection: two views of an image are mapped to vectors that a contrastive term compares (`view`).
         has_independent_decoder: each masked token is decoded without regard to which others are.
+        has_token_diffusion: a head draws each continuous token by a diffusion of its own.
         has_exponents: learned masking rates of tokens, `exponents` (V,).
         has_attention_scores: it offers `attention_scores(x_0, cond)`.
         has_difficulty: it offers `difficulty(x_t, t, cond)`, losses expected of masked tokens.
@@ -74,6 +75,7 @@ class NetworkTraits:
     takes_documents: bool = False
     has_projection: bool = False
     has_independent_decoder: bool = False
+    has_token_diffusion: bool = False
     has_exponents: bool = False
     has_attention_scores: bool = False
     has_difficulty: bool = False

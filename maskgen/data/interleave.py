@@ -1,4 +1,4 @@
-"""An order of rows that shards can be read in: shuffled, and yet every shard forwards."""
+"""A shuffled order of rows in which every shard is read forwards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from maskgen.core.rng import fold
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows of shards are shuffled, as a function of seed and epoch: nothing is to be remembered.
+    """Shuffling of rows of shards, a function of seed and epoch without state.
 
-    Shards are dealt in a new order to `lanes`; a lane reads its shards one after the other, and shuffles each window
-    of `window` rows. A lane has its places in every `period` rows of the run, the same whatever the epoch; where it
-    has ended, the others go on in its places. So a batch of `period` rows that processes cut into slices has each
-    process's rows in few shards, and every row occurs once an epoch.
+    In each epoch the shards are distributed to `lanes` in a random order; a lane reads its shards one after the other
+    and shuffles each window of `window` rows. A lane has fixed places in every `period` rows of the run; after its end
+    the other lanes fill them. So a batch of `period` rows, cut into slices by processes, has the rows of each process
+    in few shards, and every row occurs once an epoch.
 
     Raises:
         ValueError: a number below 1, or fewer places than lanes.
@@ -37,7 +37,7 @@ class Layout:
             )
 
     def order(self, counts: Sequence[int], seed: int, epoch: int) -> Tensor:
-        """(N,) int64: the rows of an epoch; `counts` are those of the shards, and rows are numbered shard by shard."""
+        """(N,) int64: the rows of an epoch, numbered shard by shard; `counts` are the rows of each shard."""
         starts = torch.tensor([0, *counts]).cumsum(0)
         total, lanes = int(starts[-1]), min(self.lanes, len(counts))
         dealt = torch.randperm(len(counts), generator=_generator(seed, "shards", epoch)).tolist()

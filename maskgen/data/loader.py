@@ -1,4 +1,4 @@
-"""Which rows make batch b: a pure function of (seed, b), so a run resumes on the batch it stopped before."""
+"""Batches of rows: batch b is a pure function of (seed, b), so a run resumes at the batch it stopped before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskgen.core.errors import first_line
 from maskgen.core.rng import Rng, fold
-from maskgen.data.base import DataError
+from maskgen.data.base import DataError, ImageSplit
 
 T = TypeVar("T")
 
@@ -28,6 +28,14 @@ class Rows(Protocol):
         """x_0 (B, ...) and labels (B,) int64."""
 
 
+@runtime_checkable
+class Shuffled(Protocol):
+    """Rows with an order of their own, such as those of shards that are read one after the other."""
+
+    def permute(self, seed: int, epoch: int, n: int) -> Tensor:
+        """(n,) int64, the order of the rows in an epoch."""
+
+
 def permutation(seed: int, epoch: int, n: int) -> Tensor:
     """(n,) int64: the order of the rows in an epoch."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(fold(seed, "order", epoch)))
@@ -36,13 +44,13 @@ def permutation(seed: int, epoch: int, n: int) -> Tensor:
 class CounterSampler(Sampler[list[int]]):
     """Row indices of batch `start`, `start` + 1, ... without end.
 
-    Batch b covers the B positions from `offset` + b B on of the epochs' permutations laid end to end: every batch is
-    full, also where an epoch ends inside it or the data set is smaller than a batch. `offset` is what batches of
-    another size took before. Rank r of w takes the r-th of w equal slices. `permute` gives the order of an epoch; what
-    is read in sequence has one of its own.
+    Batch b covers the B positions from `offset` + b B on of the concatenated permutations of the epochs: every batch is
+    full, also where an epoch ends inside it or the data set is smaller than a batch. `offset` counts the rows of
+    earlier batches of another size. Rank r of w takes the r-th of w equal slices. `permute(seed, epoch, n)` returns the
+    order of an epoch; data that are read in sequence replace it.
 
     Raises:
-        ValueError: no rows, a batch that ranks can't share equally, or a number out of range.
+        ValueError: no rows, a batch that ranks cannot share equally, or a number out of range.
     """
 
     def __init__(
@@ -92,7 +100,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
-    `workers` processes read ahead and change nothing else. Once `is_ending`, nobody looks for what killed one.
+    `workers` processes read ahead; batches do not depend on their number. Once `is_ending`, a dead one is not named.
 
     Raises:
         DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it. Or a
@@ -124,7 +132,7 @@ def batches(
 
 
 def _is_of_a_dead_worker(error: Exception) -> bool:
-    """Whether the loader says that a worker died, or the memory it had shared could not be fetched from it."""
+    """Whether the loader reports a dead worker, or memory that a worker had shared is gone."""
     if isinstance(error, RuntimeError):
         return "DataLoader worker" in str(error)
     return "Original Traceback" not in str(error)  # what a living worker raises comes with its traceback
@@ -151,7 +159,7 @@ def _open(
 
 
 def _outlive_signals(worker: int) -> None:  # noqa: ARG001
-    """A signal to the process group is for the main process, which still needs its workers to end well."""
+    """Ignore signals to the process group: the main process still needs its workers to end well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The second one ends a worker: that is how the main process ends one which does not answer.
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -163,7 +171,7 @@ def _obituary(dataset: Rows, suspects: Sequence[list[int]], said: str) -> str:
         if not _survives(dataset, rows):
             killers = [row for row in rows if not _survives(dataset, [row])]
             if killers:
-                name = getattr(dataset, "name_of", "row {}".format)(killers[0])
+                name = dataset.name_of(killers[0]) if isinstance(dataset, ImageSplit) else f"row {killers[0]}"
                 return f"a data worker died reading {name}: remove or mend it ({said})"
     return f"a data worker died, but no sample does it again: out of memory? lower train.workers ({said})"
 
@@ -177,7 +185,7 @@ def _survives(dataset: Rows, rows: list[int]) -> bool:
 
 
 def in_order(dataset: Rows, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every row once, first to last; the last batch may be smaller."""
+    """Every row once, in order; the last batch may be smaller."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     for first in range(0, len(dataset), batch_size):
@@ -185,9 +193,9 @@ def in_order(dataset: Rows, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def flip(images: Tensor, rng: Rng) -> Tensor:
-    """(B, C, H, W) -> same, each image mirrored left to right with chance 1/2.
+    """(B, C, H, W) -> same, each image mirrored left to right with probability 1/2.
 
-    With `Rng.stream(seed, "flip", batch, rank)` it resumes as the order does.
+    With `Rng.stream(seed, "flip", batch, rank)` a resumed run mirrors the same images.
     """
     is_flipped = rng.uniform(images.shape[:1], device=images.device) < 0.5
     return torch.where(is_flipped[:, None, None, None], images.flip(-1), images)

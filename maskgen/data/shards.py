@@ -1,4 +1,4 @@
-"""A data set in parts that several processes encode, and their tokens put together again."""
+"""Parts of a data set that several processes encode, and the concatenation of their tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maskgen.data.base import DataError, ImageSplit
 
 
 class PartSplit(ImageSplit):
-    """The rows of part `index` of `n`: runs of rows as equal as can be, in order."""
+    """The rows of part `index` of `n` consecutive parts of equal size, up to one row."""
 
     def __init__(self, split: ImageSplit, index: int, n: int) -> None:
         if not 0 <= index < n <= len(split):
@@ -33,7 +33,7 @@ class PartSplit(ImageSplit):
 
 
 class Encoded(Protocol):
-    """What a part became: tokens or moments, row by row."""
+    """Encoded rows of a part: tokens or moments."""
 
     def __len__(self) -> int: ...
 
@@ -41,7 +41,7 @@ class Encoded(Protocol):
 
 
 def rows_of(parts: Sequence[Encoded], chunk: int) -> Iterator[Tensor]:
-    """The rows of all parts, one part after the other, some at a time."""
+    """The rows of all parts in order, at most `chunk` at a time."""
     for part in parts:
         for first in range(0, len(part), chunk):
             yield torch.as_tensor(part.__getitems__(range(first, min(first + chunk, len(part))))[0])

@@ -29,7 +29,7 @@ class Entry:
         of: what was scored: `samples`, `train images`, `reconstructions`.
         value: finite, or infinite (the psnr of equal images).
         n_samples: how many images `of` holds; None where a statistics file does not say.
-        protocol, resize, weights: of the `Extractor` that looked at them, if one did.
+        protocol, resize, weights: of the `Extractor` that computed their features, if one did.
         format: of the images' files.
         reference: what they were compared with, if anything.
         reference_digest: SHA-256 of its images.
@@ -145,7 +145,7 @@ class Report:
 
 def require_no_bench(path: Path) -> None:
     """Raises:
-    UserError: the file is the report of a benchmark, which holds what is not made again in a moment.
+    UserError: the file is the report of a benchmark, which took long to compute.
     """
     try:
         tree = json.loads(path.read_text("utf-8"))
@@ -175,7 +175,7 @@ def publish(report: Report, path: Path | None) -> str:
 
 
 def format_table(report: Report) -> str:
-    """The report for a terminal: the score, its floors under it, the ratio, the other numbers, how they were made."""
+    """The report for a terminal: score, floors, ratio, other numbers, settings."""
     floors = [_row(floor, f"{floor.of} (floor)") for floor in report.floors]
     others = [_row(entry, entry.of) for entry in report.others]
     rows = [("score", "of", "value", "n", "against"), _row(report.score, report.score.of), *floors, *others]
@@ -219,7 +219,7 @@ def _short(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals, fewer than three digits of which would be lost; what is but rounding is 0."""
+    """Four decimals, three digits below 0.05, and 0 for rounding errors."""
     if abs(value) < 1e-9:
         return "0.0000"
     return f"{value:.4f}" if abs(value) >= 0.05 else f"{value:.3g}"

@@ -16,7 +16,7 @@ MODELS: Registry[nn.Module] = Registry(
 )
 
 
-def change_grid(network: nn.Module, grid: tuple[int, int]) -> None:
+def change_grid(network: nn.Module, grid: tuple[int, ...]) -> None:
     """Let a network work on another grid of tokens: positions are interpolated, parameters stay what they are.
 
     Raises:

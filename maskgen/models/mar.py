@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskgen.core.check import CheckContext, under
 from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
-from maskgen.core.traits import NetworkTraits
+from maskgen.core.traits import NetworkTraits, TokenKind
 from maskgen.models.base import MODELS
 from maskgen.models.token_head import HEADS, Diffusion, Head
 from maskgen.nn.decoders import JointDecoder
@@ -92,7 +92,8 @@ class MAR(nn.Module):
     @classmethod
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, tokens=(keys["head"].tokens,))
+        tokens: TokenKind = keys["head"].tokens
+        return replace(cls.traits, tokens=(tokens,), has_token_diffusion=tokens == "continuous")
 
     @classmethod
     def check(cls, context: CheckContext) -> None:

@@ -17,7 +17,7 @@ from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
-from maskgen.models.token_head import DiffusionLayers
+from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
 from maskgen.pipelines.generator import Generator
 from maskgen.recipes.schema import Recipe
@@ -292,7 +292,7 @@ def settings_of(generator: Generator) -> dict[str, Any]:
         return {**asdict(sampler), "nfe": sampler.nfe, "guidance": repr(generator.guidance)}
     parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
     numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p", "crossing")}
-    if isinstance(getattr(generator.denoiser, "head", None), DiffusionLayers):
+    if traits_of(generator.denoiser).has_token_diffusion:
         numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, closest
 from maskgen.core.predictions import NULL
 from maskgen.pipelines.arguments import wrong_type
 
@@ -88,4 +88,4 @@ class ClassNames:
     def _unknown(self, name: str | int) -> UserError:
         shown = ", ".join(f"{index} {known}" for index, known in enumerate(self.names[:20]))
         more = f", ... {len(self.names) - 1}" if len(self.names) > 20 else ""
-        return UserError(f"unknown class {str(name)!r}; choose from all, {shown}{more}")
+        return UserError(f"unknown class {str(name)!r}; {closest(str(name), self.names)}choose from all, {shown}{more}")

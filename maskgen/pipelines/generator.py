@@ -16,6 +16,7 @@ from maskgen.core.rng import Rng
 from maskgen.core.traits import traits_of
 from maskgen.processes import Gaussian, is_mask, put_masks
 from maskgen.processes.preconditioned import Preconditioned
+from maskgen.recipes.build import System
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.guidance import Guidance, training_time
 from maskgen.samplers.masked.layout import Blocks
@@ -51,6 +52,15 @@ class Generator:
     length: int = 0
     process: Gaussian | None = None
     schedule: Schedule | None = None
+
+    @classmethod
+    def of(cls, system: System, device: torch.device) -> Generator:
+        """The generator of a system, with its recipe's sampler and guidance; its network is on `device`."""
+        assert system.tokenizer is not None
+        return cls(
+            system.network, system.tokenizer, system.sampler, system.guidance, device, system.facts.length,
+            system.field_process, system.masking_schedule,
+        )  # fmt: skip
 
     @torch.no_grad()
     def tokens(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, load_model
+from maskgen.checkpoints.checkpoint import Checkpoint, load_system
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
@@ -59,13 +59,8 @@ class ImagePipeline(Pipeline):
         return self.generator.tokenizer
 
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
-        network, tokenizer = load_model(checkpoint)
-        assert tokenizer is not None
         self.classes = checkpoint.classes
-        recipe = checkpoint.recipe
-        sampler, guidance = recipe.build_sampler(), recipe.build_guidance()
-        process, schedule = recipe.field_process(), recipe.masking_schedule()
-        return Generator(network, tokenizer, sampler, guidance, device, process=process, schedule=schedule)
+        return Generator.of(load_system(checkpoint), device)
 
     @property
     def class_names(self) -> ClassNames:

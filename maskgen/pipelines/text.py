@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, load_text_model
+from maskgen.checkpoints.checkpoint import Checkpoint, load_system
 from maskgen.core.errors import UserError
 from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
 from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
@@ -36,10 +36,7 @@ class TextPipeline(Pipeline):
     """Samples text: `maskgen.load("kjv-md4")(num=2, prompt="In the beginning").texts`."""
 
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
-        network, tokenizer = load_text_model(checkpoint)
-        recipe, length = checkpoint.recipe, checkpoint.length
-        sampler, guidance, schedule = recipe.build_sampler(), recipe.build_guidance(), recipe.masking_schedule()
-        return Generator(network, tokenizer, sampler, guidance, device, length, schedule=schedule)
+        return Generator.of(load_system(checkpoint), device)
 
     @property
     def tokenizer(self) -> TextTokenizer:

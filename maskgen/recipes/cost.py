@@ -20,10 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskgen.core.errors import UserError
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
-from maskgen.core.streams import Stream, TokenLayout
 from maskgen.objectives import Objective
 from maskgen.recipes.budget import TrainSettings, plan
-from maskgen.recipes.schema import Recipe, anywhere
+from maskgen.recipes.build import System
 from maskgen.tokenizers import ImageTokenizer
 
 TRAINING = 3
@@ -79,42 +78,13 @@ class Macs:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
-def subject(
-    recipe: Recipe,
-    tokenizer: Any = None,
-    *,
-    n_classes: int = 0,
-    length: int = 0,
-    caption_shape: tuple[int, int] | None = None,
-) -> Subject:
-    """What a recipe trains, on the default device, without looking at its data.
-
-    Args:
-        tokenizer: of a generator; or anything with its `vocab_size`, and for images `grid` and `token_width`.
-        n_classes: of images.
-        length: tokens in a row of text.
-        caption_shape: (S, C) of an embedded caption, for a recipe with captions.
-    """
-    recipe = anywhere(recipe)
-    if recipe.kind == "text":
-        network = recipe.build_model(vocab_size=tokenizer.vocab_size)
-        return Subject(network, recipe.build_objective(tokenizer.vocab_size), (length,), tokenizer.vocab_size)
-    shape = recipe.image_shape()
-    if recipe.task == "tokenizer":
-        with torch.device("cpu"):  # a quantiser looks at values
-            return Subject(recipe.build_tokenizer(shape), recipe.build_objective(), shape)
-    derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
-    if recipe.task == "classifier":
-        return Subject(recipe.build_model(**derived), recipe.build_objective(), shape, n_classes=n_classes)
-    width = getattr(tokenizer, "token_width", 0)
-    layout = TokenLayout.of(Stream("image", "image", tokenizer.vocab_size, tuple(tokenizer.grid), width))
-    derived |= {"vocab_size": tokenizer.vocab_size, "grid": tokenizer.grid, "token_width": width}
-    if caption_shape is not None:
-        derived["caption_width"] = caption_shape[1]
-    network = recipe.build_model(**derived)
-    objective = recipe.build_objective(layout)
-    sample = (layout.length, width) if width else (layout.length,)
-    return Subject(network, objective, sample, tokenizer.vocab_size, n_classes, caption_shape)
+def subject(system: System) -> Subject:
+    """What a system trains."""
+    facts, layout = system.facts, system.layout
+    vocab_size = 0 if layout is None else layout.vocab_size
+    return Subject(
+        system.network, system.objective, system.sample_shape, vocab_size, facts.n_classes, facts.caption_shape
+    )
 
 
 def count(what: Subject, keep_ratio: float = 1.0) -> Macs:

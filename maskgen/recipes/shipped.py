@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib import resources
 from pathlib import Path
 
@@ -52,3 +53,10 @@ def zoo_path(name: str) -> Path:
 def zoo_summary(name: str) -> str:
     """Its one line."""
     return str(json.loads((zoo_path(name) / INFO).read_text(encoding="utf-8")).get("summary", ""))
+
+
+def parameters_in(weights: Path) -> int:
+    """Number of values in a .safetensors file, from its header."""
+    with weights.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

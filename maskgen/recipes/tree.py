@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, closest
 from maskgen.core.files import local_path, read_regular
 from maskgen.core.yaml_reader import MOST_CHARACTERS, YamlError, read_yaml
 from maskgen.recipes.shipped import recipe_names, recipe_text
@@ -36,15 +35,15 @@ def _find(source: str) -> tuple[str, str]:
         try:
             return source, read_regular(path, 4 * MOST_CHARACTERS).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read recipe {source}: {getattr(error, 'strerror', None) or error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RecipeError(f"cannot read recipe {source}: {reason}") from None
     names = recipe_names()
     found = [name for name in names if name == source] or [name for name in names if name.split("/")[-1] == source]
     if len(found) == 1:
         return found[0], recipe_text(found[0])
     if found:
         raise RecipeError(f"recipe {source!r} is ambiguous: {', '.join(found)}")
-    close = difflib.get_close_matches(source, [*names, *(name.split("/")[-1] for name in names)], 3, 0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    hint = closest(source, [*names, *(name.split("/")[-1] for name in names)])
     raise RecipeError(f"no recipe or YAML file {source!r}; {hint}`maskgen recipes` lists them")
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskgen.checkpoints import checkpoint as module
+from maskgen.checkpoints import locate
 from maskgen.checkpoints.checkpoint import (
     MODEL,
     CheckpointError,
@@ -44,7 +45,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: str, allow: list[str]) -> Path:
         raise AssertionError(f"the network was asked for {source}")
 
-    monkeypatch.setattr(module, "download", refuse)
+    monkeypatch.setattr(locate, "download", refuse)
 
 
 def names_in(directory: Path) -> list[str]:
@@ -235,7 +236,7 @@ def test_what_cannot_be_a_hub_id_never_asks_the_network(source: str) -> None:
 
 def test_a_hub_id_asks_the_network_and_reads_what_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator_checkpoint(tmp_path / "c")
-    monkeypatch.setattr(module, "download", lambda source, allow: tmp_path / "c")
+    monkeypatch.setattr(locate, "download", lambda source, allow: tmp_path / "c")
     assert read_checkpoint("nobody/nothing").step == 7
 
 
@@ -427,7 +428,7 @@ def test_all_files_of_a_checkpoint_are_asked_of_the_hub(tmp_path: Path, monkeypa
     path = write_over_fsq(tmp_path)
     for folder in (tmp_path / "text", path):
         asked: list[str] = []
-        monkeypatch.setattr(module, "download", lambda source, allow, to=folder, seen=asked: seen.extend(allow) or to)
+        monkeypatch.setattr(locate, "download", lambda source, allow, to=folder, seen=asked: seen.extend(allow) or to)
         assert read_checkpoint("nobody/nothing").path == folder
         files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
         assert all(any(fnmatch(file, pattern) for pattern in asked) for file in files), (files, asked)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -78,6 +79,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         read_state(saved(tmp_path / "empty.pt", {"epoch": 3}))
 
 
+def test_settings_of_a_training_run_may_hold_paths_and_numbers_of_numpy(tmp_path: Path) -> None:
+    settings = argparse.Namespace(data=Path("/data"), lr=np.float32(1e-4), steps=np.int64(3), dtype=np.dtype("float64"))
+    path = saved(tmp_path / "a.pt", {"ema": {"a": ONE}, "args": settings, "loss": np.float64(2), "path": Path("b")})
+    assert torch.equal(read_state(path)["a"], ONE)
+
+
+def test_the_nested_state_of_composer_is_read(tmp_path: Path) -> None:
+    tree = {"state": {"model": {"dit.a": ONE}, "optimizers": {"adam": {}}}, "rng": [1]}
+    assert torch.equal(read_state(saved(tmp_path / "ep1.pt", tree))["a"], ONE)
+
+
 def small_dit() -> dict[str, torch.Tensor]:
     """A public DiT of one block, 4 x 4 tokens and 2 classes, as wide as the smallest there is."""
     shapes = {
@@ -97,19 +109,19 @@ def small_dit() -> dict[str, torch.Tensor]:
 
 
 def test_a_public_file_becomes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:
-    path = program.run("dit", str(saved(tmp_path / "dit.pt", small_dit())), str(tmp_path / "ours"))
+    path = program.run(str(saved(tmp_path / "dit.pt", small_dit())), str(tmp_path / "ours"))
     checkpoint = read_checkpoint(path)
     assert checkpoint.image_shape == (3, 64, 64)
     assert checkpoint.classes == ("0", "1")
     assert isinstance(checkpoint.recipe.model, dict)
     assert (checkpoint.recipe.model["depth"], checkpoint.recipe.model["width"]) == (1, 384)
     assert checkpoint.tensors()["labels.weight"].shape == (3, 384)
-    assert json.loads((path / "checkpoint.json").read_text())["command"] == "maskgen convert dit dit.pt"
+    assert json.loads((path / "checkpoint.json").read_text())["command"] == "maskgen convert dit.pt --layout dit"
 
 
 def test_a_file_with_a_part_missing_is_refused(tmp_path: Path) -> None:
     state = small_dit()
     del state["blocks.0.mlp.fc1.bias"]
     with pytest.raises(UserError, match=r"does not fill the network: trunk\.blocks\.0\.mlp\.expand\.bias of 1"):
-        program.run("dit", str(saved(tmp_path / "dit.pt", state)), str(tmp_path / "ours"))
+        program.run(str(saved(tmp_path / "dit.pt", state)), str(tmp_path / "ours"))
     assert not (tmp_path / "ours").exists()

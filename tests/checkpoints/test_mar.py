@@ -13,9 +13,11 @@ from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.checkpoints.convert.conversion import run
-from maskgen.checkpoints.convert.mar import emigm, emigm_spec, mar, mar_spec
+from maskgen.checkpoints.convert.converter import CONVERTERS
+from maskgen.checkpoints.convert.mar import HEADS, SIZES, emigm, emigm_spec, mar, mar_spec
 from maskgen.core.errors import UserError
 from maskgen.models import MODELS
+from maskgen.recipes.load import load_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY = pytest.mark.parametrize(
@@ -87,8 +89,51 @@ def test_a_training_file_becomes_a_checkpoint(tmp_path: Path, weights: Literal["
     other = {key: value + 1 for key, value in state.items()}
     file = tmp_path / "checkpoint-last.pth"
     torch.save({"model": state, "model_ema": other, "epoch": 3}, file)
-    checkpoint = read_checkpoint(run("mar", str(file), str(tmp_path / "out"), weights))
+    checkpoint = read_checkpoint(run(str(file), str(tmp_path / "out"), weights=weights))
     assert len(checkpoint.classes) == 3
     assert checkpoint.recipe.model == mar_spec(state)
     tensors = mar(other if weights == "ema" else state)
     assert torch.equal(checkpoint.tensors()["labels.weight"], tensors["labels.weight"])
+
+
+def emigm_file() -> dict[str, Tensor]:
+    """A small file of eMIGM: the mask token (1, D) is also the token of no class."""
+    state = small()
+    shared = state["mask_token"][0]
+    return state | {"mask_token": shared, "fake_latent": shared}
+
+
+def test_a_file_of_the_other_layout_is_refused_in_one_sentence_and_recognised_without_one(tmp_path: Path) -> None:
+    for name, other, state in (("mar", "emigm", small()), ("emigm", "mar", emigm_file())):
+        file = tmp_path / f"{name}.pth"
+        torch.save(state, file)
+        with pytest.raises(UserError, match=f"in the layout of {name}, not of {other}; use --layout {name}"):
+            run(str(file), str(tmp_path / "out"), other)
+        checkpoint = read_checkpoint(run(str(file), str(tmp_path / name)))
+        assert f"--layout {name}" in str(checkpoint.info["command"])
+    torch.save({"a": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match=r"fit none of the layouts dit, .* choose one with --layout"):
+        run(str(file), str(tmp_path / "out"))
+
+
+def test_tokens_of_another_autoencoder_are_refused(tmp_path: Path) -> None:
+    state = small()
+    state |= {"z_proj.weight": torch.zeros(448, 32), "diffloss.net.final_layer.linear.weight": torch.zeros(64, 16)}
+    state |= {
+        "diffloss.net.final_layer.linear.bias": torch.zeros(64),
+        "diffloss.net.input_proj.weight": torch.zeros(16, 32),
+    }
+    torch.save(state, tmp_path / "dcae.pth")
+    with pytest.raises(UserError, match="tokens of 32 numbers, but the autoencoder of image/imagenet-mar-b gives 16"):
+        run(str(tmp_path / "dcae.pth"), str(tmp_path / "out"))
+
+
+def test_the_recipe_is_that_of_the_size_and_has_its_heads_and_guidance() -> None:
+    scales = {}
+    for layout, widths in (("mar", (768, 1024, 1280)), ("emigm", tuple(SIZES))):
+        for width in widths:
+            recipe = load_recipe(CONVERTERS.build(layout).recipe({"width": width}))
+            assert isinstance(recipe.model, dict)
+            assert (recipe.model["width"], recipe.model["heads"]) == (width, HEADS[width]), recipe.summary
+            scales[layout, width] = recipe.guidance.scale
+    assert [scales["mar", width] for width in (768, 1024, 1280)] == [2.9, 3.0, 3.2]

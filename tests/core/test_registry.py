@@ -73,10 +73,10 @@ def test_check_leaves_defaults_out() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("sine", r"at\.it: unknown schedule 'sine'; choose from .*cosine"),
+        ("sine", r"at\.it: unknown schedule 'sine'; .*choose from .*cosine"),
         ({"power": 2}, r"at\.it: a schedule needs `type:`; choose from .*cosine"),
         (3, r"at\.it: a schedule is a name or a mapping with `type:`, got 3"),
-        ({"type": "polynomial", "pwer": 2}, r"at\.it\.pwer: unknown key; accepted here: power"),
+        ({"type": "polynomial", "pwer": 2}, r"at\.it\.pwer: unknown key; did you mean power\? accepted here: power"),
         ({"type": "cosine", "power": 2}, r"at\.it\.power: unknown key; accepted here: none"),
         ({"type": "polynomial", "power": "big"}, r"at\.it\.power: input should be a valid number.*, got 'big'"),
         ({"type": "polynomial", "power": -1}, r"at\.it: power must be positive, got -1"),
@@ -93,7 +93,7 @@ def test_a_missing_argument_is_named() -> None:
 
 
 def test_a_fault_in_a_nested_part_names_the_choices() -> None:
-    with pytest.raises(SpecError, match=r"sampler\.schedule: unknown schedule 'sine'; choose from"):
+    with pytest.raises(SpecError, match=r"sampler\.schedule: unknown schedule 'sine'; .*choose from"):
         SAMPLERS.build({"type": "maskgit", "schedule": "sine"}, "sampler")
 
 

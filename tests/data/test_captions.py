@@ -151,7 +151,7 @@ def test_what_gives_no_embeddings_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no")
     assert read_embeddings(tmp_path / "one.npy").shape == (1, 3, 4)
     for name in ("integers.npy", "broken.safetensors", "absent.npy", "captions.csv"):
-        with pytest.raises(DataError, match=f"{name} gives no embedded captions"):
+        with pytest.raises(DataError, match=f"{name} holds no embedded captions"):
             read_embeddings(tmp_path / name)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float, to_uint8
 from maskgen.core.rng import Rng
-from maskgen.evaluation.protocols import backbones
+from maskgen.evaluation.protocols.protocol import build, is_protocol
 
 CPU = torch.device("cpu")
 
@@ -36,8 +36,8 @@ def script(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_torchscript_file_gets_the_images_as_they_are(script: Path, channels: int) -> None:
-    assert backbones.is_backbone(str(script))
-    extractor = backbones.build(str(script), None, CPU)
+    assert is_protocol(str(script))
+    extractor = build(str(script), None, CPU)
     assert extractor.protocol == "mean.pt"
     x = images(channels=channels)
     torch.testing.assert_close(extractor(x).pool, to_float(x).mean((2, 3)))
@@ -52,9 +52,9 @@ def test_a_torchvision_model_takes_a_weights_file(tmp_path: Path, name: str) -> 
     torch.save(model.state_dict(), tmp_path / "w.pth")
     if name.startswith("squeeze"):
         with pytest.raises(UserError, match="no linear layer"):
-            backbones.build(f"torchvision:{name}", str(tmp_path / "w.pth"), CPU)
+            build(f"torchvision:{name}", str(tmp_path / "w.pth"), CPU)
         return
-    extractor = backbones.build(f"torchvision:{name}", str(tmp_path / "w.pth"), CPU)
+    extractor = build(f"torchvision:{name}", str(tmp_path / "w.pth"), CPU)
     found = extractor(images())
     assert extractor.protocol == f"torchvision:{name}"
     assert found.pool.shape == (3, 1024)
@@ -67,10 +67,10 @@ def test_a_timm_model_takes_a_weights_file(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     model = timm.create_model("mobilenetv3_small_050", pretrained=False)
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    extractor = backbones.build("timm:mobilenetv3_small_050", str(tmp_path / "w.pth"), CPU)
+    extractor = build("timm:mobilenetv3_small_050", str(tmp_path / "w.pth"), CPU)
     assert extractor(images()).pool.shape == (3, 1024)
     with pytest.raises(UserError, match="timm has no model 'nonsense'"):
-        backbones.build("timm:nonsense", None, CPU)
+        build("timm:nonsense", None, CPU)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_dinov2_is_read_from_a_folder(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
     transformers.Dinov2Model(config).save_pretrained(tmp_path / "dino")
-    extractor = backbones.build(f"dinov2:{tmp_path / 'dino'}", None, CPU)
+    extractor = build(f"dinov2:{tmp_path / 'dino'}", None, CPU)
     assert extractor(images()).pool.shape == (3, 16)
     assert extractor.resize == "PyTorch bicubic to 224, antialiased"
 
@@ -94,7 +94,7 @@ def test_two_networks_of_one_name_are_told_apart_by_their_weights(script: Path, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(Double(), torch.zeros(1, 3, 4, 4)).save(str(other))
-    one, two = (backbones.build(str(file), None, CPU).identity for file in (script, other))
+    one, two = (build(str(file), None, CPU).identity for file in (script, other))
     assert one["protocol"] == two["protocol"]
     assert one["weights"] != two["weights"]
 
@@ -110,5 +110,5 @@ def test_what_is_not_here_is_one_message(tmp_path: Path, monkeypatch: pytest.Mon
     }
     for name, message in cases.items():
         with pytest.raises(UserError, match=message) as caught:
-            backbones.build(name, None, CPU)
+            build(name, None, CPU)
         assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maskgen.core.rng import Rng
-from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
+from maskgen.evaluation.metrics.frechet import Moments, frechet_distance, standard_error
 
 
 def features(key: str, n: int, d: int) -> Tensor:
@@ -214,3 +214,14 @@ def test_moments_survive_the_way_through_their_state() -> None:
         Moments.from_state(3, torch.zeros(2), torch.zeros(3, 3))
     with pytest.raises(ValueError, match="NaN"):
         Moments.from_state(3, torch.full((2,), math.nan), torch.zeros(2, 2))
+
+
+def test_the_standard_error_is_the_spread_over_sets_of_samples() -> None:
+    reference = Moments.from_covariance(torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64))
+    distances, errors = [], []
+    for index in range(120):
+        x = Rng.stream("set", index).normal((300, 4)).double() * torch.tensor([1.5, 0.5, 1.0, 0.8]) + 0.3
+        distances.append(frechet_distance(Moments.of(x), reference))
+        errors.append(standard_error(x, reference))
+    spread = float(torch.tensor(distances).std())
+    assert float(torch.tensor(errors).mean()) == pytest.approx(spread, rel=0.2)  # 120 sets know it to 6.5 %

@@ -17,8 +17,9 @@ from maskgen.core.rng import Rng
 from maskgen.data.image.opening import open_images
 from maskgen.evaluation.metrics.frechet import frechet_distance
 from maskgen.evaluation.metrics.statistics import Statistics, collect
-from maskgen.evaluation.protocols import published as protocols
+from maskgen.evaluation.protocols import protocol as protocols
 from maskgen.evaluation.protocols.adm import tf1_bilinear
+from maskgen.evaluation.protocols.published import TorchFidelity
 from maskgen.evaluation.protocols.weight_files import INCEPTION, WeightsError
 from tests import inception
 
@@ -179,7 +180,6 @@ def test_tensors_that_a_package_cannot_read_are_refused_with_the_way_out(tmp_pat
 
 
 def test_a_package_that_is_not_there_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = protocols.PROTOCOLS["torch-fidelity"]
-    monkeypatch.setitem(protocols.PROTOCOLS, "torch-fidelity", (*entry[:2], ("no-such-package",), entry[3]))
+    monkeypatch.setattr(TorchFidelity, "packages", ("no-such-package",))
     with pytest.raises(UserError, match=r"no-such-package: pip install 'maskgen\[fidelity\]'"):
         protocols.build("torch-fidelity", None, CPU)

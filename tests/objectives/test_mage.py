@@ -232,7 +232,7 @@ def test_views_that_know_their_class_are_not_compared() -> None:
 
 def test_a_term_with_an_impossible_or_unknown_key_is_refused_with_the_keys_there_are() -> None:
     with pytest.raises(
-        ValueError, match=r"objective.contrastive.weigth: unknown key; accepted here: temperature, weigh"
+        ValueError, match=r"objective.contrastive.weigth: unknown key; .*accepted here: temperature, weigh"
     ):
         load_recipe("image/fashion-mage-c", ["objective.contrastive={weigth: 1}"])
     with pytest.raises(ValueError, match=r"contrastive.temperature: input should be greater than 0, got 0"):

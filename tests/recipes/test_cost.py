@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from maskgen.core.errors import UserError
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.recipes.budget import TrainSettings
+from maskgen.recipes.build import DataFacts, build_system, text_layout
 from maskgen.recipes.cost import GPUS, Macs, Subject, cost_of, count, gpu_hours, measure, ratios, subject, total_flops
 from maskgen.recipes.load import load_recipe, parse_recipe
+from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import KLTokenizer
-from maskgen.train.cost_report import Unseen
 from tests.tiny import tree
 
 Command = Callable[..., tuple[int, str, str]]
@@ -26,7 +27,20 @@ def tiny(condition: str = "token", strategy: str = "random", **model: Any) -> Su
     spec = {"type": "maskgit", "width": WIDTH, "depth": DEPTH, "heads": 2, "condition": condition, **model}
     with torch.device("meta"):
         recipe = parse_recipe(tree(model=spec, process={"type": "absorbing", "strategy": strategy}))
-        return subject(recipe, recipe.build_tokenizer((1, 8, 8)), n_classes=10)
+        return of_images(recipe, recipe.build_tokenizer((1, 8, 8)).layout, 10)
+
+
+def of_images(recipe: Recipe, layout: TokenLayout | None, n_classes: int) -> Subject:
+    return subject(build_system(recipe, DataFacts(n_classes, recipe.image_shape()), layout=layout))
+
+
+def latents(width: int) -> TokenLayout:
+    return TokenLayout.of(Stream("image", "image", 0, (16, 16), width))
+
+
+def of_text(recipe: Recipe) -> Subject:
+    length = recipe.row_length()
+    return subject(build_system(recipe, DataFacts(length=length), layout=text_layout(63, length)))
 
 
 def block(n: int, modulated: bool = False) -> int:
@@ -53,7 +67,7 @@ def test_the_published_maskgit_costs_what_its_sizes_say() -> None:
     with torch.device("meta"):
         tokenizer = TOKENIZERS.build({"type": "vq", "codes": 1024, "depth": 4}, image_shape=(3, 256, 256))
         tokenizer.grid = (16, 16)
-        what = subject(load_recipe("imagenet-maskgit"), tokenizer, n_classes=1000)
+        what = of_images(load_recipe("imagenet-maskgit"), tokenizer.layout, 1000)
     n, d = 257, 768
     assert count(what).stages["blocks"] == 24 * (12 * n * d**2 + 2 * n**2 * d)
 
@@ -67,13 +81,13 @@ def test_dits_cost_what_is_published(width: int, depth: int, heads: int, publish
     sizes = [f"model.width={width}", f"model.depth={depth}", f"model.heads={heads}", "model.has_variance=true", eps]
     recipe = load_recipe("fashion-dit", sizes)
     with torch.device("meta"):
-        what = subject(recipe, Unseen(0, (16, 16), 16), n_classes=1000)
+        what = of_images(recipe, latents(16), 1000)
     assert count(what).total == pytest.approx(published, rel=0.001)
 
 
 def test_deferred_masking_costs_its_mixer_whole_and_the_rest_by_kept_tokens() -> None:
     with torch.device("meta"):
-        what = subject(load_recipe("fashion-dit", ["model.masking=deferred"]), Unseen(0, (16, 16), 4), n_classes=10)
+        what = of_images(load_recipe("fashion-dit", ["model.masking=deferred"]), latents(4), 10)
     whole, quarter = count(what), count(what, 0.25)
     assert whole.stages["trunk.mixer_blocks"] == quarter.stages["trunk.mixer_blocks"]
     assert 0.2 < quarter.stages["trunk.backbone"] / whole.stages["trunk.backbone"] < 0.26
@@ -91,31 +105,25 @@ def test_an_autoencoder_that_is_not_here_is_taken_for_stable_diffusions(command:
 def test_a_text_network_and_a_classifier_are_counted_too() -> None:
     recipe = load_recipe("text/kjv-md4")
 
-    class Characters:
-        vocab_size = 63
-
     with torch.device("meta"):
-        what = subject(recipe, Characters(), length=recipe.row_length())
-        judge = subject(load_recipe("fashion-classifier"), n_classes=10)
+        what = of_text(recipe)
+        judge = of_images(load_recipe("fashion-classifier"), None, 10)
     assert what.shape == (128,)
     assert count(what).total > 12 * 128 * 128**2
     assert count(judge).total > 1e6
 
 
 def test_block_diffusion_costs_two_passes_of_its_clean_half_and_the_noisy_one() -> None:
-    class Characters:
-        vocab_size = 63
-
     totals = []
     for name in ("text/kjv-md4", "text/kjv-bd3"):
         with torch.device("meta"):
-            what = subject(load_recipe(name), Characters(), length=128)
+            what = of_text(load_recipe(name))
         totals.append(count(what).total)
     assert 1.9 < totals[1] / totals[0] < 2.4
 
 
 def test_a_tokenizer_is_counted_by_its_parts() -> None:
-    macs = count(subject(load_recipe("fashion-vq")))
+    macs = count(of_images(load_recipe("fashion-vq"), None, 10))
     assert set(macs.stages) == {"encoder", "quantiser", "decoder"}
 
 
@@ -163,7 +171,7 @@ def test_an_unknown_gpu_and_an_impossible_share_are_refused() -> None:
 
 def test_speed_is_measured_on_real_weights() -> None:
     recipe = parse_recipe(tree())
-    what = subject(recipe, recipe.build_tokenizer((1, 8, 8)), n_classes=10)
+    what = of_images(recipe, recipe.build_tokenizer((1, 8, 8)).layout, 10)
     assert measure(what, 2, 0.5, 1) > 0
 
 
@@ -207,9 +215,9 @@ def test_what_a_strategy_asks_of_the_network_is_counted() -> None:
 def test_a_published_mar_takes_what_was_counted_of_the_public_one(name: str) -> None:
     recipe = load_recipe(f"image/imagenet-{name}")
     _, arguments = TOKENIZERS.check(recipe.tokenizer or "")
-    sizes = SimpleNamespace(**KLTokenizer.sizes_of(recipe.image_shape(), **arguments))
+    sizes = KLTokenizer.sizes_of(recipe.image_shape(), **arguments)
     with torch.device("meta"):
-        what = subject(recipe, sizes, n_classes=1000)
+        what = of_images(recipe, latents(sizes["token_width"]), 1000)
     found = count(what)
     assert found.stages["encoder"] == pytest.approx(20.1e9, rel=0.03)
     assert found.stages["decoder"] == pytest.approx(67.8e9, rel=0.01)

@@ -203,6 +203,22 @@ def test_an_output_has_one_writer_and_one_kind_of_report(
     assert (tmp_path / "report.json").read_text() == '{"score": {}}'
 
 
+def test_rows_within_the_noise_of_the_best_are_named() -> None:
+    book = Book(num=100, seed=0)
+    for steps, value, error in ((4, 1.0, 0.1), (8, 1.1, 0.1), (16, 2.0, 0.1)):
+        score = {"name": "d", "value": value, "standard_error": error, "n_samples": 100}
+        row = {
+            "checkpoint": "c", "sampler": "s", "steps": steps, "guidance": 1.0, "score": score, "accuracy": None,
+            "others": [], "metrics": [], "evaluations": 1.0, "seconds": 1.0, "reconstruction_floor": {"value": 0.0},
+        }  # fmt: skip
+        book.add(str(steps), row, Entry("d", "train images", 0.5, 100, "p"))
+    page = book.markdown()
+    assert "| 1.0000 ± 0.1000 |" in page
+    (line,) = [line for line in page.splitlines() if "Within the noise" in line]
+    assert "8 steps" in line
+    assert "16 steps" not in line
+
+
 def test_a_row_made_again_keeps_the_metrics_it_had() -> None:
     book, floor = Book(12, 0), Entry("d", "train images", 1.0, 12)
     book.add("key", {"others": [{"name": "kid", "value": 1}], "metrics": ["kid"]}, floor)
@@ -213,7 +229,10 @@ def test_a_row_made_again_keeps_the_metrics_it_had() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "num", "message"),
-    [("sfid", 12, "only protocol adm has it"), ("inception-score", 9, "needs at least 10 samples, got --num 9")],
+    [
+        ("sfid", 12, "only protocol adm has spatial features"),
+        ("inception-score", 9, "needs at least 10 samples, got --num 9"),
+    ],
 )
 def test_a_metric_that_cannot_work_is_refused_before_anything_is_drawn(
     digits_run: Path, digits_judge: Path, command: Command, tmp_path: Path, metric: str, num: int, message: str

@@ -122,7 +122,7 @@ def test_a_foreign_statistics_file_is_taken_for_the_protocol_and_the_reader_is_t
     wanted = score(command, sides / "a", sides / "b", "--protocol", judges[0])
     assert score(command, sides / "a", tmp_path / "theirs.npz", "--protocol", judges[0]) == pytest.approx(wanted)
     out = command("fid", sides / "a", tmp_path / "theirs.npz", "--protocol", judges[0])[1]
-    assert "does not say its protocol or size; taken to be of one.pt" in out
+    assert "does not name its protocol or size; taken to be of one.pt" in out
     assert "n = ?" in out
 
 
@@ -132,10 +132,10 @@ def refused(sides: Path, judges: tuple[Path, Path], folder: Path) -> dict[str, t
     return {
         "two protocols": ((folder / "one.npz", folder / "two.npz"), "do not compare: protocol one.pt and two.pt"),
         "another protocol's statistics": ((a, folder / "two.npz", *one), "do not compare"),
-        "statistics that do not say": ((folder / "bare.npz", folder / "bare.npz"), "say so with --protocol"),
-        "statistics and images that do not say": ((a, folder / "bare.npz"), "say so with --protocol"),
-        "ADM's statistics by another protocol": ((a, folder / "adm.npz", *one), "say so with --protocol adm"),
-        "ADM's statistics unsaid": ((folder / "one.npz", folder / "adm.npz"), "say so with --protocol adm"),
+        "statistics that do not say": ((folder / "bare.npz", folder / "bare.npz"), "give --protocol"),
+        "statistics and images that do not say": ((a, folder / "bare.npz"), "give --protocol"),
+        "ADM's statistics by another protocol": ((a, folder / "adm.npz", *one), "give --protocol adm"),
+        "ADM's statistics unsaid": ((folder / "one.npz", folder / "adm.npz"), "give --protocol adm"),
         "a protocol that neither file is of": (
             (folder / "one.npz", folder / "one.npz", "--protocol", judges[1]), "is of one.pt, so they do not compare"
         ),
@@ -145,10 +145,10 @@ def refused(sides: Path, judges: tuple[Path, Path], folder: Path) -> dict[str, t
         "mixed sizes": ((folder / "mixed", b, *one), "9.png is 8 x 8, earlier images are 6 x 6"),
         "features of statistics": ((a, folder / "one.npz", *one, "--metric", "kid"), "needs the images"),
         "classes of none": ((a, b, *one, "--metric", "inception-score"), "has no classes"),
-        "spatial features of none": ((a, b, *one, "--metric", "sfid"), "only protocol adm has it"),
-        "an unknown protocol": ((a, b, "--protocol", "fidd"), "choose from clean-fid"),
+        "spatial features of none": ((a, b, *one, "--metric", "sfid"), "only protocol adm has spatial features"),
+        "an unknown protocol": ((a, b, "--protocol", "fidd"), "choose from adm, clean-fid"),
         "a protocol that is no judge": ((a, b, "--protocol", "fashion-vq"), "is a tokenizer"),
-        "images of another shape": ((a, b, "--protocol", "fashion-classifier"), "sees grey ones"),
+        "images of another shape": ((a, b, "--protocol", "fashion-classifier"), "network takes grey ones"),
         "weights of a checkpoint": ((a, b, "--protocol", "fashion-classifier", "--weights", a), "has its own"),
         "no weights": ((a, b), "inception-2015-12-05.pt are not here"),
         "no weights of adm": ((a, b, "--protocol", "adm"), "weights-inception-2015-12-05-6726825d.pth are not here"),
@@ -232,7 +232,7 @@ def test_our_file_and_a_foreign_one_compare_if_the_protocol_is_said(
     assert [len(one) for one in digests] == [64, 64]
     code, _, error = command("fid", tmp_path / "a.npz", tmp_path / "theirs.npz")
     assert code == 2
-    assert "say so with --protocol" in error
+    assert "give --protocol" in error
 
 
 def test_a_classifier_does_not_go_by_the_name_of_a_protocol(
@@ -241,4 +241,4 @@ def test_a_classifier_does_not_go_by_the_name_of_a_protocol(
     shutil.copytree(digits_judge, tmp_path / "adm")
     code, _, error = command("fid", sides / "a", sides / "b", "--protocol", tmp_path / "adm")
     assert code == 2
-    assert "would go by the name of the protocol adm; rename the folder" in error
+    assert "would be reported under the name of the protocol adm; rename the folder" in error

@@ -17,12 +17,12 @@ import maskgen
 from maskgen.checkpoints.checkpoint import MODEL, write_checkpoint
 from maskgen.core.errors import UserError
 from maskgen.data.base import DATASETS
+from maskgen.evaluation.metrics.scored import Scored
 from maskgen.evaluation.protocols.features import Extractor, Features
 from maskgen.pipelines.base import HEAD_NFE, settings_of
 from maskgen.pipelines.edit import Edit
 from maskgen.recipes.load import parse_recipe
-from maskgen.sample.inpainting import Found, Painted
-from maskgen.sample.measures import Scored
+from maskgen.sample.inpainting import Completions, Painted
 from tests.tiny import CLASSES, FIELD, GENERATOR, INFO, SHAPE, generator_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]
@@ -175,7 +175,7 @@ def test_error_and_diversity_are_what_they_are_called() -> None:
     completed = torch.stack(
         [torch.where(wanted, torch.tensor(level, dtype=torch.uint8), images) for level in (51, 102)]
     )
-    found = Found(extractor(), wanted, 2)
+    found = Completions(extractor(), wanted, 2)
     found.add(Painted(0, images, completed, 1.0, 10))
 
     samples = found.sets[0].result("completed images")

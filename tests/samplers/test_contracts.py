@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, product
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -53,7 +53,20 @@ SPECS = [
     *({"type": "masked", "steps": 5, **dict(zip(AXES, choice, strict=True))} for choice in CHOICES),
 ]
 NAMES = [*SAMPLERS.names(), *("-".join(choice) for choice in CHOICES)]
-every_sampler = pytest.mark.parametrize("sampler", [SAMPLERS.build(spec) for spec in SPECS], ids=NAMES)
+BUILT = dict(zip(NAMES, map(SAMPLERS.build, SPECS), strict=True))
+
+
+def every_sampler(law: Callable[[MaskedSampler], None]) -> Callable[[], None]:
+    """A test that holds a law for all samplers."""
+
+    def test() -> None:
+        for name, sampler in BUILT.items():
+            try:
+                law(sampler)
+            except Exception as error:
+                raise AssertionError(f"sampler {name}") from error
+
+    return test
 
 
 N_HOLES = torch.tensor([0, 1, 2, 5, 9, 20, 31, 36])
@@ -113,7 +126,7 @@ def test_known_tokens_never_change_and_no_mask_is_left(sampler: MaskedSampler) -
 def test_a_sample_depends_on_its_own_seed_only(sampler: MaskedSampler) -> None:
     x_1 = holes()
     batch = run(sampler, x_1, Rng.per_sample(range(100, 100 + ROWS)))
-    for row in (0, 1, 5, 7):
+    for row in (1, 6):
         alone = run(sampler, x_1[row : row + 1], Rng.per_sample([100 + row]))
         assert torch.equal(alone[0], batch[row])
 

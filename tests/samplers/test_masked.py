@@ -13,10 +13,11 @@ from torch import Tensor
 
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.samplers import MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.joint import Joint
-from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.layout import Blocks, StreamsInTurn
 from maskgen.samplers.masked.order import ORDERS, Confidence, Halton, Random
 from maskgen.samplers.masked.remask import REMASKS, Cap, Remask, Rescale
 from maskgen.samplers.masked.unmasking import UNMASKINGS, Bernoulli, One, Scheduled
@@ -265,6 +266,36 @@ def test_a_block_does_not_depend_on_how_long_the_one_before_took() -> None:
         return waves(torch.zeros_like(x_t), t, where=where)  # the blocks are independent
 
     assert torch.equal(decode(sampler, x_1, denoise)[0][:, 6:], decode(sampler, other, denoise)[0][:, 6:])
+
+
+def test_every_position_draws_tokens_of_its_own_stream() -> None:
+    streams = TokenLayout((Stream("image", "image", 3, (2, 4)), Stream("label", "label", 2, (1,))))
+    x_1 = torch.full((4, 9), streams.mask_id)
+    uniform = lambda x_t, t, *, where=None: torch.zeros(*x_t.shape, 5)  # noqa: E731
+    for unmasking in (Scheduled(), Bernoulli(), Joint()):
+        sampler = MaskedSampler(Random(), unmasking, layout=StreamsInTurn(("label",)), steps=4)
+        seen: list[Tensor] = []
+        x_0 = sampler(
+            uniform,
+            x_1,
+            Rng.per_sample(range(4)),
+            mask_id=5,
+            streams=streams,
+            on_step=lambda _done, _total, x_s, seen=seen: seen.append(x_s),  # type: ignore[misc]
+        )
+        tokens = streams.split(x_0)
+        assert ((tokens["image"] >= 0) & (tokens["image"] < 3)).all()
+        assert ((tokens["label"] >= 0) & (tokens["label"] < 2)).all()
+        n_before = next(index for index, x_s in enumerate(seen) if (x_s[:, :8] != 5).any())
+        assert (seen[n_before][:, 8] != 5).all(), "the label is complete before the image begins"
+
+
+def test_more_steps_than_tokens_are_said_and_take_one_token_each(caplog: pytest.LogCaptureFixture) -> None:
+    _, counts = decode(MaskedSampler(steps=1_000_000), torch.full((1, 13), MASK))
+    assert counts[:, 0].tolist() == list(range(12, -1, -1))
+    assert caplog.messages == [
+        "steps 1000000: more than one step per token changes nothing; 13 tokens take as many steps"
+    ]
 
 
 def test_a_single_block_has_the_stream_of_the_whole() -> None:

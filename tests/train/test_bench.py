@@ -205,7 +205,7 @@ def test_a_time_that_is_no_time_is_refused() -> None:
         ("{arms: {a: {recipe: r, skip: [probe]}}}", r"arm a: skip probe is no score here \(evaluate\)"),
         ("{arms: {a: {recipe: r, skip: [evaluate]}}}", "arm a: nothing scores it"),
         ("{probe: {methods: [magic]}, arms: {a: {recipe: r}}}", "probe.methods.0: input should be 'linear', 'knn'"),
-        ("{probe: {method: [knn]}, arms: {a: {recipe: r}}}", "probe.method: unknown key; accepted here: methods, opt"),
+        ("{probe: {method: [knn]}, arms: {a: {recipe: r}}}", r"probe.method: unknown key; did you mean methods\?"),
     ],
 )
 def test_an_impossible_experiment_is_refused(tmp_path: Path, content: str, message: str) -> None:

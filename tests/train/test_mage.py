@@ -14,6 +14,7 @@ import torch
 import maskgen
 from maskgen.checkpoints.checkpoint import load_model, read_checkpoint
 from maskgen.processes import Absorbing
+from maskgen.recipes.build import DataFacts, build_system
 from maskgen.recipes.cost import Subject, count, subject
 from maskgen.recipes.load import load_recipe, parse_recipe
 from maskgen.train.experiment import read_experiment
@@ -123,7 +124,7 @@ def test_precomputed_views_are_those_that_training_wants(
 def counted(tree_of: dict[str, Any]) -> Mapping[str, float]:
     recipe = parse_recipe(tree_of)
     with torch.device("meta"):
-        what = subject(recipe, recipe.build_tokenizer((1, 8, 8)))
+        what = subject(build_system(recipe, DataFacts(0, (1, 8, 8)), layout=recipe.build_tokenizer((1, 8, 8)).layout))
     return count(what, 0.5).stages
 
 

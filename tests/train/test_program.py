@@ -188,7 +188,7 @@ def test_a_run_keeps_the_tokenizer_it_began_with(tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_weights_is_not_trained(tmp_path: Path) -> None:
     source = small(tmp_path / "r.yaml", **(TOKENIZER | {"tokenizer": "pixels"}))
-    with pytest.raises(UserError, match="nothing to train; choose vq or fsq"):
+    with pytest.raises(UserError, match="nothing to train; choose one that learns"):
         run(source, output=str(tmp_path / "run"), device="cpu")
 
 

@@ -103,7 +103,7 @@ def test_a_preview_is_what_the_checkpoint_writes(text_run: Path) -> None:
 def test_a_validation_is_described_beside_knowing_nothing() -> None:
     values = {"loss": 1.25, "cross_entropy": 2.5, "accuracy": 0.125}
     plain = describe(values, math.log(27))
-    assert plain == "loss 1.2500, cross-entropy 2.500 (knowing nothing: ln V = 3.296), accuracy 12.5%"
+    assert plain == "loss 1.2500, cross-entropy 2.500 (uniform baseline 3.296), accuracy 12.5%"
     more = {"cross_entropy/masked 0-25%": 1.0, "accuracy/masked 0-25%": 0.75}
     assert describe(values | more, math.log(27)) == plain + "; by share masked: masked 0-25% 1.00 (75%)"
 
@@ -244,7 +244,7 @@ def test_packed_documents_need_a_token_that_ends_them(tmp_path: Path) -> None:
 def test_packed_documents_are_for_mdlm_only(tmp_path: Path, kind: str) -> None:
     tokenizer = {"type": "characters", "eos": True}
     source = recipe(tmp_path / "data", kind, {"document_attention": True}, tokenizer=tokenizer)
-    with pytest.raises(UserError, match=r"document_attention: only a text model of type mdlm"):
+    with pytest.raises(UserError, match=r"document_attention: only text with model mdlm"):
         trained(tmp_path / "run", source)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 
@@ -57,6 +58,24 @@ def dit_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"type": "dit", **sizes(state), "depth": count(state, "blocks"), "has_variance": has_variance(state)}
 
 
+@CONVERTERS.register("dit")
+class DiTWeights(Converter):
+    """DiT (facebookresearch/DiT), class-conditional ImageNet."""
+
+    def recognises(self, state: Mapping[str, Tensor]) -> bool:
+        is_dit = {"y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight"} <= state.keys()
+        return is_dit and "mask_token" not in state
+
+    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dit(state)
+
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        return dit_spec(state)
+
+    def recipe(self, spec: Mapping[str, Any]) -> str:  # noqa: ARG002 - one size is shipped
+        return "image/imagenet-dit-xl"
+
+
 def renamed(
     state: Mapping[str, Tensor], names: Mapping[str, str], computed: tuple[str, ...], kind: str
 ) -> dict[str, Tensor]:
@@ -77,9 +96,9 @@ def renamed(
 
 
 def _channels_first(value: Tensor) -> Tensor:
-    """Rows of the head: theirs are a patch's pixels, all channels of each; ours its channels, all pixels of each.
+    """Rows of the head: published ones are ordered by pixel, then channel; ours by channel, then pixel.
 
-    Patches have 4. Where a variance is answered, its channels follow those of the mean, so they become the second half.
+    Patches have 4. The channels of a predicted variance follow those of the mean, so they become the second half.
     """
     rows: Tensor = value.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
     return rows
@@ -111,7 +130,7 @@ def count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def has_variance(state: Mapping[str, Tensor]) -> bool:
-    """Whether the head answers twice what a patch holds."""
+    """Whether the head predicts a variance beside the mean: twice as many numbers as a patch holds."""
     return state["final_layer.linear.bias"].numel() == 2 * state["x_embedder.proj.weight"][0].numel()
 
 
@@ -125,5 +144,5 @@ def sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise UserError("x_embedder.proj.weight is missing; is the file of another network?")
     width = len(state["x_embedder.proj.weight"])
     if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are not known; known: {[*HEADS]}")
+        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
     return {"width": width, "heads": HEADS[width]}

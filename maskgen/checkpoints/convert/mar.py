@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
 from maskgen.checkpoints.convert.dit import blocks, count, renamed
 from maskgen.core.errors import UserError
 
@@ -45,8 +46,10 @@ _HEAD = {
 _NAMES = (
     _SINGLE | _NORMS | _HEAD | blocks("encoder_blocks", "encoder.blocks") | blocks("decoder_blocks", "decoder.blocks")
 )
-HEADS = {448: 7, 512: 8, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published widths; the weights do not say them. Of the two least, as 64 numbers a head."""
+HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}
+"""Heads of the published widths, which the weights do not tell."""
+SIZES = {448: "xs", 512: "s", 768: "b", 1024: "l", 1280: "h"}
+"""Widths -> the names of the recipes; MAR was published from b on."""
 
 
 def mar(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +68,7 @@ def mar(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def emigm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict of eMIGM, whose token of no class is the mask token, stored twice.
 
-    Public averages may hold two versions, as theirs does not know that both are one; the mask token is taken.
+    Published averages may hold two versions, as they were averaged apart; the mask token is taken.
 
     Raises:
         UserError: a key that no eMIGM has.
@@ -85,7 +88,7 @@ def mar_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise UserError("z_proj.weight or diffloss.net.cond_embed.weight is missing; is the file of another network?")
     width, length = len(state["z_proj.weight"]), state["diffusion_pos_embed_learned"].shape[-2]
     if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are not known; known: {[*HEADS]}")
+        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
     depth = len({key.split(".")[3] for key in state if key.startswith("diffloss.net.res_blocks.")})
     head = {"type": "diffusion", "width": len(state["diffloss.net.cond_embed.weight"]), "depth": depth}
     buffer = state["encoder_pos_embed_learned"].shape[-2] - length
@@ -96,3 +99,48 @@ def mar_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def emigm_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """As `mar_spec`, with the shared token."""
     return mar_spec(state) | {"null_token": "mask"}
+
+
+class MARLayout(Converter):
+    """What both layouts share."""
+
+    positions = "diffusion_pos_embed_learned"
+    n_null = 0
+
+    def is_masked_autoregressive(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether the weights are of this kind of network at all."""
+        return {"diffloss.net.cond_embed.weight", "mask_token", "z_proj.weight", self.positions} <= state.keys()
+
+
+@CONVERTERS.register("mar")
+class MARWeights(MARLayout):
+    """MAR (LTH14/mar), class-conditional ImageNet; the embedding of no class is a tensor of its own."""
+
+    def recognises(self, state: Mapping[str, Tensor]) -> bool:
+        return self.is_masked_autoregressive(state) and state["mask_token"].ndim == 3
+
+    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return mar(state)
+
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        return mar_spec(state)
+
+    def recipe(self, spec: Mapping[str, Any]) -> str:
+        return f"image/imagenet-mar-{SIZES[max(spec['width'], 768)]}"
+
+
+@CONVERTERS.register("emigm")
+class EMIGMWeights(MARLayout):
+    """eMIGM (ML-GSAI/eMIGM), class-conditional ImageNet; the mask token also stands for no class."""
+
+    def recognises(self, state: Mapping[str, Tensor]) -> bool:
+        return self.is_masked_autoregressive(state) and state["mask_token"].ndim == 2
+
+    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return emigm(state)
+
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        return emigm_spec(state)
+
+    def recipe(self, spec: Mapping[str, Any]) -> str:
+        return f"image/imagenet-emigm-{SIZES[spec['width']]}"

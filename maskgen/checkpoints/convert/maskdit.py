@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
 from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, check_positions, count, renamed, sizes
 
 _BRIDGE = {
@@ -45,3 +46,20 @@ def maskdit_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "type": "dit", **sizes(state), "depth": count(state, "blocks"), "masking": {"type": "maskdit", **decoder}
     }  # fmt: skip
+
+
+@CONVERTERS.register("maskdit")
+class MaskDiTWeights(Converter):
+    """MaskDiT (Anima-Lab/MaskDiT), class-conditional ImageNet."""
+
+    def recognises(self, state: Mapping[str, Tensor]) -> bool:
+        return {"x_embedder.proj.weight", "decoder_layer.linear.weight", "mask_token"} <= state.keys()
+
+    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return maskdit(state)
+
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        return maskdit_spec(state)
+
+    def recipe(self, spec: Mapping[str, Any]) -> str:  # noqa: ARG002 - one size is shipped
+        return "image/imagenet-maskdit-xl"

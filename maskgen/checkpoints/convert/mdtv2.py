@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
 from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, count, has_variance, renamed, sizes
 
 _LISTS = {
@@ -62,3 +63,20 @@ def mdtv2_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "type": "dit", **sizes(state), "depth": depth, "has_variance": has_variance(state), "positions": "learned",
         "masking": {"type": "mdt", "version": 2, "depth": decoder},
     }  # fmt: skip
+
+
+@CONVERTERS.register("mdtv2")
+class MDTv2Weights(Converter):
+    """MDTv2 (sail-sg/MDT), class-conditional ImageNet."""
+
+    def recognises(self, state: Mapping[str, Tensor]) -> bool:
+        return "en_inblocks.0.attn.qkv.weight" in state
+
+    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return mdtv2(state)
+
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        return mdtv2_spec(state)
+
+    def recipe(self, spec: Mapping[str, Any]) -> str:  # noqa: ARG002 - one size is shipped
+        return "image/imagenet-mdtv2-xl"

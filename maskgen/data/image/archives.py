@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from maskgen.core.errors import first_line
+from maskgen.core.npz import DAMAGED
 from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DataError
 from maskgen.data.image.pictures import MOST_PIXELS, SUFFIXES
@@ -112,7 +113,7 @@ class NpzSet(ImageSet):
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, is_fortran, dtype = read(file)
-        except (ValueError, TypeError, RecursionError, MemoryError, *_BAD_MEMBER) as error:
+        except (*DAMAGED, *_BAD_MEMBER) as error:
             raise DataError(f"{self.path} is damaged: {first_line(error)}") from error
         is_image = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
         if dtype != np.uint8 or is_fortran or not is_image:

@@ -1,4 +1,4 @@
-"""Images with captions: where the captions are, and their embeddings on disk."""
+"""Images with captions, and embeddings of the captions stored on disk."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ MOST_BYTES = 2**30
 
 
 class CaptionSettings(BaseModel):
-    """The key `captions` of a recipe: what embeds them.
+    """The key `captions` of a recipe: the text encoder.
 
-    With `embeddings`, those of the training images are read from a file; `encoder` then serves prompts only.
+    With `embeddings`, those of the images are read from a file, and `encoder` embeds prompts only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,7 +55,7 @@ class CaptionSettings(BaseModel):
         return self
 
     def shape(self) -> tuple[int, int]:
-        """(S, C) of an embedded caption, without the encoder; C is taken for 1,024 where only the hub could say it.
+        """(S, C) of an embedded caption, without loading the encoder; C of one on the hub is assumed to be 1,024.
 
         Raises:
             DataError: embeddings that cannot be read.
@@ -69,8 +69,8 @@ class CaptionSettings(BaseModel):
         """The encoder of texts.
 
         Raises:
-            DataError: there is none.
-            UserError: it cannot be had.
+            DataError: the recipe names none.
+            UserError: it cannot be loaded.
         """
         if self.encoder is None:
             raise DataError(
@@ -213,13 +213,14 @@ def embedded(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> tuple[CaptionTable, list[Tensor]]:
-    """The captions of all splits as one table, and (N,) int64 the numbers of each split's captions in it.
+    """The captions of all splits as one table, and for each split the numbers (N,) int64 of its captions in it.
 
-    An encoder's are made once and kept; each text is embedded once, wherever it occurs.
+    Each distinct text is embedded once; embeddings are stored.
 
     Raises:
         DataError: embeddings that cannot be read or are of other images, or a cache that cannot be written.
-        UserError: an encoder that cannot be had.
+        DiskFull: no room for the embeddings.
+        UserError: an encoder that cannot be loaded.
     """
     captioned = [split for split in splits if isinstance(split, CaptionedSplit)]
     if settings.embeddings is not None:
@@ -277,6 +278,6 @@ def read_embeddings(file: Path) -> np.ndarray[Any, Any]:
         if array.ndim not in (2, 3) or array.dtype.kind != "f" or not array.size:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not floats (N, S, C)")
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{file} gives no embedded captions: {error}") from None
+        raise DataError(f"{file} holds no embedded captions: {error}") from None
     captions: np.ndarray[Any, Any] = array if array.ndim == 3 else array[None]
     return captions

@@ -1,4 +1,4 @@
-"""Augmented views of images, as rows of their own, so that their tokens are stored like any others."""
+"""Augmented views of images as rows of a data set, so that their tokens are stored like those of images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
 class Views(BaseModel):
-    """Augmented views of the training images, `n` of each, stored as tokens; a step takes one of each image at random.
+    """Augmented views of the training images, `n` of each, stored as tokens; a step samples one view of each image.
 
-    For a contrastive term. The image itself is learned to be generated, or without `has_original` another view.
+    For a contrastive term. The generative loss is that of the image itself, or without `has_original` of another view.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -88,7 +88,7 @@ class ViewedTokens(Dataset[tuple[Tensor, Tensor]]):
 
 
 def pair_of(rows: Tensor, views: Views, rng: Rng) -> tuple[Tensor, Tensor]:
-    """Tokens (B, n + 1, L) of all views -> (B, L) each: what is learned to generate, and another view of it."""
+    """Tokens (B, n + 1, L) of all views -> (B, L) of the generative loss, and (B, L) of another view."""
     n, index = views.n, torch.arange(len(rows), device=rows.device)
     draws = rng.uniform((len(rows), 2), device=rows.device)
     second = (draws[:, 0] * n).long()  # float64: below n
@@ -99,7 +99,7 @@ def pair_of(rows: Tensor, views: Views, rng: Rng) -> tuple[Tensor, Tensor]:
 
 
 def augmented(images: Tensor, views: Views, rng: Rng) -> Tensor:
-    """Each image (C, H, W) uint8 cut out, moved and mirrored at random, back at its size; edges are repeated."""
+    """Images (B, C, H, W) uint8, each cropped, shifted and mirrored at random and resized back; edges are repeated."""
     n, _, height, width = images.shape
     low, high = views.scale
     u = rng.uniform((n, 4)).float()

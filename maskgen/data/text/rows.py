@@ -1,4 +1,4 @@
-"""What a text data set is to the rest, and its tokens: made once, kept on disk, read as rows."""
+"""Tokens of a text data set: encoded once, stored on disk, read as rows of one length."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackedText:
-    """A file of tokens, one document after the other, and what text it is of.
+    """A file of tokens, one document after the other, with the size of its text.
 
-    `characters` and `n_bytes` (UTF-8) are what bits per character and per byte divide by: those of the documents and
-    of newlines put between them; a token that ends a document is none. `documents` says whether there are such tokens,
-    `fingerprint` is the text's.
+    `characters` and `n_bytes` (UTF-8), the denominators of bits per character and per byte, count the documents and
+    newlines put between them, not tokens that end a document. `documents` is true if there are such tokens;
+    `fingerprint` is that of the text.
     """
 
     file: Path
@@ -82,15 +82,16 @@ class TextData(Dataset[tuple[Tensor, Tensor]]):
 def text_data(
     source: TextSource, split: str, tokenizer: TextTokenizer, cache_dir: Path | None = None, progress: bool = True
 ) -> TextData:
-    """The tokens of a split, from the cache if it has them; else they are made and kept.
+    """The tokens of a split, from the cache, or encoded and stored.
 
-    Documents follow one another, each with the tokenizer's `eos` after it; with a newline if there is no `eos`. One
-    text has neither. Only training rows may overlap.
+    Documents follow one another, each with the tokenizer's `eos` after it, or a newline if there is no `eos`. A source
+    of one text has neither. Only training rows may overlap.
 
     Raises:
-        DataError: no text, too little for one training row, documents that nothing separates, a cache directory that
-            can't be written.
-        TokenizerError: a character that the tokenizer does not know.
+        DataError: no text, too little for one training row, a tokenizer with neither `eos` nor newline, or a cache
+            directory that cannot be written.
+        DiskFull: no room for the tokens.
+        TokenizerError: a character that the tokenizer has no token for.
     """
     separator = _separator(source, tokenizer)
     header: dict[str, Any] = {
@@ -124,13 +125,13 @@ def text_data(
 
 
 def document_ids(tokens: Tensor, eos: int) -> Tensor:
-    """Tokens (B, L) -> (B, L) int64: 0, 1, 2 ... in each row; `eos` is of the document that it ends."""
+    """Tokens (B, L) -> index (B, L) int64 of each token's document in its row; `eos` belongs to the one it ends."""
     is_end = (tokens == eos).long()
     return is_end.cumsum(-1) - is_end
 
 
 def _separator(source: TextSource, tokenizer: TextTokenizer) -> Separator:
-    """What is put after each document."""
+    """What follows each document."""
     if source.is_one_text:
         return "none"
     if tokenizer.eos is not None:
@@ -140,7 +141,9 @@ def _separator(source: TextSource, tokenizer: TextTokenizer) -> Separator:
     except TokenizerError:
         has_newline = False
     if not has_newline:
-        raise DataError(f"nothing would separate the documents of {source.name}; set eos: true of the tokenizer")
+        raise DataError(
+            f"the tokenizer has no token to separate the documents of {source.name}; set tokenizer.eos=true"
+        )
     log.warning("the tokenizer has no token that ends a document: those of %s are joined by newlines", source.name)
     return "newline"
 
@@ -154,7 +157,7 @@ def _encode(
     dtype: str,
     progress: bool,
 ) -> dict[str, int]:
-    """Write the tokens; how many there are, of how much text, and their checksum."""
+    """Encode and write the tokens; returns their number, characters and bytes of the text, and a checksum."""
     log.info("encoding the %s split of %s into %s", split, source.name, file)
     facts = {"length": 0, "characters": 0, "n_bytes": 0}
 

@@ -46,24 +46,22 @@ def count_bound(
     k = 1 + floor(L (j + u) / strata), of which every k is equally likely over a uniform j (LLaDA, arXiv 2502.09992,
     eq. 6; RADD, arXiv 2406.03736).
 
-    Time of a time-conditioned network: over mask ratios r the bound is int_0^1 1/r E[cross-entropy of Bernoulli(r)
-    masks] dr. The part of it with k masks weighs C(L, k) r^(k-1) (1 - r)^(L-k), which is 1/k times the density of
-    Beta(k, L - k + 1): given k, r has that law and the masked set is uniform. Of L uniform numbers the k-th smallest
-    has that law and does not depend on where the k smallest lie. So these are masked, and t = alpha^-1(1 - r). The
-    bound itself has no schedule: a network trained with `fixed`, where times mean nothing, gets those of `linear`.
+    The time of a mask: over mask ratios r the bound is int_0^1 1/r E[cross-entropy of Bernoulli(r) masks] dr. The part
+    with k masks weighs C(L, k) r^(k-1) (1 - r)^(L-k), 1/k times the density of Beta(k, L - k + 1): given k, r has that
+    law, as has the k-th smallest of L uniform numbers, whose k smallest are masked; t = alpha^-1(1 - r). The bound has
+    no schedule: a network trained with `fixed`, where times carry no information, is given those of `linear`.
 
     A model with `block_length` is given a k for each block, and all blocks in one pass beside `clean` = x_0 (BD3-LM,
-    arXiv 2503.09573, eq. 8). Such a network uses no time; it gets the first block's, as in training. Blocks of one
-    token leave nothing to draw: one column. With `eos` the documents of a row do not see each other, as in training
-    with document attention.
+    arXiv 2503.09573, eq. 8); its time is the first block's, as in training. Blocks of one token need one column. With
+    `eos` the documents of a row do not see each other, as in training with document attention.
     """
     block_length = traits_of(model).block_length
     size = min(block_length or x_0.shape[1], x_0.shape[1])
     strata = 1 if block_length == 1 else strata
     schedule = Linear() if isinstance(schedule, Fixed) else schedule
-    more = {} if block_length is None else {"clean": x_0}
-    if eos is not None:
-        more["documents"] = document_ids(x_0, eos)
+    more = ({} if block_length is None else {"clean": x_0}) | (
+        {} if eos is None else {"documents": document_ids(x_0, eos)}
+    )
     columns = []
     for stratum in range(strata):
         is_masked, weight, ratio = _draw_counted(x_0, size, rng, stratum, strata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -100,7 +102,7 @@ class Moments:
 
     @classmethod
     def from_covariance(cls, mean: Tensor, cov: Tensor) -> Moments:
-        """A mean (D,) and a covariance (D, D) of nobody knows how many samples: good for a distance, not for merging.
+        """A mean (D,) and a covariance (D, D) of an unknown number of samples, which cannot be merged.
 
         Raises:
             ValueError: as `from_state`.
@@ -139,6 +141,33 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     else:
         overlap = torch.linalg.svdvals(_factor(cov_a, a.known_n).mT @ _factor(cov_b, b.known_n)).sum()
     return float((a.mean - b.mean).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap)
+
+
+def standard_error(features: Tensor, reference: Moments) -> float:
+    """Standard error of the Fréchet distance of (N, D) features to a reference that is taken as exact.
+
+    First order in the samples (delta method): the distance changes with sample i by 2 (m - m_r)' y + y' G y - tr(G S),
+    where y = x_i - m and G = 1 - R (R S R)^(-1/2) R with R = S_r^(1/2). Two distributions that coincide have none to
+    this order, so the error is then too small; so it is where N is not well above D.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    own = Moments.of(features)
+    root = _power(reference.cov, 0.5)
+    gradient = torch.eye(len(root), dtype=torch.float64) - root @ _power(root @ own.cov @ root, -0.5) @ root
+    y = features.double() - own.mean
+    influence = 2 * y @ (own.mean - reference.mean) + ((y @ gradient) * y).sum(1)
+    return float(influence.std() / math.sqrt(len(y)))
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Power of a symmetric positive semidefinite matrix (D, D); directions without spread are left out."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    is_kept = values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+    powers = torch.where(is_kept, values.clamp(min=1e-300) ** exponent, 0)
+    power: Tensor = (vectors * powers) @ vectors.mT
+    return power
 
 
 def _cholesky(cov: Tensor) -> Tensor | None:

@@ -89,7 +89,7 @@ class Likelihood:
         return self._bits_per("n_dims", self.n_dims)
 
     def entries(self, of: str) -> list[Entry]:
-        """All of it for a report; `[bound]` or `[exact]` says which it is, and `n_samples` counts scored tokens."""
+        """All of it for a report; the name ends in `[bound]` or `[exact]`, and `n_samples` counts scored tokens."""
         kind = "bound" if self.is_bound else "exact"
         per_token = {"bits_per_token": 1 / LN_2, "perplexity": self.perplexity()}
         sizes = {"bits_per_char": self.n_characters, "bits_per_byte": self.n_bytes, "bits_per_dim": self.n_dims}
@@ -125,12 +125,12 @@ def corpus_likelihood(
     """Every row of every batch scored by `row_nll`, each with a stream of its own: batching does not matter.
 
     Args:
-        model: a denoiser in evaluation mode, of any kind `row_nll` knows.
+        model: a denoiser in evaluation mode, of a kind that `row_nll` supports.
         batches: x_0 (B, L) int64, or a pair of it and its condition; L may differ, as that of the short row at the
             end of a text does.
         rng: one stream.
         mask_id: V.
-        strata: forward passes a row, 1 or even; autoregressive models need one whatever it says.
+        strata: forward passes a row, 1 or even; autoregressive models always use one.
         schedule: of the times given to a time-conditioned model.
         eos: the token that ends a document, for a model trained with document attention.
 

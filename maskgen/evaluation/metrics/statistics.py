@@ -1,29 +1,20 @@
-"""What is kept of a set of images seen through an extractor: moments, merged exactly over batches and processes."""
+"""Feature statistics of a set of images: moments, merged exactly over batches and processes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from maskgen.core.devices import from_first_rank, gather_over_ranks, is_first_rank, my_share
+from maskgen.core.devices import gather_over_ranks, my_share
 from maskgen.core.errors import UserError
-from maskgen.core.files import atomic
 from maskgen.core.predictions import NULL
-from maskgen.data.cache import default_cache_dir
 from maskgen.data.image.sets import ImageSet
 from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
-from maskgen.evaluation.protocols.features import Extractor, Features, packages
+from maskgen.evaluation.protocols.features import Extractor, Features
 
 BATCH = 250
 
@@ -51,7 +42,7 @@ class Statistics:
         n: images; None where a file does not say.
         format: of the images' files.
         digest: SHA-256 of the images; of a foreign file, of its mean and covariance.
-        features, logits: of every image, (N, D) and (N, K), if they were asked for.
+        features, logits: of every image, (N, D) and (N, K), if they were kept.
         floor: distance of one half of the images to the other, and the images in a half.
         n_labelled, n_right: for each class, images that had that label and those of them that were put there.
     """
@@ -77,10 +68,10 @@ class Statistics:
 
 
 class Collector:
-    """Takes in images batch by batch; holds all features only if told to.
+    """Accumulates the statistics of images batch by batch.
 
     Args:
-        extractor: what they are seen through; labels are counted if it has classes.
+        extractor: computes the features; labels are counted if it has classes.
         keeps: whether features and logits of every image are kept.
     """
 
@@ -124,7 +115,7 @@ class Collector:
         self._n_right += torch.bincount(labels[is_right], minlength=n_classes)
 
     def result(self, name: str, format: str = "", digest: str = "") -> Statistics:
-        """Of all images of all processes so far; every process must ask for it at once."""
+        """Of all images of all processes so far; all processes must call it together."""
         even, odd = (_merge_ranks(half) for half in self._halves)
         moments = even.merge(odd)
         kept = _joined(self._kept) if self.keeps else {}
@@ -170,122 +161,11 @@ def collect(images: ImageSet, extractor: Extractor, keeps: bool = False, progres
     return collector.result(images.name, images.format, images.digest())
 
 
-def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
-    """As `collect`, from `$MASKGEN_CACHE` if these very images were seen through this very network before."""
-    facts = [images.digest(), extractor.identity, {**packages(), **extractor.versions}, keeps]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-    file = default_cache_dir() / f"statistics-{key}.npz"
-    is_there = False
-    if is_first_rank() and file.is_file():
-        with suppress(UserError):  # damaged: made again
-            read_statistics(file)
-            is_there = True
-    if int(from_first_rank(torch.tensor(int(is_there)))):
-        return read_statistics(file, name=images.name)
-    found = collect(images, extractor, keeps, progress=progress)
-    if is_first_rank():
-        write_statistics(file, found)
-    return found
-
-
 def my_rows(n: int, size: int) -> list[int]:
     """This process's rows of n images, in whole batches of `size`, so that batches are the same for any number of
     processes."""
     starts = my_share(range(0, n, size))
     return [row for start in starts for row in range(start, min(start + size, n))]
-
-
-def write_statistics(path: Path, statistics: Statistics) -> None:
-    """An .npz that clean-fid, pytorch-fid and ADM read too (`mu`, `sigma`, `mu_s`, `sigma_s`), and where it is from."""
-    facts = {
-        "identity": dict(statistics.identity),
-        "n": statistics.n,
-        **{key: getattr(statistics, key) for key in ("name", "format", "digest", "floor")},
-        **{key: getattr(statistics, key).tolist() for key in ("n_labelled", "n_right")},
-    }
-    arrays = {"mu": statistics.moments.mean.numpy(), "sigma": statistics.moments.cov.numpy()}
-    if statistics.spatial is not None:
-        arrays |= {"mu_s": statistics.spatial.mean.numpy(), "sigma_s": statistics.spatial.cov.numpy()}
-    kept = {"features": statistics.features, "logits": statistics.logits}
-    arrays |= {key: value.numpy() for key, value in kept.items() if value is not None}
-    with atomic(path) as file:
-        np.savez(file, allow_pickle=False, maskgen=np.array(json.dumps(facts)), **arrays)
-
-
-def is_statistics(path: Path) -> bool:
-    """Whether a file is an .npz with `mu` and `sigma`."""
-    return path.suffix.lower() == ".npz" and path.is_file() and {"mu.npy", "sigma.npy"} <= members(path)
-
-
-def identity_in(path: Path) -> dict[str, str] | None:
-    """Of which extractor a statistics file says it is; None if it is another package's.
-
-    Raises:
-        UserError: damaged.
-    """
-    return dict(read_statistics(path).identity) if "maskgen.npy" in members(path) else None
-
-
-def read_statistics(path: Path, identity: Mapping[str, str] | None = None, name: str | None = None) -> Statistics:
-    """A statistics file, of this package or another's.
-
-    Args:
-        path: the .npz.
-        identity: what a file is taken for that does not say of which protocol it is.
-        name: of the set, the file's by default.
-
-    Raises:
-        UserError: damaged, or neither it nor the caller says of which protocol it is.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: torch.from_numpy(stored[key]) for key in stored.files if key in _ARRAYS}
-            facts = json.loads(str(stored["maskgen"])) if "maskgen" in stored.files else None
-        if facts is None and identity is None:
-            raise UserError(f"{path} does not say of which protocol it is; say so with --protocol")
-        facts = facts or {"identity": dict(identity or {}), "n": None}
-        n = facts["n"]
-        moments, *spatial = (
-            _moments(arrays[f"mu{end}"], arrays[f"sigma{end}"], n) for end in ("", "_s") if f"mu{end}" in arrays
-        )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is no statistics file or damaged: {error}") from None
-    floor = facts.get("floor")
-    return Statistics(
-        name or str(path),
-        facts["identity"],
-        moments,
-        spatial=spatial[0] if spatial else None,
-        n=n,
-        format=facts.get("format", ""),
-        digest=facts.get("digest") or _digest(arrays["mu"], arrays["sigma"]),
-        features=arrays.get("features"),
-        logits=arrays.get("logits"),
-        floor=(floor[0], floor[1]) if floor else None,
-        **{key: torch.tensor(facts.get(key, []), dtype=torch.int64) for key in ("n_labelled", "n_right")},
-    )
-
-
-_ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits")
-
-
-def _digest(*arrays: Tensor) -> str:
-    return hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in arrays)).hexdigest()
-
-
-def _moments(mean: Tensor, cov: Tensor, n: int | None) -> Moments:
-    mean, cov = mean.double(), cov.double()
-    return Moments.from_covariance(mean, cov) if n is None else Moments.from_state(n, mean, cov * (n - 1))
-
-
-def members(path: Path) -> set[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return set(archive.namelist())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is damaged or no archive: {error}") from None
 
 
 def _merge_ranks(moments: Moments) -> Moments:

@@ -1,6 +1,6 @@
-"""How good generated texts are: what another model thinks of them, and how varied they are.
+"""Quality of generated texts: perplexity under another model, and diversity.
 
-Low perplexity alone is no praise: a sampler that repeats itself gets it for free. Report entropy beside it.
+A sampler that repeats itself has a low perplexity, so report entropy beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Aggregation = Literal["corpus", "mean_of_exp", "exp_of_mean"]
 
 
 class ScorerError(UserError):
-    """A scoring model that cannot be had."""
+    """A scorer model that is missing or cannot be loaded."""
 
 
 def generative_perplexity(nats: Tensor, counts: Tensor, aggregation: Aggregation = "corpus") -> float:
@@ -80,7 +80,7 @@ def distinct_n(tokens: Tensor, n: int) -> float:
 
 
 class Scorer(Protocol):
-    """A model that texts are shown to.
+    """A language model that scores texts.
 
     Attributes:
         name: for reports.
@@ -117,7 +117,7 @@ class CheckpointScorer:
 
     Args:
         model: in evaluation mode.
-        tokenizer: the model's own; texts are encoded again, whatever generated them.
+        tokenizer: the model's own; texts are encoded again, whatever made them.
         rng: one stream; every call scores with the same masks.
         name: for reports.
         strata, schedule: of the bound, as in `corpus_likelihood`.
@@ -187,7 +187,7 @@ class CausalLMScorer:
             ) from error
         try:
             place = hub_or_folder(source)
-            if is_hub_id(source):  # one try: without a network transformers retries every file
+            if is_hub_id(source):  # one try: transformers retries every file where there is no network
                 place = str(download(source, ["*.json", "*.safetensors", "*.txt", "*.model"]))
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -202,7 +202,7 @@ class CausalLMScorer:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Nats (N,) and scored tokens (N,); `n_cut` then says how many texts were cut."""
+        """Nats (N,) and scored tokens (N,); `n_cut` is then the number of texts that were cut."""
         whole = [self._tokenizer(text, verbose=False)["input_ids"] for text in texts]
         rows = [row[: self.context] for row in whole]
         self.n_cut = sum(len(row) < len(ids) for row, ids in zip(rows, whole, strict=True))

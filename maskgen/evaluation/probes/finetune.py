@@ -116,7 +116,7 @@ def _trained(
     tuning: Tuning,
     progress: Callable[[Any], Any],
 ) -> nn.Sequential:
-    """The last layer, trained with the network under it; on the CPU, for what an encoder says."""
+    """The last layer, trained with the network under it; on the CPU."""
     device = encoder.device
     batch_size = min(tuning.batch_size, len(train))
     order = CounterSampler(len(train), batch_size, tuning.seed)
@@ -149,7 +149,7 @@ def _settled(top: nn.Sequential, encoder: Encoder, train: Rows, tuning: Tuning) 
     norm.running_var.copy_(features.var(0, correction=0))
     top.eval()
     with torch.no_grad():
-        _require_finite(top(features[:BATCH].float()), "what the trained network says", tuning)
+        _require_finite(top(features[:BATCH].float()), "the output of the trained network", tuning)
     return top
 
 

@@ -1,4 +1,4 @@
-"""Images -> pooled features of a generator's network, made once and kept on disk."""
+"""Images -> pooled features of a generator's network, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Encoder:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) as they are, (B, C H W): what features must be better than."""
+    """Images (B, C, H, W) as they are, (B, C H W): the baseline."""
     return images.flatten(1)
 
 
@@ -65,7 +65,7 @@ PIXELS = Encoder("raw pixels", {"network": "pixels"}, pixels)
 def features_of(
     images: ImageSet, encoder: Encoder, progress: Any = iter, batch_size: int = BATCH, cache_dir: Path | None = None
 ) -> Tensor:
-    """Features (N, D) float32 of a set of images, from `$MASKGEN_CACHE` if these very images were seen so before.
+    """Features (N, D) float32 of a set of images, from `$MASKGEN_CACHE` if they were computed before.
 
     `progress` may wrap the batches in a bar.
 
@@ -74,14 +74,14 @@ def features_of(
     """
     key = digest({"format": FORMAT, "images": images.digest(), **encoder.identity, **_versions()})
     file = (cache_dir or default_cache_dir()) / f"features-{key}.safetensors"
-    found = _read(file, len(images))
+    found = _read(file, len(images), key)
     if found is None:
         batches = images.batches(batch_size, range(len(images)))
         found = torch.cat([encoder(batch) for _, batch in progress(batches)])
         if not bool(found.isfinite().all()):
             row = int((~found.isfinite()).any(1).nonzero()[0])
             raise UserError(f"{encoder.name} of {images.label(row)} is NaN or infinite; it cannot be probed")
-        _write(file, found)
+        _write(file, found, key)
     return found
 
 
@@ -95,27 +95,28 @@ def _versions() -> dict[str, str]:
     return {"maskgen": __version__, **packages()}
 
 
-def _read(file: Path, n: int) -> Tensor | None:
-    """The features in a file; None if there is no such file, or a damaged one."""
+def _read(file: Path, n: int, key: str) -> Tensor | None:
+    """The features in a file; None if there is no such file, a damaged one or that of another key."""
     if not file.is_file():
         return None
     try:
         with safe_open(file, framework="pt") as stored:
             features: Tensor = stored.get_tensor("features")
-            is_whole = stored.metadata().get("crc32") == str(_crc32(features)) and len(features) == n
+            is_whole = stored.metadata().get("crc32") == _stamp(features, key) and len(features) == n
     except (SafetensorError, OSError, KeyError, AttributeError) as error:
-        log.warning("%s cannot be read and is made again: %s", file, error)
+        log.warning("%s cannot be read and is computed again: %s", file, error)
         return None
     if not is_whole:
-        log.warning("%s has changed and is made again", file)
+        log.warning("%s is altered or of other images and is computed again", file)
         return None
     return features
 
 
-def _write(file: Path, features: Tensor) -> None:
+def _write(file: Path, features: Tensor, key: str) -> None:
     with atomic(file) as out:
-        out.write(save({"features": features.contiguous()}, {"crc32": str(_crc32(features))}))
+        out.write(save({"features": features.contiguous()}, {"crc32": _stamp(features, key)}))
 
 
-def _crc32(features: Tensor) -> int:
-    return zlib.crc32(features.contiguous().numpy().data)
+def _stamp(features: Tensor, key: str) -> str:
+    """Checksum of the features and the key they are stored under, in one entry: the order of several is not fixed."""
+    return f"{zlib.crc32(features.contiguous().numpy().data)} {key}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,29 +20,31 @@ from maskgen.core.files import local_path
 from maskgen.core.hub import download, is_hub_id
 from maskgen.core.pixels import to_float
 from maskgen.evaluation.protocols.features import Extractor, Features
+from maskgen.evaluation.protocols.protocol import PROTOCOLS, Protocol
 from maskgen.evaluation.protocols.weight_files import WeightsError, read_tensors, sha256_of
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SCRIPT_ENDINGS = (".pt", ".ts", ".torchscript")
 
 
-def is_backbone(name: str) -> bool:
-    """Whether a name is one that `build` knows: PREFIX:MODEL or a TorchScript file."""
-    return name.partition(":")[0] in PREFIXES or name.endswith(SCRIPT_ENDINGS)
+class Backbone(Protocol):
+    """A network of another library, chosen by a model name.
 
-
-def build(name: str, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
-    """The extractor `timm:NAME`, `torchvision:NAME`, `dinov2:HUB_ID_OR_FOLDER` or `FILE.pt`.
-
-    Raises:
-        UserError: no such model, or its weights are neither here nor to be had.
+    Attributes:
+        model: the library's name of the model.
+        prefix: name of the protocol.
     """
-    prefix, _, model = name.partition(":")
-    make = PREFIXES.get(prefix)
-    network, resize, versions, channels = _script(name, device) if make is None else make(model, weights, device)
-    digest = sha256_of(local_path(name)) if make is None else _digest(network.module)
-    label = Path(name).name if make is None else name
-    return Extractor(label, resize, digest, network, channels, batch_size=batch_size, versions=versions)
+
+    model: str
+    prefix: ClassVar[str]
+
+    @abstractmethod
+    def make(self, weights: str | None, device: torch.device) -> _Made:
+        """Network, how it resizes, versions, channels."""
+
+    def extractor(self, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
+        network, resize, versions, channels = self.make(weights, device)
+        digest, label = _digest(network.module), f"{self.prefix}:{self.model}"
+        return Extractor(label, resize, digest, network, channels, batch_size=batch_size, versions=versions)
 
 
 class _Head:
@@ -84,69 +87,102 @@ _Made = tuple[Any, str, dict[str, str], int | None]
 """Network, how it resizes, versions, channels."""
 
 
-def _script(name: str, device: torch.device) -> _Made:
-    """A TorchScript file: images float in [0, 1], in their own size and channels -> (B, D)."""
-    path = local_path(name)
-    if not path.is_file():
-        raise UserError(f"--protocol {name}: no such TorchScript file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit is old, its files are what people have
-            module = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, OSError) as error:
-        raise WeightsError(f"{path} is not TorchScript: {first_line(error)}") from None
-    return _Whole(module, to_float, device), "none: images as they are, in [0, 1]", {}, None
+@PROTOCOLS.register("timm")
+@dataclass(frozen=True)
+class Timm(Backbone):
+    """A model of timm by its name, pooled features."""
+
+    model: str
+    prefix = "timm"
+
+    def make(self, weights: str | None, device: torch.device) -> _Made:
+        name = self.model
+        timm = _package("timm")
+        if name not in timm.list_models() and not timm.list_models(name.partition(".")[0]):
+            raise UserError(f"timm has no model {name!r}; timm.list_models() has the names")
+        module = _fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=weights is None, num_classes=0))
+        if weights is not None:
+            _load(module, weights, strict=False)
+        config = timm.data.resolve_model_data_config(module)
+        size = config["input_size"][-1]
+        prepare = _resizer(size, config["mean"], config["std"])
+        return _Whole(module, prepare, device), _describe(size), {"timm": timm.__version__}, 3
 
 
-def _timm(name: str, weights: str | None, device: torch.device) -> _Made:
-    timm = _package("timm")
-    if name not in timm.list_models() and not timm.list_models(name.partition(".")[0]):
-        raise UserError(f"timm has no model {name!r}; timm.list_models() has the names")
-    module = _fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=weights is None, num_classes=0))
-    if weights is not None:
-        _load(module, weights, strict=False)
-    config = timm.data.resolve_model_data_config(module)
-    size = config["input_size"][-1]
-    prepare = _resizer(size, config["mean"], config["std"])
-    return _Whole(module, prepare, device), _describe(size), {"timm": timm.__version__}, 3
+@PROTOCOLS.register("torchvision")
+@dataclass(frozen=True)
+class Torchvision(Backbone):
+    """A classifier of torchvision by its name, the input of its last linear layer."""
+
+    model: str
+    prefix = "torchvision"
+
+    def make(self, weights: str | None, device: torch.device) -> _Made:
+        name = self.model
+        models = import_module("torchvision.models")
+        if name not in models.list_models(module=models):
+            raise UserError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() has the names")
+        module = _fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=None if weights else "DEFAULT"))
+        if weights is not None:
+            _load(module, weights)
+        return (
+            _Head(module, _resizer(224, *IMAGENET), device),
+            _describe(224),
+            {"torchvision": version("torchvision")},
+            3,
+        )
 
 
-def _torchvision(name: str, weights: str | None, device: torch.device) -> _Made:
-    models = import_module("torchvision.models")
-    if name not in models.list_models(module=models):
-        raise UserError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() has the names")
-    module = _fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=None if weights else "DEFAULT"))
-    if weights is not None:
-        _load(module, weights)
-    return _Head(module, _resizer(224, *IMAGENET), device), _describe(224), {"torchvision": version("torchvision")}, 3
+@PROTOCOLS.register("dinov2")
+@dataclass(frozen=True)
+class Dinov2(Backbone):
+    """DINOv2 by hub id or folder, class token after the last norm (Stein et al., arXiv 2306.04675)."""
+
+    model: str
+    prefix = "dinov2"
+
+    def make(self, weights: str | None, device: torch.device) -> _Made:
+        name = self.model
+        transformers = _package("transformers")
+        source = weights or name
+        allow = ["*.json", "*.safetensors"]
+        try:
+            folder = download(source, allow) if is_hub_id(source) else local_path(source)
+            module = transformers.Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"dinov2:{name} is not here: {first_line(error)}. Download facebook/dinov2-large from the "
+                "Hugging Face hub and give the folder as --weights"
+            ) from None
+        return (
+            _Whole(module, _resizer(224, *IMAGENET), device),
+            _describe(224),
+            {"transformers": version("transformers")},
+            3,
+        )
 
 
-def _dinov2(name: str, weights: str | None, device: torch.device) -> _Made:
-    """Class token after the last norm (Stein et al., arXiv 2306.04675)."""
-    transformers = _package("transformers")
-    source = weights or name
-    allow = ["*.json", "*.safetensors"]
-    try:
-        folder = download(source, allow) if is_hub_id(source) else local_path(source)
-        module = transformers.Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"dinov2:{name} is not here: {first_line(error)}. Download facebook/dinov2-large from the "
-            "Hugging Face hub and give the folder as --weights"
-        ) from None
-    return (
-        _Whole(module, _resizer(224, *IMAGENET), device),
-        _describe(224),
-        {"transformers": version("transformers")},
-        3,
-    )
+@PROTOCOLS.register("torchscript")
+@dataclass(frozen=True)
+class TorchScript(Protocol):
+    """A TorchScript file: images float in [0, 1], in their own size and channels -> (B, D). FILE.pt alone does, too."""
 
+    model: str
 
-PREFIXES: dict[str, Callable[[str, str | None, torch.device], _Made]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "dinov2": _dinov2,
-}
+    def extractor(self, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
+        if weights is not None:
+            raise UserError(f"--weights: {self.model} holds its own; leave it out")
+        path = local_path(self.model)
+        if not path.is_file():
+            raise UserError(f"--protocol {self.model}: no such TorchScript file")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch.jit is old, its files are what people have
+                module = torch.jit.load(str(path), map_location="cpu")
+        except (RuntimeError, OSError) as error:
+            raise WeightsError(f"{path} is not TorchScript: {first_line(error)}") from None
+        network, resize = _Whole(module, to_float, device), "none: images as they are, in [0, 1]"
+        return Extractor(path.name, resize, sha256_of(path), network, None, batch_size=batch_size)
 
 
 def _resizer(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Images -> features: what every image score is computed from, and everything the score depends on."""
+"""Images -> features, from which image scores are computed, and everything a score depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maskgen.core.errors import UserError
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of N images, float on the CPU: `pool` (N, D); `logits` (N, K) and `spatial` (N, S) if any."""
+    """Outputs of a network, float on the CPU: `pool` (N, D); `logits` (N, K) and `spatial` (N, S) if any."""
 
     pool: Tensor
     logits: Tensor | None = None
@@ -23,19 +23,19 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that images are scored through, under the name of a protocol.
+    """A network that computes features, under the name of a protocol.
 
     Attributes:
         protocol: `clean-fid`, `adm`, `fashion-classifier`, ...
-        resize: how an image gets to the network.
+        resize: how an image is brought to the network's size.
         weights: SHA-256 of the network's file.
-        network: images (B, C, H, W) uint8 -> Features, on whatever device it likes, without gradients.
+        network: images (B, C, H, W) uint8 -> Features, on any device, without gradients.
         channels: C that it takes; images are brought to it.
         image_shape: the only shape it takes, if there is but one.
         mixes_sizes: whether every image is resized by itself, so that a set may have images of several sizes.
         n_classes: of its logits, where they are the classes of the data that the images are to resemble; else 0.
-        batch_size: images at once; what an image gets does not depend on it.
-        versions: of the packages that do the work.
+        batch_size: images at once; features do not depend on it.
+        versions: of the packages that compute.
         notes: what a reader of its scores should know.
     """
 
@@ -96,5 +96,5 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
     if bool((images[:, :1] != images).any()):
-        raise UserError("the images are coloured and this protocol's network sees grey ones; convert them first")
+        raise UserError("the images have colours and this protocol's network takes grey ones; convert them first")
     return images[:, :1]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from maskgen.core.errors import UserError, first_line
 from maskgen.evaluation.protocols.adm import AdmInception
 from maskgen.evaluation.protocols.features import Extractor, Features
+from maskgen.evaluation.protocols.protocol import PROTOCOLS, Protocol
 from maskgen.evaluation.protocols.weight_files import (
     INCEPTION,
     INCEPTION_SCRIPT,
@@ -102,70 +104,112 @@ def adm(file: Path, device: torch.device) -> Network:
 
 
 TF1 = "bilinear of TensorFlow 1, no antialiasing"
-PROTOCOLS: dict[str, tuple[WeightsFile, str, tuple[str, ...], Callable[[Path, torch.device], Network]]] = {
-    "clean-fid": (
-        INCEPTION_SCRIPT,
-        "PIL bicubic, antialiased, not rounded",
-        ("clean-fid",),
-        lambda file, device: clean_fid("clean", file, device),
-    ),
-    "clean-fid-legacy-pytorch": (
-        INCEPTION,
-        "PyTorch bilinear, no antialiasing",
-        ("clean-fid",),
-        lambda file, device: clean_fid("legacy_pytorch", file, device),
-    ),
-    "clean-fid-legacy-tensorflow": (
-        INCEPTION_SCRIPT,
-        TF1,
-        ("clean-fid",),
-        lambda file, device: clean_fid("legacy_tensorflow", file, device),
-    ),
-    "torch-fidelity": (INCEPTION, TF1, ("torch-fidelity",), torch_fidelity),
-    "torchmetrics": (
-        INCEPTION,
-        TF1,
-        ("torchmetrics", "torch-fidelity"),
-        lambda file, device: torchmetrics(file, device, False),
-    ),
-    "torchmetrics-antialias": (
-        INCEPTION,
-        "PyTorch bilinear, antialiased",
-        ("torchmetrics", "torch-fidelity"),
-        lambda file, device: torchmetrics(file, device, True),
-    ),
-    "adm": (INCEPTION, TF1, (), adm),
-}
-"""Name -> weights, resizing, packages that do the work, network."""
 
 
-def build(name: str, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
-    """The extractor of one of `PROTOCOLS`.
+class InceptionProtocol(Protocol):
+    """The 2015 Inception behind one way of resizing.
 
-    Raises:
-        UserError: a package or the weights are missing, or the weights are not of this network.
+    Attributes:
+        file: weights it needs.
+        resize: for reports.
+        packages: that do the work.
+        mixes_sizes: whether every image is resized by itself.
     """
-    wanted, resize, packages, make = PROTOCOLS[name]
-    for package in packages:
-        _version(package)
-    file = wanted.find(weights)
-    network, digest = make(file, device), sha256_of(file)
-    notes = () if wanted.is_published(digest) else (f"{file} is not the published Inception: not comparable with FIDs",)
-    return Extractor(
-        name,
-        resize,
-        digest,
-        network,
-        mixes_sizes=name in ("clean-fid", "clean-fid-legacy-pytorch"),
-        batch_size=batch_size,
-        versions={package: _version(package) for package in packages},
-        notes=notes,
-    )
+
+    is_inception = True
+    file: ClassVar[WeightsFile] = INCEPTION
+    resize: ClassVar[str] = TF1
+    packages: ClassVar[tuple[str, ...]] = ()
+    mixes_sizes: ClassVar[bool] = False
+    name: ClassVar[str]
+
+    @abstractmethod
+    def network(self, file: Path, device: torch.device) -> Network:
+        """Images (B, 3, H, W) uint8 -> Features."""
+
+    def extractor(self, weights: str | None, device: torch.device, batch_size: int = 64) -> Extractor:
+        versions = {package: _version(package) for package in self.packages}
+        file = self.file.find(weights)
+        network, digest = self.network(file, device), sha256_of(file)
+        is_published = self.file.is_published(digest)
+        notes = () if is_published else (f"{file} is not the published Inception: not comparable with FIDs",)
+        return Extractor(
+            self.name, self.resize, digest, network, mixes_sizes=self.mixes_sizes, batch_size=batch_size,
+            versions=versions, notes=notes,
+        )  # fmt: skip
 
 
-def score_name(protocol: str) -> str:
-    """What a Fréchet distance of a protocol's features is called: "FID" is said of the 2015 Inception alone."""
-    return f"FID[{protocol}]" if protocol in PROTOCOLS else f"frechet_distance[{protocol}]"
+@PROTOCOLS.register("clean-fid")
+class CleanFid(InceptionProtocol):
+    """clean-fid with its antialiased bicubic resizing (the default of `maskgen fid`)."""
+
+    name, file, packages = "clean-fid", INCEPTION_SCRIPT, ("clean-fid",)
+    resize, mixes_sizes = "PIL bicubic, antialiased, not rounded", True
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return clean_fid("clean", file, device)
+
+
+@PROTOCOLS.register("clean-fid-legacy-pytorch")
+class CleanFidLegacyPytorch(InceptionProtocol):
+    """clean-fid's mode that resizes as pytorch-fid does."""
+
+    name, packages = "clean-fid-legacy-pytorch", ("clean-fid",)
+    resize, mixes_sizes = "PyTorch bilinear, no antialiasing", True
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return clean_fid("legacy_pytorch", file, device)
+
+
+@PROTOCOLS.register("clean-fid-legacy-tensorflow")
+class CleanFidLegacyTensorflow(InceptionProtocol):
+    """clean-fid's mode that resizes as the original TensorFlow code does."""
+
+    name, file, packages = "clean-fid-legacy-tensorflow", INCEPTION_SCRIPT, ("clean-fid",)
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return clean_fid("legacy_tensorflow", file, device)
+
+
+@PROTOCOLS.register("torch-fidelity")
+class TorchFidelity(InceptionProtocol):
+    """The package torch-fidelity."""
+
+    name, packages = "torch-fidelity", ("torch-fidelity",)
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return torch_fidelity(file, device)
+
+
+@PROTOCOLS.register("torchmetrics")
+class Torchmetrics(InceptionProtocol):
+    """The package torchmetrics."""
+
+    name, packages = "torchmetrics", ("torchmetrics", "torch-fidelity")
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return torchmetrics(file, device, False)
+
+
+@PROTOCOLS.register("torchmetrics-antialias")
+class TorchmetricsAntialias(InceptionProtocol):
+    """The package torchmetrics with its antialiased resizing."""
+
+    name, packages = "torchmetrics-antialias", ("torchmetrics", "torch-fidelity")
+    resize = "PyTorch bilinear, antialiased"
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return torchmetrics(file, device, True)
+
+
+@PROTOCOLS.register("adm")
+class Adm(InceptionProtocol):
+    """The evaluator of ADM (guided-diffusion), with sFID, Inception score, precision and recall."""
+
+    name = "adm"
+
+    def network(self, file: Path, device: torch.device) -> Network:
+        return adm(file, device)
 
 
 def _require_loadable(file: Path) -> None:

@@ -58,7 +58,7 @@ class WeightsFile:
         if wrong := [place for place in places if place.is_file() and not found]:
             ending = Path(self.names[0]).suffix
             raise WeightsError(
-                f"${VARIABLE} names {wrong[0]}; {self.names[0]} is wanted, which ends in {ending}. Add that file "
+                f"${VARIABLE} names {wrong[0]}; needs {self.names[0]}, ending in {ending}. Add that file "
                 f"to the variable, after a {os.pathsep!r}, or give --weights FILE"
             )
         return found[0] if found else None

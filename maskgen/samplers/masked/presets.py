@@ -29,7 +29,10 @@ def maskgit(
     schedule: Schedule = Cosine(),
     top_p: float = 1.0,
 ) -> MaskedSampler:
-    """Most confident first, cosine counts (arXiv 2202.04200)."""
+    """Most confident first, cosine counts (arXiv 2202.04200).
+
+    Counts are exact: the float32 cosine of the published code is one token off where cos(pi t / 2) L is whole.
+    """
     order, unmasking = Confidence(choice_temperature), Scheduled(schedule)
     return MaskedSampler(order, unmasking, steps=steps, temperature=temperature, top_p=top_p)
 

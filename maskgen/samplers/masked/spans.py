@@ -61,7 +61,7 @@ def _steps_by_row(unmasking: Unmasking, steps: int, is_open: Tensor, blocks: Ten
         return sizes.amax(0) * has_gap.any(0) * torch.ones_like(empty)
     n, rank = has_gap.sum(1, keepdim=True).clamp(min=1), has_gap.cumsum(1) - 1
     shares = ((steps + n - 1 - rank) // n).clamp(min=1) * has_gap
-    if unmasking.max_one_a_token and bool((shares > sizes).any()):
+    if unmasking.max_one_a_token and steps > is_open.shape[1]:
         _say_limit(steps, is_open.shape[1])
     return torch.tensor(
         [

@@ -1,0 +1,71 @@
+"""`maskgen export`: a checkpoint to publish, in one of several formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from maskgen.checkpoints.card import card
+from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint
+from maskgen.core.errors import UserError
+from maskgen.core.files import local_path
+from maskgen.core.registry import Registry
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+EXPORTERS: Registry[None] = Registry("format", home="maskgen.checkpoints:EXPORTERS")
+
+
+def run(
+    source: str,
+    directory: str,
+    format: str = "maskgen",
+    dtype: str = "fp32",
+    summary: str | None = None,
+    report: str | None = None,
+    **facts: Any,
+) -> None:
+    """Write a checkpoint in a format without its training state; `facts` are kept beside it.
+
+    Raises:
+        UserError: no such checkpoint or format, an unreadable report, or the directory is in use.
+    """
+    path = local_path(directory)
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise UserError(f"{directory} is not an empty directory; choose another one")
+    checkpoint = read_checkpoint(source)
+    if report is not None:
+        facts["scores"] = _scores(report)
+    write = EXPORTERS.get(format)
+    write(checkpoint, path, DTYPES[dtype], {"summary": summary or checkpoint.recipe.summary, **facts})
+
+
+@EXPORTERS.register("maskgen")
+def as_maskgen(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, Any]) -> None:
+    """A checkpoint that `maskgen.load` reads: weights, recipe, tokenizer and a model card."""
+    copy_for_use(checkpoint, path, dtype, **facts)
+    (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
+
+
+@EXPORTERS.register("weights")
+def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, Any]) -> None:
+    """The weights alone, model.safetensors, for code of another package."""
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in checkpoint.tensors().items()
+    }
+    save_file(tensors, path / MODEL, {"summary": str(facts["summary"])})
+
+
+def _scores(report: str) -> list[dict[str, Any]]:
+    """The numbers of a report of `maskgen evaluate`, the score first."""
+    try:
+        tree = json.loads(local_path(report).read_text(encoding="utf-8"))
+        entries = [tree["score"], tree["reconstruction_floor"], tree["train_floor"], *tree["others"]]
+        return [{key: entry[key] for key in ("name", "of", "value", "n_samples")} for entry in entries if entry]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--report {report} is not a report of `maskgen evaluate`: {error}") from None

@@ -1,0 +1,61 @@
+"""`maskgen sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from maskgen.cli.names import CHECKPOINT
+from maskgen.cli.options import DEVICE, choices, program, sampling, say
+
+
+@click.command()
+@click.argument("checkpoint", type=CHECKPOINT)
+@click.option("--num", type=click.IntRange(1), metavar="N", help="Number of samples. Default: 40 images, 4 texts.")
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME|ID|all",
+    help="Class to generate; may be repeated, samples cycle through them. Default: all.",
+)
+@click.option("--length", type=click.IntRange(1), metavar="N", help="Tokens per text. Default: as in training.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help="Caption of an image (may be repeated, samples cycle through them), or the beginning of a text.",
+)
+@click.option("--infill", metavar="TEXT", help='Text with gaps, one _ per token: "In the ____ God created".')
+@click.option("--picture", metavar="FILE", help="Image to complete; see --hole.")
+@click.option(
+    "--hole",
+    metavar="WHERE",
+    help="Part of --picture to generate: center (default), border, left, right, top, bottom, x0,y0,x1,y1, or a mask "
+    "image.",
+)
+@click.option("--show-steps", is_flag=True, help="Print the first text after every decoding step.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i only.")
+@click.option(
+    "--output",
+    metavar="PATH",
+    help="Images: a grid (.png, .jpg, .webp), an .npz, or a folder of PNGs. Text: .txt or .jsonl.",
+)
+@click.option(
+    "--scale", type=click.IntRange(1), metavar="N", help="Whole factor by which the images of a grid are enlarged."
+)
+@click.option("--animate", metavar="FILE", help="Also write a .gif or .png of the images after every decoding step.")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")
+@DEVICE
+@sampling
+def sample(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
+    """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a Hugging Face hub id.
+
+    Images are written to samples.png and text to the terminal, unless --output is given. Other arguments of the sampler
+    follow as key=value, for example choice_temperature=2.
+    """
+    written = program("sample.program").sample(checkpoint, **choices(arguments, **options))
+    if written:
+        say(written)

@@ -1,0 +1,162 @@
+"""From a recipe and facts of its data to the parts of a run: the one place where networks are built.
+
+Training takes the facts from its data, sampling from a checkpoint, and `maskgen cost` assumes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from maskgen.core.streams import Stream, TokenLayout
+from maskgen.data.base import ImageSource, TextSource
+from maskgen.models import change_grid
+from maskgen.objectives import Objective
+from maskgen.processes import Gaussian
+from maskgen.recipes.schema import Recipe
+from maskgen.recipes.tree import RecipeError
+from maskgen.samplers import FieldSampler, MaskedSampler
+from maskgen.samplers.guidance import Guidance
+from maskgen.schedules import Schedule
+from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+ImageShape = tuple[int, int, int]
+AnyTokenizer = ImageTokenizer | TextTokenizer
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Sizes of the data that networks and objectives depend on.
+
+    Attributes:
+        n_classes: number of labels; 0 without.
+        image_shape: (C, H, W) of images; None for text.
+        built_for: (C, H, W) that the network was built with, if phases have changed the resolution since.
+        length: tokens in a row of text; 0 for images.
+        caption_shape: (S, C) of an embedded caption; None without.
+    """
+
+    n_classes: int = 0
+    image_shape: ImageShape | None = None
+    built_for: ImageShape | None = None
+    length: int = 0
+    caption_shape: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, source: ImageSource | TextSource, caption_shape: tuple[int, int] | None = None) -> DataFacts:
+        """Facts of a data set."""
+        if isinstance(source, TextSource):
+            return cls(length=source.length)
+        return cls(len(source.classes), source.image_shape, caption_shape=caption_shape)
+
+
+@dataclass(frozen=True)
+class System:
+    """A recipe built for its data. Process, objective, sampler and guidance are built on first use.
+
+    Attributes:
+        network: of the recipe's model; a tokenizer or classifier where the recipe trains one.
+        tokenizer: of a generator; None for other tasks, and where only the layout is known.
+        layout: of the rows of a generator; None for other tasks.
+    """
+
+    recipe: Recipe
+    facts: DataFacts
+    network: nn.Module
+    tokenizer: AnyTokenizer | None = None
+    layout: TokenLayout | None = None
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The training loss."""
+        return self.recipe.build_objective() if self.layout is None else self.recipe.build_objective(self.layout)
+
+    @cached_property
+    def field_process(self) -> Gaussian | None:
+        """The Gaussian process whose field the network predicts; None where tokens are masked."""
+        return self.recipe.field_process()
+
+    @cached_property
+    def masking_schedule(self) -> Schedule | None:
+        """The schedule that training masks tokens by; None if there is none."""
+        return self.recipe.masking_schedule()
+
+    @cached_property
+    def sampler(self) -> MaskedSampler | FieldSampler:
+        """The recipe's sampler."""
+        return self.recipe.build_sampler()
+
+    @cached_property
+    def guidance(self) -> Guidance:
+        """The recipe's guidance."""
+        return self.recipe.build_guidance()
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a training sample: tokens (L,) or (L, D), or an image (C, H, W)."""
+        if self.layout is None:
+            return _image_shape(self.facts)
+        return (self.layout.length, *([] if self.layout.has_discrete_tokens else [self.layout.width]))
+
+
+def build_system(
+    recipe: Recipe,
+    facts: DataFacts,
+    tokenizer: AnyTokenizer | None = None,
+    *,
+    layout: TokenLayout | None = None,
+    built_on: TokenLayout | None = None,
+) -> System:
+    """Build the network of a recipe, on the default device.
+
+    Args:
+        recipe: what is trained.
+        facts: sizes of its data.
+        tokenizer: of a generator.
+        layout: of a generator whose tokenizer is not there.
+        built_on: layout that the network is built with before its grid is changed to that of `layout`.
+
+    Raises:
+        RecipeError: a part refuses these sizes.
+        UserError: the network cannot change its grid.
+    """
+    if layout is None and tokenizer is not None:
+        layout = layout_of(tokenizer, facts)
+    network = build_network(recipe, facts, built_on or layout)
+    if layout is not None and built_on is not None:
+        change_grid(network, layout.shape)
+    return System(recipe, facts, network, tokenizer, layout)
+
+
+def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) -> nn.Module:
+    """The network of a recipe, or the tokenizer that it trains; `layout` of a generator's rows."""
+    if recipe.task == "tokenizer":
+        return recipe.build_tokenizer(_image_shape(facts))
+    caption_width = 0 if facts.caption_shape is None else facts.caption_shape[1]
+    derived: dict[str, object] = {"n_classes": facts.n_classes, "caption_width": caption_width}
+    if facts.image_shape is not None:
+        derived["image_shape"] = facts.built_for or facts.image_shape
+    if layout is not None:
+        derived |= {"vocab_size": layout.vocab_size, "token_width": layout.width, "grid": layout.shape}
+    return recipe.build_model(**derived)
+
+
+def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
+    """The rows of a tokenizer's tokens as one stream."""
+    if isinstance(tokenizer, ImageTokenizer):
+        return tokenizer.layout
+    return text_layout(tokenizer.vocab_size, facts.length)
+
+
+def text_layout(vocab_size: int, length: int) -> TokenLayout:
+    """Rows of text as one stream."""
+    return TokenLayout.of(Stream("text", "text", vocab_size, (length,)))
+
+
+def _image_shape(facts: DataFacts) -> ImageShape:
+    if facts.image_shape is None:
+        raise RecipeError("this recipe needs images, its data are text")
+    return facts.image_shape
