@@ -1,8 +1,9 @@
 """Files below a folder: which are data, which are left out and why. One rule for images, texts and archives.
 
 Hidden files and folders (a name that begins with a dot, or `__MACOSX`) are never data. Endings are compared in lower
-case. Links are followed; every real folder is listed once, under its own path rather than that of a link, so a cycle of
-links ends and nothing is counted twice. What is not a regular file (pipe, device, broken link) is never opened.
+case. Links are followed, not upwards; every real folder is listed once, under its own path rather than that of a link,
+so a cycle of links ends and nothing is counted twice. What is not a regular file (pipe, device, broken link) is never
+opened.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ class LeftOut:
         if self.special:
             parts.append(f"{_counted(len(self.special), 'name')} of no regular file ({first_few(self.special)})")
         if self.repeated:
-            parts.append(
-                f"{_counted(len(self.repeated), 'link')} to a folder listed already ({first_few(self.repeated)})"
-            )
+            links = _counted(len(self.repeated), "link")
+            parts.append(f"{links} to a folder listed already or above ({first_few(self.repeated)})")
         return f"left out: {', '.join(parts)}" if parts else ""
 
 
@@ -94,7 +94,9 @@ def list_files(
         DataError: a folder that cannot be read.
     """
     walk = _Walk(root, frozenset(endings), frozenset(other))
-    walk.seen |= {identity for folder in beside if (identity := _identity(folder)) is not None}
+    walk.seen |= {
+        identity for folder in (*beside, *root.resolve().parents) if (identity := _identity(folder)) is not None
+    }
     walk.run()
     return Listing([Path(*parts) for parts in sorted(walk.found)], walk.left_out)
 

@@ -127,10 +127,12 @@ def test_a_real_folder_is_listed_once_whatever_links_lead_to_it(tmp_path: Path) 
     (root / "a_link_to_dog").symlink_to("dog")
     (root / "bird").symlink_to(outside)
     (outside / "back").symlink_to(root)
+    (root / "dog" / "above").symlink_to(tmp_path)
+    picture(tmp_path / "unrelated" / "1.png")
     source = folder(root)
     assert source.classes == ("bird", "cat", "dog")
     assert sum(sizes(source)) == 17
-    assert "links to a folder listed already" in source.notes[0]
+    assert "links to a folder listed already or above" in source.notes[0]
     assert len(open_images(str(root))) == 17
 
 
@@ -154,7 +156,7 @@ def test_linked_folders_of_texts_are_read_once(tmp_path: Path) -> None:
     (tmp_path / "pool" / "cycle").symlink_to(root)
     source = texts(root, validation_fraction=0, test_fraction=0)
     assert list(source.documents("train")) == ["one"]
-    assert "2 links to a folder listed already" in source.notes[0]
+    assert "2 links to a folder listed already or above" in source.notes[0]
 
 
 def test_what_is_left_out_is_counted_by_ending(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -173,8 +174,14 @@ def formats_of(names: list[str], source: str, left_out: LeftOut) -> str:
         because = f" ({left_out})" if str(left_out) else ""
         raise DataError(f"{source} holds no image{because}; known endings are {', '.join(sorted(SUFFIXES))}")
     if str(left_out):
-        log.warning("%s: %s", printable(source), left_out)
+        _warn(f"{printable(source)}: {left_out}")
     return "+".join(sorted({ending_of(name).lstrip(".").replace("jpg", "jpeg") for name in names}))
+
+
+@cache
+def _warn(text: str) -> None:
+    """Log a line once in a process."""
+    log.warning("%s", text)
 
 
 def add_file(digest: Hash, name: str, size: int, file: IO[bytes]) -> None:
