@@ -52,7 +52,7 @@ def texts(recipe: str, split: str) -> tuple[str, str]:
         UserError: a recipe of images or of many documents, or a split without text.
     """
     loaded = load_recipe(recipe)
-    source = loaded.build_text() if loaded.is_text else None
+    source = loaded.build_text() if loaded.kind == "text" else None
     if source is None or not source.is_one_text:
         raise UserError(f"{recipe} is not of one text; give a recipe such as text/kjv-md4")
     parts = {name: "".join(source.documents(name)) for name in TEXT_SPLITS}

@@ -6,6 +6,7 @@ avx2, avx512) and number of threads (1, 2), and prints a table of the outcomes. 
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -25,12 +26,14 @@ def outcome(capability: str, threads: int, arguments: list[str]) -> tuple[bool, 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser.parse_known_args()[1]
     results = []
     print(f"{'capability':12}{'threads':>8}{'seconds':>9}  outcome")
     for capability in CAPABILITIES:
         for threads in THREADS:
             start = time.perf_counter()
-            passed, summary = outcome(capability, threads, sys.argv[1:])
+            passed, summary = outcome(capability, threads, arguments)
             print(f"{capability:12}{threads:8}{time.perf_counter() - start:9.0f}  {summary}", flush=True)
             results.append(passed)
     sys.exit(0 if all(results) else 1)

@@ -42,7 +42,7 @@ class Given(Rng):
     """Uniform draws as given, one after the other."""
 
     def __init__(self, *values: Tensor) -> None:
-        super().__init__((0,), is_per_sample=False)
+        super().__init__(0)
         self.values = list(values)
 
     def uniform(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:

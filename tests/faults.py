@@ -225,7 +225,7 @@ def _damaged(name: str, how: str) -> Callable[[Lab], str]:
         child = lab.start(resume=True)
         assert child.wait() == DONE, child.said
         assert name in child.said, "the file is not named"
-        assert "going on from checkpoint-6" in child.said, child.said
+        assert "resuming from checkpoint-6" in child.said, child.said
         assert weights(lab.run) == weights(lab.whole)
         return "named, resumes from the previous one, equal to the bit"
 

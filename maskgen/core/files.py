@@ -82,7 +82,7 @@ def atomic(path: Path, *, is_flushed: bool = True) -> Iterator[IO[bytes]]:
     draft = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_numbers)}")
     try:
         draft.unlink(missing_ok=True)  # of a dead process that had this number
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with draft.open("xb") as file:
             yield file
             file.flush()
             if is_flushed:

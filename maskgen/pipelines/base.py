@@ -50,6 +50,7 @@ class Pipeline(ABC):
             raise CheckpointError(
                 f"{checkpoint.path} is a {checkpoint.recipe.task}; only a generator can be sampled from"
             )
+        self._check_kind(checkpoint)
         self.checkpoint = checkpoint
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
@@ -58,6 +59,12 @@ class Pipeline(ABC):
             # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
             self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
         self.to(device, dtype)
+
+    @abstractmethod
+    def _check_kind(self, checkpoint: Checkpoint) -> None:
+        """Raises:
+        CheckpointError: the checkpoint generates something else.
+        """
 
     def _can_be_guided(self) -> bool:
         try:

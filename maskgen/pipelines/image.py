@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, load_system
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
@@ -51,6 +51,10 @@ class ImagePipeline(Pipeline):
     """Samples images: `maskgen.load("fashion-maskgit")(num=8, classes=["Sandal"]).images`."""
 
     _encoder: TextEncoder | None = None
+
+    def _check_kind(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.recipe.kind == "text":
+            raise CheckpointError(f"{checkpoint.path} generates text, not images; use maskgen.load_text")
 
     @property
     def tokenizer(self) -> ImageTokenizer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from maskgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.pipelines.arguments import wrong_type
 from maskgen.pipelines.image import ImagePipeline
@@ -28,18 +28,12 @@ def load_image(
     source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
 ) -> ImagePipeline:
     """The pipeline of an image checkpoint: see `maskgen.load_image`."""
-    checkpoint = _read(source)
-    if checkpoint.recipe.kind == "text":
-        raise CheckpointError(f"{source} generates text, not images; use maskgen.load_text")
-    return ImagePipeline(checkpoint, pick_device(device), dtype)
+    return ImagePipeline(_read(source), pick_device(device), dtype)
 
 
 def load_text(source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> TextPipeline:
     """The pipeline of a text checkpoint: see `maskgen.load_text`."""
-    checkpoint = _read(source)
-    if checkpoint.recipe.kind != "text":
-        raise CheckpointError(f"{source} generates images, not text; use maskgen.load_image")
-    return TextPipeline(checkpoint, pick_device(device), dtype)
+    return TextPipeline(_read(source), pick_device(device), dtype)
 
 
 def _read(source: Source) -> Checkpoint:

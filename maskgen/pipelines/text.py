@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, load_system
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
 from maskgen.core.errors import UserError
 from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
 from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
@@ -34,6 +34,10 @@ class Request(NamedTuple):
 
 class TextPipeline(Pipeline):
     """Samples text: `maskgen.load("kjv-md4")(num=2, prompt="In the beginning").texts`."""
+
+    def _check_kind(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.recipe.kind != "text":
+            raise CheckpointError(f"{checkpoint.path} generates images, not text; use maskgen.load_image")
 
     def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
         return Generator.of(load_system(checkpoint), device)

@@ -367,7 +367,7 @@ def test_without_an_end_documents_are_joined_by_newlines_and_it_is_said(
     assert tokenizer.decode(all_tokens(data)) == text
     assert data.characters == len(text)
     assert not data.documents
-    with pytest.raises(DataError, match="set eos: true of the tokenizer"):
+    with pytest.raises(DataError, match=r"set tokenizer\.eos=true"):
         packed(source, tokenizer_of("characters", source), tmp_path)
 
 

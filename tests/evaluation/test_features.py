@@ -50,7 +50,7 @@ def test_grey_images_are_seen_in_three_channels_and_grey_colours_in_one() -> Non
     colours = grey.expand(-1, 3, -1, -1)
     assert torch.equal(to_channels(grey, 3), colours)
     assert torch.equal(to_channels(colours, 1), grey)
-    with pytest.raises(UserError, match="coloured"):
+    with pytest.raises(UserError, match="have colours"):
         extractor(channels=1)(byte_images(2))
 
 

@@ -48,7 +48,7 @@ def test_the_places_are_asked_in_order(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_variable_that_names_nothing_usable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = put(tmp_path / "torch" / "hub" / "checkpoints" / "one.pth")
     script = put(tmp_path / "script.pt")
-    for name, message in ((script, r"one\.pth is wanted, which ends in \.pth"), (tmp_path / "none", "not there")):
+    for name, message in ((script, r"needs one\.pth, ending in \.pth"), (tmp_path / "none", "not there")):
         monkeypatch.setenv("MASKGEN_WEIGHTS", str(name))
         with pytest.raises(WeightsError, match=message):
             FILE.find()

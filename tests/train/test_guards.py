@@ -21,7 +21,7 @@ from torch import Tensor
 from maskgen.core import lock
 from maskgen.core.errors import UserError
 from maskgen.core.lock import RunLock
-from maskgen.data.base import DataError
+from maskgen.data.base import DataError, ImageSplit
 from maskgen.data.loader import CounterSampler, batches
 from maskgen.recipes.budget import TrainSettings
 from maskgen.train import status
@@ -279,11 +279,13 @@ def test_tensorboard_is_written_by_accelerates_tracker(tmp_path: Path) -> None:
     assert list((tmp_path / "logs").glob("events.out.*"))
 
 
-class Deadly(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+class Deadly(ImageSplit):
     """Rows of which one kills the process that reads it."""
 
-    def __len__(self) -> int:
-        return 20
+    labels = torch.zeros(20)
+
+    def fingerprint(self) -> str:
+        return "deadly"
 
     def name_of(self, row: int) -> str:
         return f"picture-{row}.png"

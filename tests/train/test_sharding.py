@@ -62,7 +62,7 @@ def test_what_fsdp_cannot_be_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, 
 
 def test_one_process_has_nothing_to_spread_over(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator: Any = SimpleNamespace(distributed_type=DistributedType.NO)
-    with pytest.raises(UserError, match="there is one process and nothing to spread over"):
+    with pytest.raises(UserError, match="there is one process and nothing to shard over"):
         require_supported(accelerator, parse_recipe(tree()), cast(Any, object()))
 
 

@@ -51,4 +51,4 @@ def test_a_resumed_run_draws_the_masks_of_the_run_that_was_not_interrupted(name:
 def test_masks_are_drawn_on_the_grid_of_the_tokens() -> None:
     recipe = parse_recipe(tree(process={"type": "absorbing", "strategy": "block"}))
     parts = build(recipe, Accelerator(cpu=True))
-    assert cast(Any, parts.objective).process.grid == cast(Any, parts.tokenizer).grid == (8, 8)
+    assert cast(Any, parts.objective).process.layout.shape == cast(Any, parts.tokenizer).grid == (8, 8)
