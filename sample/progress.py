@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from torch import Tensor
 from tqdm import tqdm
 
-Batches = Iterator[tuple[int, Tensor]]
+Item = TypeVar("Item")
 
 
-def progress_bar(name: str) -> Callable[[Batches], Batches]:
-    """What wraps batches of images in a bar."""
+def progress_bar(name: str) -> Callable[[Iterator[Item]], Iterator[Item]]:
+    """What wraps batches in a bar."""
     return lambda batches: iter(tqdm(batches, name, unit="batch", disable=None))
