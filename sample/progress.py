@@ -1,4 +1,4 @@
-"""Bars for what takes long."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ Item = TypeVar("Item")
 
 
 def progress_bar(name: str) -> Callable[[Iterator[Item]], Iterator[Item]]:
-    """What wraps batches in a bar."""
+    """A function that shows a bar over batches."""
     return lambda batches: iter(tqdm(batches, name, unit="batch", disable=None))
