@@ -35,7 +35,7 @@ class CountedDenoiser:
     def __getattr__(self, name: str) -> object:
         return getattr(self._denoiser, name)
 
-    def __call__(self, x_t: Tensor, *arguments: object, where: Tensor | None = None, **more: object) -> Any:
+    def __call__(self, x_t: Tensor, *arguments: object, where: Tensor | None = None, **more: object) -> object:
         self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
         return self._denoiser(x_t, *arguments, **more, **({} if where is None else {"where": where}))
 

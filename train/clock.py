@@ -21,7 +21,7 @@ class Clock:
     `count_on`, since the cost of a start depends on the state of the cache.
     """
 
-    def __init__(self, info: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, info: Mapping[str, object] | None = None) -> None:
         self._work: Work = "other"
         self._spent: dict[str, float] = {}
         self._phases: dict[int, dict[str, float]] = {}
