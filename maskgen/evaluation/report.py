@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -17,6 +18,13 @@ from maskgen.core.version import __version__
 
 def _versions() -> dict[str, str]:
     return {"maskgen": __version__, "torch": torch.__version__}
+
+
+class Made(TypedDict, total=False):
+    """Attributes of an `Entry` that tell how the samples were made."""
+
+    seed: int
+    sampler: Mapping[str, object]
 
 
 @dataclass(frozen=True)
