@@ -1,4 +1,4 @@
-"""Bars for what takes long."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ Batches = Iterator[tuple[int, Tensor]]
 
 
 def progress_bar(name: str) -> Callable[[Batches], Batches]:
-    """What wraps batches of images in a bar."""
+    """A function that shows a bar over batches of images."""
     return lambda batches: iter(tqdm(batches, name, unit="batch", disable=None))

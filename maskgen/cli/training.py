@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import click
 
@@ -34,7 +35,8 @@ def train(
     if resume not in (None, "yes", "auto"):  # `--resume train.steps=500`: the value is an override
         overrides, resume = (str(resume), *overrides), "yes"
     overrides += () if seed is None else (f"seed={seed}",)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
     with surviving_output():
         start = "auto" if resume == "auto" else resume is not None
         checkpoint = program("train.program").run(recipe, overrides, output, start, device)

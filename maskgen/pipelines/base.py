@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -17,9 +17,10 @@ from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
-from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
 from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.settings import HEAD_NFE as HEAD_NFE
+from maskgen.pipelines.settings import settings_of as settings_of
 from maskgen.recipes.schema import Recipe
 from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
@@ -279,22 +280,6 @@ def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
         return replace(guidance, interval=(low, high))
     except ValueError:
         raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
-
-
-HEAD_NFE = "head_nfe_per_token"
-"""Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
-
-
-def settings_of(generator: Generator) -> dict[str, object]:
-    """Sampler and guidance as plain values, for a report."""
-    sampler = generator.effective_sampler()
-    if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "nfe": sampler.nfe, "guidance": repr(generator.guidance)}
-    parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
-    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p", "crossing")}
-    if traits_of(generator.denoiser).has_token_diffusion:
-        numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
-    return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 
 def slices(num: int, batch_size: int) -> Iterator[slice]:

@@ -165,7 +165,7 @@ class Recipe(BaseModel):
     def build_objective(self, layout: TokenLayout | int = 0) -> Objective:
         """For rows of a layout; a number V stands for one stream of V ids (0: continuous tokens) of any length."""
         name, _ = OBJECTIVES.check(self.objective, "objective")
-        wanted = inspect.signature(OBJECTIVES.get(name)).parameters
+        parameters = inspect.signature(OBJECTIVES.get(name)).parameters
         traits = traits_of_objective(name)
         takes_tokens = traits.inputs != "images"
         if takes_tokens != (self.task == "generator"):
@@ -179,7 +179,7 @@ class Recipe(BaseModel):
         if isinstance(layout, TokenLayout) and len(layout.streams) > 1 and not traits.has_streams:
             names = ", ".join(layout.index_of)
             raise RecipeError(f"objective: {name} supports rows of one stream, got {names}; use masked_tokens")
-        if "process" in wanted:
+        if "process" in parameters:
             derived["process"] = self.build_process(layout)
         elif takes_tokens and self.process != Recipe.model_fields["process"].default:
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")

@@ -122,10 +122,10 @@ class StreamSplit(ImageSplit):
         return order
 
     def fingerprint(self) -> str:
-        told = hashlib.sha256(repr((self.known, self.reader.column, self.size, self.channels)).encode())
+        digest = hashlib.sha256(repr((self.known, self.reader.column, self.size, self.channels)).encode())
         for numbers in (self.starts, self.labels):
-            told.update(numbers.numpy().tobytes())
-        return self.prefix + told.hexdigest()
+            digest.update(numbers.numpy().tobytes())
+        return self.prefix + digest.hexdigest()
 
 
 @DATASETS.register("stream")

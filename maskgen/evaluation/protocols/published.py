@@ -57,7 +57,7 @@ def clean_fid(mode: str, file: Path, device: torch.device) -> Network:
 
 
 def _script(file: Path, resizes: bool) -> Any:
-    """clean-fid's wrapper of a TorchScript file, which it wants to find under its own name in a folder."""
+    """clean-fid's wrapper of a TorchScript file, which it finds under its own name in a folder."""
     from cleanfid.inception_torchscript import InceptionV3W
 
     try:
