@@ -13,7 +13,7 @@ HEAD_NFE = "head_nfe_per_token"
 """Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
 
 
-def settings_of(generator: Generator) -> dict[str, Any]:
+def settings_of(generator: Generator) -> dict[str, object]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
