@@ -49,7 +49,7 @@ class _Bounded(yaml.SafeLoader):
         self._depth = self._count = 0
         self._sizes: dict[int, int] = {}
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
         self._count += 1
         if self._depth > DEEPEST:
