@@ -66,7 +66,7 @@ class Book:
         return key in self.rows and set(metrics) <= set(self.rows[key]["metrics"])
 
     def add(self, key: str, row: Row, floor: Entry) -> None:
-        """Add a row; one of the same samples that is there gives it the metrics that it was not asked for again."""
+        """Add a row; it keeps the metrics of an earlier row of the same samples that were not computed again."""
         old = self.rows.get(key, {"others": [], "metrics": []})
         found = {entry["name"] for entry in row["others"]}
         others = [*row["others"], *(entry for entry in old["others"] if entry["name"] not in found)]

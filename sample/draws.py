@@ -1,5 +1,5 @@
-"""Samples for evaluation: image i from seed i, in pieces that do not depend on processes, kept on disk if there is a
-folder, so that an interrupted run goes on from what was made."""
+"""Samples for evaluation: image i from seed i, in pieces that do not depend on the number of processes, stored on disk
+if there is a folder, so that an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +36,14 @@ SHARD = 100
 
 @dataclass(frozen=True)
 class Draw:
-    """Some of the samples: `images` (B, C, H, W) uint8 of seeds `first`, ... and `labels` (B,) int64; what they cost.
+    """A piece of the samples and its cost.
 
-    `evaluations` is the number of rows that the network was evaluated on.
+    Attributes:
+        first: seed of its first image; the others follow.
+        images: (B, C, H, W) uint8.
+        labels: (B,) int64, `NULL` without classes.
+        seconds: wall time of the sampling.
+        evaluations: NFE, summed over rows.
     """
 
     first: int
@@ -51,9 +55,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Arm:
-    """A checkpoint with one way of decoding, sampled from seeds `seed`, ...; `folder` keeps what was drawn.
+    """A checkpoint with one sampler.
 
-    `captions`: the captions of the images, used in turn.
+    Attributes:
+        pipeline, generator: of the checkpoint; how it is decoded.
+        seed: of the first image; the others follow.
+        folder: where samples are stored, None for nowhere.
+        captions: conditions of the images, used in turn.
     """
 
     pipeline: ImagePipeline
@@ -62,8 +70,8 @@ class Arm:
     folder: Path | None = None
     captions: CaptionTable | None = None
 
-    def settings(self) -> dict[str, Any]:
-        """All that the images depend on."""
+    def settings(self) -> dict[str, object]:
+        """Everything that determines the images."""
         info = self.pipeline.checkpoint.info
         tokenizer = self.pipeline.generator.tokenizer
         return {
@@ -79,7 +87,7 @@ class Arm:
 
     @property
     def key(self) -> str:
-        """Of the settings: other weights or another sampler are another folder, so images never mix."""
+        """Hash of the settings: samples of other weights or of another sampler have another folder."""
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]
 
     def draw(self, num: int) -> Iterator[Draw]:
@@ -128,7 +136,7 @@ class Arm:
         return Draw(rows.start, images, known, seconds, counted.n_rows)
 
     def _captions(self, rows: range) -> CaptionTable | None:
-        """Those of some rows, the first of them first."""
+        """Captions of the rows, starting with the first row's."""
         if self.captions is None:
             return None
         index = torch.arange(rows.start, rows.stop) % len(self.captions)
@@ -136,7 +144,7 @@ class Arm:
 
 
 def arm_of(pipeline: ImagePipeline, generator: Generator, seed: int = 0, folder: Path | None = None) -> Arm:
-    """An arm; with the captions of the test images if the checkpoint was trained with captions."""
+    """An arm; a checkpoint trained with captions is conditioned on those of the test images."""
     recipe, captions = pipeline.checkpoint.recipe, None
     if recipe.captions is not None:
         data = recipe.build_data()
@@ -154,7 +162,7 @@ def _write(file: Path, draw: Draw) -> None:
 
 
 def _read(file: Path) -> Draw | None:
-    """The stored samples; None if the file is damaged or incomplete, so that they are drawn again."""
+    """A stored piece; None if it is damaged or incomplete, and must be sampled again."""
     start, stop = (int(part) for part in file.stem.split("-")[1:])
     try:
         with np.load(file, allow_pickle=False) as stored:

@@ -93,7 +93,7 @@ def run(
 
 
 def _require_options_of(
-    task: str, source: str, metrics: Sequence[str], num: int, path: Path | None, choices: Mapping[str, Any]
+    task: str, source: str, metrics: Sequence[str], num: int, path: Path | None, choices: Mapping[str, object]
 ) -> None:
     """Raises:
     UserError: options that a checkpoint of this task does not have.

@@ -169,7 +169,7 @@ class Found:
 
     name: str
     accuracy: Accuracy
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
 
 
 def _stored(file: Path) -> Found | None:

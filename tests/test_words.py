@@ -11,7 +11,7 @@ DIALECT = re.compile(
     r"\b(?:asks?|asked|wants?|wanted|told|tells|knows? (?:nothing )?of|knowing nothing|anew|into ours)\b"
     r"|\b[Tt]aken in turn\b|\bWho reads\b|\bOf each\.|\bprocessor seconds\b|\bquota=",
 )
-MOST = 240
+MOST = 24
 
 
 def test_the_dialect_is_gone() -> None:

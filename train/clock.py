@@ -102,7 +102,7 @@ class Clock:
             for _, spent in sorted(self._phases.items())
         ]
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """Everything as JSON values; a new clock continues from it."""
         so_far, shares = self.so_far(), self.shares()
         spent = {work: round(seconds, 3) for work, seconds in self._spent.items()}

@@ -9,9 +9,9 @@ from typing import Any
 
 from maskgen.checkpoints.checkpoint import checkpoints_in, newest_in
 from maskgen.core import lock
-from maskgen.core.console import plain
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
+from maskgen.core.terminal import printable
 
 from . import status
 from .clock import OVERHEAD
@@ -34,7 +34,7 @@ def run(directory: str) -> str:
     rows = [COLUMNS, *(_row(home, root) for home in homes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return plain("\n".join(line.rstrip() for line in lines))
+    return printable("\n".join(line.rstrip() for line in lines), keep="\n")
 
 
 def _with_status(root: Path) -> set[Path]:

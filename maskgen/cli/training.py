@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+import threading
 
 import click
 
@@ -35,7 +35,8 @@ def train(
     if resume not in (None, "yes", "auto"):  # `--resume train.steps=500`: the value is an override
         overrides, resume = (str(resume), *overrides), "yes"
     overrides += () if seed is None else (f"seed={seed}",)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
     with surviving_output():
         start = "auto" if resume == "auto" else resume is not None
         checkpoint = program("train.program").run(recipe, overrides, output, start, device)
@@ -68,7 +69,7 @@ def train(
     metavar="N",
     help="Channels of the latents, if the autoencoder is not here.",
 )
-def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+def cost(recipe: str, overrides: tuple[str, ...], **options: object) -> None:
     """Estimate what training RECIPE costs: MACs by keep ratio and stage, FLOPs, hours, price. Needs no data."""
     options |= {"is_measured": not options.pop("no_measure")}
     names = {"classes": "n_classes", "vocab": "vocab_size", "latents": "latent_channels"}
@@ -87,7 +88,7 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="Parts to encode at once, one core each."
 )
 @DEVICE
-def precompute(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+def precompute(recipe: str, overrides: tuple[str, ...], **options: object) -> None:
     """Encode the tokens or latents RECIPE trains on into the cache. An interrupted run continues when called again."""
     say(program("train.precompute").run(recipe, overrides, **options))
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from maskgen.core.terminal import printable
-
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Errors of writing where nothing reads any more: a closed pipe, a closed terminal, a closed file."""
 
@@ -68,8 +66,3 @@ def surviving_output() -> Iterator[None]:
 
 def _surviving(stream: IO[str]) -> Any:
     return Surviving(stream)
-
-
-def plain(text: str) -> str:
-    """Text with control characters as escapes, so that no terminal obeys them; line breaks and tabs stay."""
-    return printable(text, keep="\n\t")

@@ -32,7 +32,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what an entry is called in messages, ``"schedule"``.
-        base: the type that parameters of this kind are annotated with, or with a subclass that is wanted: they then
+        base: the type that parameters of this kind are annotated with, or with a required subclass: they then
             accept a nested spec.
         derived: constructor arguments that are computed from other parts (a vocabulary size); never keys.
         home: folder and variable of the registry, ``maskgen.models:MODELS``. Entries of the folder are found by
@@ -70,10 +70,10 @@ class Registry(Generic[T]):
 
         return add
 
-    def names(self, wanted: type | None = None) -> list[str]:
-        """Sorted; only classes of the type `wanted` (and functions), if given."""
+    def names(self, required: type | None = None) -> list[str]:
+        """Sorted; only classes of the type `required` (and functions), if given."""
         names = sorted({*self._shipped, *self._entries})
-        return names if wanted is None else [name for name in names if _is_a(self.get(name), wanted)]
+        return names if required is None else [name for name in names if _is_a(self.get(name), required)]
 
     def get(self, name: str) -> Callable[..., T]:
         """The class or function of an entry, imported if it has not been.
@@ -110,15 +110,15 @@ class Registry(Generic[T]):
         base = next((base for base in getattr(hint, "__mro__", ()) if base in Registry._by_base), None)
         return None if base is None else Registry._by_base[base]
 
-    def check(self, spec: Spec, path: str = "", wanted: type | None = None) -> tuple[str, dict[str, Any]]:
+    def check(self, spec: Spec, path: str = "", required: type | None = None) -> tuple[str, dict[str, Any]]:
         """The entry's name and its validated arguments (defaults left out, nested parts built).
 
         Raises:
-            SpecError: unknown entry or key, wrong type, impossible value; an entry that is no `wanted`.
+            SpecError: unknown entry or key, wrong type, impossible value; an entry of another type than `required`.
         """
-        name, arguments = self._split(spec, path, wanted)
-        if name not in self.names(wanted):
-            raise SpecError(f"{_at(path)}a {self.kind} here is {' or '.join(self.names(wanted))}")
+        name, arguments = self._split(spec, path, required)
+        if name not in self.names(required):
+            raise SpecError(f"{_at(path)}a {self.kind} here is {' or '.join(self.names(required))}")
         self.get(name)  # an entry that is imported has said which keys are renamed
         try:
             arguments = with_new_names(arguments, self._renamed.get(name, {}), path or self.kind)
@@ -140,14 +140,14 @@ class Registry(Generic[T]):
         """
         name, arguments = self.check(spec, path)
         entry = self.get(name)
-        wanted = inspect.signature(entry).parameters
+        parameters = inspect.signature(entry).parameters
         try:
-            return entry(**arguments, **{key: value for key, value in derived.items() if key in wanted})
+            return entry(**arguments, **{key: value for key, value in derived.items() if key in parameters})
         except ValueError as error:
             raise SpecError(f"{_at(path)}{error}") from error
 
-    def _split(self, spec: Spec, path: str, wanted: type | None) -> tuple[str, dict[str, object]]:
-        choices = ", ".join(self.names(wanted))
+    def _split(self, spec: Spec, path: str, required: type | None) -> tuple[str, dict[str, object]]:
+        choices = ", ".join(self.names(required))
         name: object
         arguments: dict[str, object]
         if isinstance(spec, str):
@@ -160,7 +160,7 @@ class Registry(Generic[T]):
         else:
             raise SpecError(f"{_at(path)}a {self.kind} is a name or a mapping with `type:`, got {spec!r}")
         if name not in self._entries and name not in self._shipped:
-            raise SpecError(_at(path) + unknown(self.kind, name, self.names(wanted)))
+            raise SpecError(_at(path) + unknown(self.kind, name, self.names(required)))
         return name, arguments
 
     def _schema(self, name: str) -> type[BaseModel]:
@@ -169,9 +169,9 @@ class Registry(Generic[T]):
         return self._schemas[name]
 
 
-def _is_a(entry: Callable[..., object], wanted: type) -> bool:
+def _is_a(entry: Callable[..., object], required: type) -> bool:
     """Whether an entry is a class of a type, or a function."""
-    return not inspect.isclass(entry) or issubclass(entry, wanted)
+    return not inspect.isclass(entry) or issubclass(entry, required)
 
 
 def explain(faults: Sequence[ErrorDetails], path: str, accepted: list[str]) -> str:
@@ -236,9 +236,9 @@ def _nested(hint: Any) -> Any:
     return hint
 
 
-def _part(registry: Registry[Any], spec: Spec, wanted: type) -> object:
+def _part(registry: Registry[Any], spec: Spec, required: type) -> object:
     """Build a nested part, which must be of a type."""
-    registry.check(spec, wanted=wanted)
+    registry.check(spec, required=required)
     return registry.build(spec)
 
 

@@ -58,6 +58,8 @@ class MaskGIT(nn.Module):
         has_features=True,
     )
 
+    rotation: Tensor | None
+
     def __init__(
         self,
         vocab_size: int,
@@ -83,19 +85,11 @@ class MaskGIT(nn.Module):
         _require_condition(norm, condition, qk_norm, has_null_label, has_time)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
-        self.condition = condition if n_classes else "none"
+        self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
         is_modulated = self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
         self.traits = replace(self.traits_for(keys), conditions=("class",) if n_classes else ())
-        self.has_null_label = has_null_label
-        n_prefix = self.n_prefix = int(self.condition == "token")
-        n_labels = (n_classes + has_null_label) * n_prefix
-        self.embedding = nn.Embedding(vocab_size + 1 + n_labels, width)  # codes, [MASK], labels: one table, as in BERT
-        self.positions = nn.Parameter(torch.empty(n_prefix + self.length, width)) if positions == "learned" else None
-        self.rotation: Tensor | None
-        self.register_buffer("rotation", None, persistent=False)
-        if positions == "rotary":
-            self.set_grid(grid)
+        self._add_embedding(width, positions == "learned")
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -104,10 +98,7 @@ class MaskGIT(nn.Module):
             bert_block(block, eps) if norm == "post" else vit_block(block, is_modulated) for _ in range(depth)
         )
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
-        if self.condition == "adaln":
-            self.labels = LabelEmbedding(n_classes, width)
-        self.time = TimeEmbedding(width) if has_time else None
-        self.loss_head = LossHead(width) if has_difficulty else None
+        self._add_conditions(width, has_time, has_difficulty)
         self._init(width, depth, is_modulated)
 
     @classmethod
@@ -145,6 +136,23 @@ class MaskGIT(nn.Module):
         still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no position
         self.length = grid[0] * grid[1]
         self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
+
+    def _add_embedding(self, width: int, is_learned: bool) -> None:
+        """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""
+        self.n_prefix = int(self.condition == "token")
+        n_labels = (self.n_classes + self.has_null_label) * self.n_prefix
+        self.embedding = nn.Embedding(self.vocab_size + 1 + n_labels, width)
+        self.positions = nn.Parameter(torch.empty(self.n_prefix + self.length, width)) if is_learned else None
+        self.register_buffer("rotation", None, persistent=False)
+        if not is_learned:
+            self.set_grid(self.grid)
+
+    def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
+        """Embeddings of class and time for adaLN, and the head of difficulty."""
+        if self.condition == "adaln":
+            self.labels = LabelEmbedding(self.n_classes, width)
+        self.time = TimeEmbedding(width) if has_time else None
+        self.loss_head = LossHead(width) if has_difficulty else None
 
     def _init(self, width: int, depth: int, is_modulated: bool) -> None:
         init_transformer(self)

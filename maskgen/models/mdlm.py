@@ -87,9 +87,7 @@ class TextTransformer(nn.Module):
                 "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
                 f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
             )
-        for name, share in (("embedding_dropout", embedding_dropout), ("attention_dropout", attention_dropout)):
-            if share is not None and not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}")
+        _require_shares(embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
         if has_time and not cond_width:
@@ -103,8 +101,7 @@ class TextTransformer(nn.Module):
         self.blocks = nn.ModuleList(text_block(sizes, cond_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
-        # The head starts at zero: the first loss is ln V.
-        self.head = zero(nn.Linear(width, vocab_size + int(has_mask_row)))
+        self.head = zero(nn.Linear(width, vocab_size + int(has_mask_row)))  # zero: the first loss is ln V
         self._init()
 
     def _init(self) -> None:
@@ -161,6 +158,17 @@ class TextTransformer(nn.Module):
         if self.time is None:
             return None
         return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))
+
+
+def _require_shares(**shares: float | None) -> None:
+    """Check dropout rates by name.
+
+    Raises:
+        ValueError: one is outside [0, 1).
+    """
+    for name, share in shares.items():
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {share}")
 
 
 @MODELS.register("mdlm")

@@ -80,8 +80,7 @@ class MicroDiT(nn.Module):
         _require_sizes(width, depth, heads, multiple_of)
         if not isinstance(masking, NoMasking | NaiveMasking | DeferredMasking):
             raise ValueError("masking: microdit takes none, naive or deferred; maskdit and mdt are of model dit")
-        if min(*qkv_ratio, *mlp_ratio, mixer_ratio) <= 0 or n_experts < 0:
-            raise ValueError("qkv_ratio, mlp_ratio and mixer_ratio must be positive and n_experts at least 0")
+        _require_ratios((*qkv_ratio, *mlp_ratio, mixer_ratio), n_experts)
         self.masking, self.width, self.base_grid, self.depth = masking, width, grid, depth
         self.head_width, self.multiple_of, self.backend = width // heads, multiple_of, attention
         self.n_experts, self.capacity, self.caption_width = n_experts, capacity, caption_width
@@ -91,9 +90,8 @@ class MicroDiT(nn.Module):
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, 512, scale=1.0, gelu=True)
         self.labels = LabelEmbedding(n_classes, width) if n_classes and not caption_width else None
-        self.captions = None
-        if caption_width:
-            self.captions = CaptionEncoder(caption_width, width, heads, self._hidden(width, mixer_ratio), attention)
+        sizes = (caption_width, width, heads, self._hidden(width, mixer_ratio), attention)
+        self.captions = CaptionEncoder(*sizes) if caption_width else None
         self._add_mixer(mixer_ratio)
         ratios = zip(spread(qkv_ratio, depth), spread(mlp_ratio, depth), strict=True)
         self.blocks = nn.ModuleList(captioned_block(self._block(at, *pair)) for at, pair in enumerate(ratios))
@@ -227,6 +225,16 @@ def _require_sizes(width: int, depth: int, heads: int, multiple_of: int) -> None
             "width, depth, heads and multiple_of must be positive and width a multiple of heads, got "
             f"{width}, {depth}, {heads} and {multiple_of}"
         )
+
+
+def _require_ratios(ratios: tuple[float, ...], n_experts: int) -> None:
+    """Check the ratios of widths and the number of experts.
+
+    Raises:
+        ValueError: they are not possible.
+    """
+    if min(ratios) <= 0 or n_experts < 0:
+        raise ValueError("qkv_ratio, mlp_ratio and mixer_ratio must be positive and n_experts at least 0")
 
 
 def spread(ends: tuple[float, float], n: int) -> Iterator[float]:

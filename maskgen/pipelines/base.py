@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -17,14 +17,15 @@ from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
-from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
 from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.settings import HEAD_NFE as HEAD_NFE
+from maskgen.pipelines.settings import settings_of as settings_of
 from maskgen.recipes.schema import Recipe
 from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 
-SamplerLike = str | Mapping[str, Any] | MaskedSampler | FieldSampler
+SamplerLike = str | Mapping[str, object] | MaskedSampler | FieldSampler
 """A preset (`maskgen samplers`), a mapping with `type` and its arguments, or a sampler."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -188,7 +189,7 @@ class Pipeline(ABC):
             self.generator = replace(self.generator, tokenizer=tokenizer, device=place)
         return self
 
-    def _computing(self) -> AbstractContextManager[Any]:
+    def _computing(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
         if self._dtype == torch.float32:
             return nullcontext()
@@ -200,7 +201,7 @@ class Pipeline(ABC):
         guidance: float | Guidance | None = None,
         *,
         guidance_interval: Sequence[float] | None = None,
-        **arguments: Any,
+        **arguments: object,
     ) -> Generator:
         """The generator with another sampler, guidance or sampler arguments (`steps`, `temperature`, ...).
 
@@ -250,9 +251,9 @@ class Pipeline(ABC):
         """
 
 
-def _spec(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
+def _spec(sampler: str | Mapping[str, object]) -> dict[str, object]:
     """A preset as a mapping with `type`."""
-    spec = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
+    spec: dict[str, object] = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
     return {**spec, "type": str(spec["type"]).replace("-", "_")} if "type" in spec else spec
 
 
@@ -279,22 +280,6 @@ def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
         return replace(guidance, interval=(low, high))
     except ValueError:
         raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
-
-
-HEAD_NFE = "head_nfe_per_token"
-"""Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
-
-
-def settings_of(generator: Generator) -> dict[str, Any]:
-    """Sampler and guidance as plain values, for a report."""
-    sampler = generator.effective_sampler()
-    if isinstance(sampler, FieldSampler):
-        return {**asdict(sampler), "nfe": sampler.nfe, "guidance": repr(generator.guidance)}
-    parts = {name: repr(getattr(sampler, name)) for name in ("order", "unmasking", "remask", "layout")}
-    numbers = {name: getattr(sampler, name) for name in ("steps", "temperature", "top_p", "crossing")}
-    if traits_of(generator.denoiser).has_token_diffusion:
-        numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
-    return {**parts, **numbers, "guidance": repr(generator.guidance)}
 
 
 def slices(num: int, batch_size: int) -> Iterator[slice]:

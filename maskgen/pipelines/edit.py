@@ -1,4 +1,4 @@
-"""Inpainting and outpainting: a picture, and the part of it that is to be made anew."""
+"""Inpainting and outpainting: a picture and the region of it to generate."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ Picture = Image.Image | Tensor | str | Path
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture (C, H, W) uint8 and what is wanted of it, (1, H, W) bool."""
+    """A picture (C, H, W) uint8 and the region to generate, (1, H, W) bool."""
 
     picture: Tensor
     wanted: Tensor
 
     @classmethod
     def of(cls, picture: Picture, hole: str | Path | Tensor, image_shape: tuple[int, int, int]) -> Edit:
-        """From a picture and a hole as a user names them, brought to the shape (C, H, W) of a checkpoint's images.
+        """A picture and a hole as a user names them, brought to the shape (C, H, W) of a checkpoint's images.
 
         Args:
             picture: a file, a PIL image, or (C, H, W) uint8 of that shape.
             hole: `center`, the middle half; `border`, all but it (outpainting); `left`, `right`, `top`, `bottom`, a
-                half; four numbers `x0,y0,x1,y1` in shares of the picture; a file or (1, H, W) bool, white is wanted.
+                half; four numbers `x0,y0,x1,y1` in shares of the picture; a file or (1, H, W) bool, white is generated.
 
         Raises:
-            UserError: a file that cannot be read, a shape that does not fit, or no such hole.
+            UserError: a file that cannot be read, a shape that does not fit, or an unknown hole.
         """
         channels, height, width = image_shape
         if isinstance(picture, Tensor):
             if picture.shape != image_shape or picture.dtype != torch.uint8:
-                raise UserError(f"the picture is {picture.dtype} {tuple(picture.shape)}, needed is uint8 {image_shape}")
+                raise UserError(f"the picture must be uint8 {image_shape}, got {picture.dtype} {tuple(picture.shape)}")
             given = picture
         elif height != width:
-            raise UserError(f"give the picture as a tensor {image_shape}: files are brought to squares only")
+            raise UserError(f"give the picture as a tensor {image_shape}: files are cropped to squares only")
         elif isinstance(picture, Image.Image):
             given = to_square(picture, height, 3 if channels == 3 else 1)
         else:
@@ -52,18 +52,18 @@ class Edit:
         wanted = _region(hole, height, width)
         if wanted.all() or not wanted.any():
             raise UserError(
-                f"the hole {hole!s} leaves {'nothing of the picture' if wanted.all() else 'nothing to make'}"
+                f"the hole {hole!s} leaves {'nothing of the picture' if wanted.all() else 'nothing to generate'}"
             )
         return cls(given, wanted)
 
     def known(self, tokenizer: ImageTokenizer, n: int) -> Tensor:
-        """What samplers are given, (n, L) or (n, L, D), on the tokenizer's device."""
+        """Known tokens (n, L) int64, -1 in the hole, or (n, L, D) float, NaN there, on the tokenizer's device."""
         device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
         known = tokenizer.known(to_float(self.picture[None].to(device)), self.wanted[None].to(device))
         return known.expand(n, *known.shape[1:])
 
     def paste(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) uint8 with the picture's own pixels wherever they were not wanted."""
+        """Images (B, C, H, W) uint8 with the picture's own pixels outside the hole."""
         return torch.where(self.wanted, images, self.picture)
 
 
@@ -71,7 +71,7 @@ def _region(hole: str | Path | Tensor, height: int, width: int) -> Tensor:
     """(1, H, W) bool."""
     if isinstance(hole, Tensor):
         if hole.shape != (1, height, width):
-            raise UserError(f"the hole is {tuple(hole.shape)}, the picture needs (1, {height}, {width})")
+            raise UserError(f"the hole must be (1, {height}, {width}), got {tuple(hole.shape)}")
         return hole.bool()
     boxes = {
         "center": (0.25, 0.25, 0.75, 0.75), "border": (0.25, 0.25, 0.75, 0.75), "left": (0.0, 0.0, 0.5, 1.0),

@@ -92,6 +92,28 @@ class _Abandoned(BaseException):
     """Raised inside a decoding whose reader has left."""
 
 
+class _Worker(threading.Thread):
+    """Runs a decoding; after each step it puts an event and waits until it may resume."""
+
+    def __init__(self, decode: Callable[[OnStep], Tensor]) -> None:
+        super().__init__(name="maskgen-stream", daemon=True)
+        self._decode = decode
+        self.events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self.resume, self.is_abandoned = threading.Semaphore(0), False
+
+    def run(self) -> None:
+        try:
+            self.events.put(("end", self._decode(self._on_step)))
+        except BaseException as error:  # handed to the reader, in whose thread it is raised
+            self.events.put(("error", error))
+
+    def _on_step(self, done: int, total: int, x_t: Tensor) -> None:  # noqa: ARG002 - an `OnStep`
+        self.events.put(("step", (done, x_t.clone())))
+        self.resume.acquire()
+        if self.is_abandoned:
+            raise _Abandoned
+
+
 def steps_of(decode: Callable[[OnStep], Tensor]) -> Iterator[tuple[int, Tensor]]:
     """(steps done, tokens) after each step of a decoding that reports to an `OnStep`.
 
@@ -102,27 +124,11 @@ def steps_of(decode: Callable[[OnStep], Tensor]) -> Iterator[tuple[int, Tensor]]
         decode: runs the decoding with the given `OnStep`; returns its tokens, which are yielded as step 0 where
             there was nothing to decode.
     """
-    events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    resume, is_abandoned = threading.Semaphore(0), threading.Event()
-
-    def on_step(done: int, total: int, x_t: Tensor) -> None:  # noqa: ARG001 - an `OnStep`
-        events.put(("step", (done, x_t.clone())))
-        resume.acquire()
-        if is_abandoned.is_set():
-            raise _Abandoned
-
-    def work() -> None:
-        try:
-            events.put(("end", decode(on_step)))
-        except BaseException as error:  # handed to the reader, in whose thread it is raised
-            events.put(("error", error))
-
-    worker = threading.Thread(target=work, name="maskgen-stream", daemon=True)
+    worker, n_steps = _Worker(decode), 0
     worker.start()
-    n_steps = 0
     try:
         while True:
-            kind, value = events.get()
+            kind, value = worker.events.get()
             if kind == "error":
                 raise value
             if kind == "end":
@@ -131,8 +137,8 @@ def steps_of(decode: Callable[[OnStep], Tensor]) -> Iterator[tuple[int, Tensor]]
                 return
             n_steps += 1
             yield value
-            resume.release()
+            worker.resume.release()
     finally:
-        is_abandoned.set()
-        resume.release()
+        worker.is_abandoned = True
+        worker.resume.release()
         worker.join()

@@ -78,7 +78,7 @@ def test_a_mask_is_a_picture_white_where_something_is_wanted(
     [
         ("middle", "choose from center, border"),
         ("0,0,1,1", "leaves nothing of the picture"),
-        ("0,0,0.01,0.01", "leaves nothing to make"),
+        ("0,0,0.01,0.01", "leaves nothing to generate"),
         ("0.5,0,0.2,1", "choose from center"),
     ],
 )
@@ -88,9 +88,9 @@ def test_a_hole_that_is_none_is_refused(hole: str, message: str) -> None:
 
 
 def test_pictures_that_do_not_fit_are_refused(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    with pytest.raises(UserError, match="needed is uint8"):
+    with pytest.raises(UserError, match="must be uint8"):
         Edit.of(picture.float(), "center", SHAPE)
-    with pytest.raises(UserError, match="the hole is"):
+    with pytest.raises(UserError, match="the hole must be"):
         Edit.of(picture, torch.ones(1, 4, 4), SHAPE)
     with pytest.raises(UserError, match="squares only"):
         Edit.of(tmp_path / "picture.png", "center", (1, 8, 16))

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskgen.core.console import Surviving, plain, surviving_output
+from maskgen.core.console import Surviving, surviving_output
 from maskgen.core.errors import OutOfMemory, UserError, is_out_of_memory
 from maskgen.data.base import DataError
 from maskgen.data.loader import CounterSampler, batches
@@ -123,10 +123,6 @@ def test_only_the_loss_of_a_reader_is_survived(monkeypatch: pytest.MonkeyPatch) 
     with surviving_output():
         assert isinstance(sys.stdout, Surviving)
     assert (sys.stdout, sys.stderr) == before
-
-
-def test_control_characters_do_not_reach_a_terminal() -> None:
-    assert plain("a\x1b[31mb\r\x00\x9b\tc\n") == "a\\x1b[31mb\\r\\x00\\x9b\tc\n"
 
 
 def test_a_log_that_is_no_terminal_gets_lines_and_no_bar(

@@ -37,10 +37,10 @@ class PatchTokenizer(ImageTokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         return ((unpatchify(tokens, self.grid, self.size) + 1) / 2).clamp(0, 1)
 
-    def known(self, images: Tensor, wanted: Tensor) -> Tensor:
+    def known(self, images: Tensor, masked: Tensor) -> Tensor:
         """As `ImageTokenizer.known`, but pixel by pixel: a patch may be known in part."""
-        is_wanted = patchify(wanted.expand(images.shape), self.size)
-        return self.encode(images).masked_fill(is_wanted, torch.nan)
+        is_masked = patchify(masked.expand(images.shape), self.size)
+        return self.encode(images).masked_fill(is_masked, torch.nan)
 
 
 def patchify(images: Tensor, size: int) -> Tensor:
