@@ -104,7 +104,7 @@ class _Bench:
     """One checkpoint: its arms, and what they are read against."""
 
     source: str
-    arms: list[tuple[dict[str, Any], Arm]]
+    arms: list[tuple[dict[str, object], Arm]]
     ground: Ground
     sweep: Sweep
 
@@ -137,7 +137,7 @@ class _Bench:
                 book.add(_key(arm, sweep.num), row, self.ground.floor())
                 book.write(sweep.folder)
 
-    def _score(self, arm: Arm) -> dict[str, Any]:
+    def _score(self, arm: Arm) -> dict[str, object]:
         cost, shown, sweep = Cost(), [], self.sweep
 
         def look(draw: Draw) -> None:
@@ -171,14 +171,14 @@ def _error(scored: Scored) -> float:
     return standard_error(scored.samples.features, scored.reference.moments)
 
 
-def _arms(pipeline: ImagePipeline, source: str, sweep: Sweep) -> Iterator[tuple[dict[str, Any], Arm]]:
+def _arms(pipeline: ImagePipeline, source: str, sweep: Sweep) -> Iterator[tuple[dict[str, object], Arm]]:
     """Every combination once; a sampler that takes no steps is not repeated for each."""
     given = [f"{key}={value}" for key, value in sweep.arguments.items()]
     for sampler, guidance in product(sweep.samplers or (None,), sweep.guidance or (None,)):
         for steps in sweep.steps if sweep.steps and _takes_steps(sampler) else (None,):
             more = dict(sweep.arguments) if steps is None else {**sweep.arguments, "steps": steps}
             generator = pipeline.with_sampler(sampler, guidance, **more)
-            facts = {
+            facts: dict[str, object] = {
                 "checkpoint": source,
                 "sampler": " ".join([sampler or "recipe's", *given]),
                 "steps": steps,

@@ -7,19 +7,17 @@ import html
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from maskgen.core.errors import UserError
 from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.evaluation.report import MEASURE, Entry, differences, number, plain
 
-from .bench_plots import plots
+from .bench_plots import Row, plots
 
 FILE, GRIDS = "report.json", "grids"
-Row = Mapping[str, Any]
 
 
 @dataclass
@@ -230,7 +228,7 @@ def title_of(row: Row) -> str:
     return f"{row['checkpoint']}, {row['sampler']}{steps}, guidance {row['guidance']:g}"
 
 
-def _with_error(entry: Mapping[str, Any] | None) -> str:
+def _with_error(entry: Row | None) -> str:
     if entry is None:
         return "-"
     error = entry.get("standard_error")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -168,7 +167,7 @@ class _Sides:
     keeps: bool
 
     def __post_init__(self) -> None:
-        self.made: dict[str, dict[str, Any]] = {}
+        self.made: dict[str, dict[str, object]] = {}
         self.notes: list[str] = []
 
     def statistics(self, source: str) -> Statistics:

@@ -13,7 +13,7 @@ from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.evaluation.metrics.text_quality import distinct_n, token_entropy
-from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.evaluation.report import Entry, Made, Report, publish
 from maskgen.pipelines.base import settings_of
 from maskgen.pipelines.text import TextPipeline
 
@@ -47,12 +47,12 @@ def run(
     pipeline = TextPipeline(read_checkpoint(source), pick_device(device))
     generator = replace(pipeline.with_sampler(**choices), length=length or pipeline.generator.length)
     tokens = torch.cat(list(pipeline.draw(generator, num, seed=seed)))
-    made = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
+    made: Made = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
     entropy, *others = [*entries(tokens, made), _compression(generator.texts(tokens), made)]
     return publish(Report(entropy, others=others), path)
 
 
-def entries(tokens: Tensor, made: dict[str, Any]) -> list[Entry]:
+def entries(tokens: Tensor, made: Made) -> list[Entry]:
     """Entropy of the tokens of a sample, and distinct n-grams, tokens (N, L), N at least 2."""
     entropy, n = token_entropy(tokens), len(tokens)
     spread = float(entropy.std() / n**0.5)
@@ -63,7 +63,7 @@ def entries(tokens: Tensor, made: dict[str, Any]) -> list[Entry]:
     ]
 
 
-def _compression(texts: list[str], made: dict[str, Any]) -> Entry:
+def _compression(texts: list[str], made: Made) -> Entry:
     """Bytes of all samples over what zlib makes of them: high where they repeat themselves or each other."""
     raw = "\n".join(texts).encode()
     return Entry("compression[zlib]", "samples", len(raw) / len(zlib.compress(raw, 9)), len(texts), **made)

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ class Arm:
     folder: Path | None = None
     captions: CaptionTable | None = None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Everything that determines the images."""
         info = self.pipeline.checkpoint.info
         tokenizer = self.pipeline.generator.tokenizer

@@ -93,7 +93,7 @@ def run(
 
 
 def _require_options_of(
-    task: str, source: str, metrics: Sequence[str], num: int, path: Path | None, choices: Mapping[str, Any]
+    task: str, source: str, metrics: Sequence[str], num: int, path: Path | None, choices: Mapping[str, object]
 ) -> None:
     """Raises:
     UserError: options that a checkpoint of this task does not have.
@@ -121,7 +121,7 @@ class Ground:
     def test(self) -> ImageSplit:
         return self.data.split("test")
 
-    def scored(self, samples: Statistics, of: str, **made: Any) -> Scored:
+    def scored(self, samples: Statistics, of: str, **made: object) -> Scored:
         return Scored(self.extractor, samples, self.reference, of, made)
 
     def floor(self) -> Entry:
@@ -145,7 +145,8 @@ def ground_of(checkpoint: Checkpoint, extractor: Extractor, keeps: bool = False)
 def _generator_report(
     ground: Ground, arm: Arm, source: str, num: int, repeats: int, metrics: tuple[str, ...]
 ) -> Report:
-    tokenizer = cast(ImageTokenizer, arm.pipeline.generator.tokenizer)
+    tokenizer = arm.pipeline.generator.tokenizer
+    assert isinstance(tokenizer, ImageTokenizer)
     floor, quality = None, list[Entry]()
     if not isinstance(tokenizer, PatchTokenizer):  # patches lose nothing
         restored, quality = reconstruct(tokenizer, ground)

@@ -80,7 +80,7 @@ def run(
     return publish(_report(ground, painter, num, made), path)
 
 
-def _report(ground: Ground, painter: Painter, num: int, made: dict[str, Any]) -> Report:
+def _report(ground: Ground, painter: Painter, num: int, made: dict[str, object]) -> Report:
     """Complete `num` test images and score the completions."""
     found = Completions(ground.extractor, painter.hole, painter.n)
     for batch in tqdm(painter(ground.test, num), "completions", unit="batch", disable=None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def pick_extractor(name: str, weights: str | None, device: torch.device) -> Extr
 def _classifier(judge: Checkpoint, name: str, device: torch.device) -> Extractor:
     if judge.recipe.task != "classifier":
         raise UserError(f"--protocol {name} is a {judge.recipe.task}; it must be a classifier's checkpoint")
-    network = cast(Any, load_model(judge)[0]).to(device).eval()
+    network: Any = load_model(judge)[0].to(device).eval()
 
     def features(images: Tensor) -> Features:
         pool = network.features(to_float(images.to(device)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
@@ -27,7 +27,7 @@ def open_data(name: str, image_shape: tuple[int, int, int]) -> ImageSource:
     Raises:
         UserError: unknown, text, or missing.
     """
-    spec: Any
+    spec: str | Mapping[str, object]
     if local_path(name).is_dir():
         spec = {"type": "folder", "path": name, "size": image_shape[1], "channels": image_shape[0]}
     else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from maskgen.core import catalogue
 from maskgen.core.registry import Registry
@@ -44,7 +44,7 @@ class Metric:
     is_default: bool = False
     fills_folder: bool = False
 
-    def __call__(self, source: str, /, **options: Any) -> str:
+    def __call__(self, source: str, /, **options: object) -> str:
         return self.function(source, **options)
 
     @property

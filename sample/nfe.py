@@ -32,10 +32,10 @@ class CountedDenoiser:
         """Rows evaluated so far."""
         return self._count[0]
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._denoiser, name)
 
-    def __call__(self, x_t: Tensor, *arguments: Any, where: Tensor | None = None, **more: Any) -> Any:
+    def __call__(self, x_t: Tensor, *arguments: object, where: Tensor | None = None, **more: object) -> object:
         self._count[0] += len(x_t) if where is None else int(where.any(1).sum())
         return self._denoiser(x_t, *arguments, **more, **({} if where is None else {"where": where}))
 

@@ -16,7 +16,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.text_quality import CausalLMScorer, CheckpointScorer, Scorer, generative_perplexity
-from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.evaluation.report import Entry, Made, Report, publish
 from maskgen.pipelines.base import settings_of
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.text import TextPipeline
@@ -65,7 +65,7 @@ def run(
     tokens, seconds, n_evaluations = _draw(pipeline, generator, num, seed)
     cost = {NFE: n_evaluations, "seconds_per_sample": seconds}
     nats, counts = _scored(reader, pipeline, generator, tokens)
-    made: dict[str, Any] = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
+    made: Made = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
     name = f"generative_perplexity[{reader.name}{', bound' * reader.is_bound}, corpus]"
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
     others = [

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from maskgen.evaluation.probes.classifiers import (
 from maskgen.evaluation.probes.finetune import Tuning, finetuned
 from maskgen.evaluation.probes.representation import PIXELS, Encoder, digest, features_of
 from maskgen.evaluation.protocols.features import packages
-from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.evaluation.report import Entry, Made, Report, publish
 from maskgen.processes.preconditioned import Preconditioned
 
 from .labelled import labelled_split, open_data
@@ -84,7 +84,7 @@ def run(
     chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)
-    made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
+    made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
     entries = [ground.entry(ground.probed(method, encoder, settings), encoder, **made) for method in chosen]
     for method in (one for one in chosen if has_baseline and one != "finetune"):
         entries.append(ground.entry(ground.probed(method, PIXELS, settings), PIXELS))
@@ -169,7 +169,7 @@ class Found:
 
     name: str
     accuracy: Accuracy
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
 
 
 def _stored(file: Path) -> Found | None:
@@ -242,7 +242,7 @@ class Ground:
         probe = linear_probe(train, test)
         return Found(LINEAR, probe.accuracy, {"l2": probe.strength, "has_converged": probe.has_converged})
 
-    def entry(self, found: Found, encoder: Encoder, **made: Any) -> Entry:
+    def entry(self, found: Found, encoder: Encoder, **made: Unpack[Made]) -> Entry:
         """The number in a report."""
         return Entry(
             found.name,

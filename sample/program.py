@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def _outputs(output: str | None, groups: list[str]) -> dict[str, str | None]:
     }
 
 
-def _without(options: dict[str, Any], others: tuple[str, ...], what: str) -> dict[str, Any]:
+def _without(options: Mapping[str, object], others: tuple[str, ...], what: str) -> dict[str, Any]:
     """The options that were given, none of `others` among them; a sampler's argument may be null or false."""
     own = {*TEXT_ONLY, *IMAGE_ONLY, "prompts"}
     given = {k: v for k, v in options.items() if not (k in own and (v is None or v is False or v == ()))}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from torch import Tensor
 from tqdm import tqdm
 
-Batches = Iterator[tuple[int, Tensor]]
+Item = TypeVar("Item")
 
 
-def progress_bar(name: str) -> Callable[[Batches], Batches]:
-    """A function that shows a bar over batches of images."""
+def progress_bar(name: str) -> Callable[[Iterator[Item]], Iterator[Item]]:
+    """A function that shows a bar over batches."""
     return lambda batches: iter(tqdm(batches, name, unit="batch", disable=None))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 
 class _Callable(ModuleType):
@@ -15,7 +15,7 @@ class _Callable(ModuleType):
 
     def __call__(
         self,
-        recipe: Any,
+        recipe: object,
         overrides: Sequence[str] | Mapping[str, object] = (),
         output: str | Path | None = None,
         *,

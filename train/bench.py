@@ -15,7 +15,7 @@ from maskgen.checkpoints.checkpoint import checkpoints_in
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path, read_json, require_writable, write_json
 from maskgen.evaluation.report import present_name
-from maskgen.recipes.budget import plan
+from maskgen.recipes.budget import TrainSettings, plan
 from maskgen.recipes.load import load_recipe
 
 from .bench_report import write_reports
@@ -155,7 +155,7 @@ class Training:
         write_json(file, {**settings, **found})
         return int(found["steps"])
 
-    def _arm(self) -> dict[str, Any]:
+    def _arm(self) -> dict[str, object]:
         """The settings that the training depends on."""
         return self.arm.model_dump(mode="json", include={"recipe", "overrides"}) | {"common": list(self.common)}
 
@@ -225,10 +225,10 @@ class Scored:
         if along is not None:
             yield from ((path, along) for path in paths[:-1])
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> dict[str, object]:
         """The results for the report, with `error` where something failed."""
         arm = self.experiment.arms[self.name]
-        row: dict[str, Any] = {"arm": self.name, "label": arm.label or self.name, "seed": self.training.seed}
+        row: dict[str, object] = {"arm": self.name, "label": arm.label or self.name, "seed": self.training.seed}
         note = self.directory / "failed.txt"
         if note.is_file():
             row["error"] = note.read_text(encoding="utf-8").strip()
@@ -237,7 +237,7 @@ class Scored:
         cost = self.training.run / "cost.json"
         return row | (_spent(read_json(cost)) if cost.is_file() and row["scores"] else {})
 
-    def _read(self, path: Path, score: Score) -> Iterator[dict[str, Any]]:
+    def _read(self, path: Path, score: Score) -> Iterator[dict[str, object]]:
         """The selected numbers of a report: its score, and others of the same samples."""
         file = self.directory / score.file(path.name)
         if not file.is_file():
@@ -253,12 +253,12 @@ class Scored:
             yield at | {"num": num, "name": entry["name"], "value": float(entry["value"])}
 
 
-def _phase(settings: Any, index: int) -> dict[str, Any]:
+def _phase(settings: TrainSettings, index: int) -> dict[str, object]:
     """The label of a phase; empty if the run has one phase only."""
     return settings.phases[index].model_dump(mode="json", exclude_none=True) if settings.phases else {}
 
 
-def _spent(cost: Mapping[str, Any]) -> dict[str, Any]:
+def _spent(cost: Mapping[str, Any]) -> dict[str, object]:
     """Steps, samples and MACs of a whole run."""
     samples = sum(phase["samples"] for phase in cost["phases"])
     return {

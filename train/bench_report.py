@@ -5,9 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskgen.core.files import atomic, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 PROBE = "linear_probe"
@@ -30,7 +34,7 @@ def write_reports(directory: Path, summary: str, rows: Sequence[Row]) -> str:
     return table
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+def summarise(rows: Sequence[Row]) -> Row:
     """An arm over its seeds: `scores`, by name mean, standard error where there are several seeds, and their number.
 
     `score`, `value`, `standard_error` and `n_seeds` repeat the first. `errors` are those of failures. Only networks
@@ -54,8 +58,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     return arm
 
 
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    found: dict[str, Any] = {"value": statistics.fmean(values), "n_seeds": len(values)}
+def _over_seeds(values: Sequence[float]) -> dict[str, float]:
+    found: dict[str, float] = {"value": statistics.fmean(values), "n_seeds": len(values)}
     if len(values) > 1:
         found["standard_error"] = statistics.stdev(values) / len(values) ** 0.5
     return found
@@ -94,7 +98,7 @@ def _cell(score: Row | None) -> str:
     return f"{score['value']:.3f}" + (f" ± {score['standard_error']:.3f}" if "standard_error" in score else "")
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -103,7 +107,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _plot_over_time(rows: Sequence[Row]) -> Any:
+def _plot_over_time(rows: Sequence[Row]) -> Figure | None:
     """Distance against CPU time, one line per run, one colour per arm; None if nothing was scored by `evaluate`."""
     lines = [(row, [one for one in row["scores"] if one.get("key", "evaluate") == "evaluate"]) for row in rows]
     first = next((scores[0]["name"] for _, scores in lines if scores), None)
@@ -127,7 +131,7 @@ def _plot_over_time(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def _plot_trade(arms: Sequence[Row]) -> Any:
+def _plot_trade(arms: Sequence[Row]) -> Figure | None:
     """The first score that is not a probe against the accuracy of a probe, one point per arm; None without both."""
     names = {name: score["key"] for arm in arms for name, score in arm["scores"].items()}
     probes = sorted((name for name in names if names[name] == "probe"), key=lambda name: not name.startswith(PROBE))
@@ -145,7 +149,7 @@ def _plot_trade(arms: Sequence[Row]) -> Any:
     return figure
 
 
-def _write_figure(path: Path, figure: Any) -> None:
+def _write_figure(path: Path, figure: Figure) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ class Clock:
     `count_on`, since the cost of a start depends on the state of the cache.
     """
 
-    def __init__(self, info: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, info: Mapping[str, object] | None = None) -> None:
         self._work: Work = "other"
         self._spent: dict[str, float] = {}
         self._phases: dict[int, dict[str, float]] = {}
@@ -102,7 +102,7 @@ class Clock:
             for _, spent in sorted(self._phases.items())
         ]
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """Everything as JSON values; a new clock continues from it."""
         so_far, shares = self.so_far(), self.shares()
         spent = {work: round(seconds, 3) for work, seconds in self._spent.items()}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -145,7 +145,7 @@ class Experiment(_Part):
         """
         if num is None:
             return self
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         if self.evaluate is not None:
             few = {"num": num, "num_along": min(num, self.evaluate.num_along)}
             changed["evaluate"] = self.evaluate.model_copy(update=few)

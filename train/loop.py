@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -168,7 +167,7 @@ def _persistent_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
-def _sync(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Any:
+def _sync(accelerator: Accelerator, model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[object]:
     """Gradients are exchanged in the last micro-batch only."""
     return contextlib.nullcontext() if is_last else accelerator.no_sync(model)
 

@@ -81,10 +81,10 @@ class Parts:
             return ()
         return self.source.classes
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Facts of the data that a checkpoint stores."""
         if isinstance(self.source, ImageSource):
-            shapes: dict[str, Any] = {"image_shape": list(self.source.image_shape)}
+            shapes: dict[str, object] = {"image_shape": list(self.source.image_shape)}
             built_for = self.system.facts.built_for
             if built_for is not None and built_for != self.source.image_shape:
                 shapes["built_for"] = list(built_for)

@@ -10,8 +10,8 @@ from maskgen.checkpoints.checkpoint import load_tokenizer
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.data.base import ImageSource, ImageSplit
-from maskgen.data.cache import default_cache_dir, token_data
-from maskgen.data.image.latents import latent_data
+from maskgen.data.cache import TokenData, default_cache_dir, token_data
+from maskgen.data.image.latents import LatentData, latent_data
 from maskgen.data.shards import PartSplit
 from maskgen.data.text.rows import text_data
 from maskgen.recipes.load import load_recipe
@@ -79,9 +79,9 @@ def _encode_splits(
 
 def _whole(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, parts: int) -> None:
     """A split from the cache, or joined from its parts, which are then removed."""
-    pieces: list[Any] = []
+    pieces: list[TokenData | LatentData] = []
 
-    def make() -> list[Any]:
+    def make() -> list[TokenData | LatentData]:
         pieces.extend(_data(recipe, PartSplit(split, index, parts), tokenizer, device) for index in range(parts))
         return pieces
 
@@ -113,7 +113,9 @@ def _side_by_side(source: str, overrides: Sequence[str], parts: int, processes: 
         raise UserError(f"{error}; what was made is kept, run it again") from None
 
 
-def _data(recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, **options: Any) -> Any:
+def _data(
+    recipe: Recipe, split: ImageSplit, tokenizer: ImageTokenizer, device: str, **options: Any
+) -> TokenData | LatentData:
     """Tokens or moments of a split: from the cache, encoded now, or joined from `parts`."""
     options["device"] = pick_device(device)
     if isinstance(tokenizer, KLTokenizer):

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -141,7 +140,7 @@ def _built(
             check_data(start, parts)
             warn_of_threads(start)
     loop = _loop(recipe, parts, start, accelerator)
-    info: Mapping[str, Any] = {} if start is None else start.info
+    info = {} if start is None else start.info
     context.clock.count_on(spent_until(directory, info))
     run = Run(recipe, parts, loop, directory, context, images_seen(start))
     run.means.load(info.get("means", {}), accelerator)
@@ -161,7 +160,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
         restore(start, parts.module, ema, optimizer)
-    info: Mapping[str, Any] = {} if start is None else start.info
+    info = {} if start is None else start.info
     return Loop(
         model=model,
         objective=parts.objective,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -305,7 +305,7 @@ def _interruptible(rows: Iterator[tuple[Tensor, Tensor]], signals: Signals) -> I
     raise DataError("stopped while waiting for a data worker")
 
 
-def _facts(accelerator: Accelerator) -> dict[str, Any]:
+def _facts(accelerator: Accelerator) -> dict[str, object]:
     """The environment of a checkpoint."""
     return {
         "maskgen": __version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _score(found: dict[str, Any]) -> str:
     return f"loss {scores['loss']:.4g}" if "loss" in scores else ""
 
 
-def _overhead(found: dict[str, Any]) -> str:
+def _overhead(found: Mapping[str, object]) -> str:
     """Share of the time that logging and saving took."""
     shares = found.get("shares")
     if not isinstance(shares, dict) or not shares:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor, nn
@@ -154,7 +153,7 @@ def gathered(tensors: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
     """Full tensors, gathered one by one and moved to the CPU if sharded; empty where they are not kept."""
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        full: Any = whole(value.detach())
+        full = whole(value.detach())
         if is_kept:
             found[name] = full.cpu() if isinstance(value, DTensor) else full
     return found

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -47,11 +47,11 @@ class Signals:
         self.is_saving = False
         self._is_interruptible = False
         self._since = 0.0
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            handlers: dict[signal.Signals, Any] = {**dict.fromkeys(STOPPING, self._on_stop), SAVING: self._on_save}
+            handlers = {**dict.fromkeys(STOPPING, self._on_stop), SAVING: self._on_save}
             if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
                 del handlers[signal.SIGHUP]
             self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

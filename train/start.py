@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -182,7 +182,7 @@ def warn_of_threads(start: Checkpoint) -> None:
         )
 
 
-def spent_until(directory: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
+def spent_until(directory: Path, info: Mapping[str, object]) -> Mapping[str, object]:
     """The cost of a run up to a checkpoint of this info, including writing it where cost.json has that."""
     try:
         later = read_json(directory / "cost.json")

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ def collect(
 
 
 def save(
-    directory: Path, step: int, recipe: Recipe, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]
+    directory: Path, step: int, recipe: Recipe, tensors: dict[str, dict[str, Tensor]], facts: dict[str, object]
 ) -> Path:
     """Write `checkpoint-<step>`."""
     path = directory / f"checkpoint-{step}"

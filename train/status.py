@@ -10,10 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 NAME = "status.json"
-KEYS: Mapping[str, Any] = {
+KEYS: Mapping[str, type | UnionType] = {
     "state": str, "recipe": str, "step": int, "steps": int, "scores": Mapping | None, "error": str, "time": int | float,
 }  # fmt: skip
 State = Literal["running", "finished", "stopped", "failed"]

@@ -8,9 +8,8 @@ import io
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import atomic
@@ -43,10 +42,12 @@ class CsvTracker:
         self._file.close()
 
 
-def open_trackers(directory: Path, first: int, settings: TrainSettings, say: Callable[[str], None]) -> list[Any]:
+def open_trackers(
+    directory: Path, first: int, settings: TrainSettings, say: Callable[[str], None]
+) -> list[CsvTracker | GeneralTracker]:
     """The trackers a recipe names; one whose package is not installed is said and left out."""
     names = [*settings.trackers, *(["tensorboard"] if settings.tensorboard else [])]
-    trackers: list[Any] = []
+    trackers: list[CsvTracker | GeneralTracker] = []
     for name in dict.fromkeys(names):
         if name == "csv":
             trackers.append(CsvTracker(directory, first))
@@ -66,7 +67,7 @@ def run_id(directory: Path, first: int) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def _open(name: str, directory: Path, first: int) -> Any:
+def _open(name: str, directory: Path, first: int) -> GeneralTracker:
     """A tracker of accelerate; TensorBoard hides what an interrupted run wrote after `first`."""
     tracker = LOGGER_TYPE_TO_CLASS[name]
     if name == "tensorboard":

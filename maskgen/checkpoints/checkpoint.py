@@ -232,7 +232,7 @@ def write_checkpoint(
     path: Path,
     recipe: Recipe,
     tensors: Mapping[str, Mapping[str, Tensor]],
-    info: Mapping[str, Any],
+    info: Mapping[str, object],
     home: Path | None = None,
 ) -> None:
     """Write a checkpoint under another name and rename it: there is a whole one at `path`, or none.
@@ -277,7 +277,7 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: Any) -> None:
+def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: object) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     tensors = checkpoint.tensors()
     if checkpoint.recipe.kind == "text":

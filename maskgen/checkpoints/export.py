@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +25,7 @@ def run(
     dtype: str = "fp32",
     summary: str | None = None,
     report: str | None = None,
-    **facts: Any,
+    **facts: object,
 ) -> None:
     """Write a checkpoint in a format without its training state; `facts` are kept beside it.
 
@@ -44,14 +43,14 @@ def run(
 
 
 @EXPORTERS.register("maskgen")
-def as_maskgen(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, Any]) -> None:
+def as_maskgen(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, object]) -> None:
     """A checkpoint that `maskgen.load` reads: weights, recipe, tokenizer and a model card."""
     copy_for_use(checkpoint, path, dtype, **facts)
     (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
 
 
 @EXPORTERS.register("weights")
-def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, Any]) -> None:
+def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, object]) -> None:
     """The weights alone, model.safetensors, for code of another package."""
     path.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -61,7 +60,7 @@ def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: di
     save_file(tensors, path / MODEL, {"summary": str(facts["summary"])})
 
 
-def _scores(report: str) -> list[dict[str, Any]]:
+def _scores(report: str) -> list[dict[str, object]]:
     """The numbers of a report of `maskgen evaluate`, the score first."""
     try:
         tree = json.loads(local_path(report).read_text(encoding="utf-8"))

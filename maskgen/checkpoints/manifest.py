@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from maskgen.core.errors import DiskFull, UserError
 
@@ -33,13 +32,13 @@ def newest_in(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def stamp(path: Path) -> dict[str, Any]:
+def stamp(path: Path) -> dict[str, object]:
     """Size and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def verify(path: Path, expected: Mapping[str, Any] | None) -> None:
+def verify(path: Path, expected: Mapping[str, object] | None) -> None:
     """Hold a file against its stamp.
 
     Raises:
@@ -54,20 +53,20 @@ def verify(path: Path, expected: Mapping[str, Any] | None) -> None:
         raise CheckpointError(f"{path} is altered: its SHA-256 is not the recorded one")
 
 
-def stamps(directory: Path, without: str) -> dict[str, dict[str, Any]]:
+def stamps(directory: Path, without: str) -> dict[str, dict[str, object]]:
     """Stamps of all files below a directory by their relative paths, one left out."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in files]
     return {name: stamp(directory / name) for name in names if name != without}
 
 
-def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(info: Mapping[str, object]) -> dict[str, object]:
     """Info with a hash of itself, `seal`."""
     plain = {key: value for key, value in info.items() if key != "seal"}
     return {**plain, "seal": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
-def verify_seal(path: Path, info: Mapping[str, Any]) -> None:
+def verify_seal(path: Path, info: Mapping[str, object]) -> None:
     """Hold info against its own hash, where it has one.
 
     Raises:

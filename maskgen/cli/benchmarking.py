@@ -32,7 +32,7 @@ def bench() -> None:
     help="Training runs at once, one core each. A single one uses all cores.",
 )
 @click.option("--file", metavar="YAML", help="An experiment of your own.")
-def budget(**options: Any) -> None:
+def budget(**options: object) -> None:
     """Train several recipes for equal CPU time and score them in the same way.
 
     An interrupted experiment continues when called again. Keys are overridden in the recipes of all arms, for example

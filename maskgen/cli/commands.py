@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from io import StringIO
-from typing import Any
 
 import click
 
@@ -14,7 +13,7 @@ from maskgen.core.files import NO_SPACE
 from maskgen.core.terminal import printable
 from maskgen.core.version import __version__
 
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, object] = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 110,
     "token_normalize_func": lambda name: name.replace("_", "-"),  # --batch_size is --batch-size

@@ -32,7 +32,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has n
     def __init__(self, kind: str, names: Callable[[], Iterable[str]], is_open: bool = False) -> None:
         self.name, self.names, self.is_open = kind, names, is_open
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
         names = list(self.names())
         if self.is_open or value in names:
             return value

@@ -15,7 +15,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import YamlError, read_yaml
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = TypeVar("Command", bound=Callable[..., object])
 
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -32,7 +32,7 @@ def say(text: object) -> None:
     click.echo(printable(str(text), keep="\n\t"))
 
 
-def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+def sampling(command: Callable[..., object]) -> Callable[..., object]:
     """The options that choose a sampler."""
     options = [
         click.option("--sampler", type=SAMPLER, metavar="NAME", help="See `maskgen samplers`. Default: the recipe's."),
@@ -52,7 +52,7 @@ def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
+def choices(arguments: tuple[str, ...], **options: object) -> dict[str, object]:
     """The options that were given, and the sampler's own arguments as key=value.
 
     Raises:
@@ -74,10 +74,10 @@ def choices(arguments: tuple[str, ...], **options: Any) -> dict[str, Any]:
     return chosen
 
 
-def listed(kind: Callable[[str], Any]) -> Callable[[Any, Any, str | None], tuple[Any, ...] | None]:
+def listed(kind: Callable[[str], object]) -> Callable[[object, click.Parameter, str | None], tuple[object, ...] | None]:
     """A callback for values given as a,b,c."""
 
-    def split(_: Any, option: Any, text: str | None) -> tuple[Any, ...] | None:
+    def split(_: object, option: click.Parameter, text: str | None) -> tuple[object, ...] | None:
         if text is None:
             return None
         try:
@@ -91,7 +91,7 @@ def listed(kind: Callable[[str], Any]) -> Callable[[Any, Any, str | None], tuple
 def listing(title: str, *homes: str) -> Callable[[Command], Command]:
     """An option that prints the entries of registries and exits."""
 
-    def show(context: click.Context, _: Any, is_wanted: bool) -> None:
+    def show(context: click.Context, _: object, is_wanted: bool) -> None:
         if is_wanted and not context.resilient_parsing:
             entries = [entry for home in homes for entry in catalogue.entries(home).values()]
             rows = [(f"{one.name}{':MODEL' * ('model' in one.parameters)}", one.summary) for one in entries]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from maskgen.cli.names import CHECKPOINT
@@ -50,7 +48,7 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")
 @DEVICE
 @sampling
-def sample(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
+def sample(checkpoint: str, arguments: tuple[str, ...], **options: object) -> None:
     """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a Hugging Face hub id.
 
     Images are written to samples.png and text to the terminal, unless --output is given. Other arguments of the sampler

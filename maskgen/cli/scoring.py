@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from maskgen.cli.names import CHECKPOINT, FEATURE_METRICS, METRICS, PROTOCOLS, Name, protocol_names, registered
@@ -88,7 +86,7 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @LIST_PROTOCOLS
 @DEVICE
 @sampling
-def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> None:
+def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> None:
     """Score CHECKPOINT, a zoo name, a checkpoint or run directory, or a Hugging Face hub id.
 
     Options of a metric and arguments of the sampler may also be given as key=value.
@@ -144,7 +142,7 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: Any) -> Non
 )
 @click.option("--output", metavar="FILE.json", help="Also write the report there.")
 @DEVICE
-def probe(checkpoint: str, baseline: str, **options: Any) -> None:
+def probe(checkpoint: str, baseline: str, **options: object) -> None:
     """Measure how well the features of CHECKPOINT's network predict image classes: accuracy on the test images.
 
     linear: logistic regression on the mean feature of the unmasked tokens; knn: nearest neighbours by cosine
@@ -172,7 +170,7 @@ def probe(checkpoint: str, baseline: str, **options: Any) -> None:
 @LIST_BESIDE
 @LIST_PROTOCOLS
 @DEVICE
-def fid(a: str, b: str, **options: Any) -> None:
+def fid(a: str, b: str, **options: object) -> None:
     """Fréchet distance of A to the reference B.
 
     Each is a folder, .zip or .npz of images, an .npz of statistics (mu, sigma), DATASET:SPLIT such as

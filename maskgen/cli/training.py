@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import Any
 
 import click
 
@@ -70,7 +69,7 @@ def train(
     metavar="N",
     help="Channels of the latents, if the autoencoder is not here.",
 )
-def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+def cost(recipe: str, overrides: tuple[str, ...], **options: object) -> None:
     """Estimate what training RECIPE costs: MACs by keep ratio and stage, FLOPs, hours, price. Needs no data."""
     options |= {"is_measured": not options.pop("no_measure")}
     names = {"classes": "n_classes", "vocab": "vocab_size", "latents": "latent_channels"}
@@ -89,7 +88,7 @@ def cost(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="Parts to encode at once, one core each."
 )
 @DEVICE
-def precompute(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+def precompute(recipe: str, overrides: tuple[str, ...], **options: object) -> None:
     """Encode the tokens or latents RECIPE trains on into the cache. An interrupted run continues when called again."""
     say(program("train.precompute").run(recipe, overrides, **options))
 

@@ -35,7 +35,7 @@ class CheckContext:
     has_discrete_tokens: bool
     traits: NetworkTraits
     model: Mapping[str, Any]
-    given: Mapping[str, Any]
+    given: Mapping[str, object]
     process: object
     objective: object
     keep_ratio: float = 1.0

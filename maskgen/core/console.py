@@ -19,7 +19,7 @@ class Surviving:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

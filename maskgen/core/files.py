@@ -167,7 +167,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most + 1)
 
 
-def write_json(path: Path, tree: Any) -> None:
+def write_json(path: Path, tree: object) -> None:
     """Write JSON atomically."""
     with atomic(path) as file:
         file.write(json.dumps(tree, indent=1).encode() + b"\n")

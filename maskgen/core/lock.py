@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 from maskgen.core.errors import UserError
 from maskgen.core.files import open_regular, parse_json, read_regular
@@ -86,7 +86,7 @@ def _open(path: Path) -> IO[str]:
     return os.fdopen(descriptor, "a+", encoding="utf-8")
 
 
-def _locked(file: IO[str], holder: dict[str, Any]) -> bool:
+def _locked(file: IO[str], holder: dict[str, object]) -> bool:
     """Lock a file; waits while data workers of a dead holder end."""
     deadline = time.monotonic() + ORPHANS
     while True:
@@ -100,7 +100,7 @@ def _locked(file: IO[str], holder: dict[str, Any]) -> bool:
             return True
 
 
-def _lives(holder: dict[str, Any]) -> bool:
+def _lives(holder: dict[str, object]) -> bool:
     """Whether the process is alive, as far as this host can know."""
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
@@ -130,7 +130,7 @@ def is_held(directory: Path) -> bool:
     return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         holder = parse_json(read_regular(path, MOST) or b"{}")
     except (OSError, ValueError):
@@ -138,6 +138,6 @@ def _read(path: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _refusal(path: Path, holder: dict[str, Any]) -> str:
+def _refusal(path: Path, holder: dict[str, object]) -> str:
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
     return f"{path.parent} is being written by {who}; stop it first, or choose another --output"

@@ -8,9 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.terminal import printable
@@ -22,7 +22,7 @@ DAMAGED = (
 """Errors of a file that is cut off, altered, encrypted, or no archive at all."""
 
 
-def read_npz(path: Path, names: Iterable[str], kinds: str = "fiub") -> dict[str, np.ndarray[Any, Any]]:
+def read_npz(path: Path, names: Iterable[str], kinds: str = "fiub") -> dict[str, npt.NDArray[np.generic]]:
     """Some arrays of an .npz file; names that it does not hold are left out.
 
     Args:
@@ -43,7 +43,7 @@ def read_npz(path: Path, names: Iterable[str], kinds: str = "fiub") -> dict[str,
         raise UserError(f"{path} is damaged or no .npz archive: {printable(first_line(error))}") from None
 
 
-def _array(archive: zipfile.ZipFile, member: str, kinds: str) -> np.ndarray[Any, Any]:
+def _array(archive: zipfile.ZipFile, member: str, kinds: str) -> npt.NDArray[np.generic]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

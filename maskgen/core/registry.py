@@ -19,7 +19,7 @@ from maskgen.core.renamed import with_new_names
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
-Spec = str | Mapping[str, Any]
+Spec = str | Mapping[str, object]
 """What a recipe says of one part: ``cosine`` or ``{type: polynomial, power: 2}``."""
 
 
@@ -100,12 +100,12 @@ class Registry(Generic[T]):
         """The keys an entry accepts."""
         return list(self._schema(name).model_fields)
 
-    def hints(self, name: str) -> dict[str, Any]:
+    def hints(self, name: str) -> dict[str, object]:
         """The types of the keys an entry accepts."""
         return {key: field.annotation for key, field in self._schema(name).model_fields.items()}
 
     @staticmethod
-    def of(hint: Any) -> Registry[Any] | None:
+    def of(hint: object) -> Registry[Any] | None:
         """The registry whose entries are built for parameters of a type; None for other types."""
         base = next((base for base in getattr(hint, "__mro__", ()) if base in Registry._by_base), None)
         return None if base is None else Registry._by_base[base]
@@ -132,7 +132,7 @@ class Registry(Generic[T]):
             raise SpecError("\n".join(lines)) from None
         return name, {key: getattr(checked, key) for key in checked.model_fields_set}
 
-    def build(self, spec: Spec, path: str = "", **derived: Any) -> T:
+    def build(self, spec: Spec, path: str = "", **derived: object) -> T:
         """Build from a spec.
 
         Raises:
@@ -146,8 +146,10 @@ class Registry(Generic[T]):
         except ValueError as error:
             raise SpecError(f"{_at(path)}{error}") from error
 
-    def _split(self, spec: Spec, path: str, required: type | None) -> tuple[str, dict[str, Any]]:
+    def _split(self, spec: Spec, path: str, required: type | None) -> tuple[str, dict[str, object]]:
         choices = ", ".join(self.names(required))
+        name: object
+        arguments: dict[str, object]
         if isinstance(spec, str):
             name, arguments = spec, {}
         elif isinstance(spec, Mapping):
@@ -167,7 +169,7 @@ class Registry(Generic[T]):
         return self._schemas[name]
 
 
-def _is_a(entry: Callable[..., Any], required: type) -> bool:
+def _is_a(entry: Callable[..., object], required: type) -> bool:
     """Whether an entry is a class of a type, or a function."""
     return not inspect.isclass(entry) or issubclass(entry, required)
 
@@ -207,7 +209,7 @@ def _keys_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     return list(schema.model_fields)
 
 
-def _schema_of(entry: Callable[..., Any], title: str, derived: tuple[str, ...]) -> type[BaseModel]:
+def _schema_of(entry: Callable[..., object], title: str, derived: tuple[str, ...]) -> type[BaseModel]:
     hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
     fields: dict[str, Any] = {}
     for key, parameter in inspect.signature(entry).parameters.items():
@@ -234,7 +236,7 @@ def _nested(hint: Any) -> Any:
     return hint
 
 
-def _part(registry: Registry[Any], spec: Spec, required: type) -> Any:
+def _part(registry: Registry[Any], spec: Spec, required: type) -> object:
     """Build a nested part, which must be of a type."""
     registry.check(spec, required=required)
     return registry.build(spec)
@@ -244,6 +246,6 @@ def _at(path: str) -> str:
     return f"{path}: " if path else ""
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

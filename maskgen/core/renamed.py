@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 log = logging.getLogger(__name__)
 
 
-def with_new_names(arguments: Mapping[str, Any], renamed: Mapping[str, str], path: str = "") -> dict[str, Any]:
+def with_new_names(arguments: Mapping[str, object], renamed: Mapping[str, str], path: str = "") -> dict[str, object]:
     """The arguments under their present names, in the same order.
 
     Args:

@@ -106,7 +106,7 @@ DEFAULT = NetworkTraits()
 """Traits of a module or function that declares none."""
 
 
-def network_of(model: Any) -> Any:
+def network_of(model: object) -> Any:
     """The network inside of what wraps it: data parallelism, `torch.compile`; itself if nothing does.
 
     A wrapper declares no traits, and its only part is called `module` or `_orig_mod`.
@@ -116,13 +116,13 @@ def network_of(model: Any) -> Any:
     return model
 
 
-def traits_of(model: Any) -> NetworkTraits:
+def traits_of(model: object) -> NetworkTraits:
     """The traits that a network declares, through what wraps it; the defaults if it declares none."""
     traits = getattr(network_of(model), "traits", None)
     return traits if isinstance(traits, NetworkTraits) else DEFAULT
 
 
-def declared_traits(entry: Callable[..., Any], arguments: Mapping[str, Any] | None = None) -> NetworkTraits:
+def declared_traits(entry: Callable[..., object], arguments: Mapping[str, object] | None = None) -> NetworkTraits:
     """The traits of a network class before it is built.
 
     Args:
@@ -137,6 +137,6 @@ def declared_traits(entry: Callable[..., Any], arguments: Mapping[str, Any] | No
     return traits
 
 
-def is_in_training(model: Any) -> bool:
+def is_in_training(model: object) -> bool:
     """Whether a model is in training mode; a plain function always counts as in training."""
     return bool(getattr(model, "training", True))

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -102,9 +102,11 @@ class ImageSource(ABC):
         return [f"data {self.name}: {kinds}; {n_train:,} training and {n_test:,} held-out images", *self.notes]
 
     @classmethod
-    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, int, int]:  # noqa: ARG003
+    def shape_of(cls, arguments: Mapping[str, object]) -> tuple[int, int, int]:  # noqa: ARG003
         """`image_shape` for constructor arguments, without looking for the data; those with one shape have it fixed."""
-        return cast(tuple[int, int, int], cls.image_shape)
+        entry: Any = cls
+        shape: tuple[int, int, int] = entry.image_shape
+        return shape
 
     @abstractmethod
     def _load(self, split: SplitName) -> ImageSplit: ...

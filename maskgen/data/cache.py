@@ -56,7 +56,7 @@ class TokenData(Dataset[tuple[Tensor, Tensor]]):
         rows = np.asarray(indices, dtype=np.int64)
         return torch.from_numpy(self._tokens[rows].astype(np.int64)), self.labels[torch.from_numpy(rows)]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return TokenData, (self.file, self.labels, self.length, self.dtype)  # workers map the file, not copy it
 
 
@@ -88,17 +88,18 @@ def token_data(
         DiskFull: no room for the tokens.
         ValueError: the tokenizer gives tokens outside its vocabulary.
     """
-    header: dict[str, Any] = {
+    dtype = token_dtype(tokenizer.vocab_size)
+    header: dict[str, object] = {
         "format": FORMAT,
         "data": split.fingerprint(),
         "tokenizer": tokenizer.fingerprint(),
-        "dtype": token_dtype(tokenizer.vocab_size),
+        "dtype": dtype,
         "rows": len(split),
     }
     file, found = cached(
         header,
         cache_dir,
-        lambda file: _encode(file, split, tokenizer, torch.device(device), header["dtype"], progress, parts),
+        lambda file: _encode(file, split, tokenizer, torch.device(device), dtype, progress, parts),
     )
     return TokenData(file, split.labels, found["length"], found["dtype"])
 
@@ -109,7 +110,7 @@ def token_dtype(vocab_size: int) -> str:
 
 
 def cached(
-    header: dict[str, Any], cache_dir: Path | None, make: Callable[[Path], dict[str, Any]]
+    header: dict[str, object], cache_dir: Path | None, make: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
     """The file of tokens that a header describes, and the header with the facts that `make` returned.
 
@@ -153,7 +154,7 @@ def write_tokens(file: Path, batches: Iterable[Tensor], dtype: str) -> int:
     return crc32
 
 
-def _found(file: Path, header: dict[str, Any]) -> dict[str, Any] | None:
+def _found(file: Path, header: dict[str, object]) -> dict[str, Any] | None:
     """The stored header, if it describes these tokens and the file is whole."""
     header_file = file.with_suffix(".json")
     if not header_file.exists():

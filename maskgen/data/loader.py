@@ -6,11 +6,11 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from maskgen.core.errors import first_line
 from maskgen.core.rng import Rng, fold
@@ -141,9 +141,11 @@ def _is_of_a_dead_worker(error: Exception) -> bool:
 def _open(
     dataset: Rows, order: Iterable[list[int]], workers: int, timeout: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    data: Any = dataset
+    batches: Any = order
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        cast("Dataset[tuple[Tensor, Tensor]]", dataset),
-        batch_sampler=cast(Any, order),
+        data,
+        batch_sampler=batches,
         collate_fn=_identity,  # __getitems__ has collated already
         num_workers=workers,
         timeout=timeout if workers else 0,

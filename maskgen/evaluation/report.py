@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -18,6 +18,13 @@ from maskgen.core.version import __version__
 
 def _versions() -> dict[str, str]:
     return {"maskgen": __version__, "torch": torch.__version__}
+
+
+class Made(TypedDict, total=False):
+    """Attributes of an `Entry` that tell how the samples were made."""
+
+    seed: int
+    sampler: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,10 @@ class Entry:
     reference_digest: str | None = None
     n_reference: int | None = None
     seed: int | None = None
-    sampler: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
     standard_error: float | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if math.isnan(self.value):
@@ -213,7 +220,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:12]
 
@@ -225,7 +232,7 @@ def number(value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 0.05 else f"{value:.3g}"
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """The value with infinities spelled out, mappings and tuples as dicts and lists."""
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"

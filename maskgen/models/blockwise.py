@@ -181,6 +181,6 @@ class Cached:
         return self.network.hidden(ids[:, n:], t, mask, cache=cache)
 
 
-def _refuse(subset: Any) -> None:
+def _refuse(subset: object) -> None:
     if subset is not None:
         raise ValueError("dropped tokens do not go with block diffusion or autoregression; use keep_ratio 1")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,8 +76,10 @@ class ImageClassifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Pooled activations before the head: images (B, C, H, W) in [0, 1] -> (B, width), none negative."""
         x = (2 * images - 1).contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.body(x)).mean((2, 3))
+        maps: Tensor = self.body(x)
+        return maps.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the classes: images (B, C, H, W) float in [0, 1] -> (B, n_classes)."""
-        return cast(Tensor, self.head(self.features(images)))
+        logits: Tensor = self.head(self.features(images))
+        return logits

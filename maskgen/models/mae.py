@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -200,7 +200,8 @@ class MAE(PatchEncoder):
         """(B, L), predicted difficulty of masked patches, 0 elsewhere; needs `has_difficulty`."""
         visible = TokenSubset.of(~is_mask(x_t, 0)) if subset is None else subset
         targets = visible.rest()
-        return targets.scatter(cast(LossHead, self.loss_head)(self._decode(x_t, visible, targets)))
+        assert self.loss_head is not None
+        return targets.scatter(self.loss_head(self._decode(x_t, visible, targets)))
 
     def _decode(self, x_t: Tensor, visible: TokenSubset, targets: TokenSubset) -> Tensor:
         """Decoder output (B, M, W) of the target patches."""

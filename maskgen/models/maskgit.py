@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,12 +102,12 @@ class MaskGIT(nn.Module):
         self._init(width, depth, is_modulated)
 
     @classmethod
-    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+    def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
         return replace(
             cls.traits,
-            has_null_label=keys["has_null_label"],
-            has_difficulty=keys["has_difficulty"],
+            has_null_label=bool(keys["has_null_label"]),
+            has_difficulty=bool(keys["has_difficulty"]),
             has_fixed_grid=keys["positions"] == "learned",
         )
 
@@ -187,13 +187,16 @@ class MaskGIT(nn.Module):
         """
         t, last = torch.zeros(len(x_0), device=x_0.device), len(self.blocks) - 1
         x, hidden = self._through(x_0, t, cond, n_blocks=last), self._hidden(x_0, t, cond)
-        weights = cast(Block, self.blocks[last]).weights(x, self._modulation(last, hidden), self.rotation)
+        block = self.blocks[last]
+        assert isinstance(block, Block)
+        weights = block.weights(x, self._modulation(last, hidden), self.rotation)
         scores = weights[:, 0] if self.n_prefix else weights.mean(1)
         return scores[:, self.n_prefix :]
 
     def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), predicted difficulty of the tokens x_t (B, L); needs `has_difficulty`."""
-        expected: Tensor = cast(LossHead, self.loss_head)(self._through(x_t, t, cond)[:, self.n_prefix :])
+        assert self.loss_head is not None
+        expected: Tensor = self.loss_head(self._through(x_t, t, cond)[:, self.n_prefix :])
         return expected
 
     def _through(
@@ -215,7 +218,8 @@ class MaskGIT(nn.Module):
 
     def _modulation(self, index: int, hidden: Tensor | None) -> Tensor | None:
         """(B, 6 D) of a block."""
-        return None if hidden is None else cast(Tensor, self.modulations[index](hidden))
+        modulation: Tensor | None = None if hidden is None else self.modulations[index](hidden)
+        return modulation
 
     def features(self, x_0: Tensor) -> Tensor:
         """x_0 (B, L) int64 without [MASK] -> what all blocks make of it, (B, L, D), after the last norm.

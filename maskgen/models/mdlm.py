@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -200,9 +200,9 @@ class MDLM(TextTransformer):
             self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
 
     @classmethod
-    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+    def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, has_exponents=keys["has_exponents"])
+        return replace(cls.traits, has_exponents=bool(keys["has_exponents"]))
 
     @property
     def exponents(self) -> Tensor | None:

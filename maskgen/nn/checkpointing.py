@@ -44,8 +44,8 @@ def recompute(network: nn.Module) -> int:
     return len(blocks)
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def again(*arguments: Any, **options: Any) -> Any:
+def _recomputed(forward: Callable[..., object]) -> Callable[..., object]:
+    def again(*arguments: object, **options: Any) -> object:
         if not torch.is_grad_enabled():
             return forward(*arguments, **options)
         return checkpoint(forward, *arguments, use_reentrant=False, **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +39,9 @@ class _Encoder(nn.Module):
         """(B, L), attention from the prefix to each token in the last block; x (B, P + L, D), all visible."""
         for block in self.blocks[:-1]:
             x = block(x)
-        weights: Tensor = cast(Block, self.blocks[-1]).weights(x)
+        block = self.blocks[-1]
+        assert isinstance(block, Block)
+        weights = block.weights(x)
         return weights[:, :n_prefix, n_prefix:].mean(1)
 
 

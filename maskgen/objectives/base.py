@@ -138,7 +138,7 @@ def require_shares(**shares: float) -> None:
             raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
-def dropped(cond: Condition | None, share: float, model: Any, rng: Rng) -> Condition | None:
+def dropped(cond: Condition | None, share: float, model: object, rng: Rng) -> Condition | None:
     """The condition with a share of its rows replaced by null; unchanged for a model in evaluation mode."""
     if cond is None or not share or not is_in_training(model):
         return cond

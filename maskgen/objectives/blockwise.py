@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.positions import categorical_at
-from maskgen.core.predictions import Batch, Loss
+from maskgen.core.predictions import Batch, Categorical, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout, require_one_stream, vocab_size_of
 from maskgen.core.traits import is_in_training, network_of
@@ -54,7 +54,9 @@ class BlockTokens(Objective):
         self.interval = interval
         self.baseline = math.log(process.mask_id)
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(
+        self, model: Callable[..., Categorical | Tensor], batch: Batch, rng: Rng, *, keep_ratio: float = 1.0
+    ) -> Loss:
         """batch.x_0 (B, L) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0, size = batch.x_0, network_of(model).block_length
@@ -94,7 +96,7 @@ class NextToken(Objective):
         self.input_mask_ratio = input_mask_ratio
         self.baseline = math.log(self.mask_id)
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: Callable[..., Categorical], batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0

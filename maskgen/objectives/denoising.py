@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from maskgen.core.check import CheckContext
-from maskgen.core.predictions import Batch, Field, Loss
+from maskgen.core.predictions import Batch, Field, FieldDenoiser, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import traits_of
@@ -96,7 +95,7 @@ class Denoising(Objective):
                 f"{self.process.sigma_data}; give both the same"
             )
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: FieldDenoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L, D) -> Loss.
 
         Raises:
@@ -120,7 +119,7 @@ class Denoising(Objective):
         return TokenSubset.draw(len(x_0), x_0.shape[1], keep_ratio, rng, x_0.device)
 
     def _pass(
-        self, model: Any, batch: Batch, t: Tensor, rng: Rng, subset: TokenSubset | None
+        self, model: FieldDenoiser, batch: Batch, t: Tensor, rng: Rng, subset: TokenSubset | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of one pass of the network over the batch, with newly drawn noise."""
         noise = self.process.draw_noise(batch.x_0, rng)

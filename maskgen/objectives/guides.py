@@ -18,7 +18,7 @@ from maskgen.strategies import Guide
 
 
 def guide_by(
-    process: Absorbing, model: Any, x_0: Tensor, cond: Condition | None, rng: Rng, progress: float = 0.0
+    process: Absorbing, model: object, x_0: Tensor, cond: Condition | None, rng: Rng, progress: float = 0.0
 ) -> Guide | None:
     """Scores of the network for x_0, without gradient; None for a strategy that requires none.
 
@@ -37,7 +37,7 @@ def guide_by(
 
 
 @contextmanager
-def _in_evaluation(network: Any) -> Iterator[None]:
+def _in_evaluation(network: object) -> Iterator[None]:
     """Context in which a network is in evaluation mode; a function has no modes."""
     if not isinstance(network, nn.Module):
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class Classification(Objective):
         self.label_smoothing = label_smoothing
         self.shift = shift
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:  # noqa: ARG002
+    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:  # noqa: ARG002
         """batch.x_0 (B, C, H, W) in [0, 1] with labels in `batch.cond`; `model(images)` gives (B, n_classes)."""
         if batch.cond is None:
             raise ValueError("classification needs labels, but this data set has none; use data with classes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -121,7 +121,7 @@ class MaskedTokens(Objective):
         draw = self._draw(model, x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
         cond = dropped(batch.cond, self.label_dropout, model, rng)
         where, n_counted, subset = self._kept(model, draw, keep_ratio, rng)
-        more: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
+        more: dict[str, object] = {} if batch.documents is None else {"documents": batch.documents}
         if self.contrastive is not None and batch.view is not None:
             of_view = rng.fork("view")
             guide = guide_by(self.process, model, batch.view, batch.cond, of_view, progress)
@@ -144,7 +144,7 @@ class MaskedTokens(Objective):
             value = value + self.contrastive.weight * term
         return with_difficulty(Loss(value, {"loss": mean_of(value)} | logs), prediction.difficulty, plain, where)
 
-    def _draw(self, model: Any, x_0: Tensor, rng: Rng, guide: Guide | None) -> _Masked:
+    def _draw(self, model: object, x_0: Tensor, rng: Rng, guide: Guide | None) -> _Masked:
         """The batch x_0 (B, L), masked; in training, streams are dropped."""
         t, x_t, noise = self._corrupt(x_0, rng, guide)
         is_dropped = self.streams.dropped(x_0, rng) if is_in_training(model) else None
@@ -167,7 +167,7 @@ class MaskedTokens(Objective):
         return t, self.process.corrupt(x_0, t, noise), noise
 
     def _kept(
-        self, model: Any, draw: _Masked, keep_ratio: float, rng: Rng
+        self, model: object, draw: _Masked, keep_ratio: float, rng: Rng
     ) -> tuple[Tensor, int | Tensor, TokenSubset | None]:
         """Predicted positions (B, L), the number of tokens that `elbo` is a mean over, and the computed ones."""
         subset, where, is_counted = None, draw.is_masked, draw.is_counted

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from maskgen.core.predictions import NULL, Batch, Condition, Loss
+from maskgen.core.predictions import NULL, Batch, Condition, FieldDenoiser, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
 from maskgen.objectives.base import (
@@ -59,7 +58,9 @@ class MaskedDenoising(Objective):
         self.strategy, self.masking = strategy, Absorbing(layout, Fixed(mask_ratio), strategy=strategy)
         self._times = NoiseTimes(process)
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
+    def __call__(
+        self, model: FieldDenoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
+    ) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0

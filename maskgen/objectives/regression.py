@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from maskgen.core.check import CheckContext
-from maskgen.core.predictions import Batch, Loss
+from maskgen.core.predictions import Batch, Loss, Point
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import is_in_training
@@ -63,7 +63,9 @@ class MaskedRegression(Objective):
                 "train.preview_every: normalised patches are no image; use 0, or objective.normalise false"
             )
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
+    def __call__(
+        self, model: Callable[..., Point], batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
+    ) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0

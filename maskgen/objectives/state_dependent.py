@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.positions import categorical_at
-from maskgen.core.predictions import Batch, Loss
+from maskgen.core.predictions import Batch, Denoiser, Loss
 from maskgen.core.rng import Rng
 from maskgen.core.traits import network_of
 from maskgen.objectives.base import (
@@ -44,7 +43,7 @@ class StateDependentTokens(Objective):
         self.process = process
         self.baseline = math.log(process.mask_id)
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
+    def __call__(self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """batch.x_0 (B, L) -> Loss; `loss` in the logs is the bound, without the gradient term of the rates."""
         refuse_dropping(keep_ratio)
         x_0, process = batch.x_0, self.process

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -74,7 +75,15 @@ class TokenDiffusion(Objective):
         self.repeats, self.label_dropout = repeats, label_dropout
         self.ratio_per: RatioPer = ratio_per
 
-    def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0) -> Loss:
+    def __call__(
+        self,
+        model: Callable[..., DiffusionHead],
+        batch: Batch,
+        rng: Rng,
+        *,
+        keep_ratio: float = 1.0,
+        progress: float = 0.0,
+    ) -> Loss:
         """batch.x_0 (B, L, D) -> Loss."""
         refuse_dropping(keep_ratio)
         x_0, cond = batch.x_0, batch.cond

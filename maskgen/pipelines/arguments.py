@@ -38,7 +38,7 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
-def finite_number(name: str, value: Any) -> float:
+def finite_number(name: str, value: object) -> float:
     """A float that is finite.
 
     Raises:
@@ -52,7 +52,7 @@ def finite_number(name: str, value: Any) -> float:
     return number
 
 
-def seeds_of(seed: Any, num: Any, default: int) -> tuple[list[int], int]:
+def seeds_of(seed: object, num: object, default: int) -> tuple[list[int], int]:
     """A seed for each sample, and the number of samples.
 
     Args:
@@ -72,7 +72,7 @@ def seeds_of(seed: Any, num: Any, default: int) -> tuple[list[int], int]:
     return seeds, len(seeds)
 
 
-def texts_of(name: str, value: Any) -> list[str]:
+def texts_of(name: str, value: object) -> list[str]:
     """A string or a list of strings as a list; None is empty.
 
     Raises:
@@ -86,7 +86,7 @@ def texts_of(name: str, value: Any) -> list[str]:
     return list(parts)
 
 
-def optional_text(name: str, value: Any) -> str | None:
+def optional_text(name: str, value: object) -> str | None:
     """A string or None.
 
     Raises:

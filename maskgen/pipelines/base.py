@@ -25,7 +25,7 @@ from maskgen.recipes.schema import Recipe
 from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 
-SamplerLike = str | Mapping[str, Any] | MaskedSampler | FieldSampler
+SamplerLike = str | Mapping[str, object] | MaskedSampler | FieldSampler
 """A preset (`maskgen samplers`), a mapping with `type` and its arguments, or a sampler."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -196,7 +196,7 @@ class Pipeline(ABC):
             self.generator = replace(self.generator, tokenizer=tokenizer, device=place)
         return self
 
-    def _computing(self) -> AbstractContextManager[Any]:
+    def _computing(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
         if self._dtype == torch.float32:
             return nullcontext()
@@ -208,7 +208,7 @@ class Pipeline(ABC):
         guidance: float | Guidance | None = None,
         *,
         guidance_interval: Sequence[float] | None = None,
-        **arguments: Any,
+        **arguments: object,
     ) -> Generator:
         """The generator with another sampler, guidance or sampler arguments (`steps`, `temperature`, ...).
 
@@ -258,9 +258,9 @@ class Pipeline(ABC):
         """
 
 
-def _spec(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
+def _spec(sampler: str | Mapping[str, object]) -> dict[str, object]:
     """A preset as a mapping with `type`."""
-    spec = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
+    spec: dict[str, object] = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
     return {**spec, "type": str(spec["type"]).replace("-", "_")} if "type" in spec else spec
 
 

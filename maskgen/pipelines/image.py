@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
@@ -128,7 +129,7 @@ class ImagePipeline(Pipeline):
         batch_size: int = 250,
         progress: Progress = False,
         on_step: OnStep | None = None,
-        **arguments: Any,
+        **arguments: object,
     ) -> ImageOutput:
         """Draw samples; each depends on its own seed and its class or prompt alone, not on the batch.
 
@@ -163,7 +164,7 @@ class ImagePipeline(Pipeline):
         sampler: SamplerLike | None = None,
         guidance: float | Guidance | None = None,
         seed: int | Sequence[int] = 0,
-        **arguments: Any,
+        **arguments: object,
     ) -> Iterator[ImageStep]:
         """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments as for a call."""
         generator = self.with_sampler(sampler, guidance, **arguments)
@@ -208,7 +209,7 @@ class ImagePipeline(Pipeline):
             parts.append(part)
         return names, CaptionTable(np.concatenate(parts))
 
-    def _embedded(self, prompt: str, settings: CaptionSettings) -> np.ndarray[Any, Any]:
+    def _embedded(self, prompt: str, settings: CaptionSettings) -> NDArray[np.generic]:
         """(N, S, C) of one prompt, or of the captions in a file."""
         if prompt.endswith((".npy", ".safetensors")):
             captions = read_embeddings(local_path(prompt))

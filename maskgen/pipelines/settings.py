@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from maskgen.core.traits import traits_of
 from maskgen.pipelines.generator import Generator
@@ -13,7 +12,7 @@ HEAD_NFE = "head_nfe_per_token"
 """Of a diffusion head, twice as many under guidance; the network's own evaluations are counted apart."""
 
 
-def settings_of(generator: Generator) -> dict[str, Any]:
+def settings_of(generator: Generator) -> dict[str, object]:
     """Sampler and guidance as plain values, for a report."""
     sampler = generator.effective_sampler()
     if isinstance(sampler, FieldSampler):
@@ -24,8 +23,8 @@ def settings_of(generator: Generator) -> dict[str, Any]:
         "remask": sampler.remask,
         "layout": sampler.layout,
     }
-    parts: dict[str, Any] = {name: repr(part) for name, part in chosen.items()}
-    numbers: dict[str, Any] = {
+    parts: dict[str, object] = {name: repr(part) for name, part in chosen.items()}
+    numbers: dict[str, object] = {
         "steps": sampler.steps,
         "temperature": sampler.temperature,
         "top_p": sampler.top_p,

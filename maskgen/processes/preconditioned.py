@@ -38,7 +38,7 @@ class Preconditioned:
         field: Field = self.network(per_row(c.c_in, x_t) * x_t, c.c_noise.float(), cond, subset=subset)
         return field
 
-    def features(self, x_0: Tensor, **choices: Any) -> Tensor:
+    def features(self, x_0: Tensor, **choices: object) -> Tensor:
         """Features of x_0 (B, L, D), which the network is given at the process's cleanest time, without noise.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -46,7 +46,7 @@ class KeepCurve(_Settings):
         return self.end + (self.start - self.end) * CURVES[self.type](level / (self.levels - 1))
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "curve" if isinstance(value, Mapping | KeepCurve) else "number"
 
 
@@ -124,7 +124,7 @@ class TrainSettings(_Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _sum_of_phases(cls, tree: Any) -> Any:
+    def _sum_of_phases(cls, tree: object) -> object:
         """`steps` from the phases where it is not given; what is not well-formed is left for validation to name."""
         if not isinstance(tree, Mapping) or "steps" in tree or not isinstance(tree.get("phases"), list | tuple):
             return tree

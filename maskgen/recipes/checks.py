@@ -244,7 +244,8 @@ def _check_objective(recipe: Recipe, context: CheckContext) -> None:
 
 def _check_strategy(recipe: Recipe, context: CheckContext, objective: Objective) -> None:
     """Whether the objective draws masks by the process's strategy, and the network offers what it requires."""
-    strategy, of_process = objective.strategy, cast(Process, context.process).strategy
+    process: Any = context.process
+    strategy, of_process = objective.strategy, process.strategy
     if strategy is None and of_process is not None and not of_process.is_independent:
         name = OBJECTIVES.check(recipe.objective)[0]
         raise RecipeError(f"process.strategy: objective {name} draws masks of its own; leave it out")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -98,7 +98,8 @@ def count(what: Subject, keep_ratio: float = 1.0) -> Macs:
     network, n = what.network, 1
     network.train(not isinstance(network, ImageTokenizer))  # a codebook would learn
     batch = what.batch(n, next(network.parameters()).device)
-    everywhere = cast(Any, _config).patch(meta_nonzero_assume_all_nonzero=True)
+    config: Any = _config
+    everywhere = config.patch(meta_nonzero_assume_all_nonzero=True)
     with everywhere, torch.no_grad(), FlopCounterMode(display=False) as counter:
         what.objective(network, batch, Rng.stream("cost"), keep_ratio=keep_ratio)
     counts = {name: sum(operators.values()) / 2 / n for name, operators in counter.get_flop_counts().items()}
@@ -204,7 +205,7 @@ class Cost:
             for one in plan(self.settings)
         )
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """For JSON."""
         rows = [
             {"resolution": resolution, "keep_ratio": ratio, "macs": macs.total, "stages": dict(macs.stages)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,7 +14,7 @@ from maskgen.data.image.captions import CaptionSettings
 from maskgen.data.image.views import Views
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES
-from maskgen.processes import PROCESSES, Process
+from maskgen.processes import PROCESSES
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
 from maskgen.recipes.overrides import apply_overrides
@@ -42,7 +42,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[
     return parse_recipe(tree)
 
 
-def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
+def parse_recipe(tree: Mapping[str, object]) -> Recipe:
     """Validate a recipe, its parts included: all that can be known before anything is built.
 
     Raises:
@@ -51,7 +51,8 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     process = tree.get("process")
     name = process.get("type") if isinstance(process, Mapping) else process
     if name in PROCESSES.names():
-        tree = {"sampler": cast(type[Process], PROCESSES.get(name)).default_sampler, **tree}
+        entry: Any = PROCESSES.get(name)
+        tree = {"sampler": entry.default_sampler, **tree}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

@@ -32,7 +32,7 @@ PARTS: Mapping[str, tuple[Registry[Any], ...]] = {
 """Registries of the parts that a recipe names."""
 
 
-def apply_overrides(tree: dict[str, Any], changes: Sequence[str]) -> None:
+def apply_overrides(tree: dict[str, object], changes: Sequence[str]) -> None:
     """Apply `key=value` texts to the tree of a recipe, in order.
 
     Raises:
@@ -53,14 +53,14 @@ def _split(change: str) -> tuple[str, str]:
     return key.replace("-", "_"), text
 
 
-def _plain(text: str) -> Any:
+def _plain(text: str) -> object:
     try:
         return read_yaml(text)
     except YamlError:
         return text
 
 
-def _value(tree: Mapping[str, Any], key: str, text: str) -> Any:
+def _value(tree: Mapping[str, object], key: str, text: str) -> object:
     """The value of a key, by the type that it has in this tree."""
     hints = _alternatives(_hint(tree, key.split(".")))
     if hints and all(_is_text(hint) or hint is type(None) for hint in hints):
@@ -80,7 +80,7 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _hint(tree: Mapping[str, Any], keys: Sequence[str]) -> Any:
+def _hint(tree: Mapping[str, object], keys: Sequence[str]) -> object:
     """The type of the value at a key; None if it is unknown."""
     first, rest = keys[0], keys[1:]
     field = Recipe.model_fields.get(first)
@@ -91,7 +91,7 @@ def _hint(tree: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return _hint_below(field.annotation, tree.get(first), rest)
 
 
-def _hint_of_part(registries: Sequence[Registry[Any]], spec: Any, keys: Sequence[str]) -> Any:
+def _hint_of_part(registries: Sequence[Registry[Any]], spec: object, keys: Sequence[str]) -> object:
     name = spec.get("type") if isinstance(spec, Mapping) else spec
     for registry in registries:
         if isinstance(name, str) and name in registry.names():
@@ -104,7 +104,7 @@ def _hint_of_part(registries: Sequence[Registry[Any]], spec: Any, keys: Sequence
     return None
 
 
-def _hint_below(hint: Any, value: Any, keys: Sequence[str]) -> Any:
+def _hint_below(hint: object, value: object, keys: Sequence[str]) -> object:
     """The type at keys inside a value of a type: settings with keys of their own, or a nested part."""
     for option in _alternatives(hint):
         if isinstance(option, type) and issubclass(option, BaseModel) and keys[0] in option.model_fields:
@@ -117,7 +117,7 @@ def _hint_below(hint: Any, value: Any, keys: Sequence[str]) -> Any:
     return None
 
 
-def _alternatives(hint: Any) -> list[Any]:
+def _alternatives(hint: object) -> list[object]:
     """The types of a union, without annotations."""
     if get_origin(hint) is Annotated:
         return _alternatives(get_args(hint)[0])
@@ -126,7 +126,7 @@ def _alternatives(hint: Any) -> list[Any]:
     return [] if hint is None else [hint]
 
 
-def _is_text(hint: Any) -> bool:
+def _is_text(hint: object) -> bool:
     if get_origin(hint) is Literal:
         return all(isinstance(choice, str) for choice in get_args(hint))
     return hint in (str, Path)

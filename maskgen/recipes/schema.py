@@ -88,7 +88,9 @@ class Recipe(BaseModel):
     @property
     def is_field(self) -> bool:
         """Whether the network predicts the field of a continuous process; if not, tokens are masked."""
-        return cast(type[Process], PROCESSES.get(PROCESSES.check(self.process, "process")[0])).is_field
+        entry: Any = PROCESSES.get(PROCESSES.check(self.process, "process")[0])
+        is_field: bool = entry.is_field
+        return is_field
 
     @property
     def samplers(self) -> Registry[Any]:
@@ -128,18 +130,20 @@ class Recipe(BaseModel):
         return cast(TextSource, _build(DATASETS, self.data, "data"))
 
     def build_tokenizer(self, image_shape: tuple[int, int, int]) -> ImageTokenizer:
-        return cast(ImageTokenizer, self._tokenizer(image_shape=image_shape))
+        tokenizer: ImageTokenizer = self._tokenizer(image_shape=image_shape)
+        return tokenizer
 
     def build_text_tokenizer(self, source: TextSource) -> TextTokenizer:
         """A text tokenizer, made from the documents of a source where its type learns from data."""
-        return cast(TextTokenizer, self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out))
+        made: TextTokenizer = self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out)
+        return made
 
-    def _tokenizer(self, **derived: Any) -> Any:
+    def _tokenizer(self, **derived: object) -> Any:
         if self.tokenizer is None:
             raise RecipeError("this recipe has no tokenizer")
         return _build(TOKENIZERS, self.tokenizer, "tokenizer", **derived)
 
-    def build_model(self, **derived: Any) -> nn.Module:
+    def build_model(self, **derived: object) -> nn.Module:
         """The network; `derived` are those of `MODELS.derived` that it takes."""
         if self.model is None:
             raise RecipeError("this recipe has no model")
@@ -168,7 +172,7 @@ class Recipe(BaseModel):
             raise RecipeError(
                 f"objective: {name} does not train a {self.task}; choose another or add the missing parts"
             )
-        derived: dict[str, Any] = {"layout": layout}
+        derived: dict[str, object] = {"layout": layout}
         if takes_tokens and bool(vocab_size_of(layout)) != self.has_discrete_tokens:
             made, needed = ("continuous", "discrete") if self.has_discrete_tokens else ("discrete", "continuous")
             raise RecipeError(f"tokenizer: its tokens are {made}, the recipe needs {needed} ones; change either")
@@ -181,12 +185,13 @@ class Recipe(BaseModel):
             raise RecipeError(f"process: objective {name} corrupts nothing; leave it out")
         return _build(OBJECTIVES, self.objective, "objective", **derived)
 
-    def build_sampler(self, **overrides: Any) -> MaskedSampler | FieldSampler:
+    def build_sampler(self, **overrides: object) -> MaskedSampler | FieldSampler:
         """The recipe's sampler with arguments replaced, or another `type` with its own defaults."""
         spec = {"type": self.sampler} if isinstance(self.sampler, str) else dict(self.sampler)
         if overrides.get("type", spec["type"]) != spec["type"]:
             spec = {}
-        return cast(MaskedSampler | FieldSampler, _build(self.samplers, spec | overrides, "sampler"))
+        sampler: MaskedSampler | FieldSampler = _build(self.samplers, spec | overrides, "sampler")
+        return sampler
 
     def build_guidance(self) -> Guidance:
         try:
@@ -208,7 +213,7 @@ def anywhere(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _build(registry: Registry[T], spec: Spec, path: str, **derived: Any) -> T:
+def _build(registry: Registry[T], spec: Spec, path: str, **derived: object) -> T:
     try:
         return registry.build(spec, path, **derived)
     except SpecError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 from maskgen.core.errors import UserError, closest
 from maskgen.core.files import local_path, read_regular
@@ -16,7 +15,7 @@ class RecipeError(UserError):
     """A recipe that cannot be read or built."""
 
 
-def read_tree(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_tree(source: str, above: tuple[str, ...] = ()) -> dict[str, object]:
     """The tree of a named recipe or a file, its `base:` merged in; `above` are those it is a base of."""
     if source in above:
         raise RecipeError(f"base: {' -> '.join([*above, source])} goes round in a circle")
@@ -47,7 +46,7 @@ def _find(source: str) -> tuple[str, str]:
     raise RecipeError(f"no recipe or YAML file {source!r}; {hint}`maskgen recipes` lists them")
 
 
-def _parse_yaml(where: str, text: str) -> dict[str, Any]:
+def _parse_yaml(where: str, text: str) -> dict[str, object]:
     try:
         tree = read_yaml(text)
     except YamlError as error:
@@ -57,7 +56,7 @@ def _parse_yaml(where: str, text: str) -> dict[str, Any]:
     return tree
 
 
-def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, object], change: Mapping[str, object]) -> dict[str, object]:
     """`change` over `base`, recursively; a part of another type replaces the whole part."""
     merged = copy.deepcopy(base)
     for key, value in change.items():
@@ -69,12 +68,12 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _is_same_part(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _is_same_part(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
     is_trained = "from" in old or "from" in new
     return not is_trained and new.get("type", old.get("type")) == old.get("type")
 
 
-def put(tree: dict[str, Any], key: str, value: object) -> None:
+def put(tree: dict[str, object], key: str, value: object) -> None:
     """Set the value of a dotted key `a.b.c`; a part that is named only becomes a mapping.
 
     Raises:

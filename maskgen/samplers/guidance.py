@@ -102,7 +102,7 @@ class Guidance:
     ) -> DenoiseField: ...
     def bind(
         self,
-        denoiser: Any,
+        denoiser: Denoiser | FieldDenoiser,
         cond: Condition | None,
         null: Condition | None = None,
         mask_id: int = 0,
@@ -110,7 +110,7 @@ class Guidance:
         network_time: TimeMap | None = None,
         time_step: float = 0.0,
         patch_area: int = 1,
-    ) -> Any:
+    ) -> _Guided:
         """The denoiser with condition and guidance bound, as samplers call it.
 
         Rows without queried positions are left out of the network's batch, unless the denoiser declares the trait

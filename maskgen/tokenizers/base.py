@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard
+from typing import ClassVar, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class ImageTokenizer(nn.Module, Tokenizer):
         """The rows of tokens as one stream."""
         return TokenLayout.of(Stream("image", "image", self.vocab_size, self.grid, self.token_width))
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         """Sizes that a network of these tokens is built with."""
         return {"vocab_size": self.vocab_size, "token_width": self.token_width, "grid": self.grid}
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ def run(file: str, output: str, layout: str | None = None, weights: Weights | No
     _check(spec, tensors, side, n_classes)
     _check_tokenizer(converter, spec, tensors, file)
     recipe = parse_recipe(read_yaml(load_recipe(converter.recipe(spec)).dump()) | {"model": spec})
-    info: dict[str, Any] = {
+    info: dict[str, object] = {
         "step": 0, "classes": [str(label) for label in range(n_classes)],
         "image_shape": (3, *(side * converter.pixels,) * 2), "seconds": 0.0,
         "device": "cpu", "maskgen": importlib.metadata.version("maskgen"), "torch": torch.__version__,
@@ -72,7 +71,9 @@ def _layout(state: Mapping[str, Tensor], layout: str | None, file: str) -> str:
     return layout or found[0]
 
 
-def _check_tokenizer(converter: Converter, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> None:
+def _check_tokenizer(
+    converter: Converter, spec: Mapping[str, object], tensors: Mapping[str, Tensor], file: str
+) -> None:
     """Hold the width of a token against that of the recipe's tokenizer.
 
     Raises:
@@ -86,7 +87,7 @@ def _check_tokenizer(converter: Converter, spec: Mapping[str, Any], tensors: Map
         )
 
 
-def _check(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], side: int, n_classes: int) -> None:
+def _check(spec: Mapping[str, object], tensors: Mapping[str, Tensor], side: int, n_classes: int) -> None:
     """Hold the tensors against the network, which takes no memory.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ class Converter(ABC):
         """
 
     @abstractmethod
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
         """The keys of the recipe's `model` that the weights fit.
 
         Raises:
@@ -47,7 +47,7 @@ class Converter(ABC):
         """
 
     @abstractmethod
-    def recipe(self, spec: Mapping[str, Any]) -> str:
+    def recipe(self, spec: Mapping[str, object]) -> str:
         """The shipped recipe of that size of network, the rest of which is kept."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ def dit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed(state, _NAMES, ("pos_embed",), "DiT")
 
 
-def dit_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def dit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The keys of the recipe's `model` that a public state dict fits."""
     return {"type": "dit", **sizes(state), "depth": count(state, "blocks"), "has_variance": has_variance(state)}
 
@@ -69,10 +68,10 @@ class DiTWeights(Converter):
     def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dit(state)
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
         return dit_spec(state)
 
-    def recipe(self, spec: Mapping[str, Any]) -> str:  # noqa: ARG002 - one size is shipped
+    def recipe(self, spec: Mapping[str, object]) -> str:  # noqa: ARG002 - one size is shipped
         return "image/imagenet-dit-xl"
 
 
@@ -134,7 +133,7 @@ def has_variance(state: Mapping[str, Tensor]) -> bool:
     return state["final_layer.linear.bias"].numel() == 2 * state["x_embedder.proj.weight"][0].numel()
 
 
-def sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def sizes(state: Mapping[str, Tensor]) -> dict[str, object]:
     """Width and heads.
 
     Raises:

@@ -78,7 +78,7 @@ def emigm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def mar_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def mar_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The keys of the recipe's `model` that a public state dict fits.
 
     Raises:
@@ -96,7 +96,7 @@ def mar_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"type": "mar", **sizes, "head": head}
 
 
-def emigm_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def emigm_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """As `mar_spec`, with the shared token."""
     return mar_spec(state) | {"null_token": "mask"}
 
@@ -122,7 +122,7 @@ class MARWeights(MARLayout):
     def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return mar(state)
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
         return mar_spec(state)
 
     def recipe(self, spec: Mapping[str, Any]) -> str:
@@ -139,7 +139,7 @@ class EMIGMWeights(MARLayout):
     def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return emigm(state)
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
         return emigm_spec(state)
 
     def recipe(self, spec: Mapping[str, Any]) -> str:

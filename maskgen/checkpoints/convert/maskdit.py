@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ def maskdit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def maskdit_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def maskdit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The keys of the recipe's `model` that a public state dict fits."""
     decoder = {"depth": count(state, "decoder_blocks"), "width": state["mask_token"].numel(), "heads": DECODER_HEADS}
     return {
@@ -58,8 +57,8 @@ class MaskDiTWeights(Converter):
     def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return maskdit(state)
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
         return maskdit_spec(state)
 
-    def recipe(self, spec: Mapping[str, Any]) -> str:  # noqa: ARG002 - one size is shipped
+    def recipe(self, spec: Mapping[str, object]) -> str:  # noqa: ARG002 - one size is shipped
         return "image/imagenet-maskdit-xl"

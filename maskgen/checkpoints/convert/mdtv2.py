@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -55,7 +54,7 @@ def mdtv2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def mdtv2_spec(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def mdtv2_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The keys of the recipe's `model` that a public state dict fits; the decoder's depth is counted."""
     decoder = count(state, "de_blocks")
     depth = count(state, "en_inblocks") + count(state, "en_outblocks") + decoder
@@ -75,8 +74,8 @@ class MDTv2Weights(Converter):
     def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return mdtv2(state)
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
         return mdtv2_spec(state)
 
-    def recipe(self, spec: Mapping[str, Any]) -> str:  # noqa: ARG002 - one size is shipped
+    def recipe(self, spec: Mapping[str, object]) -> str:  # noqa: ARG002 - one size is shipped
         return "image/imagenet-mdtv2-xl"

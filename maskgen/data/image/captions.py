@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -170,7 +171,7 @@ class CaptionTable:
     `numbers` (n,) int64 picks rows of it; `encoder` is the fingerprint of what embedded them, "" if that is not known.
     """
 
-    array: np.ndarray[Any, Any]
+    array: NDArray[np.generic]
     numbers: Tensor | None = None
     encoder: str = ""
 
@@ -239,9 +240,10 @@ def embedded(
 
 
 def _table(texts: Sequence[str], encoder: TextEncoder, cache_dir: Path | None, progress: bool) -> CaptionTable:
-    header: dict[str, Any] = {
+    known = encoder.fingerprint()
+    header: dict[str, object] = {
         "format": FORMAT,
-        "encoder": encoder.fingerprint(),
+        "encoder": known,
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
         "dtype": DTYPE,
         "rows": len(texts),
@@ -252,15 +254,15 @@ def _table(texts: Sequence[str], encoder: TextEncoder, cache_dir: Path | None, p
         for at in tqdm(range(0, len(texts), BATCH), desc="captions", unit="batch", disable=not progress):
             yield encoder.embed(texts[at : at + BATCH])
 
-    def make(file: Path) -> dict[str, Any]:
+    def make(file: Path) -> dict[str, object]:
         return {"crc32": write_tokens(file, batches(), DTYPE), "length": shape[0] * shape[1]}
 
     file, _ = cached(header, cache_dir, make)
     array = np.memmap(file, DTYPE, mode="r", shape=(len(texts), *shape))
-    return CaptionTable(array, encoder=header["encoder"])
+    return CaptionTable(array, encoder=known)
 
 
-def read_embeddings(file: Path) -> np.ndarray[Any, Any]:
+def read_embeddings(file: Path) -> NDArray[np.generic]:
     """(N, S, C) of a .npy file, mapped, or of the one tensor of a .safetensors file; one caption (S, C) is N = 1.
 
     Raises:
@@ -279,5 +281,5 @@ def read_embeddings(file: Path) -> np.ndarray[Any, Any]:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not floats (N, S, C)")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{file} holds no embedded captions: {error}") from None
-    captions: np.ndarray[Any, Any] = array if array.ndim == 3 else array[None]
+    captions: NDArray[np.generic] = array if array.ndim == 3 else array[None]
     return captions

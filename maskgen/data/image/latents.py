@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ class LatentData(Dataset[tuple[Tensor, Tensor]]):
         rows = np.asarray(indices, dtype=np.int64)
         return torch.from_numpy(self._moments[rows].astype(np.float32)), self.labels[torch.from_numpy(rows)]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return LatentData, (self.file, self.labels, self.shape)  # workers map the file, not copy it
 
 
@@ -71,7 +70,7 @@ def latent_data(
         DiskFull: no room for the moments.
     """
     shape = (1 + has_flips, tokenizer.grid[0] * tokenizer.grid[1], 2 * tokenizer.token_width)
-    header: dict[str, Any] = {
+    header: dict[str, object] = {
         "format": FORMAT,
         "data": split.fingerprint(),
         "autoencoder": tokenizer.source,

@@ -45,10 +45,10 @@ class ShardReader:
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._open: OrderedDict[int, tuple[int, Iterator[dict[str, list[Any]]]]] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[int, Iterator[dict[str, list[object]]]]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], list[object]] = OrderedDict()
 
-    def value(self, shard: int, row: int) -> Any:
+    def value(self, shard: int, row: int) -> object:
         """The value of a row of a shard."""
         if self._process != os.getpid():  # a worker must not share open files with the process it was forked from
             self._forget()
@@ -60,7 +60,7 @@ class ShardReader:
         self._windows.move_to_end((shard, number))
         return self._windows[shard, number][place]
 
-    def _read(self, shard: int, number: int) -> list[Any]:
+    def _read(self, shard: int, number: int) -> list[object]:
         reached, batches = self._open.pop(shard, (-1, iter(())))
         if reached != number:
             part = one_shard(self.rows, shard)
@@ -71,7 +71,7 @@ class ShardReader:
             self._open.popitem(last=False)
         return values
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return ShardReader, (self.rows, self.column, self.window, self.n_windows)
 
 
@@ -188,7 +188,7 @@ class Stream(SizedSource):
         reader = ShardReader(rows, self.image_column, self.layout.window, 2 * self.layout.lanes + 1)
         return StreamSplit(self, reader, counts, self._labels(codes, values), self._known(split))
 
-    def _labels(self, codes: Tensor, values: list[Any]) -> Tensor:
+    def _labels(self, codes: Tensor, values: list[object]) -> Tensor:
         """(N,) int64: what the training data call the class of a value, `NULL` where there is none."""
         if self.label_column is None:
             return torch.full_like(codes, NULL)
@@ -227,7 +227,7 @@ class Stream(SizedSource):
         key = [*self._identity, self.split_names[split], self.label_column]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
-    def _index(self, split: SplitName) -> tuple[list[int], Tensor, list[Any]]:
+    def _index(self, split: SplitName) -> tuple[list[int], Tensor, list[object]]:
         """Rows of each shard; the number of each row's label among `values`, -1 for none; these, sorted."""
         known = self._known(split)
         file = default_cache_dir() / f"stream-{known[:24]}.safetensors"
@@ -239,7 +239,7 @@ class Stream(SizedSource):
         values = json.loads(bytes(found["values"].tolist()))
         return found["counts"].tolist(), found["codes"].long(), values
 
-    def _classes_among(self, labels: list[Any]) -> list[Any]:
+    def _classes_among(self, labels: list[Any]) -> list[object]:
         try:
             return sorted({label for label in labels if label is not None})
         except TypeError as error:  # lists and pictures, or words and numbers
@@ -256,7 +256,7 @@ class Stream(SizedSource):
         except DataError:
             pass
         counts: list[int] = []
-        labels: list[Any] = []
+        labels: list[object] = []
         for shard in range(rows.num_shards):
             before = len(labels)
             try:

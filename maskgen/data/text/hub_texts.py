@@ -63,7 +63,7 @@ class HubText(TextSource):
         self.name, self.column, self.config, self.revision = name, column, config, revision
         self.train_split, self.test_split = train_split, test_split
         self.streaming, self.n_documents = streaming, n_documents
-        self._fetched: dict[str, Any] = {}
+        self._fetched: dict[str, object] = {}
 
     def documents(self, split: str) -> Iterator[str]:
         self._check(split)

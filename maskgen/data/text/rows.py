@@ -75,7 +75,7 @@ class TextData(Dataset[tuple[Tensor, Tensor]]):
         tokens = torch.from_numpy(self._tokens[places].astype(np.int64))
         return tokens, torch.full((len(tokens),), NULL, dtype=torch.int64)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return TextData, (self.packed, self.length, self.stride)  # workers map the file, not copy it
 
 

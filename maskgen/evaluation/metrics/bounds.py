@@ -7,6 +7,7 @@ masking level from its own stratum, and the mean over columns is unbiased.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.positions import categorical_at
-from maskgen.core.predictions import Categorical, Condition
+from maskgen.core.predictions import Categorical, Condition, Denoiser
 from maskgen.core.rng import Rng
 from maskgen.core.traits import traits_of
 from maskgen.data.text.rows import document_ids
@@ -30,7 +31,7 @@ def exact_nll(model: Any, x_0: Tensor, cond: Condition | None = None) -> Tensor:
 
 
 def count_bound(
-    model: Any,
+    model: Callable[..., Categorical | Tensor],
     x_0: Tensor,
     rng: Rng,
     strata: int,
@@ -73,7 +74,7 @@ def count_bound(
 
 
 def time_bound(
-    model: Any, x_0: Tensor, schedule: Schedule, rng: Rng, strata: int, steps: int | None = None, *, mask_id: int
+    model: Denoiser, x_0: Tensor, schedule: Schedule, rng: Rng, strata: int, steps: int | None = None, *, mask_id: int
 ) -> Tensor:
     """The bound as an integral over time with Bernoulli masks: (B, strata) float64 nats, unbiased over their mean.
 
@@ -99,7 +100,7 @@ def time_bound(
 
 
 def state_dependent_bound(
-    model: Any,
+    model: Denoiser,
     exponents: Tensor,
     x_0: Tensor,
     rng: Rng,

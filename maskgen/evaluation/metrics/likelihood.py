@@ -10,12 +10,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maskgen.core.predictions import Condition
+from maskgen.core.predictions import Condition, Denoiser
 from maskgen.core.rng import Rng
 from maskgen.core.traits import network_of, traits_of
 from maskgen.evaluation.metrics.bounds import count_bound, exact_nll, state_dependent_bound
@@ -113,7 +112,7 @@ class Likelihood:
 
 
 def corpus_likelihood(
-    model: Any,
+    model: Denoiser,
     batches: Iterable[Tensor | tuple[Tensor, Condition]],
     rng: Rng,
     *,
@@ -148,7 +147,7 @@ def corpus_likelihood(
 
 @torch.no_grad()
 def row_nll(
-    model: Any,
+    model: Denoiser,
     x_0: Tensor,
     rng: Rng,
     strata: int,
@@ -187,7 +186,7 @@ def row_nll(
 
 
 def _columns(
-    model: Any,
+    model: Denoiser,
     x_0: Tensor,
     rng: Rng,
     schedule: Schedule,
@@ -202,13 +201,13 @@ def _columns(
     return state_dependent_bound(model, network_of(model).exponents, x_0, rng, strata, cond=cond, mask_id=mask_id)
 
 
-def is_exact(model: Any) -> bool:
+def is_exact(model: object) -> bool:
     """Whether `row_nll` gives -log p itself, and not a bound."""
     traits = traits_of(model)
     return traits.is_autoregressive or traits.block_length == 1
 
 
-def _device(model: Any, batch: Tensor) -> torch.device:
+def _device(model: object, batch: Tensor) -> torch.device:
     """Where the network is; a function without parameters works where its input is."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     return next((parameter.device for parameter in parameters), batch.device)

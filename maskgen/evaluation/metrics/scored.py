@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from maskgen.core.registry import Registry
 from maskgen.core.version import __version__
 from maskgen.data.base import ImageSource
 from maskgen.evaluation.metrics.frechet import frechet_distance
-from maskgen.evaluation.metrics.statistics import Statistics
+from maskgen.evaluation.metrics.statistics import Progress, Statistics
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.protocols.protocol import score_name
 from maskgen.evaluation.report import Entry
@@ -38,7 +38,7 @@ class Generated:
     data: ImageSource
     images: Callable[[Sequence[int]], Tensor]
     folder: Path | None
-    progress: Callable[[str], Callable[[Any], Iterator[Any]]]
+    progress: Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Scored:
         return self.entry(score_name(self.protocol), frechet_distance(of.moments, self.reference.moments), **more)
 
 
-def _why(one: Any, other: Any) -> str:
+def _why(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return "; ".join(f"{key} {str(one.get(key))[:40]} and {str(other.get(key))[:40]}" for key in keys)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,8 @@ from maskgen.evaluation.metrics.frechet import Moments, frechet_distance
 from maskgen.evaluation.protocols.features import Extractor, Features
 
 BATCH = 250
+Progress = Callable[[Iterator[tuple[int, Tensor]]], Iterator[tuple[int, Tensor]]]
+"""Wraps batches, each with the row of its first image, in a progress bar."""
 
 
 class FeatureError(UserError):
@@ -134,7 +135,7 @@ class Collector:
         )
 
 
-def collect(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
+def collect(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Progress = iter) -> Statistics:
     """The statistics of a set of images; several processes share the work, and all of them get the result.
 
     `progress` may wrap the batches in a bar.

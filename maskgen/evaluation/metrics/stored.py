@@ -8,7 +8,6 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,13 @@ from maskgen.core.npz import read_npz
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image.sets import ImageSet
 from maskgen.evaluation.metrics.frechet import Moments
-from maskgen.evaluation.metrics.statistics import Statistics, collect
+from maskgen.evaluation.metrics.statistics import Progress, Statistics, collect
 from maskgen.evaluation.protocols.features import Extractor, packages
 
 log = logging.getLogger(__name__)
 
 
-def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Any = iter) -> Statistics:
+def cached(images: ImageSet, extractor: Extractor, keeps: bool = False, progress: Progress = iter) -> Statistics:
     """As `collect`, from `$MASKGEN_CACHE` if they were computed before."""
     facts = [images.digest(), extractor.identity, {**packages(), **extractor.versions}, keeps]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maskgen.core.errors import UserError
 from maskgen.core.hub import download, hub_or_folder, is_hub_id, without_advice
+from maskgen.core.predictions import Denoiser
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.likelihood import is_exact, row_nll
 from maskgen.schedules import Linear, Schedule
@@ -128,7 +129,7 @@ class CheckpointScorer:
 
     def __init__(
         self,
-        model: Any,
+        model: Denoiser,
         tokenizer: Encoder,
         rng: Rng,
         name: str = "checkpoint",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +63,7 @@ class Tuning:
         """For the name of the score."""
         return f"{self.epochs} epochs" if self.minutes is None else f"{self.minutes:g} min"
 
-    def shares(self, n: int, clock: Callable[[], float] = time.process_time) -> Iterable[float]:
+    def shares(self, n: int, clock: Callable[[], float] = time.process_time) -> Iterator[float]:
         """How much of the run is done, in [0, 1), before each of its steps over n images."""
         start, done = clock(), 0
         steps = self.epochs * max(1, n // self.batch_size)
@@ -79,7 +78,7 @@ def finetuned(
     test: Rows,
     n_classes: int,
     tuning: Tuning = Tuning(),
-    progress: Callable[[Any], Any] = iter,
+    progress: Callable[[Iterator[float]], Iterator[float]] = iter,
 ) -> Accuracy:
     """Accuracy on the test images after training on the others; the encoder has its old weights again afterwards.
 
@@ -114,7 +113,7 @@ def _trained(
     train: Rows,
     n_classes: int,
     tuning: Tuning,
-    progress: Callable[[Any], Any],
+    progress: Callable[[Iterator[float]], Iterator[float]],
 ) -> nn.Sequential:
     """The last layer, trained with the network under it; on the CPU."""
     device = encoder.device
@@ -172,7 +171,7 @@ def layer_rates(names: Iterable[str], decay: float) -> dict[str, float]:
     return {name: decay ** (depth - blocks[name] if name in blocks else outside[name]) for name in names}
 
 
-def _groups(network: nn.Module, pooled: Tensor, top: nn.Module, tuning: Tuning) -> list[dict[str, Any]]:
+def _groups(network: nn.Module, pooled: Tensor, top: nn.Module, tuning: Tuning) -> list[dict[str, object]]:
     """A group for each rate and weight decay, of the parameters that the features depend on and the last layer's."""
     named = dict(network.named_parameters())
     grads = torch.autograd.grad(pooled.sum(), list(named.values()), allow_unused=True)

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +21,7 @@ from maskgen.core.pixels import to_float
 from maskgen.core.version import __version__
 from maskgen.data.cache import default_cache_dir
 from maskgen.data.image.sets import ImageSet
+from maskgen.evaluation.metrics.statistics import Progress
 from maskgen.evaluation.protocols.features import packages
 
 FORMAT = 1
@@ -43,7 +43,7 @@ class Encoder:
     """
 
     name: str
-    identity: Mapping[str, Any]
+    identity: Mapping[str, object]
     network: Callable[[Tensor], Tensor]
     device: torch.device = field(default=torch.device("cpu"))
     module: nn.Module | None = None
@@ -63,7 +63,11 @@ PIXELS = Encoder("raw pixels", {"network": "pixels"}, pixels)
 
 
 def features_of(
-    images: ImageSet, encoder: Encoder, progress: Any = iter, batch_size: int = BATCH, cache_dir: Path | None = None
+    images: ImageSet,
+    encoder: Encoder,
+    progress: Progress = iter,
+    batch_size: int = BATCH,
+    cache_dir: Path | None = None,
 ) -> Tensor:
     """Features (N, D) float32 of a set of images, from `$MASKGEN_CACHE` if they were computed before.
 
@@ -85,7 +89,7 @@ def features_of(
     return found
 
 
-def digest(facts: Mapping[str, Any]) -> str:
+def digest(facts: Mapping[str, object]) -> str:
     """A name for what depends on these facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ class _Head:
 class _Whole:
     """A network whose answer is the features."""
 
-    def __init__(self, module: Any, prepare: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    def __init__(self, module: nn.Module, prepare: Callable[[Tensor], Tensor], device: torch.device) -> None:
         self.module, self.prepare, self.device = module.to(device).eval(), prepare, device
 
     def __call__(self, images: Tensor) -> Features:
@@ -83,7 +84,7 @@ class _Whole:
         return Features(found.flatten(1))
 
 
-_Made = tuple[Any, str, dict[str, str], int | None]
+_Made = tuple[_Head | _Whole, str, dict[str, str], int | None]
 """Network, how it resizes, versions, channels."""
 
 
@@ -199,7 +200,7 @@ def _describe(size: int) -> str:
     return f"PyTorch bicubic to {size}, antialiased"
 
 
-def _fetched(name: str, make: Callable[[], Any]) -> Any:
+def _fetched(name: str, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
     except Exception as error:  # every library and its hub has its own
@@ -222,7 +223,7 @@ def _load(module: nn.Module, weights: str, strict: bool = True) -> None:
         raise WeightsError(f"{path} lacks {missing[0]} and {len(missing) - 1} more tensors of the network")
 
 
-def _package(name: str) -> Any:
+def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError:

@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -56,14 +57,15 @@ def clean_fid(mode: str, file: Path, device: torch.device) -> Network:
     return features
 
 
-def _script(file: Path, resizes: bool) -> Any:
+def _script(file: Path, resizes: bool) -> nn.Module:
     """clean-fid's wrapper of a TorchScript file, which it finds under its own name in a folder."""
     from cleanfid.inception_torchscript import InceptionV3W
 
     try:
         with TemporaryDirectory() as folder, _quiet():
             (Path(folder) / INCEPTION_SCRIPT.names[0]).symlink_to(file.resolve())
-            return InceptionV3W(folder, download=False, resize_inside=resizes)
+            network: nn.Module = InceptionV3W(folder, download=False, resize_inside=resizes)
+            return network
     except (RuntimeError, OSError, AttributeError) as error:
         raise WeightsError(f"{file} is no TorchScript Inception: {first_line(error)}") from None
 
@@ -229,21 +231,22 @@ def _version(package: str) -> str:
         raise UserError(f"this protocol needs the package {package}: pip install 'maskgen[fidelity]'") from None
 
 
-def _required(module: str, package: str) -> Any:
+def _required(module: str, package: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError:
         raise UserError(f"this protocol needs the package {package}: pip install 'maskgen[fidelity]'") from None
 
 
-def _loading(file: Path, make: Callable[[], nn.Module]) -> Any:
+def _loading(file: Path, make: Callable[[], nn.Module]) -> nn.Module:
     """A network of clean-fid with our file's tensors where it would fetch its own."""
     state = read_tensors(file)
     with patch("cleanfid.inception_pytorch.load_state_dict_from_url", lambda *_, **__: state), _quiet():
-        return _state_of(file, make)
+        network: nn.Module = _state_of(file, make)
+        return network
 
 
-def _state_of(file: Path, make: Callable[[], Any]) -> Any:
+def _state_of(file: Path, make: Callable[[], nn.Module]) -> Any:
     try:
         return make()
     except RuntimeError as error:

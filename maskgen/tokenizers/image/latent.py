@@ -35,7 +35,7 @@ class _DiffusersTokenizer(ImageTokenizer):
         super().__init__()
         import diffusers
 
-        where: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
+        where: dict[str, str] = {"subfolder": subfolder} if subfolder else {}
         folder = hub_or_folder(source)
         try:
             self.net = getattr(diffusers, model_class).from_pretrained(folder, use_safetensors=True, **where)

@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from maskgen.core.hub import download, hub_or_folder, is_hub_id, without_advice
 Padding = Literal["zero", "keep"]
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 BATCH = 64
-LOCAL: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+LOCAL: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
 """How `transformers` loads: from this folder, and without running Python files in it."""
 
 
@@ -108,7 +109,7 @@ def width_of(source: str, subfolder: str = "", default: int = 1024) -> int:
     return int(getattr(config, "text_config", config).hidden_size)
 
 
-def _transformers() -> Any:
+def _transformers() -> ModuleType:
     try:
         return importlib.import_module("transformers")
     except ImportError:
@@ -128,10 +129,10 @@ def _home(source: str, subfolder: str) -> Path:
     return home / subfolder if subfolder else home
 
 
-def _text_part(transformers: Any, home: Path) -> Any:
+def _text_part(transformers: ModuleType, home: Path) -> Any:
     """The encoder in a folder: the text model of a model of texts and images, the encoder of an encoder-decoder."""
     config = transformers.AutoConfig.from_pretrained(home, **LOCAL)
-    options: dict[str, Any] = {**LOCAL, "use_safetensors": True, "dtype": torch.float32}
+    options: dict[str, object] = {**LOCAL, "use_safetensors": True, "dtype": torch.float32}
     known = transformers.models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     if config.model_type in known:
         return transformers.AutoModelForTextEncoding.from_pretrained(home, **options)

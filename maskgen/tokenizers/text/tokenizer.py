@@ -260,7 +260,7 @@ def _unknown(strange: set[str]) -> TokenizerError:
     )
 
 
-def _ending(eos: str, token: int) -> dict[str, Any]:
+def _ending(eos: str, token: int) -> dict[str, object]:
     """The post-processor, as `tokenizer.json` writes it, that ends every document with a token."""
     text, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": eos, "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 0}}
