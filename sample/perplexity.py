@@ -68,10 +68,8 @@ def run(
     made: Made = {"seed": seed, "sampler": {"checkpoint": source, **settings_of(generator)}}
     name = f"generative_perplexity[{reader.name}{', bound' * reader.is_bound}, corpus]"
     score = Entry(name, "samples", generative_perplexity(nats, counts), num, **made)
-    others = [
-        *diversity.entries(tokens, made),
-        *(Entry(key, "samples", value / num, num, **made) for key, value in cost.items()),
-    ]
+    others = diversity.entries(tokens, made)
+    others += [Entry(key, "samples", value / num, num, **made) for key, value in cost.items()]
     table = publish(Report(score, others=others), path)
     return table + (f"\n{reader.n_cut} of {num} texts were cut at the scorer's context" if reader.n_cut else "")
 

@@ -228,10 +228,14 @@ def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path
     return tokenizer
 
 
+Files = Mapping[str, Mapping[str, Tensor]]
+"""File name -> its tensors by name."""
+
+
 def write_checkpoint(
     path: Path,
     recipe: Recipe,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Files,
     info: Mapping[str, object],
     home: Path | None = None,
 ) -> None:
@@ -255,17 +259,7 @@ def write_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        free_space(temporary, sum(value.nbytes for values in tensors.values() for value in values.values()))
-        for name, values in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / name)
-            obey_umask(temporary / name)  # safetensors leaves it readable by its owner only
-        (temporary / RECIPE).write_text(recipe.dump(), encoding="utf-8")
-        copy_tokenizer(recipe, temporary, home)
-        if recipe.kind == "text" and not (temporary / TOKENIZER).is_file():
-            raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", str(path / TOKENIZER))
-        whole = sealed({**info, "files": stamps(temporary, without=INFO)})
-        (temporary / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-        flush(temporary)
+        _fill(temporary, recipe, tensors, info, home)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
@@ -275,6 +269,21 @@ def write_checkpoint(
         raise OSError(errno.EIO if "No space" not in str(error) else errno.ENOSPC, str(error), str(path)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, object], home: Path | None) -> None:
+    """Write the files of a checkpoint into an empty folder, and flush them to the disk."""
+    free_space(folder, sum(value.nbytes for values in tensors.values() for value in values.values()))
+    for name, values in tensors.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, folder / name)
+        obey_umask(folder / name)  # safetensors leaves it readable by its owner only
+    (folder / RECIPE).write_text(recipe.dump(), encoding="utf-8")
+    copy_tokenizer(recipe, folder, home)
+    if recipe.kind == "text" and not (folder / TOKENIZER).is_file():
+        raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", TOKENIZER)
+    whole = sealed({**info, "files": stamps(folder, without=INFO)})
+    (folder / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    flush(folder)
 
 
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: object) -> None:

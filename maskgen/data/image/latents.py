@@ -70,7 +70,21 @@ def latent_data(
         DiskFull: no room for the moments.
     """
     shape = (1 + has_flips, tokenizer.grid[0] * tokenizer.grid[1], 2 * tokenizer.token_width)
-    header: dict[str, object] = {
+
+    def make(file: Path) -> dict[str, int]:
+        tokenizer.to(device).eval()
+        pieces = parts()
+        made = rows_of(pieces, ENCODE_BATCH) if pieces else _moments(split, tokenizer, has_flips, device, progress)
+        crc32 = write_tokens(file, made, DTYPE)
+        return {"length": shape[0] * shape[1] * shape[2], "crc32": crc32}
+
+    file, _ = cached(_header(split, tokenizer, shape), cache_dir, make)
+    return LatentData(file, split.labels, shape)
+
+
+def _header(split: ImageSplit, tokenizer: KLTokenizer, shape: tuple[int, ...]) -> dict[str, object]:
+    """What identifies the moments of a split in the cache."""
+    return {
         "format": FORMAT,
         "data": split.fingerprint(),
         "autoencoder": tokenizer.source,
@@ -80,16 +94,6 @@ def latent_data(
         "dtype": DTYPE,
         "rows": len(split),
     }
-
-    def make(file: Path) -> dict[str, int]:
-        tokenizer.to(device).eval()
-        pieces = parts()
-        made = rows_of(pieces, ENCODE_BATCH) if pieces else _moments(split, tokenizer, has_flips, device, progress)
-        crc32 = write_tokens(file, made, DTYPE)
-        return {"length": shape[0] * shape[1] * shape[2], "crc32": crc32}
-
-    file, _ = cached(header, cache_dir, make)
-    return LatentData(file, split.labels, shape)
 
 
 @torch.inference_mode()

@@ -106,15 +106,8 @@ def text_data(
         header, cache_dir, lambda file: _encode(file, source, split, tokenizer, separator, header["dtype"], progress)
     )
     stride = source.stride if split == "train" and source.stride is not None else source.length
-    packed = PackedText(
-        file,
-        found["dtype"],
-        found["length"],
-        found["characters"],
-        found["n_bytes"],
-        separator == "eos",
-        header["data"],
-    )
+    sizes = (found["dtype"], found["length"], found["characters"], found["n_bytes"])
+    packed = PackedText(file, *sizes, separator == "eos", header["data"])
     data = TextData(packed, source.length, stride)
     if split == "train" and not len(data):
         raise DataError(

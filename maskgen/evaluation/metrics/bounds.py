@@ -60,9 +60,8 @@ def count_bound(
     size = min(block_length or x_0.shape[1], x_0.shape[1])
     strata = 1 if block_length == 1 else strata
     schedule = Linear() if isinstance(schedule, Fixed) else schedule
-    more = ({} if block_length is None else {"clean": x_0}) | (
-        {} if eos is None else {"documents": document_ids(x_0, eos)}
-    )
+    more = {} if block_length is None else {"clean": x_0}
+    more |= {} if eos is None else {"documents": document_ids(x_0, eos)}
     columns = []
     for stratum in range(strata):
         is_masked, weight, ratio = _draw_counted(x_0, size, rng, stratum, strata)

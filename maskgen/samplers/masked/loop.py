@@ -117,14 +117,9 @@ class MaskedSampler:
             streams: of the row, None for one stream.
 
         Raises:
-            UserError: settings that use probabilities, or an ineffective temperature, with continuous tokens; a
-                source that these settings cannot use.
+            UserError: settings that continuous tokens do not have; a source that these settings cannot use.
         """
-        if x_1.is_floating_point() and self.needs_probabilities:
-            raise UserError(NO_PROBABILITIES)
-        by = source if isinstance(source, Sampled) else Sampled(self.temperature, self.top_p, self.crossing)
-        if source is not None:
-            self._check_source(source, x_1)
+        by = self._sampled(source, x_1)
         allowed = None if streams is None else streams.allowed(x_1.device)
         length, x_t, done = x_1.shape[1], x_1.clone(), 0
         plan = list(spans(self.layout, self.unmasking, self.steps, is_mask(x_1, mask_id), streams))
@@ -137,6 +132,14 @@ class MaskedSampler:
                 if on_step is not None:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
         return x_t
+
+    def _sampled(self, source: TokenSource | None, x_1: Tensor) -> Sampled:
+        """How tokens are sampled where the source, if any, does not give them."""
+        if x_1.is_floating_point() and self.needs_probabilities:
+            raise UserError(NO_PROBABILITIES)
+        if source is not None:
+            self._check_source(source, x_1)
+        return source if isinstance(source, Sampled) else Sampled(self.temperature, self.top_p, self.crossing)
 
     def _check_source(self, source: TokenSource, x_1: Tensor) -> None:
         name = type(source).__name__
