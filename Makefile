@@ -33,7 +33,7 @@ quickstart: $(VENV)/.installed data
 	@echo "picture: $(QUICK)/samples.png   scores: above, and in $(QUICK)/report.json"
 
 test: $(VENV)/.installed-test data lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TINY = ["model.width=32", "model.depth=1", "model.heads=2", "train.batch_size=16", "train.tensorboard=false"]
 BRIEF = ["train.steps=4", "train.checkpoint_every=2", "train.validation_rows=20", "train.preview_every=4"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first: the last ones to run on several cores are then short."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

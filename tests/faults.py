@@ -303,7 +303,7 @@ def interrupted_twice(lab: Lab) -> str:
 
 def terminated_in_validation(lab: Lab) -> str:
     """SIGTERM while validating"""
-    child = lab.start(before=lambda: patch("maskgen.train.looks", "validate", at_call(2, to_self(signal.SIGTERM))))
+    child = lab.start(before=lambda: patch("maskgen.train.validation", "validate", at_call(2, to_self(signal.SIGTERM))))
     assert child.wait() == TERMINATED, child.said
     assert checkpoints_in(lab.run)[-1].name == "checkpoint-6"
     return f"validation cut short, saved, exit code {TERMINATED}; {lab.ends_like_the_whole()}"
@@ -312,7 +312,9 @@ def terminated_in_validation(lab: Lab) -> str:
 def terminated_in_preview(lab: Lab) -> str:
     """SIGTERM while drawing a preview"""
     before = at_call(1, to_self(signal.SIGTERM))
-    child = lab.start("train.preview_every=3", before=lambda: patch("maskgen.train.looks", "preview_samples", before))
+    child = lab.start(
+        "train.preview_every=3", before=lambda: patch("maskgen.train.validation", "preview_samples", before)
+    )
     assert child.wait() == TERMINATED, child.said
     assert checkpoints_in(lab.run)[-1].name == "checkpoint-3"
     return f"preview cut short, checkpoint there, exit code {TERMINATED}; {lab.ends_like_the_whole()}"
