@@ -312,3 +312,45 @@ def test_the_types_say_what_things_are() -> None:
             counts["cast"] += isinstance(node, ast.Call) and ast.unparse(node.func) == "cast"
     assert counts["Any"] <= MAX_ANY, counts
     assert counts["cast"] <= MAX_CAST, counts
+
+
+SHARED_NAMES = {
+    *("load", "load_image", "load_text"),  # the public functions of `maskgen`, and what they call
+    *("run", "sample", "evaluate"),  # entry points of programs
+    "Arm",
+    "Block",
+    "Clock",
+    "Cost",
+    "Decoder",
+    "Encoder",
+    "Entry",
+    "Ground",
+    "Layout",
+    "ResidualBlock",
+    "Scored",
+    "anywhere",
+    "build",
+    "cached",
+    "collect",
+    "count",
+    "entries",
+    "ground_of",
+    "measure",
+    "printable",
+    "recipe_names",
+    "spread",
+    "table",
+}
+"""Public names that several modules define; registered parts and commands are named by their registry."""
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    homes: dict[str, set[str]] = {}
+    for module in SOURCES:
+        for node in tree(module).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                decorators = [ast.unparse(one) for one in node.decorator_list]
+                if not any(".register(" in one or "command(" in one for one in decorators):
+                    homes.setdefault(node.name, set()).add(module)
+    twice = {name for name, modules in homes.items() if len(modules) > 1}
+    assert twice == SHARED_NAMES, twice ^ SHARED_NAMES
