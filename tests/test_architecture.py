@@ -316,7 +316,7 @@ def test_the_types_say_what_things_are() -> None:
 
 SHARED_NAMES = {
     *("load", "load_image", "load_text"),  # the public functions of `maskgen`, and what they call
-    *("run", "sample", "evaluate"),  # entry points of programs
+    "run",  # the entry point of each program
     "Arm",
     "Block",
     "Clock",
