@@ -32,6 +32,11 @@ def locate(source: str) -> Path:
             return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER)])
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
+    if "/" in source:
+        raise CheckpointError(
+            f"no checkpoint {source!r}: no such directory; train it first, `maskgen train RECIPE --output {source}` (a "
+            f"tokenizer by a recipe of tokenizer/), or name one of the zoo: {', '.join(zoo_names())}"
+        )
     raise CheckpointError(
         f"no checkpoint {source!r}: neither a directory nor one of the zoo; {closest(source, zoo_names())}the zoo has "
         f"{', '.join(zoo_names())}"
