@@ -11,8 +11,15 @@ import pytest
 from PIL import Image
 
 from maskgen.data.image.fashion import FASHION_FOLDER
+from maskgen.samplers.masked.order import ORDERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _own_registrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that an example registers are forgotten after it."""
+    monkeypatch.setattr(ORDERS, "_entries", dict(ORDERS._entries))
 
 
 def main_of(name: str) -> Callable[..., Any]:
