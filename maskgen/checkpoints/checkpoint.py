@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maskgen.checkpoints import description
+from maskgen.checkpoints.fit import fill, require_finite, require_fit
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -35,15 +38,15 @@ from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
-from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import read_yaml
-from maskgen.recipes.build import DataFacts, System, build_system
+from maskgen.recipes.build import AnyTokenizer, DataFacts, System, build_system
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere
 from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
+MOST_STEPS = 2**62
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
 
 
@@ -57,26 +60,30 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        return int(self.info["step"])
+        return description.size(self.info["step"], "step", least=0, most=MOST_STEPS)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
-        return tuple(printable(str(name)) for name in self.info["classes"])
+        return description.class_names(self.info["classes"])
 
     @property
     def length(self) -> int:
         """Tokens in a training row of a text generator."""
-        return int(self.info["length"])
+        return description.size(self.info["length"], "length")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.info["image_shape"]
-        return channels, height, width
+        return description.image_shape(self.info["image_shape"], "image_shape")
+
+    @property
+    def built_for(self) -> tuple[int, int, int]:
+        """(C, H, W) that the network was built with, before phases of another resolution."""
+        return description.image_shape(self.info.get("built_for", self.info["image_shape"]), "built_for")
 
     @property
     def caption_shape(self) -> tuple[int, int]:
         """(S, C) of an embedded caption."""
-        length, width = self.info["caption_shape"]
+        length, width = (description.size(side, "caption_shape") for side in self.info["caption_shape"])
         return length, width
 
     @property
@@ -84,9 +91,8 @@ class Checkpoint:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
             return DataFacts(length=self.length)
-        channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
-        return DataFacts(len(self.classes), self.image_shape, (channels, height, width), caption_shape=caption_shape)
+        return DataFacts(len(self.classes), self.image_shape, self.built_for, caption_shape=caption_shape)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
@@ -135,7 +141,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         recipe = parse_recipe(read_yaml(read_regular(path / RECIPE, MOST_JSON).decode()))
         checkpoint = Checkpoint(path, recipe, info)
         _ = checkpoint.step, checkpoint.classes, info["files"]
-        _ = checkpoint.length if recipe.kind == "text" else checkpoint.image_shape
+        _ = checkpoint.length if recipe.kind == "text" else (checkpoint.image_shape, checkpoint.built_for)
         _ = recipe.captions and checkpoint.caption_shape
     except CheckpointError:
         raise
@@ -153,19 +159,26 @@ def load_system(checkpoint: Checkpoint) -> System:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
     recipe, facts = anywhere(checkpoint.recipe), checkpoint.facts
+    tokenizer: AnyTokenizer | None = None
+    built_on = None
     if recipe.task != "generator":
-        system = build_system(recipe, facts)
+        pass
     elif recipe.kind == "text":
-        system = build_system(recipe, facts, checkpoint.text_tokenizer())
+        tokenizer = checkpoint.text_tokenizer()
     else:
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
-        tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
+        tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
-        system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    _filled(system.network, checkpoint)
+    build = partial(build_system, recipe, facts, tokenizer, built_on=built_on)
+    tensors = _cast(checkpoint.tensors(), torch.float32)
+    require_fit(lambda: build().network, tensors, checkpoint.path)
+    system = build()
+    fill(system.network, tensors, checkpoint.path)
+    require_finite(system.network, checkpoint.path)
+    system.network.eval().requires_grad_(False)
     return system
 
 
@@ -183,22 +196,6 @@ def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
     system = load_system(checkpoint)
     return system.network, cast(TextTokenizer, system.tokenizer)
-
-
-def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
-    """The network with the checkpoint's weights, for use."""
-    try:
-        network.load_state_dict(_cast(checkpoint.tensors(), torch.float32))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
-    if unusable:
-        raise CheckpointError(
-            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
-        )
-    return network.eval().requires_grad_(False)
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
