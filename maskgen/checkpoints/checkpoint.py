@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints import description
-from maskgen.checkpoints.fit import fill, require_finite, require_fit
+from maskgen.checkpoints.fit import fill, require_finite, require_matching
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -174,7 +174,7 @@ def load_system(checkpoint: Checkpoint) -> System:
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
     build = partial(build_system, recipe, facts, tokenizer, built_on=built_on)
     tensors = _cast(checkpoint.tensors(), torch.float32)
-    require_fit(lambda: build().network, tensors, checkpoint.path)
+    require_matching(lambda: build().network, tensors, checkpoint.path)
     system = build()
     fill(system.network, tensors, checkpoint.path)
     require_finite(system.network, checkpoint.path)

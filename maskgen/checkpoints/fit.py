@@ -43,7 +43,7 @@ class BoundedBuild(TorchDispatchMode):
         return result
 
 
-def require_fit(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], home: Path) -> None:
+def require_matching(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], home: Path) -> None:
     """Check on the meta device that stored weights fill the network that `build` makes.
 
     Sizes in a recipe can ask for any amount of memory and time; the stored tensors bound what is believed.
