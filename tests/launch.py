@@ -1,4 +1,4 @@
-"""Processes of a program on the CPU (gloo), as torchrun starts them, but in a second: forks of one that has imported all.
+"""Processes of a program (gloo), as torchrun starts them, but in a second: forks of one that has imported everything.
 
 Tests of the launcher itself start torchrun.
 """
