@@ -23,7 +23,7 @@ from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_2d
 from maskgen.nn.mixers.self_attention import ATTENTION
-from maskgen.nn.published_blocks import ViTSizes, bert_block, vit_block
+from maskgen.nn.published_blocks import BlockSizes, ViTSizes, bert_block, vit_block
 
 
 @MODELS.register("maskgit")
@@ -91,22 +91,15 @@ class MaskGIT(nn.Module):
         self.grid, self.head_width = grid, width // heads
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
         is_modulated = self.condition == "adaln" or has_time
-        keys: dict[str, Any] = {
-            "positions": positions,
-            "has_null_label": has_null_label,
-            "has_difficulty": has_difficulty,
-        }
-        keys["mixer"] = mixer
-        self.traits = replace(self.traits_for(keys), conditions=("class",) if n_classes else ())
+        keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
+        traits = self.traits_for({**keys, "mixer": mixer})
+        self.traits = replace(traits, conditions=("class",) if n_classes else ())
         self._add_embedding(width, positions == "learned")
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         block = replace(sizes.block, qk_norm=qk_norm, mixer=mixer)
-        each = [block.at(layer, depth, self.n_prefix + self.length) for layer in range(depth)]
-        self.blocks = nn.ModuleList(
-            bert_block(one, eps) if norm == "post" else vit_block(one, is_modulated) for one in each
-        )
+        self._add_blocks(block, depth, is_modulated, eps if norm == "post" else None)
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
         self._add_conditions(width, has_time, has_difficulty)
         self._init(width, depth, is_modulated)
@@ -158,6 +151,13 @@ class MaskGIT(nn.Module):
         self.register_buffer("rotation", None, persistent=False)
         if not is_learned:
             self.set_grid(self.grid)
+
+    def _add_blocks(self, sizes: BlockSizes, depth: int, is_modulated: bool, eps: float | None) -> None:
+        """BERT's blocks with an `eps`, else ViT's."""
+        each = [sizes.at(layer, depth, self.n_prefix + self.length) for layer in range(depth)]
+        self.blocks = nn.ModuleList(
+            vit_block(one, is_modulated) if eps is None else bert_block(one, eps) for one in each
+        )
 
     def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
         """Embeddings of class and time for adaLN, and the head of difficulty."""
