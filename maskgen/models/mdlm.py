@@ -89,14 +89,10 @@ class TextTransformer(nn.Module):
         grid: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
-            raise ValueError(
-                "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
-                f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
-            )
-        _require_shares(embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
+        _require_sizes(width, depth, heads, mlp_ratio, dropout, cond_width)
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
+        _require_shares(embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
         if has_time and not cond_width:
             raise ValueError("has_time needs cond_width above 0, 128 for example; or set has_time false")
         self.vocab_size, self.has_time = vocab_size, has_time
@@ -172,6 +168,19 @@ class TextTransformer(nn.Module):
         if self.time is None:
             return None
         return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))
+
+
+def _require_sizes(width: int, depth: int, heads: int, mlp_ratio: float, dropout: float, cond_width: int) -> None:
+    """Check sizes.
+
+    Raises:
+        ValueError: one is not possible.
+    """
+    if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
+        raise ValueError(
+            "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
+            f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
+        )
 
 
 def _require_shares(**shares: float | None) -> None:
