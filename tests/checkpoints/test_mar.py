@@ -132,7 +132,7 @@ def test_tokens_of_another_autoencoder_are_refused(tmp_path: Path) -> None:
 def sized(width: int) -> dict[str, torch.Tensor]:
     """The tensors of a MAR that tell its sizes."""
     shapes = {
-        "diffloss.net.res_blocks.0.in_ln.weight": (16,),
+        "diffloss.net.res_blocks.0.in_ln.weight": (16,), "encoder_blocks.0.norm1.weight": (width,),
         "z_proj.weight": (width, 16), "diffloss.net.cond_embed.weight": (16, width), "class_emb.weight": (10, width),
         "encoder_pos_embed_learned": (1, 8, width), "diffusion_pos_embed_learned": (1, 4, width),
     }  # fmt: skip
