@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from maskgen.cli.names import CHECKPOINT, CONVERTERS, EXPORTERS, Name, registered
@@ -30,7 +28,7 @@ from maskgen.core import catalogue
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the images, if the file lacks it.")
 @click.option("--dry-run", is_flag=True, help="Check the file and say what the checkpoint would need; write nothing.")
 @click.option("--list", "is_list", is_flag=True, help="List the layouts that can be converted.")
-def convert(source: tuple[str, ...], output: str | None, dry_run: bool, is_list: bool, **options: Any) -> None:
+def convert(source: tuple[str, ...], output: str | None, dry_run: bool, is_list: bool, **options: object) -> None:
     """Convert FILE_OR_FOLDER, a published checkpoint, into a maskgen checkpoint.
 
     Reads .pt, .pth, .safetensors (in shards too), .npz and flax's msgpack, and folders of Hugging Face and diffusers.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskgen.checkpoints.convert.published import Tree
 from maskgen.core.errors import UserError
 from maskgen.core.npz import read_npz
 
@@ -38,7 +38,7 @@ def read_npz_tensors(path: Path) -> dict[str, Tensor]:
     return {name: _tensor(array) for name, array in read_npz(path, names).items()}
 
 
-def read_msgpack(path: Path) -> Mapping[str, Any]:
+def read_msgpack(path: Path) -> Tree:
     """The tree that `flax.serialization` wrote, its arrays as tensors.
 
     Raises:
@@ -62,7 +62,7 @@ def read_msgpack(path: Path) -> Mapping[str, Any]:
     return {str(key): _joined(value) for key, value in tree.items()}
 
 
-def _extension(kind: int, data: bytes, unpack: Callable[..., Any]) -> object:
+def _extension(kind: int, data: bytes, unpack: Callable[..., tuple[list[int], bytes | str, bytes]]) -> object:
     """An array or a number of flax.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -27,6 +27,15 @@ from maskgen.tokenizers.image.latent import sizes_without_weights
 from maskgen.tokenizers.text.tokenizer import TextTokenizer, huggingface
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Options(TypedDict, total=False):
+    """Options of `maskgen convert` that say what the file is, see `run`."""
+
+    layout: str | None
+    weights: WeightsKind | None
+    tokenizer: str | None
+    image_size: int | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ def run(
     return path
 
 
-def dry_run(file: str, dtype: str | None = None, **options: Any) -> str:
+def dry_run(file: str, dtype: str | None = None, **options: Unpack[Options]) -> str:
     """What `run` would make of a file: layout, network, bytes on disk and in memory; takes the arguments of `run`."""
     with TemporaryDirectory(prefix="maskgen-convert-") as scratch:
         plan = planned(file, scratch=Path(scratch), **options)

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from maskgen.checkpoints.convert.arrays import read_msgpack, read_npz_tensors
-from maskgen.checkpoints.convert.published import Published, StoredTensors, WeightsKind
+from maskgen.checkpoints.convert.published import Published, StoredTensors, Tree, WeightsKind
 from maskgen.checkpoints.convert.torch_files import read_torch
 from maskgen.core.errors import UserError
 from maskgen.core.files import read_json
@@ -94,7 +93,7 @@ def stripped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {new: state[old] for new, old in names.items()}
 
 
-def _read_tree(path: Path) -> Mapping[str, Any]:
+def _read_tree(path: Path) -> Tree:
     if path.suffix == ".npz":
         return read_npz_tensors(path)
     if path.suffix in FLAX or (path.suffix == ".ckpt" and not _is_torch(path)) or not path.suffix:
@@ -108,7 +107,7 @@ def _is_torch(path: Path) -> bool:
         return file.read(2) in (b"PK", b"\x80\x02")
 
 
-def _unnested(tree: Mapping[str, Any], weights: WeightsKind | None, path: Path) -> Mapping[str, Any]:
+def _unnested(tree: Tree, weights: WeightsKind | None, path: Path) -> Tree:
     """The weights in a training checkpoint.
 
     Args:
@@ -128,7 +127,7 @@ def _unnested(tree: Mapping[str, Any], weights: WeightsKind | None, path: Path) 
         raise UserError(f"{path} holds both {' and '.join(found)} weights; choose with --weights")
     if weights is not None and weights not in found:
         raise UserError(f"{path} holds no {weights} weights, only {' and '.join(found)}")
-    chosen: Mapping[str, Any] = tree[next(iter(found.values())) if weights is None else found[weights]]
+    chosen: Tree = tree[next(iter(found.values())) if weights is None else found[weights]]
     if isinstance(chosen.get("shadow_params"), list):
         if "model" not in found:
             raise UserError(f"{path} holds an average without names and no weights that name it; use --weights model")
@@ -155,7 +154,7 @@ def _named(shadow: list[Tensor], state: Mapping[str, Tensor], path: Path) -> dic
     return named
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
+def _flat(tree: Tree) -> dict[str, Tensor]:
     """Tensors by name; those of a tree of flax by their path, with slashes between its levels."""
     found = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
     if not found:
@@ -217,5 +216,5 @@ def _shards(index: Path) -> dict[str, Path]:
     return {str(name): index.parent / str(file) for name, file in homes.items()}
 
 
-def _seen(tree: Mapping[str, Any]) -> str:
+def _seen(tree: Tree) -> str:
     return printable(first_few([f"{key} ({type(value).__name__})" for key, value in tree.items()]) or "nothing")

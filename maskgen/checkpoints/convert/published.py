@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,9 @@ from maskgen.core.terminal import printable
 
 WeightsKind = Literal["ema", "model"]
 """Which weights to take from a file with several: the moving average, or the last ones."""
+
+Tree = Mapping[str, Any]
+"""What a file of a training program holds: tensors by name, settings, and such trees."""
 
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

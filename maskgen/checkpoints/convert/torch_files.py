@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 import numpy as np
 import torch
 
+from maskgen.checkpoints.convert.published import Tree
 from maskgen.core.errors import UserError
 
 _SCALARS = {type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")}
-SETTINGS: list[Any] = [
+SETTINGS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     argparse.Namespace,
     *((PurePosixPath, f"pathlib.{name}") for name in ("PosixPath", "PurePosixPath", "Path")),
     *((PureWindowsPath, f"pathlib.{name}") for name in ("WindowsPath", "PureWindowsPath")),
@@ -24,7 +24,7 @@ SETTINGS: list[Any] = [
 """What the settings of a training run may hold beside plain values: paths that touch no disk, numbers of NumPy."""
 
 
-def read_torch(path: Path) -> Mapping[str, Any]:
+def read_torch(path: Path) -> Tree:
     """The tree in a .pt, .pth, .ckpt or .bin file, its tensors mapped from the disk where the format allows it.
 
     Raises:
