@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from maskgen.checkpoints.convert.published import Tree
 from maskgen.core.errors import UserError
 
 _SCALARS = {type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")}
-SETTINGS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+SETTINGS: list[Any] = [
     argparse.Namespace,
     *((PurePosixPath, f"pathlib.{name}") for name in ("PosixPath", "PurePosixPath", "Path")),
     *((PureWindowsPath, f"pathlib.{name}") for name in ("WindowsPath", "PureWindowsPath")),
