@@ -72,6 +72,11 @@ class Checkpoint:
         return description.size(self.info["length"], "length")
 
     @property
+    def vocab_size(self) -> int:
+        """Ids of a text generator's embedding; 0 if they are those of its tokenizer."""
+        return description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         return description.image_shape(self.info["image_shape"], "image_shape")
 
@@ -90,7 +95,7 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            return DataFacts(length=self.length)
+            return DataFacts(length=self.length, vocab_size=self.vocab_size)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         return DataFacts(len(self.classes), self.image_shape, self.built_for, caption_shape=caption_shape)
 
@@ -140,9 +145,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
             verify(path / RECIPE, info["files"][RECIPE])
         recipe = parse_recipe(read_yaml(read_regular(path / RECIPE, MOST_JSON).decode()))
         checkpoint = Checkpoint(path, recipe, info)
-        _ = checkpoint.step, checkpoint.classes, info["files"]
-        _ = checkpoint.length if recipe.kind == "text" else (checkpoint.image_shape, checkpoint.built_for)
-        _ = recipe.captions and checkpoint.caption_shape
+        _ = checkpoint.step, checkpoint.classes, checkpoint.facts, info["files"]
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError) as error:
