@@ -88,6 +88,8 @@ class Parts:
             built_for = self.system.facts.built_for
             if built_for is not None and built_for != self.source.image_shape:
                 shapes["built_for"] = list(built_for)
+            if self.system.facts.built_grid is not None:
+                shapes["built_grid"] = list(self.system.facts.built_grid)
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
@@ -104,8 +106,20 @@ class Parts:
         return {"rows": len(self.train), "fingerprint": fingerprint}
 
 
-def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
-    """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
+def build(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    directory: Path | None = None,
+    grid: tuple[int, ...] | None = None,
+) -> Parts:
+    """Data, networks and objective of a recipe, on the accelerator's device.
+
+    Args:
+        recipe: of the run.
+        accelerator: its device.
+        directory: of the run, whose own tokenizer is taken if it has one.
+        grid: that the network is built with, if it is another one than that of the tokens.
+    """
     if recipe.kind == "text":
         return _build_text(recipe, accelerator, directory)
     source = recipe.build_data()
@@ -119,6 +133,8 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
             captions, train, test = _captions(recipe, source, train, test, accelerator)
     caption_shape = None if captions is None else (captions.length, captions.width)
     facts = replace(DataFacts.of(source, caption_shape), built_for=source.image_shape)
+    if grid is not None and tokenizer is not None and grid != tokenizer.grid:
+        facts = replace(facts, built_grid=grid)
     system = build_system(recipe, facts, tokenizer)
     _check_trainable(recipe, system, source)
     system.network.to(accelerator.device)
