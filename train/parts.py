@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.image.latent import KLTokenizer, draw_latents
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+from .some_rows import SomeRows
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
@@ -309,22 +311,3 @@ def _text_to_batch(device: torch.device, eos: int | None) -> ToBatch:
         return Batch(x_0, documents=None if eos is None else document_ids(x_0, eos))
 
     return convert
-
-
-def spread(total: int, n: int, rank: int = 0, world: int = 1) -> list[int]:
-    """This process's share of n rows at even distances in `total` >= n, which may be sorted by class."""
-    return [i * total // n for i in range(rank, n, world)]
-
-
-@dataclass(frozen=True)
-class SomeRows:
-    """Some rows of a data set."""
-
-    data: Rows
-    index: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self.data.__getitems__([self.index[i] for i in indices])
