@@ -49,9 +49,7 @@ def run(
     device: str = "auto",
     start: Mapping[str, object] | None = None,
 ) -> Path:
-    """Train; returns the last checkpoint.
-
-    SIGTERM, SIGINT and SIGHUP end the run after the current step, with a checkpoint; SIGUSR1 writes a checkpoint.
+    """Train; returns the last checkpoint. SIGTERM, SIGINT and SIGHUP end the run after a step, with a checkpoint.
 
     Args:
         recipe_source: name of a shipped recipe, or a YAML file.
@@ -59,23 +57,20 @@ def run(
         output: run directory, default ``runs/RECIPE``.
         resume: continue from the newest checkpoint of the run directory; `auto` starts where there is none.
         device: `auto`, `cpu` or `cuda`.
-        start: keys of `start` in the recipe, the checkpoint to start from.
+        start: keys of `start` in the recipe.
 
     Raises:
         UserError: recipe, data, checkpoint or output that cannot be used, or a training that cannot go on.
-        Stopped: a signal ended the run.
+        Stopped: a signal ended the run. SIGUSR1 writes a checkpoint and ends nothing.
     """
-    overrides = _with_start(overrides, start or {})
-    clock, recipe = Clock(), load_recipe(recipe_source, overrides)
+    clock, overrides = Clock(), _with_start(overrides, start or {})
+    recipe = load_recipe(recipe_source, overrides)
     name = "recipe" if isinstance(recipe_source, Recipe) else str(recipe_source)
     directory = local_path(output or f"runs/{Path(name).stem}")
     require_writable(directory, str(directory))
     accelerator = _accelerator(recipe, device)
     is_main = accelerator.is_main_process
-    about = {
-        "command": shlex.join(["maskgen", "train", name, *_shown(overrides)]),
-        "commit": _commit(),
-    }
+    about = {"command": shlex.join(["maskgen", "train", name, *_shown(overrides)]), "commit": _commit()}
     with surviving_output(), Signals() as signals, RunLock(directory) if is_main else nullcontext():
         if is_main:
             forget_failures(directory)

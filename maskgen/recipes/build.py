@@ -38,6 +38,7 @@ class DataFacts:
         built_grid: grid of tokens that the network was built with, if it was trained on another one before.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
+        vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
     """
 
     n_classes: int = 0
@@ -46,6 +47,7 @@ class DataFacts:
     built_grid: tuple[int, ...] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
+    vocab_size: int = 0
 
     @classmethod
     def of(cls, source: ImageSource | TextSource, caption_shape: tuple[int, int] | None = None) -> DataFacts:
@@ -152,7 +154,7 @@ def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
     """The rows of a tokenizer's tokens as one stream."""
     if isinstance(tokenizer, ImageTokenizer):
         return tokenizer.layout
-    return text_layout(tokenizer.vocab_size, facts.length)
+    return text_layout(facts.vocab_size or tokenizer.vocab_size, facts.length)
 
 
 def text_layout(vocab_size: int, length: int) -> TokenLayout:
