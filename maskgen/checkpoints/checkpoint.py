@@ -16,18 +16,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints import description
-from maskgen.checkpoints.fit import fill, require_finite, require_matching
+from maskgen.checkpoints.adapters import fill_network, weights_below
+from maskgen.checkpoints.description import Checkpoint as Checkpoint
+from maskgen.checkpoints.fit import require_finite, require_matching
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -39,93 +39,14 @@ from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, veri
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.yaml_reader import read_yaml
-from maskgen.recipes.build import AnyTokenizer, DataFacts, System, build_system
+from maskgen.recipes.build import AnyTokenizer, System, build_system
 from maskgen.recipes.load import parse_recipe
-from maskgen.recipes.schema import Recipe, anywhere
+from maskgen.recipes.schema import Recipe, anywhere, merged
 from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
-MOST_STEPS = 2**62
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint says of itself: `info` is its checkpoint.json."""
-
-    path: Path
-    recipe: Recipe
-    info: Mapping[str, Any]
-
-    @property
-    def step(self) -> int:
-        return description.size(self.info["step"], "step", least=0, most=MOST_STEPS)
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:
-        return description.class_names(self.info["classes"])
-
-    @property
-    def length(self) -> int:
-        """Tokens in a training row of a text generator."""
-        return description.size(self.info["length"], "length")
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids of a text generator's embedding; 0 if they are those of its tokenizer."""
-        return description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return description.image_shape(self.info["image_shape"], "image_shape")
-
-    @property
-    def built_for(self) -> tuple[int, int, int]:
-        """(C, H, W) that the network was built with, before phases of another resolution."""
-        return description.image_shape(self.info.get("built_for", self.info["image_shape"]), "built_for")
-
-    @property
-    def caption_shape(self) -> tuple[int, int]:
-        """(S, C) of an embedded caption."""
-        length, width = (description.size(side, "caption_shape") for side in self.info["caption_shape"])
-        return length, width
-
-    @property
-    def facts(self) -> DataFacts:
-        """Facts of the data it was trained on."""
-        if self.recipe.kind == "text":
-            return DataFacts(length=self.length, vocab_size=self.vocab_size)
-        caption_shape = None if self.recipe.captions is None else self.caption_shape
-        return DataFacts(len(self.classes), self.image_shape, self.built_for, caption_shape=caption_shape)
-
-    def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
-        """The tensors of one of its files, checked against the manifest.
-
-        Raises:
-            CheckpointError: the file is missing, truncated or altered.
-        """
-        path = self.path / name
-        verify(path, self.info["files"].get(name))
-        try:
-            loaded: dict[str, Tensor] = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
-        return loaded
-
-    def verify(self) -> None:
-        """Hold every file against the manifest.
-
-        Raises:
-            CheckpointError: one is missing, truncated or altered.
-        """
-        for name, expected in self.info["files"].items():
-            verify(self.path / name, expected)
-
-    def text_tokenizer(self) -> TextTokenizer:
-        """A text generator's tokenizer, checked as `tensors` are."""
-        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
-        return TextTokenizer.load(self.path / TOKENIZER)
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
@@ -161,7 +82,7 @@ def load_system(checkpoint: Checkpoint) -> System:
     Raises:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
-    recipe, facts = anywhere(checkpoint.recipe), checkpoint.facts
+    recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
     tokenizer: AnyTokenizer | None = None
     built_on = None
     if recipe.task != "generator":
@@ -175,14 +96,29 @@ def load_system(checkpoint: Checkpoint) -> System:
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
+    lora, home = checkpoint.recipe.lora, checkpoint.path
+    stored = _cast(checkpoint.tensors(), torch.float32)
+    below = weights_below(lora, checkpoint.info.get("base"), home)
+
+    def fill(network: nn.Module) -> None:
+        place = next(iter(network.state_dict().values())).device
+        own, base = ({name: value.to(place) for name, value in part.items()} for part in (stored, below))
+        fill_network(network, lora, own, base, home)
+
     build = partial(build_system, recipe, facts, tokenizer, built_on=built_on)
-    tensors = _cast(checkpoint.tensors(), torch.float32)
-    require_matching(lambda: build().network, tensors, checkpoint.path)
+    require_matching(lambda: build().network, fill, [*stored.values(), *below.values()], home)
     system = build()
-    fill(system.network, tensors, checkpoint.path)
-    require_finite(system.network, checkpoint.path)
+    fill(system.network)
+    require_finite(system.network, home)
     system.network.eval().requires_grad_(False)
     return system
+
+
+def usable(checkpoint: Checkpoint) -> tuple[Recipe, dict[str, Tensor]]:
+    """Recipe and weights that need nothing else: low-rank changes are added to the weights they belong to."""
+    if checkpoint.recipe.lora is None:
+        return checkpoint.recipe, checkpoint.tensors()
+    return merged(checkpoint.recipe), load_system(checkpoint).network.state_dict()
 
 
 def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
@@ -288,13 +224,13 @@ def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, objec
 
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: object) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
-    tensors = checkpoint.tensors()
-    if checkpoint.recipe.kind == "text":
+    recipe, tensors = usable(checkpoint)
+    if recipe.kind == "text":
         verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
     if dtype is not None:
         tensors = _cast(tensors, dtype)
-    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
-    write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more, checkpoint.path)
+    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training", "base")}
+    write_checkpoint(path, recipe, {MODEL: tensors}, info | more, checkpoint.path)
 
 
 def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
