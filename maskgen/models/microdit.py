@@ -45,6 +45,8 @@ class MicroDiT(nn.Module):
         n_experts: in every second block but the last; 0 for none.
         capacity: experts that select a token, on average.
         multiple_of: widths of feed-forward layers are rounded up to multiples of it.
+        position_spacing: step between the positions of neighbouring tokens; published: 1 at 256 pixels, 0.5 at 512, so
+            that both resolutions have positions 0 to 16.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -74,13 +76,14 @@ class MicroDiT(nn.Module):
         n_experts: int = 8,
         capacity: float = 2.0,
         multiple_of: int = 256,
+        position_spacing: float = 1.0,
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
         _require_sizes(width, depth, heads, multiple_of)
         if not isinstance(masking, NoMasking | NaiveMasking | DeferredMasking):
             raise ValueError("masking: microdit takes none, naive or deferred; maskdit and mdt are of model dit")
-        _require_ratios((*qkv_ratio, *mlp_ratio, mixer_ratio), n_experts)
+        _require_ratios((*qkv_ratio, *mlp_ratio, mixer_ratio, position_spacing), n_experts)
         self.masking, self.width, self.base_grid, self.depth = masking, width, grid, depth
         self.head_width, self.multiple_of, self.backend = width // heads, multiple_of, attention
         self.n_experts, self.capacity, self.caption_width = n_experts, capacity, caption_width
@@ -96,7 +99,8 @@ class MicroDiT(nn.Module):
         ratios = zip(spread(qkv_ratio, depth), spread(mlp_ratio, depth), strict=True)
         self.blocks = nn.ModuleList(captioned_block(self._block(at, *pair)) for at, pair in enumerate(ratios))
         self.head = AdaHead(width, token_width, has_scale=True)
-        self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
+        self.position_spacing = position_spacing
+        self.register_buffer("positions", sincos_2d(grid, width, (position_spacing,) * 2), persistent=False)
         self._init()
 
     @classmethod
@@ -165,7 +169,8 @@ class MicroDiT(nn.Module):
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Work on another grid of the same image: positions are scaled to cover it."""
-        self.positions = sincos_over(self.base_grid, grid, self.width).to(self.positions.device)
+        spacing = (self.position_spacing,) * 2
+        self.positions = sincos_over(self.base_grid, grid, self.width, spacing).to(self.positions.device)
 
     def forward(
         self,
@@ -234,7 +239,9 @@ def _require_ratios(ratios: tuple[float, ...], n_experts: int) -> None:
         ValueError: they are not possible.
     """
     if min(ratios) <= 0 or n_experts < 0:
-        raise ValueError("qkv_ratio, mlp_ratio and mixer_ratio must be positive and n_experts at least 0")
+        raise ValueError(
+            "position_spacing, qkv_ratio, mlp_ratio and mixer_ratio must be positive and n_experts at least 0"
+        )
 
 
 def spread(ends: tuple[float, float], n: int) -> Iterator[float]:
