@@ -34,7 +34,7 @@ def trained_by(recipe: Recipe) -> Recipe:
     if recipe.tokenizer_source is None:
         return recipe
     kind = DATASETS.check(recipe.data)[0]
-    names = {"fashion_mnist": "fashion-vq", "folder": "folder-vq"}
+    names = {"fashion_mnist": "fashion-vq", "digits": "fashion-vq", "folder": "folder-vq"}
     return load_recipe("imagenet-vq" if "imagenet" in recipe.tokenizer_source else names[kind])
 
 
@@ -57,7 +57,7 @@ def built(recipe: Recipe) -> nn.Module:
     """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
     if recipe.kind == "text":
         recipe.build_objective(50_257)
-        return recipe.build_model(vocab_size=50_257)
+        return recipe.build_model(vocab_size=50_257, grid=(recipe.row_length(),))
     n_classes, shape = sizes(recipe)
     derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
     if recipe.task == "classifier":
