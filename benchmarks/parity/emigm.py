@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from harness import Parity, Tensors, converted, imported, run
-from tokenwise import CLASSES, INPUTS, SIDE, WIDTH, is_masked, our_inputs, our_loss, sizes, their_loss, their_z
+from tokenwise import INPUTS, is_masked, our_inputs, our_loss, sizes, their_loss, their_z
 from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Condition
@@ -39,7 +39,7 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network = converted("emigm", state, vocab_size=0, token_width=WIDTH, grid=(SIDE, SIDE), n_classes=CLASSES)
+    network = converted("emigm", state)
     x_0, x_t, cond = our_inputs(inputs)
     t = torch.ones(len(x_t))
     head, null = network(x_t, t, cond), network(x_t, t, Condition(torch.full_like(cond.labels, NULL)))

@@ -14,12 +14,9 @@ from typing import Any
 import torch
 from harness import Parity, Tensors, converted, imported, run
 from tokenwise import (
-    CLASSES,
     HEAD_STEPS,
     INPUTS,
-    SIDE,
     STEPS,
-    WIDTH,
     our_inputs,
     our_loss,
     our_sample,
@@ -56,7 +53,7 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network = converted("mar", state, vocab_size=0, token_width=WIDTH, grid=(SIDE, SIDE), n_classes=CLASSES)
+    network = converted("mar", state)
     x_0, x_t, cond = our_inputs(inputs)
     head = network(x_t, torch.ones(len(x_t)), cond)
     sampler = mar(STEPS, TEMPERATURE, head=FieldSampler("ddpm", HEAD_STEPS, "linspace"))

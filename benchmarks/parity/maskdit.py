@@ -72,7 +72,7 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network = converted("maskdit", state, token_width=16, grid=(SIDE, SIDE), n_classes=CLASSES)
+    network = converted("maskdit", state)
     x, sigma, labels = latent_tokens(inputs["latents"]), noise_level(inputs), inputs["labels"]
     cond, subset = Condition(labels), kept_first(inputs["order"], KEPT)
     c_noise = sigma.log() / 4

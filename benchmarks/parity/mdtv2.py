@@ -53,7 +53,7 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network = converted("mdtv2", state, token_width=16, grid=(SIDE, SIDE), n_classes=CLASSES)
+    network = converted("mdtv2", state)
     x, t, labels = latent_tokens(inputs["latents"]), inputs["t"].float(), inputs["labels"]
     cond, subset = Condition(labels), kept_first(inputs["order"], KEPT)
     outputs, null = network(x, t, cond), network(x, t, Condition(torch.full_like(labels, NULL)))
