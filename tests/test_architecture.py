@@ -29,7 +29,7 @@ LAYERS = [
     {"nn", "schedules", "strategies"},
     {"processes", "tokenizers"},
     {"data", "models", "objectives", "samplers"},
-    {"evaluation", "recipes"},
+    {"codec", "evaluation", "recipes"},
     {"checkpoints", "cli"},
     {"pipelines"},
     {"train", "sample"},
