@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,12 +71,12 @@ def compress(
     n_tail = content.tail.shape[1]
     pieces: list[Code] = []
     bits = 0.0
-    with _progress(len(content.rows), "compress") as bar:
+    with tqdm(total=len(content.rows), desc="compress", unit="row", disable=None) as bar:
         for code, own in _encoded(coder, content, coding):
             pieces.append(code)
             bits += own
             bar.update(min(coding.piece, len(content.rows) - bar.n))
-    kind = "text" if checkpoint.recipe.kind == "text" else "image"
+    kind: Literal["text", "image"] = "text" if checkpoint.recipe.kind == "text" else "image"
     header = Header(
         source, identity(checkpoint), kind, len(content.rows), coder.layout.length, n_tail, coding.piece, coding.order,
         coding.steps, checksum([content.rows, content.tail]), content.names,
@@ -119,7 +120,7 @@ def decompress(
     coding = Coding(header.piece, header.order, header.steps)
     rows: list[Tensor] = []
     n_last = int(header.tail > 0)
-    with _progress(header.n_rows, "decompress") as bar:
+    with tqdm(total=header.n_rows, desc="decompress", unit="row", disable=None) as bar:
         for part in coder.decode(pieces[: len(pieces) - n_last], header.n_rows, header.length, coding, groups):
             rows.append(part)
             bar.update(len(part))
@@ -136,10 +137,6 @@ def _encoded(coder: RowCoder, content: Content, coding: Coding) -> Iterator[tupl
     yield from coder.encode(content.rows, coding)
     if content.tail.shape[1]:
         yield from coder.encode(content.tail, coding)
-
-
-def _progress(n_rows: int, name: str) -> tqdm[object]:
-    return tqdm(total=n_rows, desc=name, unit="row", disable=None)
 
 
 def _text(coder: RowCoder, given: str) -> Content:

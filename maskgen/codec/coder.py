@@ -9,6 +9,7 @@ agree on log2 p to 1e-10: networks are evaluated in float64 for that, where they
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache
@@ -156,10 +157,9 @@ def _model() -> Any:
 @cache
 def _stream() -> ModuleType:
     try:
-        from constriction import stream
+        found: ModuleType = importlib.import_module("constriction").stream
     except ImportError:
         raise UserError("lossless coding needs the package constriction: pip install 'maskgen[codec]'") from None
-    found: ModuleType = stream
     return found
 
 

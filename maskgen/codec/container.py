@@ -86,10 +86,8 @@ def read(content: bytes, name: str) -> tuple[Header, list[Code]]:
 def _parse(body: bytes) -> tuple[Header, list[Code]]:
     length, at = _number(body, 0)
     said: Any = json.loads(zlib.decompressobj().decompress(body[at : at + length], MOST_HEADER))
-    *values, names = said
-    header = Header(*values, tuple(str(one) for one in names)) if len(said) == len(fields(Header)) else None
-    if header is None:
-        raise ValueError(f"the header has {len(said)} fields")
+    keys: dict[str, Any] = dict(zip((field.name for field in fields(Header)), said, strict=True))
+    header = Header(**keys | {"names": tuple(str(name) for name in keys["names"])})
     at, pieces = at + length, []
     while at < len(body):
         n_words, at = _number(body, at)

@@ -22,7 +22,7 @@ from maskgen.core.traits import NetworkTraits, traits_of
 from maskgen.recipes.build import System
 from maskgen.samplers import MaskedSampler
 from maskgen.samplers.guidance import Guidance, training_time
-from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.layout import Blocks, Groups
 from maskgen.samplers.masked.order import Entropy, Halton, Order, Random
 from maskgen.samplers.masked.source import Decoded, Forced, Sampled, TokenSource
 from maskgen.samplers.masked.unmasking import One, Scheduled
@@ -92,8 +92,9 @@ class RowCoder:
         Raises:
             UserError: an order or number of steps that this network does not have.
         """
-        if self.traits.block_length is not None and (order is not None or steps is not None):
-            raise UserError("this checkpoint generates in blocks, one token a step; leave out --order and --steps")
+        is_fixed = self.traits.block_length is not None or self.traits.groups is not None
+        if is_fixed and (order is not None or steps is not None):
+            raise UserError("this checkpoint has an order and groups of its own; leave out --order and --steps")
         length = self.layout.length
         numbers = length * self.layout.vocab_size
         piece = min(max(MOST_NUMBERS // numbers, 1), MOST_ROWS)
@@ -104,7 +105,7 @@ class RowCoder:
         """Rows (N, L) int64 -> the code of each piece, and its -log2 p in bits."""
         for start in range(0, len(rows), coding.piece):
             x_0, encoder = rows[start : start + coding.piece], RangeEncoder()
-            if self.traits.is_autoregressive:
+            if self.traits.is_autoregressive or self.traits.groups is not None:
                 bits = self._encode_at_once(x_0, encoder)
             else:
                 forced = Forced(x_0, encoder)
@@ -147,19 +148,29 @@ class RowCoder:
         return sampler(denoise, x_1, seeds, mask_id=mask_id, grid=grid, source=source)
 
     def _encode_at_once(self, x_0: Tensor, encoder: RangeEncoder) -> float:
-        """What `_run` does for an autoregressive network, whose distributions of all tokens are one pass; -log2 p."""
+        """What `_run` does for a network whose distributions of all tokens take one pass; -log2 p."""
         n_rows, length = x_0.shape
         logits = self._network(x_0, torch.zeros(n_rows), self._condition(n_rows)).logits.view(n_rows, length, -1)
         bits = 0.0
-        for place in range(length):
-            where = torch.zeros_like(x_0, dtype=torch.bool)
-            where[:, place] = True
-            probabilities = Sampled().probabilities(Categorical(logits[:, place], where))
-            encoder.encode(probabilities, x_0[:, place], torch.arange(n_rows))
-            bits -= float(probabilities.gather(1, x_0[:, place, None]).log2().sum())
+        for places in self._turns(length):
+            where = torch.zeros_like(x_0, dtype=torch.bool).index_fill(1, places, True)
+            probabilities = Sampled().probabilities(Categorical(logits[where], where))
+            tokens = x_0[where]
+            encoder.encode(probabilities, tokens, where.nonzero()[:, 0])
+            bits -= float(probabilities.gather(1, tokens[:, None]).log2().sum())
         return bits
 
+    def _turns(self, length: int) -> list[Tensor]:
+        """The positions that are coded together, in turn."""
+        if self.traits.groups is None:
+            return list(torch.arange(length).split(1))
+        index = self.traits.groups.index
+        return [(index == group).nonzero()[:, 0] for group in range(self.traits.groups.n_groups)]
+
     def _sampler(self, coding: Coding) -> MaskedSampler:
+        plan = self.traits.groups
+        if plan is not None:
+            return MaskedSampler(Random(), layout=Groups(plan), steps=plan.n_groups)
         if self.traits.block_length is not None:
             return MaskedSampler(Random(), One(), layout=Blocks(self.traits.block_length, "row"))
         return MaskedSampler(ORDERS[coding.order], Scheduled(Linear()), steps=coding.steps)
