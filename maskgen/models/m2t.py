@@ -102,7 +102,7 @@ class M2T(nn.Module):
         subset: TokenSubset | None = None,
         where: Tensor | None = None,
     ) -> Categorical:
-        """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at `where` (B, L); those of a group follow from earlier ones."""
+        """x_t (B, L) int64 -> logits (B, L, V), or (M, V) at `where` (B, L); a group sees earlier ones only."""
         if subset is not None:
             raise ValueError("dropped tokens do not go with groups in turn; use keep_ratio 1")
         x = self.hidden(self.inputs(x_t), cond)
@@ -131,8 +131,9 @@ class M2T(nn.Module):
         """(B, D)"""
         if self.labels is None:
             return None
-        embedded: Tensor = self.labels(torch.full_like(ids[:, 0], NULL) if cond is None else cond.labels)
-        return F.silu(embedded)
+        embedded = self.labels(torch.full_like(ids[:, 0], NULL) if cond is None else cond.labels)
+        hidden: Tensor = F.silu(embedded)
+        return hidden
 
     def cached(self) -> CachedGroups:
         """The network for sampling, with the keys and values of finished groups kept."""
