@@ -125,7 +125,8 @@ class M2T(nn.Module):
             x = block(x, modulation, mask=mask, cache=None if cache is None else cache.layers[index])
         if cache is not None:
             cache.append(ids)
-        return x
+        hidden: Tensor = x
+        return hidden
 
     def _condition(self, ids: Tensor, cond: Condition | None) -> Tensor | None:
         """(B, D)"""
