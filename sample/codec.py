@@ -118,7 +118,18 @@ def decompress(
     coder = RowCoder(model, batch_size)
     path = _target(header, output)
     coding = Coding(header.piece, header.order, header.steps)
-    rows: list[Tensor] = []
+    rows, tail = _decoded(coder, header, pieces, coding, groups)
+    if groups is None and checksum([rows, tail]) != header.checksum:
+        raise UserError(f"{given} does not decode to what was coded: its probabilities differ on this machine")
+    _write(path, header, coder, rows, tail)
+    return str(path)
+
+
+def _decoded(
+    coder: RowCoder, header: Header, pieces: Sequence[Code], coding: Coding, groups: int | None
+) -> tuple[Tensor, Tensor]:
+    """Rows (N, L) and tail (1, R) of a file."""
+    rows = [torch.zeros(0, header.length, dtype=torch.int64)]
     n_last = int(header.tail > 0)
     with tqdm(total=header.n_rows, desc="decompress", unit="row", disable=None) as bar:
         for part in coder.decode(pieces[: len(pieces) - n_last], header.n_rows, header.length, coding, groups):
@@ -127,10 +138,7 @@ def decompress(
     tail = torch.zeros(1, 0, dtype=torch.int64)
     if n_last:
         (tail,) = coder.decode(pieces[-1:], 1, header.tail, coding, groups)
-    if groups is None and checksum([*rows, tail]) != header.checksum:
-        raise UserError(f"{given} does not decode to what was coded: its probabilities differ on this machine")
-    _write(path, header, coder, torch.cat(rows) if rows else torch.zeros(0, header.length, dtype=torch.int64), tail)
-    return str(path)
+    return torch.cat(rows), tail
 
 
 def _encoded(coder: RowCoder, content: Content, coding: Coding) -> Iterator[tuple[Code, float]]:
