@@ -81,7 +81,7 @@ def compress(
         source, identity(checkpoint), kind, len(content.rows), coder.layout.length, n_tail, coding.piece, coding.order,
         coding.steps, checksum([content.rows, content.tail]), content.names,
     )  # fmt: skip
-    packed = container.write(header, pieces)
+    packed = container.to_bytes(header, pieces)
     with atomic(path) as file:
         file.write(packed)
     return _summary(path, coder, content, len(packed), sum(code.n_bits for code in pieces), bits)
@@ -108,7 +108,7 @@ def decompress(
     Raises:
         UserError: another kind of file, an altered one, another checkpoint, or a place that cannot be written.
     """
-    header, pieces = container.read(read_regular(local_path(given)), given)
+    header, pieces = container.from_bytes(read_regular(local_path(given)), given)
     model = read_checkpoint(checkpoint or header.model)
     if identity(model) != header.identity:
         raise UserError(

@@ -57,7 +57,7 @@ class Header:
             raise ValueError("a count or the kind is impossible")
 
 
-def write(header: Header, pieces: Sequence[Code]) -> bytes:
+def to_bytes(header: Header, pieces: Sequence[Code]) -> bytes:
     """The content of a file."""
     said = zlib.compress(json.dumps(list(asdict(header).values()), separators=(",", ":")).encode(), 9)
     body = pack([len(said)]) + said
@@ -66,7 +66,7 @@ def write(header: Header, pieces: Sequence[Code]) -> bytes:
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def read(content: bytes, name: str) -> tuple[Header, list[Code]]:
+def from_bytes(content: bytes, name: str) -> tuple[Header, list[Code]]:
     """Header and pieces of a file.
 
     Raises:

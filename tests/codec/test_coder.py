@@ -80,14 +80,14 @@ def test_packing_is_inverted() -> None:
 
 def test_a_file_comes_back() -> None:
     pieces = [Code(b"abcd", b"\x01"), Code(b"efghijkl")]
-    assert container.read(container.write(HEADER, pieces), "x") == (HEADER, pieces)
+    assert container.from_bytes(container.to_bytes(HEADER, pieces), "x") == (HEADER, pieces)
 
 
 @pytest.mark.parametrize("at", range(0, 120, 7))
 def test_an_altered_or_truncated_file_is_refused(at: int) -> None:
-    content = bytearray(container.write(HEADER, [Code(bytes(100))]))
+    content = bytearray(container.to_bytes(HEADER, [Code(bytes(100))]))
     with pytest.raises(UserError):
-        container.read(bytes(content[:at]), "x")
+        container.from_bytes(bytes(content[:at]), "x")
     content[at] ^= 1
     with pytest.raises(UserError):
-        container.read(bytes(content), "x")
+        container.from_bytes(bytes(content), "x")

@@ -80,8 +80,8 @@ def test_names_of_a_folder_come_back_inside_the_folder_only(tmp_path: Path) -> N
     codec.compress("fashion-maskgit", str(tmp_path / "in"), str(packed), steps=2)
     codec.decompress(str(packed), str(tmp_path / "out"))
     assert (tmp_path / "out" / "sub" / "b.png").is_file()
-    header, pieces = container.read(packed.read_bytes(), "x")
-    packed.write_bytes(container.write(container.Header(**{**vars(header), "names": ("../a.png", "b.png")}), pieces))
+    header, pieces = container.from_bytes(packed.read_bytes(), "x")
+    packed.write_bytes(container.to_bytes(container.Header(**{**vars(header), "names": ("../a.png", "b.png")}), pieces))
     with pytest.raises(UserError, match="outside"):
         codec.decompress(str(packed), str(tmp_path / "evil"))
 
