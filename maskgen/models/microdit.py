@@ -86,20 +86,18 @@ class MicroDiT(nn.Module):
         _require_ratios((*qkv_ratio, *mlp_ratio, mixer_ratio, position_spacing), n_experts)
         self.masking, self.width, self.base_grid, self.depth = masking, width, grid, depth
         self.head_width, self.multiple_of, self.backend = width // heads, multiple_of, attention
-        self.n_experts, self.capacity, self.caption_width = n_experts, capacity, caption_width
+        self.n_experts, self.capacity = n_experts, capacity
+        self.caption_width, self.position_spacing = caption_width, position_spacing
         kinds = {"class": n_classes, "caption": caption_width}
         conditions = tuple(name for name in self.traits.conditions if kinds[name])
         self.traits = replace(self.traits_for({"masking": masking}), conditions=conditions)
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, 512, scale=1.0, gelu=True)
         self.labels = LabelEmbedding(n_classes, width) if n_classes and not caption_width else None
-        sizes = (caption_width, width, heads, self._hidden(width, mixer_ratio), attention)
-        self.captions = CaptionEncoder(*sizes) if caption_width else None
-        self._add_mixer(mixer_ratio)
+        self._add_captions_and_mixer(heads, mixer_ratio)
         ratios = zip(spread(qkv_ratio, depth), spread(mlp_ratio, depth), strict=True)
         self.blocks = nn.ModuleList(captioned_block(self._block(at, *pair)) for at, pair in enumerate(ratios))
         self.head = AdaHead(width, token_width, has_scale=True)
-        self.position_spacing = position_spacing
         self.register_buffer("positions", sincos_2d(grid, width, (position_spacing,) * 2), persistent=False)
         self._init()
 
@@ -117,8 +115,10 @@ class MicroDiT(nn.Module):
         """
         check_masking(context)
 
-    def _add_mixer(self, ratio: float) -> None:
-        """The patch mixer of deferred masking, with a projection on each side where its width differs."""
+    def _add_captions_and_mixer(self, heads: int, ratio: float) -> None:
+        """The caption encoder, and the patch mixer of deferred masking, projected to where its width differs."""
+        caption_sizes = (self.caption_width, self.width, heads, self._hidden(self.width, ratio), self.backend)
+        self.captions = CaptionEncoder(*caption_sizes) if self.caption_width else None
         sizes = self.masking if isinstance(self.masking, DeferredMasking) else None
         width = (sizes.width if sizes else 0) or self.width
         head_width = width // sizes.heads if sizes and sizes.heads else self.head_width
