@@ -55,8 +55,8 @@ class PixelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         q, k, v = self.qkv(self.norm(x)).flatten(2).mT.chunk(3, -1)  # (B, h w, C)
-        seen = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(seen.mT.unflatten(2, x.shape[2:]))
+        seen: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).mT.unflatten(2, x.shape[2:]))
+        return x + seen
 
 
 class Halving(nn.Module):
