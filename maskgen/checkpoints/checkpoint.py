@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints.adapters import fill_network
+from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -33,7 +34,7 @@ from maskgen.checkpoints.locate import TRAINING as TRAINING
 from maskgen.checkpoints.locate import locate
 from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
-from maskgen.checkpoints.manifest import flush, free_space, sealed, stamp, stamps, verify, verify_seal
+from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.terminal import printable
@@ -45,7 +46,6 @@ from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
-WEIGHTS = "*.safetensors"
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
 
 
@@ -164,10 +164,7 @@ def load_system(checkpoint: Checkpoint) -> System:
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
-        if source_digests(recipe) != checkpoint.info.get("tokenizer", source_digests(recipe)):
-            raise CheckpointError(
-                f"{checkpoint.path}: its autoencoder {_source(recipe)} is missing or another one than when it was made"
-            )
+        verify_autoencoder(checkpoint.path, recipe, checkpoint.info.get("tokenizer"))
         tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
@@ -226,20 +223,6 @@ def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path
     tokenizer = load_model(checkpoint)[0]
     assert isinstance(tokenizer, ImageTokenizer)
     return tokenizer
-
-
-def source_digests(recipe: Recipe) -> dict[str, str] | None:
-    """SHA-256 of the weights of an autoencoder that a recipe names by a local folder; None for others."""
-    folder = Path(_source(recipe))
-    if not _source(recipe) or not folder.is_dir():
-        return None
-    return {path.relative_to(folder).as_posix(): str(stamp(path)["sha256"]) for path in sorted(folder.rglob(WEIGHTS))}
-
-
-def _source(recipe: Recipe) -> str:
-    """The folder or hub id of an autoencoder that is no checkpoint; empty for other tokenizers."""
-    spec = recipe.tokenizer
-    return str(spec["source"]) if isinstance(spec, dict) and "source" in spec else ""
 
 
 Files = Mapping[str, Mapping[str, Tensor]]

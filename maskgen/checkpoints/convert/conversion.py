@@ -12,7 +12,8 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import MODEL, RECIPE, TOKENIZER, newest_in, source_digests, write_checkpoint
+from maskgen.checkpoints.autoencoder import source_digests
+from maskgen.checkpoints.checkpoint import MODEL, RECIPE, TOKENIZER, newest_in, write_checkpoint
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, DiffusersFolder, Target
 from maskgen.checkpoints.convert.files import read_published
 from maskgen.checkpoints.convert.filled import check_filled, write_folder
