@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints.adapters import fill_network, weights_below
+from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.description import Checkpoint as Checkpoint
 from maskgen.checkpoints.fit import require_finite, require_matching
 from maskgen.checkpoints.locate import MODEL as MODEL
@@ -93,6 +94,7 @@ def load_system(checkpoint: Checkpoint) -> System:
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
+        verify_autoencoder(checkpoint.path, recipe, checkpoint.info.get("tokenizer"))
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
