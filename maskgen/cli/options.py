@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgen.cli.names import SAMPLER
+from maskgen.cli.names import DEVICE_NAME, SAMPLER
 from maskgen.cli.tables import table
 from maskgen.core import catalogue
 from maskgen.core.errors import UserError
@@ -17,9 +17,7 @@ from maskgen.core.yaml_reader import YamlError, read_yaml
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
-DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
-)
+DEVICE = click.option("--device", type=DEVICE_NAME, default="auto", show_default=True, help="Where to compute.")
 
 
 def program(name: str) -> Any:
