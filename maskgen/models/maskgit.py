@@ -17,11 +17,13 @@ from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.nn.block import Block
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
-from maskgen.nn.heads import LossHead, MlmHead
+from maskgen.nn.heads import LinearHead, LossHead, MlmHead
 from maskgen.nn.initialisation import init_transformer, zero
+from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend
-from maskgen.nn.mixers.rotary import rotation_2d
-from maskgen.nn.published_blocks import ViTSizes, bert_block, vit_block
+from maskgen.nn.mixers.rotary import rotation_2d, rotation_released
+from maskgen.nn.patching import TokenPatches
+from maskgen.nn.published_blocks import ViTSizes, token_block
 
 
 @MODELS.register("maskgit")
@@ -30,22 +32,28 @@ class MaskGIT(nn.Module):
 
     The published network is `norm: post`, `condition: token`, `positions: learned`, `tied: true`,
     `has_null_label: false`, 24 x 768: 172,457,193 parameters for 1,024 codes, 1,000 classes and 256 tokens.
+    Halton-MaskGIT (arXiv 2503.17076) is `norm: rms`, `qk_norm: true`, `registers: 1`, `head: linear`; MaskGIL
+    (synbol/MaskGIL) is `norm: rms`, `condition: token`, `positions: raster`, `head: linear`, `tied: false`.
 
     Args:
         vocab_size: V; the input has one id more, [MASK] = V.
         grid: (h, w) of the tokens, L = h w.
         n_classes: labels; 0 for an unconditional network.
         width, depth, heads, mlp_ratio, dropout: the usual sizes.
-        norm: `post` (BERT, as published) or `pre`.
-        positions: `learned`, or 2-D `rotary`.
+        norm: `post` (BERT, as published), `pre`, or `rms` (LLaMA's block: RMSNorm before each branch, SwiGLU of two
+            thirds of the width, no biases).
+        positions: `learned`; 2-D `rotary`; or `raster`, 1-D rotary with the released angles of MaskGIL.
         condition: `token`, a class token in front; or `adaln`, shift, scale and gate of every block (DiT,
             Halton-MaskGIT; needs `norm: pre`).
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
-        qk_norm: RMS-normalised queries and keys (with `norm: pre`).
+        qk_norm: RMS-normalised queries and keys, of each head (`norm: pre`) or over the width (`norm: rms`).
         has_difficulty: a second head predicts each token's loss, which mask strategy `hard` requires.
         has_time: t is a condition too (with `condition: adaln`), as in discrete interpolants; without, the time is only
             implied by the masks.
+        head: `mlm` (BERT's), or `linear`: a norm and one layer; with `condition: adaln` the norm is modulated too.
+        registers: learned tokens without position that every token attends to and that predict nothing.
+        patch: side of the squares of tokens that blocks treat as one, joined and split by linear layers.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -70,34 +78,47 @@ class MaskGIT(nn.Module):
         heads: int = 6,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
-        norm: Literal["pre", "post"] = "pre",
-        positions: Literal["learned", "rotary"] = "learned",
+        norm: Literal["pre", "post", "rms"] = "pre",
+        positions: Literal["learned", "rotary", "raster"] = "learned",
         condition: Literal["token", "adaln"] = "adaln",
         tied: bool = True,
         has_null_label: bool = True,
         qk_norm: bool = False,
         has_time: bool = False,
         has_difficulty: bool = False,
+        head: Literal["mlm", "linear"] = "mlm",
+        registers: int = 0,
+        patch: int = 1,
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
-        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, width // heads if norm == "rms" else 0)
         _require_condition(norm, condition, qk_norm, has_null_label, has_time)
+        if registers < 0 or (patch > 1 and positions != "learned"):
+            raise ValueError(
+                f"registers must be at least 0 and patch needs positions learned, got {registers}, {patch}"
+            )
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
+        self.n_registers = registers
         is_modulated = self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
-        self.traits = replace(self.traits_for(keys), conditions=("class",) if n_classes else ())
-        self._add_embedding(width, positions == "learned")
-        eps = 1e-12 if norm == "post" else 1e-6
+        self.traits = replace(self.traits_for(keys | {"patch": patch}), conditions=("class",) if n_classes else ())
+        self._add_embedding(width, positions)
+        self.patches = TokenPatches(width, patch, grid) if patch > 1 else None
+        eps = {"post": 1e-12, "pre": 1e-6, "rms": 1e-5}[norm]
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         block = replace(sizes.block, qk_norm=qk_norm)
-        self.blocks = nn.ModuleList(
-            bert_block(block, eps) if norm == "post" else vit_block(block, is_modulated) for _ in range(depth)
-        )
-        self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
+        self.blocks = nn.ModuleList(token_block(norm, block, eps, is_modulated) for _ in range(depth))
+        table = self.embedding if tied else None
+        self.head: MlmHead | LinearHead
+        if head == "mlm":
+            self.head = MlmHead(width, table, vocab_size, eps, has_input_norm=norm != "post")
+        else:
+            own = Norm("rms", eps) if norm == "rms" else Norm(eps=eps)
+            self.head = LinearHead(width, table, vocab_size, own, width if is_modulated else None)
         self._add_conditions(width, has_time, has_difficulty)
         self._init(width, depth, is_modulated)
 
@@ -108,7 +129,9 @@ class MaskGIT(nn.Module):
             cls.traits,
             has_null_label=bool(keys["has_null_label"]),
             has_difficulty=bool(keys["has_difficulty"]),
-            has_fixed_grid=keys["positions"] == "learned",
+            has_fixed_grid=keys["positions"] != "rotary",
+            drops_tokens=keys["patch"] == 1,
+            has_attention_scores=keys["patch"] == 1,
         )
 
     @classmethod
@@ -118,9 +141,10 @@ class MaskGIT(nn.Module):
         Raises:
             ValueError: learned positions, which have no value between two.
         """
-        if context.resolution is not None and context.model["positions"] == "learned":
+        positions = context.model["positions"]
+        if context.resolution is not None and positions != "rotary":
             raise ValueError(
-                f"train.phases: resolution {context.resolution}: learned positions are for one grid of tokens; use "
+                f"train.phases: resolution {context.resolution}: {positions} positions are for one grid of tokens; use "
                 "model.positions rotary, or leave it out"
             )
 
@@ -128,23 +152,26 @@ class MaskGIT(nn.Module):
         """Work on another grid of the same image: positions are scaled to cover it.
 
         Raises:
-            ValueError: learned positions, which cannot be interpolated.
+            ValueError: learned or raster positions, which cannot be interpolated.
         """
-        if self.positions is not None:
-            raise ValueError("learned positions are for one grid; use positions rotary")
+        if self.positions is not None or self.is_raster:
+            raise ValueError("learned and raster positions are for one grid; use positions rotary")
         turns = rotation_2d(grid, self.head_width, extent=self.grid)
-        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no position
+        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # class token and registers have none
         self.length = grid[0] * grid[1]
         self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
 
-    def _add_embedding(self, width: int, is_learned: bool) -> None:
+    def _add_embedding(self, width: int, positions: str) -> None:
         """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""
-        self.n_prefix = int(self.condition == "token")
-        n_labels = (self.n_classes + self.has_null_label) * self.n_prefix
-        self.embedding = nn.Embedding(self.vocab_size + 1 + n_labels, width)
-        self.positions = nn.Parameter(torch.empty(self.n_prefix + self.length, width)) if is_learned else None
-        self.register_buffer("rotation", None, persistent=False)
-        if not is_learned:
+        n_class = int(self.condition == "token")
+        self.n_prefix, self.is_raster = n_class + self.n_registers, positions == "raster"
+        self.embedding = nn.Embedding(self.vocab_size + 1 + (self.n_classes + self.has_null_label) * n_class, width)
+        is_learned = positions == "learned"
+        self.positions = nn.Parameter(torch.empty(n_class + self.length, width)) if is_learned else None
+        self.registers = nn.Parameter(torch.empty(self.n_registers, width)) if self.n_registers else None
+        turns = rotation_released(self.length, self.head_width, self.n_prefix) if self.is_raster else None
+        self.register_buffer("rotation", turns, persistent=False)
+        if positions == "rotary":
             self.set_grid(self.grid)
 
     def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
@@ -156,8 +183,9 @@ class MaskGIT(nn.Module):
 
     def _init(self, width: int, depth: int, is_modulated: bool) -> None:
         init_transformer(self)
-        if self.positions is not None:
-            nn.init.trunc_normal_(self.positions, std=0.02, a=-0.04, b=0.04)
+        for table in (self.positions, self.registers):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
         if is_modulated:
             self.modulations = nn.ModuleList(zero(nn.Linear(width, 6 * width)) for _ in range(depth))
 
@@ -175,10 +203,13 @@ class MaskGIT(nn.Module):
         With `subset`, tokens that are not kept are not computed, and their logits are undefined.
         """
         x = self._through(x_t, t, cond, subset)[:, self.n_prefix :]
+        if self.patches is not None:
+            x = self.patches.split(x)
         if subset is not None:
             x = subset.scatter(x)
-        x = x if where is None else x[where]
-        return Categorical(self.head(x), where, None if self.loss_head is None else self.loss_head(x))
+        y = self.head.normed(x, self._hidden(x_t, t, cond)) if isinstance(self.head, LinearHead) else x
+        x, y = (x, y) if where is None else (x[where], y[where])
+        return Categorical(self.head(y), where, None if self.loss_head is None else self.loss_head(x))
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), attention to each of the tokens (B, L) in the last block.
@@ -196,7 +227,8 @@ class MaskGIT(nn.Module):
     def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), predicted difficulty of the tokens x_t (B, L); needs `has_difficulty`."""
         assert self.loss_head is not None
-        expected: Tensor = self.loss_head(self._through(x_t, t, cond)[:, self.n_prefix :])
+        x = self._through(x_t, t, cond)[:, self.n_prefix :]
+        expected: Tensor = self.loss_head(x if self.patches is None else self.patches.split(x))
         return expected
 
     def _through(
@@ -229,10 +261,14 @@ class MaskGIT(nn.Module):
         Raises:
             ValueError: a network that has no row for "no class".
         """
-        if self.n_prefix and not self.has_null_label:
+        if self.condition == "token" and not self.has_null_label:
             raise ValueError("without a null label (has_null_label false) its features depend on a class")
-        x = self._through(x_0, torch.zeros(len(x_0), device=x_0.device), None)
-        out: Tensor = self.head.input_norm(x[:, self.n_prefix :])
+        t = torch.zeros(len(x_0), device=x_0.device)
+        x = self._through(x_0, t, None)[:, self.n_prefix :]
+        x = x if self.patches is None else self.patches.split(x)
+        if isinstance(self.head, LinearHead):
+            return self.head.normed(x, self._hidden(x_0, t, None))
+        out: Tensor = self.head.input_norm(x)
         return out
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
@@ -254,7 +290,13 @@ class MaskGIT(nn.Module):
         x = self.embedding(ids)
         if self.positions is not None:
             x = x + self.positions
-        return self.dropout(self.embedding_norm(x)), self.rotation
+        x = self.dropout(self.embedding_norm(x))
+        if self.patches is not None:
+            n_class = x.shape[1] - self.length
+            x = torch.cat([x[:, :n_class], self.patches.join(x[:, n_class:])], 1)
+        if self.registers is not None:
+            x = torch.cat([self.registers.expand(len(x), -1, -1), x], 1)
+        return x, self.rotation
 
     def _drop(self, x: Tensor, rotation: Tensor | None, subset: TokenSubset) -> tuple[Tensor, Tensor | None]:
         n_prefix = x.shape[1] - self.length
@@ -266,7 +308,7 @@ class MaskGIT(nn.Module):
 
 
 def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
-    """Check that norm, class condition and time condition fit together.
+    """Check that norm, class condition and time condition go together.
 
     Raises:
         ValueError: they do not.

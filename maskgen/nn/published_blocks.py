@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import nn
 
 from maskgen.nn.block import Block, Cross, Residual
 from maskgen.nn.initialisation import zero
-from maskgen.nn.layers.mlp import GatedMlp, Mlp
+from maskgen.nn.layers.mlp import GatedMlp, Mlp, gated_width
 from maskgen.nn.layers.moe import ExpertChoice
 from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
@@ -34,6 +34,7 @@ class BlockSizes:
         backend: of attention.
         qk_norm: RMS-normalised queries and keys of each head.
         attention_dropout: of attention weights; None for `dropout`.
+        head_width: of a head; 0 is width / heads.
     """
 
     width: int
@@ -43,6 +44,7 @@ class BlockSizes:
     backend: AttentionBackend = "auto"
     qk_norm: bool = False
     attention_dropout: float | None = None
+    head_width: int = 0
 
     @property
     def hidden(self) -> int:
@@ -54,6 +56,7 @@ class BlockSizes:
         return AttentionSettings(
             self.width,
             self.heads,
+            head_width=self.head_width,
             dropout=self.dropout,
             qk_norm=QKNorm() if self.qk_norm else None,
             qkv_bias=has_bias,
@@ -94,6 +97,25 @@ def text_block(sizes: BlockSizes, cond_width: int = 0) -> Block:
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
     modulation = zero(nn.Linear(cond_width, 6 * sizes.width)) if cond_width else None
     return Block(sizes.width, mixer, mlp, Residual(Norm(eps=1e-5, has_bias=False)), modulation)
+
+
+def llama_block(sizes: BlockSizes, eps: float = 1e-5) -> Block:
+    """LLaMA's, for all tokens at once: RMSNorm, no biases, SwiGLU (MaskGIL); queries and keys are normalised over the
+    width, without weights, if they are (Halton-MaskGIT, arXiv 2503.17076).
+
+    The vectors of a modulation are given to `Block.forward`; the norms keep their weights.
+    """
+    qk_norm = QKNorm(Norm("rms", eps, has_weight=False), over="width") if sizes.qk_norm else None
+    mixer = SelfAttention(replace(sizes.attention(has_bias=False), qk_norm=qk_norm))
+    mlp = GatedMlp(sizes.width, gated_width(sizes.hidden, 256), sizes.dropout)
+    return Block(sizes.width, mixer, mlp, Residual(Norm("rms", eps)))
+
+
+def token_block(norm: Literal["pre", "post", "rms"], sizes: BlockSizes, eps: float, is_modulated: bool) -> Block:
+    """MaskGIT's block by the place and kind of its norms: `vit_block`, `bert_block` or `llama_block`."""
+    if norm == "rms":
+        return llama_block(sizes, eps)
+    return bert_block(sizes, eps) if norm == "post" else vit_block(sizes, is_modulated)
 
 
 def cross_block(sizes: BlockSizes, memory_width: int, has_self_attention: bool) -> Block:
@@ -195,6 +217,7 @@ class ViTSizes:
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     backend: AttentionBackend = "auto"
+    head_width: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.heads) < 1 or not self.mlp_ratio > 0 or not 0 <= self.dropout < 1:
@@ -202,7 +225,7 @@ class ViTSizes:
                 "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
                 f"{self.width}, {self.depth}, {self.heads}, {self.mlp_ratio} and {self.dropout}"
             )
-        if self.width % self.heads:
+        if not self.head_width and self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and heads {self.heads}")
 
     @classmethod
@@ -217,7 +240,8 @@ class ViTSizes:
     @property
     def block(self) -> BlockSizes:
         """Sizes of one block."""
-        return BlockSizes(self.width, self.heads, self.mlp_ratio, self.dropout, self.backend)
+        sizes = (self.width, self.heads, self.mlp_ratio, self.dropout, self.backend)
+        return BlockSizes(*sizes, head_width=self.head_width)
 
     def blocks(self) -> nn.ModuleList:
         """The stack."""
