@@ -83,6 +83,12 @@ def vit_block(sizes: BlockSizes, is_modulated: bool = False) -> Block:
     return Block(sizes.width, mixer, mlp, Residual(PLAIN if is_modulated else Norm()))
 
 
+def uvit_block(sizes: BlockSizes) -> Block:
+    """U-ViT's (arXiv 2209.12152): ViT's without bias in queries, keys and values."""
+    mixer = SelfAttention(replace(sizes.attention(), qkv_bias=False))
+    return Block(sizes.width, mixer, Mlp(sizes.width, sizes.hidden, sizes.dropout), Residual(Norm(eps=1e-5)))
+
+
 def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
     """DiT's: adaLN-zero from a condition of width C, tanh GELU (arXiv 2212.09748). It starts as the identity."""
     mixer = SelfAttention(sizes.attention())
