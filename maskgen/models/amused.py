@@ -9,6 +9,7 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.nn.checkpointing import Recomputable
 from maskgen.nn.null_caption import NullCaption
 
 
@@ -67,7 +68,9 @@ class Amused(nn.Module):
             raise ValueError(f"table_rows must be above {vocab_size}, the number of codes, or 0, got {table_rows}")
         self.vocab_size, self.grid, self.mask_row = vocab_size, grid, (table_rows or vocab_size + 1) - 1
         from diffusers import UVit2DModel  # seconds to import
+        from diffusers.models.attention import BasicTransformerBlock
 
+        Recomputable.register(BasicTransformerBlock)
         self.network = UVit2DModel(
             hidden_size=width,
             cond_embed_dim=caption_width,

@@ -51,7 +51,7 @@ class MaskGIT(nn.Module):
         has_difficulty: a second head predicts each token's loss, which mask strategy `hard` requires.
         has_time: t is a condition too (with `condition: adaln`), as in discrete interpolants; without, the time is only
             implied by the masks.
-        head: `mlm` (BERT's), or `linear`: a norm and one layer; with `condition: adaln` the norm is modulated too.
+        head: `mlm` (BERT's), or `linear`: a norm, modulated with `condition: adaln`, and one layer.
         registers: learned tokens without position that every token attends to and that predict nothing.
         patch: side of the squares of tokens that blocks treat as one, joined and split by linear layers.
         attention: `auto`, `sdpa` or `xformers`.
@@ -101,8 +101,7 @@ class MaskGIT(nn.Module):
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
-        self.n_registers = registers
-        is_modulated = self.condition == "adaln" or has_time
+        self.n_registers, is_modulated = registers, self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
         self.traits = replace(self.traits_for(keys | {"patch": patch}), conditions=("class",) if n_classes else ())
         self._add_embedding(width, positions)
@@ -302,7 +301,7 @@ class MaskGIT(nn.Module):
         n_prefix = x.shape[1] - self.length
         keep = subset.keep + n_prefix
         if n_prefix:
-            keep = torch.cat([keep.new_zeros(len(keep), 1), keep], 1)
+            keep = torch.cat([torch.arange(n_prefix, device=keep.device).expand(len(keep), -1), keep], 1)
         kept = TokenSubset(keep, x.shape[1])
         return kept.gather(x), None if rotation is None else rotation[keep]
 
