@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -67,26 +69,10 @@ class Amused(nn.Module):
         if table_rows and table_rows <= vocab_size:
             raise ValueError(f"table_rows must be above {vocab_size}, the number of codes, or 0, got {table_rows}")
         self.vocab_size, self.grid, self.mask_row = vocab_size, grid, (table_rows or vocab_size + 1) - 1
-        from diffusers import UVit2DModel  # seconds to import
-        from diffusers.models.attention import BasicTransformerBlock
-
-        Recomputable.register(BasicTransformerBlock)
-        self.network = UVit2DModel(
-            hidden_size=width,
-            cond_embed_dim=caption_width,
-            encoder_hidden_size=caption_width,
-            vocab_size=self.mask_row + 1,
-            codebook_size=vocab_size,
-            in_channels=channels,
-            block_out_channels=channels,
-            num_res_blocks=n_residual,
-            downsample=is_halved,
-            upsample=is_halved,
-            block_num_heads=channel_heads,
-            num_hidden_layers=depth,
-            num_attention_heads=heads,
-            intermediate_size=hidden,
-        )
+        sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+        sizes |= {"intermediate_size": hidden, "in_channels": channels, "block_out_channels": channels}
+        sizes |= {"block_num_heads": channel_heads, "num_res_blocks": n_residual, "codebook_size": vocab_size}
+        self.network = _network(is_halved, caption_width, sizes | {"vocab_size": self.mask_row + 1})
         self.null_caption = NullCaption(1 + caption_length, caption_width)
         size = (image_shape[2], image_shape[1])
         self.register_buffer("micro", torch.tensor([*size, *crop, aesthetic], dtype=torch.float32), persistent=False)
@@ -112,3 +98,14 @@ class Amused(nn.Module):
         micro = self.micro.to(captions.dtype).expand(len(x_t), -1)
         logits: Tensor = self.network(ids, captions[:, 1:], captions[:, 0], micro).flatten(2).mT
         return Categorical(logits if where is None else logits[where], where)
+
+
+def _network(is_halved: bool, caption_width: int, sizes: Mapping[str, int]) -> nn.Module:
+    """The network of diffusers; its transformer blocks can be recomputed."""
+    from diffusers import UVit2DModel  # seconds to import
+    from diffusers.models.attention import BasicTransformerBlock
+
+    Recomputable.register(BasicTransformerBlock)
+    widths = {"cond_embed_dim": caption_width, "encoder_hidden_size": caption_width}
+    network: nn.Module = UVit2DModel(**sizes, **widths, downsample=is_halved, upsample=is_halved)
+    return network

@@ -123,7 +123,8 @@ class UViT(nn.Module):
         waves = time_waves(1 - t if self.has_time else torch.zeros_like(t), self.width)  # published: 1 is all visible
         prefix = [*self._condition(len(x_t), cond), waves.to(self.positions.dtype)[:, None]]
         x = torch.cat([*prefix, self.patches.join(self.embedding(x_t))], 1) + self.positions
-        middle, passed = len(self.blocks) // 2, []
+        middle = len(self.blocks) // 2
+        passed: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if index > middle:
                 x = self.skips[index - middle - 1](torch.cat([x, passed.pop()], -1))
