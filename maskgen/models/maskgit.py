@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,14 @@ from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.nn.block import Block
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
-from maskgen.nn.heads import LinearHead, LossHead, MlmHead
+from maskgen.nn.heads import LinearHead, LossHead, maskgit_head
 from maskgen.nn.initialisation import init_transformer, zero
-from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_2d, rotation_released
-from maskgen.nn.patching import TokenPatches
-from maskgen.nn.published_blocks import ViTSizes, token_block
+from maskgen.nn.mixers.self_attention import ATTENTION
+from maskgen.nn.patching import TokenPatches, require_patch
+from maskgen.nn.published_blocks import BlockSizes, NormKind, ViTSizes, token_blocks
 
 
 @MODELS.register("maskgit")
@@ -55,6 +56,7 @@ class MaskGIT(nn.Module):
         registers: learned tokens without position that every token attends to and that predict nothing.
         patch: side of the squares of tokens that blocks treat as one, joined and split by linear layers.
         attention: `auto`, `sdpa` or `xformers`.
+        mixer: how tokens are mixed, `attention` or another of `MIXERS`.
     """
 
     traits = NetworkTraits(
@@ -78,7 +80,7 @@ class MaskGIT(nn.Module):
         heads: int = 6,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
-        norm: Literal["pre", "post", "rms"] = "pre",
+        norm: NormKind = "pre",
         positions: Literal["learned", "rotary", "raster"] = "learned",
         condition: Literal["token", "adaln"] = "adaln",
         tied: bool = True,
@@ -90,41 +92,30 @@ class MaskGIT(nn.Module):
         registers: int = 0,
         patch: int = 1,
         attention: AttentionBackend = "auto",
+        mixer: Mixer = ATTENTION,
     ) -> None:
         super().__init__()
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, width // heads if norm == "rms" else 0)
         _require_condition(norm, condition, qk_norm, has_null_label, has_time)
-        if registers < 0 or (patch > 1 and positions != "learned"):
-            raise ValueError(
-                f"registers must be at least 0 and patch needs positions learned, got {registers}, {patch}"
-            )
+        require_patch(registers, patch, positions)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
         self.n_registers, is_modulated = registers, self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
-        self.traits = replace(self.traits_for(keys | {"patch": patch}), conditions=("class",) if n_classes else ())
+        traits = self.traits_for({**keys, "patch": patch, "mixer": mixer})
+        self.traits = replace(traits, conditions=("class",) if n_classes else ())
         self._add_embedding(width, positions)
         self.patches = TokenPatches(width, patch, grid) if patch > 1 else None
-        eps = {"post": 1e-12, "pre": 1e-6, "rms": 1e-5}[norm]
-        self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        block = replace(sizes.block, qk_norm=qk_norm)
-        self.blocks = nn.ModuleList(token_block(norm, block, eps, is_modulated) for _ in range(depth))
-        table = self.embedding if tied else None
-        self.head: MlmHead | LinearHead
-        if head == "mlm":
-            self.head = MlmHead(width, table, vocab_size, eps, has_input_norm=norm != "post")
-        else:
-            own = Norm("rms", eps) if norm == "rms" else Norm(eps=eps)
-            self.head = LinearHead(width, table, vocab_size, own, width if is_modulated else None)
-        self._add_conditions(width, has_time, has_difficulty)
-        self._init(width, depth, is_modulated)
+        self._add_blocks(norm, replace(sizes.block, qk_norm=qk_norm, mixer=mixer), depth, is_modulated)
+        self.head = maskgit_head(head, width, self.embedding if tied else None, vocab_size, norm, is_modulated)
+        self._init(width, depth, has_time, has_difficulty)
 
     @classmethod
-    def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(
+        mixer: Mixer = keys["mixer"]
+        traits = replace(
             cls.traits,
             has_null_label=bool(keys["has_null_label"]),
             has_difficulty=bool(keys["has_difficulty"]),
@@ -132,6 +123,7 @@ class MaskGIT(nn.Module):
             drops_tokens=keys["patch"] == 1,
             has_attention_scores=keys["patch"] == 1,
         )
+        return mixer.traits.limit(traits)
 
     @classmethod
     def check(cls, context: CheckContext) -> None:
@@ -173,19 +165,23 @@ class MaskGIT(nn.Module):
         if positions == "rotary":
             self.set_grid(self.grid)
 
-    def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
-        """Embeddings of class and time for adaLN, and the head of difficulty."""
+    def _add_blocks(self, norm: NormKind, sizes: BlockSizes, depth: int, is_modulated: bool) -> None:
+        self.embedding_norm = nn.LayerNorm(sizes.width, eps=1e-12) if norm == "post" else nn.Identity()
+        self.dropout = nn.Dropout(sizes.dropout)
+        n_tokens = self.length if self.patches is None else self.patches.n_patches
+        self.blocks = token_blocks(norm, sizes, depth, self.n_prefix + n_tokens, is_modulated)
+
+    def _init(self, width: int, depth: int, has_time: bool, has_difficulty: bool) -> None:
+        """Embeddings of class and time for adaLN, and the head of difficulty; then all initial weights."""
         if self.condition == "adaln":
             self.labels = LabelEmbedding(self.n_classes, width)
         self.time = TimeEmbedding(width) if has_time else None
         self.loss_head = LossHead(width) if has_difficulty else None
-
-    def _init(self, width: int, depth: int, is_modulated: bool) -> None:
         init_transformer(self)
         for table in (self.positions, self.registers):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
-        if is_modulated:
+        if self.condition == "adaln" or has_time:
             self.modulations = nn.ModuleList(zero(nn.Linear(width, 6 * width)) for _ in range(depth))
 
     def forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -116,6 +118,22 @@ class LinearHead(nn.Module):
             return logits
         assert self.bias is not None
         return F.linear(x, self.tied[0].weight[: self.vocab_size], self.bias[: self.vocab_size])
+
+
+def maskgit_head(
+    kind: Literal["mlm", "linear"],
+    width: int,
+    embedding: nn.Embedding | None,
+    vocab_size: int,
+    norm: Literal["pre", "post", "rms"],
+    is_modulated: bool,
+) -> MlmHead | LinearHead:
+    """MaskGIT's head, after blocks with norms of this place and kind."""
+    eps = {"post": 1e-12, "pre": 1e-6, "rms": 1e-5}[norm]
+    if kind == "mlm":
+        return MlmHead(width, embedding, vocab_size, eps, has_input_norm=norm != "post")
+    own = Norm("rms" if norm == "rms" else "layer", eps)
+    return LinearHead(width, embedding, vocab_size, own, width if is_modulated else None)
 
 
 class LossHead(nn.Module):

@@ -45,3 +45,13 @@ class TokenPatches(nn.Module):
         p, (height, width) = self.patch, self.grid
         x = self.parted(x).view(len(x), height // p, width // p, -1, p, p)
         return x.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)
+
+
+def require_patch(registers: int, patch: int, positions: str) -> None:
+    """Check registers and the patch, whose tokens are joined after positions are added.
+
+    Raises:
+        ValueError: they are not possible.
+    """
+    if registers < 0 or (patch > 1 and positions != "learned"):
+        raise ValueError(f"registers must be at least 0 and patch needs positions learned, got {registers}, {patch}")
