@@ -170,9 +170,12 @@ class MaskGIT(nn.Module):
         """Rows of the token table and of the head."""
         labels: tuple[RowKind, ...] = ("class", "null") if self.has_null_label else ("class",)
         rows: tuple[RowKind, ...] = ("token", "mask", *(labels if self.condition == "token" else ()))
-        head = {"head.bias": rows} if self.head.output is None else {"head.output.weight": ("token",)}
-        own = self.head.output is not None and self.head.bias is not None
-        return {"embedding.weight": rows, **head, **({"head.bias": ("token",)} if own else {})}
+        tables: dict[str, tuple[RowKind, ...]] = {"embedding.weight": rows}
+        if self.head.output is not None:
+            tables["head.output.weight"] = ("token",)
+        if self.head.bias is not None:
+            tables["head.bias"] = rows if self.head.output is None else ("token",)
+        return tables
 
     def _add_blocks(self, norm: NormKind, sizes: BlockSizes, depth: int, is_modulated: bool) -> None:
         self.embedding_norm = nn.LayerNorm(sizes.width, eps=1e-12) if norm == "post" else nn.Identity()
