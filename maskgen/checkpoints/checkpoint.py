@@ -83,7 +83,7 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            return DataFacts(length=self.length)
+            return DataFacts(length=self.length, vocab_size=int(self.info.get("vocab_size", 0)))
         channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         return DataFacts(len(self.classes), self.image_shape, (channels, height, width), caption_shape=caption_shape)

@@ -37,6 +37,7 @@ class DataFacts:
         built_for: (C, H, W) that the network was built with, if phases have changed the resolution since.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
+        vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
     """
 
     n_classes: int = 0
@@ -44,6 +45,7 @@ class DataFacts:
     built_for: ImageShape | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
+    vocab_size: int = 0
 
     @classmethod
     def of(cls, source: ImageSource | TextSource, caption_shape: tuple[int, int] | None = None) -> DataFacts:
@@ -148,7 +150,7 @@ def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
     """The rows of a tokenizer's tokens as one stream."""
     if isinstance(tokenizer, ImageTokenizer):
         return tokenizer.layout
-    return text_layout(tokenizer.vocab_size, facts.length)
+    return text_layout(facts.vocab_size or tokenizer.vocab_size, facts.length)
 
 
 def text_layout(vocab_size: int, length: int) -> TokenLayout:
