@@ -11,6 +11,7 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import Tables
 from maskgen.nn.checkpointing import Recomputable
 from maskgen.nn.null_caption import NullCaption
 
@@ -76,6 +77,11 @@ class Amused(nn.Module):
         self.null_caption = NullCaption(1 + caption_length, caption_width)
         size = (image_shape[2], image_shape[1])
         self.register_buffer("micro", torch.tensor([*size, *crop, aesthetic], dtype=torch.float32), persistent=False)
+
+    def tables(self) -> Tables:
+        """Rows of the token table and of the head."""
+        rows: Tables = {"network.embed.embeddings.weight": ("token", "unused", "mask")}
+        return {**rows, "network.mlm_layer.conv2.weight": ("token",)}
 
     def forward(
         self,

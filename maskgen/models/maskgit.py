@@ -15,6 +15,7 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import RowKind, Tables
 from maskgen.nn.block import Block
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
 from maskgen.nn.heads import LinearHead, LossHead, maskgit_head
@@ -24,7 +25,7 @@ from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_2d, rotation_released
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.patching import TokenPatches, require_patch
-from maskgen.nn.published_blocks import BlockSizes, NormKind, ViTSizes, token_blocks
+from maskgen.nn.published_blocks import BlockSizes, NormKind, ViTSizes, require_condition, token_blocks
 
 
 @MODELS.register("maskgit")
@@ -96,7 +97,7 @@ class MaskGIT(nn.Module):
     ) -> None:
         super().__init__()
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, width // heads if norm == "rms" else 0)
-        _require_condition(norm, condition, qk_norm, has_null_label, has_time)
+        require_condition(norm, condition, qk_norm, has_null_label, has_time)
         require_patch(registers, patch, positions)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
@@ -164,6 +165,14 @@ class MaskGIT(nn.Module):
         self.register_buffer("rotation", turns, persistent=False)
         if positions == "rotary":
             self.set_grid(self.grid)
+
+    def tables(self) -> Tables:
+        """Rows of the token table and of the head."""
+        labels: tuple[RowKind, ...] = ("class", "null") if self.has_null_label else ("class",)
+        rows: tuple[RowKind, ...] = ("token", "mask", *(labels if self.condition == "token" else ()))
+        head = {"head.bias": rows} if self.head.output is None else {"head.output.weight": ("token",)}
+        own = self.head.output is not None and self.head.bias is not None
+        return {"embedding.weight": rows, **head, **({"head.bias": ("token",)} if own else {})}
 
     def _add_blocks(self, norm: NormKind, sizes: BlockSizes, depth: int, is_modulated: bool) -> None:
         self.embedding_norm = nn.LayerNorm(sizes.width, eps=1e-12) if norm == "post" else nn.Identity()
@@ -300,17 +309,3 @@ class MaskGIT(nn.Module):
             keep = torch.cat([torch.arange(n_prefix, device=keep.device).expand(len(keep), -1), keep], 1)
         kept = TokenSubset(keep, x.shape[1])
         return kept.gather(x), None if rotation is None else rotation[keep]
-
-
-def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
-    """Check that norm, class condition and time condition go together.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if norm == "post" and (condition == "adaln" or qk_norm):
-        raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
-    if condition == "adaln" and not has_null_label:
-        raise ValueError("has_null_label false goes with condition token; adaln always has the row")
-    if has_time and condition != "adaln":
-        raise ValueError("has_time goes with condition adaln; use that, or has_time false")

@@ -14,6 +14,7 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import Tables
 from maskgen.nn.embeddings import LabelEmbedding, time_waves
 from maskgen.nn.initialisation import init_transformer
 from maskgen.nn.mixers.attention import AttentionBackend
@@ -95,6 +96,10 @@ class UViT(nn.Module):
             ViTSizes(keys["width"], keys["depth"], keys["heads"], keys["mlp_ratio"])
         except ValueError as error:
             raise under("model", error) from None
+
+    def tables(self) -> Tables:
+        """Rows of the token table and of the head."""
+        return {"embedding.weight": ("token", "mask"), "head.weight": ("token",), "head.bias": ("token",)}
 
     def _init(self) -> None:
         init_transformer(self)

@@ -145,6 +145,20 @@ def token_blocks(norm: NormKind, sizes: BlockSizes, depth: int, length: int, is_
     return nn.ModuleList(block(sizes.at(layer, depth, length)) for layer in range(depth))
 
 
+def require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
+    """Check that norm, class condition and time condition go together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if norm == "post" and (condition == "adaln" or qk_norm):
+        raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
+    if condition == "adaln" and not has_null_label:
+        raise ValueError("has_null_label false goes with condition token; adaln always has the row")
+    if has_time and condition != "adaln":
+        raise ValueError("has_time goes with condition adaln; use that, or has_time false")
+
+
 def cross_block(sizes: BlockSizes, memory_width: int, has_self_attention: bool) -> Block:
     """Cross-attention to a memory, then self-attention (DiffMAE, arXiv 2304.03283) or none (CrossMAE, 2401.14391)."""
     cross = Cross(CrossAttention(sizes.attention(), memory_width))

@@ -36,7 +36,7 @@ def trained_by(recipe: Recipe) -> Recipe:
     own = recipe.tokenizer_source.removeprefix("./runs/").removesuffix("-384")
     if f"tokenizer/{own}" in recipe_names():
         return load_recipe(f"tokenizer/{own}")
-    names = {"fashion_mnist": "fashion-vq", "folder": "folder-vq"}
+    names = {"fashion_mnist": "fashion-vq", "digits": "fashion-vq", "folder": "folder-vq"}
     return load_recipe(names[DATASETS.check(recipe.data)[0]])
 
 
