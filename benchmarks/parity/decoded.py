@@ -18,13 +18,15 @@ from maskgen.samplers import MaskedSampler
 
 
 def greedy(sampler: MaskedSampler, logits_of: Callable[[Tensor], Tensor], x_1: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (B, L) that a sampler makes of x_1 (B, L), the mode of every token; `logits_of` x_t (B, L)."""
-    mask_id = logits_of(x_1[:1]).shape[-1]
+    """Tokens (B, L) that a sampler makes of x_1 (B, L), the mode of every token.
+
+    The largest id of x_1 is [MASK]; `logits_of` gives the logits of x_t (B, L).
+    """
 
     def denoise(x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Tensor:  # noqa: ARG001
         return logits_of(x_t)
 
-    return replace(sampler, temperature=0.0)(denoise, x_1, Rng.stream(0), mask_id=mask_id, grid=grid)
+    return replace(sampler, temperature=0.0)(denoise, x_1, Rng.stream(0), mask_id=int(x_1.max()), grid=grid)
 
 
 def loss_of_masks(recipe: str, network: Any, x_0: Tensor, x_t: Tensor, noise: Tensor, cond: Condition | None) -> Tensor:
@@ -43,7 +45,7 @@ def loss_of_masks(recipe: str, network: Any, x_0: Tensor, x_t: Tensor, noise: Te
     objective.label_dropout = 0.0
     t = (x_t == network.vocab_size).double().mean(1)
     with mock.patch.object(objective, "_corrupt", return_value=(t, x_t, noise)):
-        value: Tensor = objective.loss(
+        value: Tensor = objective(
             network, Batch(x_0, cond), Rng.stream(0), keep_ratio=settings.train.lowest_keep_ratio
         ).value
     return value

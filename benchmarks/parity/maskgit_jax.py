@@ -1,8 +1,8 @@
 """MaskGIT: the official flax network and decoding beside ours.
 
-    python benchmarks/parity/maskgit.py --public DIR    # a copy of google-research/maskgit
+    python benchmarks/parity/maskgit_jax.py --public DIR    # a copy of google-research/maskgit
 
-Logits, and the tokens of the official decoding in 1 to 20 steps with the mode of every token and without noise. Needs
+Logits, and the tokens of the official decoding in 1 to 16 steps with the mode of every token and without noise. Needs
 jax and flax.
 """
 
@@ -21,7 +21,7 @@ from maskgen.core.predictions import Condition
 from maskgen.samplers.masked.presets import maskgit
 
 SIDE, CODES, CLASSES = 4, 32, 1000
-STEPS = (1, 2, 8, 12, 20)
+STEPS = (1, 2, 8, 12, 16)
 ROWS = CODES + CLASSES + 1
 
 
@@ -91,7 +91,7 @@ def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
 
 
 PARITY = Parity(
-    "maskgit",
+    "maskgit_jax",
     {"tokens": Input((2, SIDE * SIDE), below=CODES + 1), "labels": Input((2,), below=CLASSES)},
     build,
     theirs,
