@@ -22,11 +22,12 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints.adapters import fill_network
 from maskgen.checkpoints.autoencoder import verify_autoencoder
+from maskgen.checkpoints.filling import without_weights
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -36,6 +37,8 @@ from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
+from maskgen.checkpoints.stored import StoredTensors
+from maskgen.core.errors import UserError
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import read_yaml
@@ -97,13 +100,16 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is missing, truncated or altered.
         """
+        return dict(self.stored(name))
+
+    def stored(self, name: str = MODEL) -> StoredTensors:
+        """As `tensors`, each mapped from the disk when it is looked up."""
         path = self.path / name
         verify(path, self.info["files"].get(name))
         try:
-            loaded: dict[str, Tensor] = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
-        return loaded
+            return StoredTensors.of(path)
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
 
     def verify(self) -> None:
         """Hold every file against the manifest.
@@ -147,8 +153,10 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def load_system(checkpoint: Checkpoint) -> System:
-    """The checkpoint's system: its network in evaluation mode, float32 on the CPU, and a generator's tokenizer.
+def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> System:
+    """The checkpoint's system: its network in evaluation mode on the CPU, and a generator's tokenizer.
+
+    The weights are in memory once, in float32; those of linear layers and convolutions as `dtype`.
 
     The network of a tokenizer's checkpoint is the tokenizer.
 
@@ -156,21 +164,22 @@ def load_system(checkpoint: Checkpoint) -> System:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
-    if recipe.task != "generator":
-        system = build_system(recipe, facts)
-    elif recipe.kind == "text":
-        system = build_system(recipe, facts, checkpoint.text_tokenizer())
-    else:
+    tokenizer: ImageTokenizer | TextTokenizer | None = None
+    built_on = None
+    if recipe.task == "generator" and recipe.kind == "text":
+        tokenizer = checkpoint.text_tokenizer()
+    elif recipe.task == "generator":
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
         verify_autoencoder(checkpoint.path, recipe, checkpoint.info.get("tokenizer"))
-        tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
+        tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
+    lora = checkpoint.recipe.lora
+    with without_weights(lora is None):
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    stored = _cast(checkpoint.tensors(), torch.float32)
-    fill_network(system.network, checkpoint.recipe.lora, stored, checkpoint.info.get("base"), checkpoint.path)
+    fill_network(system.network, lora, checkpoint.stored(), checkpoint.info.get("base"), checkpoint.path, dtype)
     system.network.eval().requires_grad_(False)
     return system
 
