@@ -56,17 +56,7 @@ class Edit:
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], the share of tokens to generate, got {strength:g}")
-        channels, height, width = image_shape
-        if isinstance(picture, Tensor):
-            if picture.shape != image_shape or picture.dtype != torch.uint8:
-                raise UserError(f"the picture must be uint8 {image_shape}, got {picture.dtype} {tuple(picture.shape)}")
-            given = picture
-        elif height != width:
-            raise UserError(f"give the picture as a tensor {image_shape}: files are cropped to squares only")
-        elif isinstance(picture, Image.Image):
-            given = to_square(picture, height, 3 if channels == 3 else 1)
-        else:
-            given = read_image(local_path(picture), height, 3 if channels == 3 else 1)
+        given, (height, width) = _brought(picture, image_shape), image_shape[1:]
         if hole is None:
             hole = "center" if strength == 1 else "all"
         holes = [hole] if isinstance(hole, str | Path | Tensor) else list(hole)
@@ -98,6 +88,20 @@ class Edit:
     def paste(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) uint8 with the picture's own pixels outside the hole."""
         return torch.where(self.wanted, images, self.picture)
+
+
+def _brought(picture: Picture, image_shape: tuple[int, int, int]) -> Tensor:
+    """A picture as (C, H, W) uint8."""
+    channels, height, width = image_shape
+    if isinstance(picture, Tensor):
+        if picture.shape != image_shape or picture.dtype != torch.uint8:
+            raise UserError(f"the picture must be uint8 {image_shape}, got {picture.dtype} {tuple(picture.shape)}")
+        return picture
+    if height != width:
+        raise UserError(f"give the picture as a tensor {image_shape}: files are cropped to squares only")
+    if isinstance(picture, Image.Image):
+        return to_square(picture, height, 3 if channels == 3 else 1)
+    return read_image(local_path(picture), height, 3 if channels == 3 else 1)
 
 
 def _region(hole: Hole, height: int, width: int) -> Tensor:
