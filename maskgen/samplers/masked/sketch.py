@@ -108,4 +108,5 @@ def _scaled(score: Tensor) -> Tensor:
 
 def _lowest(score: Tensor, n: int) -> Tensor:
     """(B, L) bool, the n lowest of each row."""
-    return score.argsort(1, stable=True).argsort(1) < n
+    rank = score.argsort(stable=True, dim=1).argsort(1)
+    return rank < n
