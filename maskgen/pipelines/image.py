@@ -162,16 +162,15 @@ class ImagePipeline(Pipeline):
         prompts: Sequence[str] | str | None = None,
         picture: Picture | None = None,
         hole: Holes | None = None,
-        strength: float = 1.0,
         sampler: SamplerLike | None = None,
         guidance: float | Guidance | None = None,
         seed: int | Sequence[int] = 0,
         **arguments: object,
     ) -> Iterator[ImageStep]:
-        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments as for a call."""
+        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments as for a call, strength 1."""
         generator = self.with_sampler(sampler, guidance, **arguments)
         seeds, num = seeds_of(seed, num, 8)
-        labels, (_, given) = self.labels(classes, num), self._conditioning(prompts, picture, hole, strength)
+        labels, (_, given) = self.labels(classes, num), self._conditioning(prompts, picture, hole)
 
         def decode(on_step: OnStep) -> Tensor:
             return next(iter(self.draw(generator, num, labels, seeds, num, on_step, given))).tokens
@@ -185,7 +184,7 @@ class ImagePipeline(Pipeline):
             yield ImageStep(step, x_t.cpu(), to_pil(images if edit is None else edit.paste(images)))
 
     def _conditioning(
-        self, prompts: Sequence[str] | str | None, picture: Picture | None, hole: Holes | None, strength: float
+        self, prompts: Sequence[str] | str | None, picture: Picture | None, hole: Holes | None, strength: float = 1.0
     ) -> tuple[list[str], Conditioning]:
         """The prompt of each caption, and what samples are conditioned on."""
         names, captions = self.embed(prompts)
