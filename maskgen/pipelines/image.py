@@ -167,7 +167,7 @@ class ImagePipeline(Pipeline):
         seed: int | Sequence[int] = 0,
         **arguments: object,
     ) -> Iterator[ImageStep]:
-        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments as for a call, strength 1."""
+        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments of a call."""
         generator = self.with_sampler(sampler, guidance, **arguments)
         seeds, num = seeds_of(seed, num, 8)
         labels, (_, given) = self.labels(classes, num), self._conditioning(prompts, picture, hole)
