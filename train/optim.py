@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maskgen.nn.embeddings import TimeEmbedding
+from maskgen.nn.layers.fused import FusedLinear
 from maskgen.recipes.budget import TrainSettings
 
 from .sharding import like, whole
@@ -31,11 +31,12 @@ def decayed(module: nn.Module) -> set[str]:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but matrices of groups with `n_parts` > 0 take orthogonalised momentum steps (Muon, arXiv 2502.16982).
+    """AdamW, but matrices of groups with `n_parts` take orthogonalised momentum steps (Muon, arXiv 2502.16982).
 
     A step is 0.2 sqrt(max(rows, columns)) times the orthogonal factor of the Nesterov momentum: its size is AdamW's,
-    and learning rate and weight decay mean the same for both. A fused matrix is orthogonalised in its `n_parts` parts
-    of rows. In float32: `torch.optim.Muon` works in bfloat16, which processors without it emulate.
+    and learning rate and weight decay mean the same for both. A fused matrix is orthogonalised, and its step scaled,
+    part by part: `n_parts` is their number where they are equal, else the rows of each; 0 is AdamW. In float32:
+    `torch.optim.Muon` works in bfloat16, which processors without it emulate.
     """
 
     momentum = 0.95
@@ -64,10 +65,12 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         average = state["momentum"].lerp_(grad, 1 - self.momentum)
         direction = grad.lerp(average, self.momentum)
-        parts = [orthogonal_factor(part) for part in whole(direction).chunk(group["n_parts"])]
-        scale = 0.2 * math.sqrt(max(parts[0].shape))
+        matrix, n_parts = whole(direction), group["n_parts"]
+        parts = matrix.chunk(n_parts) if isinstance(n_parts, int) else matrix.split(list(n_parts))
+        sizes = [math.sqrt(max(part.shape)) for part in parts]
+        turned = torch.cat([size / sizes[0] * orthogonal_factor(part) for part, size in zip(parts, sizes, strict=True)])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(like(torch.cat(parts), parameter), alpha=-group["lr"] * scale)
+        parameter.add_(like(turned, parameter), alpha=-group["lr"] * 0.2 * sizes[0])
 
 
 def orthogonal_factor(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -88,53 +91,34 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     """AdamW or Muon; weight decay for matrices only, Muon's steps for those of the transformer's blocks."""
     matrices = decayed(module)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parts = {
-        name: _n_parts(name, p) if settings.optimizer == "muon" and name in matrices else 0 for name, p in named.items()
+    parts = fused_parts(module)
+    n_parts = {
+        name: _n_parts(name, p, parts) if settings.optimizer == "muon" and name in matrices else 0
+        for name, p in named.items()
     }
-    scales = rate_scales(module, settings.layer_decay)
+    unequal = sorted({kind for kind in n_parts.values() if isinstance(kind, tuple)})
     groups = []
-    for n_parts, is_decayed in ((1, True), (3, True), (0, True), (0, False)):
-        chosen = [name for name in named if parts[name] == n_parts and (name in matrices) == is_decayed]
-        for scale in sorted({scales[name] for name in chosen}):
+    for kind, is_decayed in ((1, True), (3, True), *((kind, True) for kind in unequal), (0, True), (0, False)):
+        params = [p for name, p in named.items() if n_parts[name] == kind and (name in matrices) == is_decayed]
+        if params:
             decay = settings.weight_decay if is_decayed else 0.0
-            params = [named[name] for name in chosen if scales[name] == scale]
-            groups.append({"params": params, "weight_decay": decay, "n_parts": n_parts, "scale": scale})
-    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
-    return kind(groups, lr=settings.lr, betas=settings.betas)
+            groups.append({"params": params, "weight_decay": decay, "n_parts": kind})
+    optimizer = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+    return optimizer(groups, lr=settings.lr, betas=settings.betas)
 
 
-def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
-    """Learning rate of each parameter over that of the last layer: decay^(layers after it) (BEiT, arXiv 2106.08254).
-
-    The blocks of all lists are layers in their order, what stands before them (embeddings, positions) is below the
-    first, and the rest above the last. A list of matrices as long as the blocks (modulations) goes with them.
-    """
-    names = [name for name, _ in module.named_parameters()]
-    if decay == 1:
-        return dict.fromkeys(names, 1.0)
-    stacks = [(name, list(part)) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
-    stacks = [(name, parts) for name, parts in stacks if not any(name.startswith(f"{other}.") for other, _ in stacks)]
-    layers: dict[str, int] = {}
-    n_layers = 0
-    for name, parts in stacks:
-        is_beside = isinstance(parts[0], nn.Linear) and len(parts) == n_layers
-        first = 0 if is_beside else n_layers
-        layers |= {f"{name}.{index}.": first + index + 1 for index in range(len(parts))}
-        n_layers += 0 if is_beside else len(parts)
-    tables = {f"{name}." for name, part in module.named_modules() if isinstance(part, nn.Embedding | TimeEmbedding)}
-    is_below, found = True, {}
-    for name in names:
-        layer = next((layer for prefix, layer in layers.items() if name.startswith(prefix)), None)
-        is_below &= layer is None
-        if layer is None:
-            is_low = is_below or name.endswith("positions") or name.startswith(tuple(tables))
-            layer = 0 if is_low and n_layers else n_layers + 1
-        found[name] = decay ** (n_layers + 1 - layer)
+def fused_parts(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Rows of each matrix that a parameter holds, by name; only of those that hold several."""
+    found = {}
+    for prefix, part in module.named_modules():
+        if isinstance(part, FusedLinear):
+            found[f"{prefix}.weight"] = part.parts
     return found
 
 
-def _n_parts(name: str, parameter: Tensor) -> int:
-    """How many matrices a parameter of a transformer's block holds, 0 if it is none or modulates."""
+def _n_parts(name: str, parameter: Tensor, fused: Mapping[str, tuple[int, ...]]) -> int | tuple[int, ...]:
+    """The `n_parts` of a parameter of a transformer's block, 0 if it is no matrix or modulates."""
     if not re.search(r"blocks?\.", name) or parameter.ndim != 2 or "modulation" in name:
         return 0
-    return 3 if name.endswith("qkv.weight") else 1
+    parts = fused.get(name, (len(parameter),))
+    return len(parts) if len(set(parts)) == 1 else parts
