@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -25,10 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.adapters import fill_network, weights_below
+from maskgen.checkpoints.adapters import fill_network
 from maskgen.checkpoints.autoencoder import verify_autoencoder
-from maskgen.checkpoints.description import Checkpoint as Checkpoint
-from maskgen.checkpoints.fit import require_finite, require_matching
+from maskgen.checkpoints.bounds import bounded_build
+from maskgen.checkpoints.filling import without_weights
+from maskgen.checkpoints.info import Checkpoint as Checkpoint
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -40,7 +40,7 @@ from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, veri
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.yaml_reader import read_yaml
-from maskgen.recipes.build import AnyTokenizer, System, build_system
+from maskgen.recipes.build import System, build_system
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere, merged
 from maskgen.recipes.shipped import INFO, zoo_names
@@ -75,8 +75,10 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def load_system(checkpoint: Checkpoint) -> System:
-    """The checkpoint's system: its network in evaluation mode, float32 on the CPU, and a generator's tokenizer.
+def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> System:
+    """The checkpoint's system: its network in evaluation mode on the CPU, and a generator's tokenizer.
+
+    The weights are in memory once, in float32; those of linear layers and convolutions as `dtype`.
 
     The network of a tokenizer's checkpoint is the tokenizer.
 
@@ -84,13 +86,11 @@ def load_system(checkpoint: Checkpoint) -> System:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
-    tokenizer: AnyTokenizer | None = None
+    tokenizer: ImageTokenizer | TextTokenizer | None = None
     built_on = None
-    if recipe.task != "generator":
-        pass
-    elif recipe.kind == "text":
+    if recipe.task == "generator" and recipe.kind == "text":
         tokenizer = checkpoint.text_tokenizer()
-    else:
+    elif recipe.task == "generator":
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
@@ -98,20 +98,11 @@ def load_system(checkpoint: Checkpoint) -> System:
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
-    lora, home = checkpoint.recipe.lora, checkpoint.path
-    stored = _cast(checkpoint.tensors(), torch.float32)
-    below = weights_below(lora, checkpoint.info.get("base"), home)
-
-    def fill(network: nn.Module) -> None:
-        place = next(iter(network.state_dict().values())).device
-        own, base = ({name: value.to(place) for name, value in part.items()} for part in (stored, below))
-        fill_network(network, lora, own, base, home)
-
-    build = partial(build_system, recipe, facts, tokenizer, built_on=built_on)
-    require_matching(lambda: build().network, fill, [*stored.values(), *below.values()], home)
-    system = build()
-    fill(system.network)
-    require_finite(system.network, home)
+    lora, stored = checkpoint.recipe.lora, checkpoint.stored()
+    headers = None if lora is not None else stored.headers()  # changes are smaller than the network
+    with bounded_build(headers, checkpoint.path), without_weights(lora is None):
+        system = build_system(recipe, facts, tokenizer, built_on=built_on)
+    fill_network(system.network, lora, stored, checkpoint.info.get("base"), checkpoint.path, dtype)
     system.network.eval().requires_grad_(False)
     return system
 

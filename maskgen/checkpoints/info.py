@@ -1,0 +1,94 @@
+"""What a checkpoint says of itself, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from maskgen.checkpoints import description
+from maskgen.checkpoints.locate import MODEL, TOKENIZER
+from maskgen.checkpoints.manifest import CheckpointError, verify
+from maskgen.checkpoints.stored import StoredTensors
+from maskgen.core.errors import UserError
+from maskgen.recipes.build import DataFacts
+from maskgen.recipes.schema import Recipe
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says of itself: `info` is its checkpoint.json."""
+
+    path: Path
+    recipe: Recipe
+    info: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return description.size(self.info["step"], "step", least=0, most=description.MOST_STEPS)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return description.class_names(self.info["classes"])
+
+    @property
+    def length(self) -> int:
+        """Tokens in a training row of a text generator."""
+        return description.size(self.info["length"], "length")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return description.image_shape(self.info["image_shape"], "image_shape")
+
+    @property
+    def caption_shape(self) -> tuple[int, int]:
+        """(S, C) of an embedded caption."""
+        length, width = (description.size(side, "caption_shape") for side in self.info["caption_shape"])
+        return length, width
+
+    @property
+    def facts(self) -> DataFacts:
+        """Facts of the data it was trained on."""
+        if self.recipe.kind == "text":
+            vocab_size = description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
+            return DataFacts(length=self.length, vocab_size=vocab_size)
+        built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
+        caption_shape = None if self.recipe.captions is None else self.caption_shape
+        grid = description.grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
+        return DataFacts(len(self.classes), self.image_shape, built_for, grid, 0, caption_shape)
+
+    def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
+        """The tensors of one of its files, checked against the manifest.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or altered.
+        """
+        return dict(self.stored(name))
+
+    def stored(self, name: str = MODEL) -> StoredTensors:
+        """As `tensors`, each mapped from the disk when it is looked up."""
+        path = self.path / name
+        verify(path, self.info["files"].get(name))
+        try:
+            return StoredTensors.of(path)
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
+
+    def verify(self) -> None:
+        """Hold every file against the manifest.
+
+        Raises:
+            CheckpointError: one is missing, truncated or altered.
+        """
+        for name, expected in self.info["files"].items():
+            verify(self.path / name, expected)
+
+    def text_tokenizer(self) -> TextTokenizer:
+        """A text generator's tokenizer, checked as `tensors` are."""
+        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
+        return TextTokenizer.load(self.path / TOKENIZER)
