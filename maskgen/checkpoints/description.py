@@ -35,7 +35,7 @@ def image_shape(value: object, name: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def grid(value: object, name: str) -> tuple[int, ...]:
+def token_grid(value: object, name: str) -> tuple[int, ...]:
     """Numbers of tokens along each axis.
 
     Raises:

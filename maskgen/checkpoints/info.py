@@ -59,7 +59,7 @@ class Checkpoint:
             return DataFacts(length=self.length, vocab_size=vocab_size)
         built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
-        grid = description.grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
+        grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
         return DataFacts(len(self.classes), self.image_shape, built_for, grid, 0, caption_shape)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,24 +44,6 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has n
     def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         found = [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
         return [*found, CompletionItem(incomplete, type="file")] if self.is_open else found
-
-
-class Device(click.ParamType):  # type: ignore[type-arg]  # see above
-    """A device as the library takes it: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; whether it is there is seen later."""
-
-    name = "auto|cpu|cuda|cuda:N|mps"
-    names = ("auto", "cpu", "cuda", "mps")
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        if value in self.names or re.fullmatch(r"cuda:\d{1,4}", str(value)):
-            return value
-        return self.fail(unknown("device", str(value), [*self.names, "cuda:N"]), param, ctx)
-
-    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
-
-
-DEVICE_NAME = Device()
 
 
 def registered(*homes: str) -> Callable[[], list[str]]:
