@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.adapters import fill_network
+from maskgen.checkpoints.adapters import fill_network, has_base
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -84,11 +84,14 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            return DataFacts(length=self.length, vocab_size=int(self.info.get("vocab_size", 0)))
+            vocab_size, architecture = int(self.info.get("vocab_size", 0)), self.info.get("architecture")
+            return DataFacts(length=self.length, vocab_size=vocab_size, architecture=architecture)
         channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = tuple(self.info["built_grid"]) if "built_grid" in self.info else None
-        return DataFacts(len(self.classes), self.image_shape, (channels, height, width), grid, 0, caption_shape)
+        return DataFacts(
+            len(self.classes), self.image_shape, (channels, height, width), grid, caption_shape=caption_shape
+        )
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
@@ -155,6 +158,8 @@ def load_system(checkpoint: Checkpoint) -> System:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
+    if checkpoint.recipe.lora is not None and not has_base(checkpoint.path):
+        facts = replace(facts, architecture=None)  # the weights below the changes are those of its source
     if recipe.task != "generator":
         system = build_system(recipe, facts)
     elif recipe.kind == "text":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,6 +16,14 @@ class Recomputable(nn.Module):
     It is the unit of gradient checkpointing and of parameter sharding. Calling it twice has the same result twice: it
     holds no state that changes with each call, such as running statistics.
     """
+
+
+@runtime_checkable
+class RecomputesItself(Protocol):
+    """A network of another library, with gradient checkpointing of its own."""
+
+    def recompute(self) -> int:
+        """Turn it on; the number of parts."""
 
 
 def blocks_of(network: nn.Module) -> Iterator[Recomputable]:
@@ -36,6 +44,8 @@ def recompute(network: nn.Module) -> int:
     Raises:
         ValueError: a network without blocks.
     """
+    if isinstance(network, RecomputesItself):
+        return network.recompute()
     blocks = list(blocks_of(network))
     if not blocks:
         raise ValueError(f"{type(network).__name__} has no blocks to recompute")
