@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.core.hub import model_files, without_advice
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.streams import OUTSIDE
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.pretrained import Kind, configuration_of, initialised, pretrained, with_tied, without_tied
 from maskgen.nn.patterns import packed
 from maskgen.tokenizers.text.tokenizer import huggingface as read_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
-
-Kind = Literal["mlm", "causal"]
 MASK_NAMES = ("[MASK]", "<mask>")
 
 
@@ -86,10 +81,10 @@ class HuggingFaceDenoiser(nn.Module):
         self.traits = self.traits_for({"kind": kind})
         self.shift = kind == "causal" if shift is None else shift
         if architecture is not None:
-            self.network = _initialised(_configuration(architecture["config"]), kind)
+            self.network = initialised(configuration_of(architecture["config"]), kind)
             self.mask_row = int(str(architecture["mask"]))
         else:
-            self.network = _initialised(_configuration(config), kind) if source is None else _pretrained(source, kind)
+            self.network = initialised(configuration_of(config), kind) if source is None else pretrained(source, kind)
             self.mask_row = self._mask_row(source, mask)
         self.first, self.last = self._first(first), last
         self._require_rows()
@@ -98,8 +93,8 @@ class HuggingFaceDenoiser(nn.Module):
         self.progress = 1.0
         self._chosen: tuple[int, Tensor | None, int] | None = None
         self.network.get_output_embeddings().register_forward_pre_hook(self._selected)
-        self.register_state_dict_post_hook(_without_tied)
-        self.register_load_state_dict_pre_hook(_with_tied)
+        nn.Module.register_state_dict_post_hook(self, without_tied)
+        nn.Module.register_load_state_dict_pre_hook(self, with_tied)
 
     never: Tensor
 
@@ -115,6 +110,13 @@ class HuggingFaceDenoiser(nn.Module):
             "config": {key: value for key, value in tree.items() if key != "quantization_config"},
             "mask": self.mask_row,
         }
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The embedding of tokens."""
+        found = self.network.get_input_embeddings()
+        assert isinstance(found, nn.Embedding)
+        return found
 
     def follow(self, progress: float) -> None:
         """Take the share of the training steps that are done, in [0, 1]."""
@@ -221,101 +223,19 @@ class HuggingFaceDenoiser(nn.Module):
                 return found
         elif mask is not None:
             raise ValueError(f"mask: {mask!r} needs a source with a tokenizer; give an id")
-        rows = self.network.get_input_embeddings().weight
-        if len(rows) <= self.vocab_size:
+        if self.table.num_embeddings <= self.vocab_size:
             self.network.resize_token_embeddings(self.vocab_size + 1, mean_resizing=False)
             with torch.no_grad():
-                table, outputs = self.network.get_input_embeddings().weight, self.network.get_output_embeddings()
+                table, outputs = self.table.weight, self.network.get_output_embeddings()
                 if outputs.weight is not table:
                     outputs.weight[self.vocab_size] = 0  # never read; the same whenever the source is loaded
                 table[self.vocab_size] = table[: self.vocab_size].mean(0)
         return self.vocab_size
 
     def _require_rows(self) -> None:
-        n_rows = self.network.get_input_embeddings().num_embeddings
+        n_rows = self.table.num_embeddings
         if n_rows < max(self.vocab_size, self.mask_row + 1):
             raise ValueError(
                 f"the network has {n_rows:,} tokens, the tokenizer {self.vocab_size:,}, and [MASK] is {self.mask_row}; "
                 "take tokenizer {type: huggingface, source: ...} of the same source"
             )
-
-
-def _pretrained(source: str, kind: Kind) -> PreTrainedModel:
-    """A network with its weights, float32 on the CPU; without weights on the meta device.
-
-    Raises:
-        ValueError: nothing that can be loaded.
-    """
-    transformers = _library()
-    folder, gguf = model_files(source)
-    options: dict[str, object] = {"trust_remote_code": False} | ({} if gguf is None else {"gguf_file": gguf})
-    entry = transformers.AutoModelForMaskedLM if kind == "mlm" else transformers.AutoModelForCausalLM
-    try:
-        if torch.get_default_device().type == "meta":
-            return _initialised(transformers.AutoConfig.from_pretrained(folder, **options), kind)
-        network: PreTrainedModel = entry.from_pretrained(folder, dtype=torch.float32, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ValueError(f"source {source}: {without_advice(error)}") from None
-    return network
-
-
-def _initialised(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
-    transformers = _library()
-    entry = transformers.AutoModelForMaskedLM if kind == "mlm" else transformers.AutoModelForCausalLM
-    network: PreTrainedModel = entry.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return network
-
-
-def _configuration(tree: object) -> PretrainedConfig:
-    """A configuration from its keys.
-
-    Raises:
-        ValueError: no `model_type`, or one that the library has not.
-    """
-    keys = {str(key): value for key, value in tree.items()} if isinstance(tree, Mapping) else {}
-    kind = keys.pop("model_type", None)
-    if not isinstance(kind, str):
-        raise ValueError("config needs model_type, for example llama")
-    try:
-        config: PretrainedConfig = _library().AutoConfig.for_model(kind, **keys)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"config: {without_advice(error)}") from None
-    return config
-
-
-def _library():  # type: ignore[no-untyped-def]
-    """The package transformers, without its progress bars.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError("model huggingface needs transformers: pip install 'maskgen[huggingface]'") from None
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
-
-
-def _tied(module: nn.Module) -> dict[str, str]:
-    """Names of parameters that are another one's too -> the name that is kept."""
-    kept: dict[int, str] = {}
-    pairs = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        first = kept.setdefault(id(parameter), name)
-        if first != name:
-            pairs[name] = first
-    return pairs
-
-
-def _without_tied(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
-    """Leave parameters that are stored already out of a state dict."""
-    for name in _tied(module):
-        state.pop(prefix + name, None)
-
-
-def _with_tied(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Add parameters that are stored under another name to a state dict."""
-    for name, first in _tied(module).items():
-        if prefix + first in state:
-            state[prefix + name] = state[prefix + first]

@@ -27,8 +27,10 @@ DERIVED: dict[str, Any] = {
     "vocab_size": 5, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 16, 16), "caption_width": 6
 }  # fmt: skip
 DECODERS: dict[str, Any] = {"diffmae": {"decoder": {"type": "cross_self", "depth": 2}}}
+FOREIGN = ("classifier", "huggingface")
+"""Networks without blocks of ours; those of transformers have a test beside theirs."""
 NETWORKS = {
-    **{name: {"type": name, **SIZES, **DECODERS.get(name, {})} for name in MODELS.names() if name != "classifier"},
+    **{name: {"type": name, **SIZES, **DECODERS.get(name, {})} for name in MODELS.names() if name not in FOREIGN},
     **{f"dit {name}": {"type": "dit", **SIZES, "depth": 6, "masking": name} for name in SWITCHES.names()},
     "dropout": {"type": "mdlm", **SIZES, "dropout": 0.3},
     "two conditions": {"type": "maskgit", **SIZES, "has_time": True, "dropout": 0.1},
