@@ -32,9 +32,12 @@ def require_sincos(width: int) -> None:
         raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4, got {width}")
 
 
-def sincos_over(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
-    """(h w, D): `sincos_2d` of `grid`, scaled to cover the same image as `base_grid`."""
-    return sincos_2d(grid, width, (base_grid[0] / grid[0], base_grid[1] / grid[1]))
+def sincos_over(
+    base_grid: tuple[int, int], grid: tuple[int, int], width: int, spacing: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """(h w, D): `sincos_2d` of `grid`, scaled to cover the same image as `base_grid` with its `spacing`."""
+    rows, columns = (by * base / n for by, base, n in zip(spacing, base_grid, grid, strict=True))
+    return sincos_2d(grid, width, (rows, columns))
 
 
 class LabelEmbedding(nn.Embedding):
@@ -62,9 +65,13 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), activation, nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.n_frequencies // 2
-        frequencies = 10_000.0 ** (-torch.arange(half, device=t.device) / half)
-        angles = self.scale * t.float()[:, None] * frequencies
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        waves = time_waves(self.scale * t.float(), self.n_frequencies)
         embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return embedded
+
+
+def time_waves(t: Tensor, n: int) -> Tensor:
+    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 down to 1 / 10,000."""
+    half = n // 2
+    angles = t.float()[:, None] * 10_000.0 ** (-torch.arange(half, device=t.device) / half)
+    return torch.cat([angles.cos(), angles.sin()], 1)

@@ -36,6 +36,19 @@ class Target:
     classes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """A published autoencoder that becomes a folder of diffusers, which `source` of a recipe's tokenizer names.
+
+    Attributes:
+        kind: name of the class in diffusers.
+        config: its configuration.
+    """
+
+    kind: str
+    config: Mapping[str, object]
+
+
 class Converter(ABC):
     """A published layout of weights -> a recipe and the weights of its network.
 
@@ -60,8 +73,8 @@ class Converter(ABC):
         """Whether names and shapes of the tensors, and the configuration if there is one, are those of this layout."""
 
     @abstractmethod
-    def target(self, found: Published) -> Target:
-        """The recipe, chosen by the sizes found, and the sizes of its data.
+    def target(self, found: Published) -> Target | DiffusersFolder:
+        """The recipe, chosen by the sizes found, and the sizes of its data; a folder for an autoencoder of diffusers.
 
         Raises:
             UserError: a size that was never published, or that the layout cannot tell.
@@ -102,7 +115,7 @@ def image_target(
     """The target of a generator of colour images.
 
     Args:
-        recipe: see `Target`.
+        recipe: see `Target`; the size of its data becomes that of the images.
         grid: (h, w) of the tokens.
         pixels: side of a token in pixels.
         n_classes: without the one that stands for no class.
@@ -112,4 +125,7 @@ def image_target(
     """
     shape = (3, grid[0] * pixels, grid[1] * pixels)
     layout = TokenLayout.of(Stream("image", "image", vocab_size, grid, token_width))
+    data = recipe.get("data")
+    if isinstance(data, dict) and "size" in data and grid[0] == grid[1]:
+        recipe = {**recipe, "data": data | {"size": shape[1]}}
     return Target(recipe, DataFacts(n_classes, shape, caption_shape=caption_shape), layout)
