@@ -40,8 +40,10 @@ class MaskGIT(nn.Module):
         width, depth, heads, mlp_ratio, dropout: the usual sizes.
         norm: `post` (BERT, as published) or `pre`.
         positions: `learned`, or 2-D `rotary`.
-        condition: `token`, a class token in front; or `adaln`, shift, scale and gate of every block (DiT,
+        condition: `token`, a class token; or `adaln`, shift, scale and gate of every block (DiT,
             Halton-MaskGIT; needs `norm: pre`).
+        condition_place: of the class token among the others: `head`, `middle` (MaskMamba's) or `tail`; mixers that scan
+            tokens in order see it at that time.
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
         qk_norm: RMS-normalised queries and keys (with `norm: pre`).
@@ -83,6 +85,7 @@ class MaskGIT(nn.Module):
         has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
         mixer: Mixer = ATTENTION,
+        condition_place: Literal["head", "middle", "tail"] = "head",
     ) -> None:
         super().__init__()
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
@@ -94,6 +97,7 @@ class MaskGIT(nn.Module):
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
         traits = self.traits_for({**keys, "mixer": mixer})
         self.traits = replace(traits, conditions=("class",) if n_classes else ())
+        self.place = {"head": 0, "middle": self.length // 2, "tail": self.length}[condition_place]
         self._add_embedding(width, positions == "learned")
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
@@ -139,8 +143,9 @@ class MaskGIT(nn.Module):
             raise ValueError("learned positions are for one grid; use positions rotary")
         turns = rotation_2d(grid, self.head_width, extent=self.grid)
         still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no position
+        self.place = round(self.place / self.length * len(turns))
         self.length = grid[0] * grid[1]
-        self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
+        self.rotation = torch.cat([turns[: self.place], still, turns[self.place :]]).to(self.embedding.weight.device)
 
     def _add_embedding(self, width: int, is_learned: bool) -> None:
         """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""
@@ -186,7 +191,7 @@ class MaskGIT(nn.Module):
 
         With `subset`, tokens that are not kept are not computed, and their logits are undefined.
         """
-        x = self._through(x_t, t, cond, subset)[:, self.n_prefix :]
+        x = self._without_class(self._through(x_t, t, cond, subset), subset)
         if subset is not None:
             x = subset.scatter(x)
         x = x if where is None else x[where]
@@ -202,13 +207,13 @@ class MaskGIT(nn.Module):
         block = self.blocks[last]
         assert isinstance(block, Block)
         weights = block.weights(x, self._modulation(last, hidden), self.rotation)
-        scores = weights[:, 0] if self.n_prefix else weights.mean(1)
-        return scores[:, self.n_prefix :]
+        scores = weights[:, self.place] if self.n_prefix else weights.mean(1)
+        return self._without_class(scores)
 
     def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), predicted difficulty of the tokens x_t (B, L); needs `has_difficulty`."""
         assert self.loss_head is not None
-        expected: Tensor = self.loss_head(self._through(x_t, t, cond)[:, self.n_prefix :])
+        expected: Tensor = self.loss_head(self._without_class(self._through(x_t, t, cond)))
         return expected
 
     def _through(
@@ -244,7 +249,7 @@ class MaskGIT(nn.Module):
         if self.n_prefix and not self.has_null_label:
             raise ValueError("without a null label (has_null_label false) its features depend on a class")
         x = self._through(x_0, torch.zeros(len(x_0), device=x_0.device), None)
-        out: Tensor = self.head.input_norm(x[:, self.n_prefix :])
+        out: Tensor = self.head.input_norm(self._without_class(x))
         return out
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
@@ -262,19 +267,30 @@ class MaskGIT(nn.Module):
         if self.condition == "token":
             labels = self._labels(x_t, cond)
             rows = self.vocab_size + 1 + torch.where(labels == NULL, self.n_classes, labels)
-            ids = torch.cat([rows[:, None], x_t], 1)
+            ids = torch.cat([x_t[:, : self.place], rows[:, None], x_t[:, self.place :]], 1)
         x = self.embedding(ids)
         if self.positions is not None:
             x = x + self.positions
         return self.dropout(self.embedding_norm(x)), self.rotation
 
     def _drop(self, x: Tensor, rotation: Tensor | None, subset: TokenSubset) -> tuple[Tensor, Tensor | None]:
-        n_prefix = x.shape[1] - self.length
-        keep = subset.keep + n_prefix
-        if n_prefix:
-            keep = torch.cat([keep.new_zeros(len(keep), 1), keep], 1)
+        keep = subset.keep
+        if self.n_prefix:
+            place = keep.new_full((len(keep), 1), self.place)
+            keep = torch.cat([place, keep + (keep >= self.place)], 1)
+            keep = keep.sort(1).values if self.place else keep
         kept = TokenSubset(keep, x.shape[1])
         return kept.gather(x), None if rotation is None else rotation[keep]
+
+    def _without_class(self, x: Tensor, subset: TokenSubset | None = None) -> Tensor:
+        """x (B, 1 + K, ...), of the tokens of a subset if given, without the class token: (B, K, ...)."""
+        if not self.n_prefix or self.place == 0:
+            return x[:, self.n_prefix :]
+        if subset is None:
+            return torch.cat([x[:, : self.place], x[:, self.place + 1 :]], 1)
+        before = (subset.keep < self.place).sum(1, keepdim=True)  # kept tokens before the class token, by row
+        index = torch.arange(subset.keep.shape[1], device=x.device).expand_as(subset.keep)
+        return TokenSubset(index + (index >= before), x.shape[1]).gather(x)
 
 
 def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:

@@ -129,6 +129,7 @@ class TextTransformer(nn.Module):
         mask: AttentionMask = None,
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        cond: Condition | None = None,
     ) -> Tensor:
         """ids (B, L), t (B,) -> hidden vectors (B, L, D).
 
@@ -138,24 +139,29 @@ class TextTransformer(nn.Module):
             mask: which tokens attend to which; keys of cached tokens come first.
             positions: (L,), or (B, L) if rows differ; None continues after the cached tokens.
             cache: keys and values of the tokens before `ids`; those of `ids` are appended.
+            cond: of a network with classes.
         """
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        rotation = rotation_1d(positions, self.head_width, self.rotary_base)
-        x, cond = F.dropout(self.embedding(ids), self.dropout, self.training), self._condition(t)
+        x, rotation = self.placed(ids, positions)
+        x, vector = F.dropout(x, self.dropout, self.training), self.condition(t, cond)
         for index, block in enumerate(self.blocks):
             layer = None if cache is None else cache.layers[index]
-            x = block(x, cond, rotation=rotation, mask=mask, cache=layer)
+            x = block(x, vector, rotation=rotation, mask=mask, cache=layer)
         if cache is not None:
             cache.append(ids)
         return x
 
-    def logits(self, x: Tensor, t: Tensor, where: Tensor | None) -> Categorical:
+    def placed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """ids (B, L) at positions (L,) or (B, L) -> embeddings (B, L, D), and the rotation of queries and keys."""
+        return self.embedding(ids), rotation_1d(positions, self.head_width, self.rotary_base)
+
+    def logits(self, x: Tensor, t: Tensor, where: Tensor | None, cond: Condition | None = None) -> Categorical:
         """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
-        x, cond = self.norm(x), self._condition(t)
-        if self.modulation is not None and cond is not None:
-            shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
+        x, vector = self.norm(x), self.condition(t, cond)
+        if self.modulation is not None and vector is not None:
+            shift, scale = self.modulation(vector)[:, None].chunk(2, -1)
             x = modulate(x, shift, scale)
         if where is not None:
             x = x[where]
@@ -163,8 +169,8 @@ class TextTransformer(nn.Module):
             return Categorical(self.head(x), where)
         return Categorical(F.linear(x, self.head.weight[: self.vocab_size], self.head.bias[: self.vocab_size]), where)
 
-    def _condition(self, t: Tensor) -> Tensor | None:
-        """(B, C)"""
+    def condition(self, t: Tensor, cond: Condition | None = None) -> Tensor | None:  # noqa: ARG002 - text has no classes
+        """The vector (B, C) that modulates blocks and output at times t (B,); None without."""
         if self.time is None:
             return None
         return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))
