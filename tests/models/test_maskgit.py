@@ -178,3 +178,26 @@ def test_time_needs_adaln() -> None:
             {"type": "maskgit", "width": 8, "heads": 2, "condition": "token", "has_time": True},
             vocab_size=5, grid=(2, 2), n_classes=3,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["head", "middle", "tail"])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_the_class_token_stands_where_it_is_told_and_is_in_no_answer(place: str, positions: str) -> None:
+    torch.manual_seed(0)
+    spec = {"type": "maskgit", "width": 16, "depth": 2, "heads": 2, "condition": "token", "condition_place": place}
+    network: Any = MODELS.build({**spec, "positions": positions}, vocab_size=5, grid=(3, 3), n_classes=2).eval()
+    x, cond = torch.arange(9)[None] % 5, Condition(torch.tensor([1]))
+    ids = []
+    hook = network.embedding.register_forward_pre_hook(lambda _, arguments: ids.append(arguments[0]))
+    whole = network(x, torch.zeros(1), cond).logits
+    hook.remove()
+    assert (ids[0][0] == 5 + 1 + 1).nonzero().tolist() == [[{"head": 0, "middle": 4, "tail": 9}[place]]]
+    assert whole.shape == (1, 9, 5)
+    kept = TokenSubset(torch.arange(9)[None], 9)
+    torch.testing.assert_close(network(x, torch.zeros(1), cond, subset=kept).logits, whole)
+    some = TokenSubset(torch.tensor([[1, 3, 7]]), 9)
+    changed = x.clone()
+    changed[0, [0, 2, 4, 5, 6, 8]] = 0
+    few = (network(one, torch.zeros(1), cond, subset=some).logits[:, [1, 3, 7]] for one in (x, changed))
+    torch.testing.assert_close(*few)
+    assert network.attention_scores(x, cond).shape == (1, 9)
