@@ -42,8 +42,9 @@ from .labelled import labelled_split, open_data
 from .metric import METRICS, metric
 from .pictures import check_writable
 from .progress import progress_bar
+from .text_probe import TEXT_METHODS, text_entries
 
-Method = Literal["linear", "knn", "finetune"]
+Method = Literal["linear", "knn", "finetune", "retrieval", "inversion"]
 LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
 BASELINE_FORMAT = 1
 
@@ -55,7 +56,7 @@ def run(
     /,
     *,
     data: str | None = None,
-    methods: Sequence[Method] = ("linear", "knn"),
+    methods: Sequence[Method] = (),
     num: int | None = None,
     label_share: float = 1.0,
     block: int = 0,
@@ -68,12 +69,13 @@ def run(
     """Probe the network of a checkpoint by `methods`; the table it prints.
 
     Args:
-        source, methods, output, device: see `maskgen probe`.
+        source, methods, output, device: see `maskgen probe`; by default linear and knn, of a text retrieval and
+            inversion.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
         num: maximum number of training images.
         label_share: share of the training images of each class that is used.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
-        has_baseline: whether raw pixels are probed as well.
+        has_baseline: whether raw pixels, or counts of a text's tokens, are probed as well.
         seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
 
     Raises:
@@ -82,6 +84,14 @@ def run(
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
     chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
+    if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
+        found = text_entries(checkpoint, source, chosen or TEXT_METHODS, seed, pick_device(device), has_baseline)
+        return publish(Report(found[0], others=found[1:]), path)
+    if wrong := [one for one in chosen if one in TEXT_METHODS]:
+        raise UserError(
+            f"--method {wrong[0]} is for text generators, {source} is of images; use linear, knn or finetune"
+        )
+    chosen = chosen or ("linear", "knn")
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)
     made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
@@ -105,10 +115,8 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         UserError: it is no generator of images, or its network offers no features.
     """
     recipe = checkpoint.recipe
-    if recipe.kind == "text" or recipe.task != "generator":
-        raise UserError(
-            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
-        )
+    if recipe.task != "generator":
+        raise UserError(f"{source} is a {recipe.task}; probe a generator")
     network, tokenizer = load_model(checkpoint)
     assert tokenizer is not None
     if not traits_of(network).has_features:

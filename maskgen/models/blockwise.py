@@ -53,12 +53,7 @@ class Blockwise(TextTransformer):
 
     @property
     def pattern(self) -> AttentionPattern:
-        """Which tokens attend to which outside training."""
         return BlockCausal(self.block_length)
-
-    def inputs(self, x_t: Tensor) -> Tensor:
-        """(B, L) ids whose hidden vector i predicts token i."""
-        return x_t
 
     def cached(self) -> Cached:
         """The network for sampling, with keys and values of finished blocks kept."""

@@ -40,7 +40,8 @@ class ImageAutoregressive(Autoregressive):
     def __init__(self, vocab_size: int, grid: tuple[int, ...], n_classes: int = 0, **sizes: Unpack[TextSizes]) -> None:
         width = sizes.get("width", 256)
         cond_width = (sizes.get("cond_width", 0) or width) if n_classes else 0
-        super().__init__(vocab_size, grid, **{**sizes, "cond_width": cond_width})
+        sizes["cond_width"] = cond_width
+        super().__init__(vocab_size, grid, **sizes)
         self.traits = replace(self.traits, conditions=("class",) if n_classes else ())
         self.time = None
         self.labels = LabelEmbedding(n_classes, cond_width) if n_classes else None
@@ -54,9 +55,9 @@ class ImageAutoregressive(Autoregressive):
         """Traits of the network that keys of a recipe describe."""
         return replace(super().traits_for(keys), has_fixed_grid=True)
 
-    def placed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """ids (B, L) at positions (L,) -> embeddings (B, L, D) with learned positions, no rotation."""
-        return self.embedding(ids) + self.positions[positions], None
+    def placed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings x (B, L, D) at positions (L,), learned ones added; no rotation."""
+        return x + self.positions[positions], None
 
     def condition(self, t: Tensor, cond: Condition | None = None) -> Tensor | None:
         """The class vector (B, C); of "no class" without a condition."""

@@ -24,7 +24,7 @@ from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.modulation import modulate
-from maskgen.nn.patterns import packed
+from maskgen.nn.patterns import AttentionPattern, FullAttention, packed
 from maskgen.nn.published_blocks import BlockSizes, text_block
 
 
@@ -65,7 +65,12 @@ class TextTransformer(nn.Module):
     """
 
     traits = NetworkTraits(
-        tokens=("discrete",), streams=("text",), conditions=(), has_null_label=False, has_fixed_grid=False
+        tokens=("discrete",),
+        streams=("text",),
+        conditions=(),
+        has_null_label=False,
+        has_fixed_grid=False,
+        has_features=True,
     )
 
     def __init__(
@@ -144,18 +149,50 @@ class TextTransformer(nn.Module):
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        x, rotation = self.placed(ids, positions)
-        x, vector = F.dropout(x, self.dropout, self.training), self.condition(t, cond)
-        for index, block in enumerate(self.blocks):
-            layer = None if cache is None else cache.layers[index]
-            x = block(x, vector, rotation=rotation, mask=mask, cache=layer)
+        x, rotation = self.placed(self.embedding(ids), positions)
+        x = self._through(x, self.condition(t, cond), rotation, mask, cache)
         if cache is not None:
             cache.append(ids)
         return x
 
-    def placed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """ids (B, L) at positions (L,) or (B, L) -> embeddings (B, L, D), and the rotation of queries and keys."""
-        return self.embedding(ids), rotation_1d(positions, self.head_width, self.rotary_base)
+    def _through(
+        self,
+        x: Tensor,
+        vector: Tensor | None,
+        rotation: Tensor | None,
+        mask: AttentionMask,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Embeddings (B, L, D) -> hidden vectors."""
+        x = F.dropout(x, self.dropout, self.training)
+        for index, block in enumerate(self.blocks):
+            layer = None if cache is None else cache.layers[index]
+            x = block(x, vector, rotation=rotation, mask=mask, cache=layer)
+        return x
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        """Which tokens attend to which outside training."""
+        return FullAttention()
+
+    def inputs(self, x_t: Tensor) -> Tensor:
+        """(B, L) ids whose hidden vector i predicts token i."""
+        return x_t
+
+    def features(self, x_0: Tensor) -> Tensor:
+        """Texts x_0 (B, L) int64 -> what all blocks make of them, (B, L, D), before the last norm."""
+        return self.features_of(self.embedding(self.inputs(x_0)))
+
+    def features_of(self, vectors: Tensor) -> Tensor:
+        """`features` of the embeddings (B, L, D) of a network's inputs, which need not be those of tokens."""
+        n_rows, length = vectors.shape[:2]
+        x, rotation = self.placed(vectors, torch.arange(length, device=vectors.device))
+        vector = self.condition(torch.zeros(n_rows, device=vectors.device))
+        return self._through(x, vector, rotation, self.pattern.mask(length, x.device))
+
+    def placed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings x (B, L, D) at positions (L,) or (B, L) -> what enters the blocks, and the rotation there."""
+        return x, rotation_1d(positions, self.head_width, self.rotary_base)
 
     def logits(self, x: Tensor, t: Tensor, where: Tensor | None, cond: Condition | None = None) -> Categorical:
         """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
