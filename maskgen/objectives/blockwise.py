@@ -80,13 +80,13 @@ class BlockTokens(Objective):
 
 @OBJECTIVES.register("next_token")
 class NextToken(Objective):
-    """Cross-entropy of each token given those before it: nats a token, exactly.
+    """Cross-entropy of each token given those before it, or given the groups before its own: nats a token, exactly.
 
     Args:
         layout: of the rows, one stream; or its vocabulary size V. [MASK] = V.
+        label_dropout: share of the rows trained without their class.
         input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
             0.15 there). A row has exactly round((L - 1) ratio) of them.
-        label_dropout: share of rows trained without condition, which guidance needs.
     """
 
     traits = ObjectiveTraits("none", "discrete")
@@ -103,8 +103,8 @@ class NextToken(Objective):
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
         x_in = self._mask(x_0, rng) if self.input_mask_ratio and is_in_training(model) else x_0
-        cond = () if batch.cond is None else (dropped(batch.cond, self.label_dropout, model, rng),)
-        logits = model(x_in, torch.zeros(len(x_0), device=x_0.device), *cond).logits.float()  # (B, L, V)
+        cond = dropped(batch.cond, self.label_dropout, model, rng)
+        logits = model(x_in, torch.zeros(len(x_0), device=x_0.device), cond).logits.float()  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
         value = loss.mean()
         right = sum_of(is_right(logits.detach(), x_0))
