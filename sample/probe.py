@@ -69,8 +69,7 @@ def run(
     """Probe the network of a checkpoint by `methods`; the table it prints.
 
     Args:
-        source, methods, output, device: see `maskgen probe`; by default linear and knn, of a text retrieval and
-            inversion.
+        source, methods, output, device: see `maskgen probe`.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
         num: maximum number of training images.
         label_share: share of the training images of each class that is used.
@@ -87,18 +86,26 @@ def run(
     if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
         found = text_entries(checkpoint, source, chosen or TEXT_METHODS, seed, pick_device(device), has_baseline)
         return publish(Report(found[0], others=found[1:]), path)
-    if wrong := [one for one in chosen if one in TEXT_METHODS]:
-        raise UserError(
-            f"--method {wrong[0]} is for text generators, {source} is of images; use linear, knn or finetune"
-        )
-    chosen = chosen or ("linear", "knn")
+    chosen = _of_images(chosen or ("linear", "knn"), source)
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)
     made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
     entries = [ground.entry(ground.probed(method, encoder, settings), encoder, **made) for method in chosen]
-    for method in (one for one in chosen if has_baseline and one != "finetune"):
-        entries.append(ground.entry(ground.probed(method, PIXELS, settings), PIXELS))
+    entries += ground.baseline([one for one in chosen if has_baseline and one != "finetune"], settings)
     return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+
+
+def _of_images(methods: tuple[Method, ...], source: str) -> tuple[Method, ...]:
+    """The methods, if all are for images.
+
+    Raises:
+        UserError: one is not.
+    """
+    if wrong := [one for one in methods if one in TEXT_METHODS]:
+        raise UserError(
+            f"--method {wrong[0]} is for text generators, {source} is of images; use linear, knn or finetune"
+        )
+    return methods
 
 
 @METRICS.register("probe")
@@ -264,6 +271,10 @@ class Ground:
             facts=found.facts,
             **made,
         )
+
+    def baseline(self, methods: Sequence[Method], tuning: Tuning) -> list[Entry]:
+        """What the methods find in raw pixels."""
+        return [self.entry(self.probed(method, PIXELS, tuning), PIXELS) for method in methods]
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a reader should know."""

@@ -21,7 +21,7 @@ from maskgen.evaluation.report import Entry, Made
 
 TEXT_METHODS = ("retrieval", "inversion")
 HALF, N_TRAIN, N_INVERTED, BATCH = 2, 400, 4, 64
-"""Rows of half a passage; passages that the head is trained on; inverted rows; rows of a pass."""
+"""Most rows of half a passage; passages that the head is trained on; inverted rows; rows of a pass."""
 
 Embed = Callable[[Tensor], Tensor]
 
@@ -66,8 +66,9 @@ def text_entries(
 
 def _retrieval(embed: Embed, name: str, data: tuple[TextData, TextData], made: Made) -> Iterator[Entry]:
     """Top-1 with and without the head."""
-    train, test = (_pairs(embed, one, limit) for one, limit in zip(data, (N_TRAIN, None), strict=True))
-    facts = {"tokens_per_half": HALF * data[1].length, "train_passages": len(train.first)}
+    half = max(1, min(HALF, min(len(one) for one in data) // 4))
+    train, test = (_pairs(embed, one, half, limit) for one, limit in zip(data, (N_TRAIN, None), strict=True))
+    facts = {"tokens_per_half": half * data[1].length, "train_passages": len(train.first)}
     for kind, found in (
         ("infonce", retrieval_head(train, test)),
         ("cosine", nearest_halves(test.standardised(train))),
@@ -76,17 +77,17 @@ def _retrieval(embed: Embed, name: str, data: tuple[TextData, TextData], made: M
 
 
 @torch.no_grad()
-def _pairs(embed: Embed, data: TextData, limit: int | None) -> Pairs:
+def _pairs(embed: Embed, data: TextData, half: int, limit: int | None) -> Pairs:
     """Mean embeddings of the rows of each half of passages that follow each other, evenly spread if limited."""
-    n_passages = len(data) // (2 * HALF)
+    n_passages = len(data) // (2 * half)
     if n_passages < 2:
         raise UserError(
-            f"retrieval needs 2 passages of {2 * HALF * data.length} tokens in each split; use a longer text"
+            f"retrieval needs 2 passages of {2 * half * data.length} tokens in each split; use a longer text"
         )
     chosen = torch.linspace(0, n_passages - 1, min(limit or n_passages, n_passages)).long()
-    rows = (chosen[:, None] * 2 * HALF + torch.arange(2 * HALF)).flatten().tolist()
+    rows = (chosen[:, None] * 2 * half + torch.arange(2 * half)).flatten().tolist()
     parts = [embed(data.__getitems__(rows[i : i + BATCH])[0]) for i in range(0, len(rows), BATCH)]
-    halves = torch.cat(parts).unflatten(0, (-1, 2, HALF)).mean(2)  # (N, 2, D)
+    halves = torch.cat(parts).unflatten(0, (-1, 2, half)).mean(2)  # (N, 2, D)
     return Pairs(halves[:, 0], halves[:, 1])
 
 

@@ -57,7 +57,7 @@ class ImageAutoregressive(Autoregressive):
 
     def placed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embeddings x (B, L, D) at positions (L,), learned ones added; no rotation."""
-        return x + self.positions[positions], None
+        return x + self.positions.index_select(0, positions), None
 
     def condition(self, t: Tensor, cond: Condition | None = None) -> Tensor | None:
         """The class vector (B, C); of "no class" without a condition."""

@@ -98,13 +98,11 @@ class MaskGIT(nn.Module):
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
         traits = self.traits_for({**keys, "mixer": mixer})
         self.traits = replace(traits, conditions=("class",) if n_classes else ())
-        self.place = {"head": 0, "middle": self.length // 2, "tail": self.length}[condition_place]
-        self._add_embedding(width, positions == "learned")
+        self._add_embedding(width, positions == "learned", condition_place)
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        block = replace(sizes.block, qk_norm=qk_norm, mixer=mixer)
-        self._add_blocks(block, depth, is_modulated, eps if norm == "post" else None)
+        self._add_blocks(replace(sizes.block, qk_norm=qk_norm, mixer=mixer), depth, is_modulated, norm == "post", eps)
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
         self._add_conditions(width, has_time, has_difficulty)
         self._init(width, depth, is_modulated)
@@ -148,8 +146,9 @@ class MaskGIT(nn.Module):
         self.length = grid[0] * grid[1]
         self.rotation = torch.cat([turns[: self.place], still, turns[self.place :]]).to(self.embedding.weight.device)
 
-    def _add_embedding(self, width: int, is_learned: bool) -> None:
+    def _add_embedding(self, width: int, is_learned: bool, condition_place: str) -> None:
         """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""
+        self.place = {"head": 0, "middle": self.length // 2, "tail": self.length}[condition_place]
         self.n_prefix = int(self.condition == "token")
         n_labels = (self.n_classes + self.has_null_label) * self.n_prefix
         self.embedding = nn.Embedding(self.vocab_size + 1 + n_labels, width)
@@ -166,12 +165,10 @@ class MaskGIT(nn.Module):
             return {"embedding.weight": rows, "head.bias": ("token",), "head.output.weight": ("token",)}
         return {"embedding.weight": rows, "head.bias": rows}
 
-    def _add_blocks(self, sizes: BlockSizes, depth: int, is_modulated: bool, eps: float | None) -> None:
-        """BERT's blocks with an `eps`, else ViT's."""
+    def _add_blocks(self, sizes: BlockSizes, depth: int, is_modulated: bool, is_post: bool, eps: float) -> None:
+        """BERT's blocks with norms after the branches, else ViT's."""
         each = [sizes.at(layer, depth, self.n_prefix + self.length) for layer in range(depth)]
-        self.blocks = nn.ModuleList(
-            vit_block(one, is_modulated) if eps is None else bert_block(one, eps) for one in each
-        )
+        self.blocks = nn.ModuleList(bert_block(one, eps) if is_post else vit_block(one, is_modulated) for one in each)
 
     def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
         """Embeddings of class and time for adaLN, and the head of difficulty."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskgen.core.rng import Rng
 from maskgen.evaluation.probes.inversion import inverted
-from maskgen.evaluation.probes.retrieval import Pairs, info_nce, nearest_halves, retrieval_head
+from maskgen.evaluation.probes.retrieval import Pairs, matching_loss, nearest_halves, retrieval_head
 from maskgen.models import MODELS
 
 
@@ -41,7 +41,7 @@ def test_the_head_finds_what_only_some_channels_share_and_never_sees_the_test_pa
 
 def test_the_contrastive_loss_of_unrelated_halves_is_that_of_guessing() -> None:
     flat = Pairs(torch.ones(10, 4), torch.ones(10, 4))
-    assert float(info_nce(flat)) == pytest.approx(torch.tensor(10.0).log().item())
+    assert float(matching_loss(flat)) == pytest.approx(torch.tensor(10.0).log().item())
 
 
 def test_inputs_are_recovered_from_features_that_keep_them_and_not_from_features_that_forget() -> None:

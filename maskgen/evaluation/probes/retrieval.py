@@ -74,16 +74,16 @@ def retrieval_head(train: Pairs, test: Pairs) -> Accuracy:
     lowest, best = float("inf"), [one.detach().clone() for one in maps]
     for _ in range(ROUNDS):
         with torch.no_grad():
-            loss = float(info_nce(held_out.mapped(maps)))
+            loss = float(matching_loss(held_out.mapped(maps)))
         if loss < lowest:
             lowest, best = loss, [one.detach().clone() for one in maps]
         optimizer.zero_grad()
-        info_nce(fitted.mapped(maps)).backward()
+        matching_loss(fitted.mapped(maps)).backward()
         optimizer.step()
     return nearest_halves(test.mapped(best))
 
 
-def info_nce(pairs: Pairs) -> Tensor:
+def matching_loss(pairs: Pairs) -> Tensor:
     """Mean cross-entropy of finding the other half among all, in both directions."""
     first, second = F.normalize(pairs.first, dim=1), F.normalize(pairs.second, dim=1)
     scores, own = first @ second.mT / TEMPERATURE, torch.arange(len(first))
