@@ -42,7 +42,7 @@ from .labelled import labelled_split, open_data
 from .metric import METRICS, metric
 from .pictures import check_writable
 from .progress import progress_bar
-from .text_probe import TEXT_METHODS, text_entries
+from .text_probe import TEXT_METHODS, text_report
 
 Method = Literal["linear", "knn", "finetune", "retrieval", "inversion"]
 LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
@@ -71,8 +71,7 @@ def run(
     Args:
         source, methods, output, device: see `maskgen probe`.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
-        num: maximum number of training images.
-        label_share: share of the training images of each class that is used.
+        num, label_share: maximum number of training images, and the share of each class that is used.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
         has_baseline: whether raw pixels, or counts of a text's tokens, are probed as well.
         seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
@@ -84,8 +83,7 @@ def run(
     checkpoint = read_checkpoint(source)
     chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
     if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
-        found = text_entries(checkpoint, source, chosen or TEXT_METHODS, seed, pick_device(device), has_baseline)
-        return publish(Report(found[0], others=found[1:]), path)
+        return publish(text_report(checkpoint, source, chosen, seed, pick_device(device), has_baseline), path)
     chosen = _of_images(chosen or ("linear", "knn"), source)
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)

@@ -17,7 +17,7 @@ from maskgen.data.text.rows import TextData, text_data
 from maskgen.evaluation.probes.classifiers import Accuracy
 from maskgen.evaluation.probes.inversion import STEPS, inverted
 from maskgen.evaluation.probes.retrieval import Pairs, nearest_halves, retrieval_head
-from maskgen.evaluation.report import Entry, Made
+from maskgen.evaluation.report import Entry, Made, Report
 
 TEXT_METHODS = ("retrieval", "inversion")
 HALF, N_TRAIN, N_INVERTED, BATCH = 2, 400, 4, 64
@@ -26,14 +26,15 @@ HALF, N_TRAIN, N_INVERTED, BATCH = 2, 400, 4, 64
 Embed = Callable[[Tensor], Tensor]
 
 
-def text_entries(
+def text_report(
     checkpoint: Checkpoint, source: str, methods: Sequence[str], seed: int, device: torch.device, has_baseline: bool
-) -> list[Entry]:
-    """What the methods find.
+) -> Report:
+    """What the methods find, all of them if none is given.
 
     Raises:
         UserError: a method of images, a network without features, or a text that is too short.
     """
+    methods = methods or TEXT_METHODS
     if wrong := [one for one in methods if one not in TEXT_METHODS]:
         raise UserError(f"--method {wrong[0]} is for images, {source} is a text generator; use retrieval or inversion")
     model, tokenizer = load_text_model(checkpoint)
@@ -61,7 +62,7 @@ def text_entries(
             entries += _retrieval(encoder, label, (train, test), made)
     if "inversion" in methods:
         entries.append(_inversion(network, test, Rng.stream(seed, "inversion"), made))
-    return entries
+    return Report(entries[0], others=entries[1:])
 
 
 def _retrieval(embed: Embed, name: str, data: tuple[TextData, TextData], made: Made) -> Iterator[Entry]:
