@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.layers.fused import FusedLinear
 from maskgen.recipes.budget import TrainSettings
 
@@ -70,7 +71,8 @@ class Muon(torch.optim.AdamW):
         sizes = [math.sqrt(max(part.shape)) for part in parts]
         turned = torch.cat([size / sizes[0] * orthogonal_factor(part) for part, size in zip(parts, sizes, strict=True)])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(like(turned, parameter), alpha=-group["lr"] * 0.2 * sizes[0])
+        scale = 0.2 * sizes[0]
+        parameter.add_(like(turned, parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonal_factor(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -91,29 +93,55 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     """AdamW or Muon; weight decay for matrices only, Muon's steps for those of the transformer's blocks."""
     matrices = decayed(module)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parts = fused_parts(module)
-    n_parts = {
-        name: _n_parts(name, p, parts) if settings.optimizer == "muon" and name in matrices else 0
-        for name, p in named.items()
-    }
-    unequal = sorted({kind for kind in n_parts.values() if isinstance(kind, tuple)})
+    fused, has_turns = fused_parts(module), settings.optimizer == "muon"
+    parts = {name: _n_parts(name, p, fused) if has_turns and name in matrices else 0 for name, p in named.items()}
+    unequal = sorted({kind for kind in parts.values() if isinstance(kind, tuple)})
+    scales = rate_scales(module, settings.layer_decay)
     groups = []
-    for kind, is_decayed in ((1, True), (3, True), *((kind, True) for kind in unequal), (0, True), (0, False)):
-        params = [p for name, p in named.items() if n_parts[name] == kind and (name in matrices) == is_decayed]
-        if params:
+    for n_parts, is_decayed in ((1, True), (3, True), *((kind, True) for kind in unequal), (0, True), (0, False)):
+        chosen = [name for name in named if parts[name] == n_parts and (name in matrices) == is_decayed]
+        for scale in sorted({scales[name] for name in chosen}):
             decay = settings.weight_decay if is_decayed else 0.0
-            groups.append({"params": params, "weight_decay": decay, "n_parts": kind})
-    optimizer = Muon if settings.optimizer == "muon" else torch.optim.AdamW
-    return optimizer(groups, lr=settings.lr, betas=settings.betas)
+            params = [named[name] for name in chosen if scales[name] == scale]
+            groups.append({"params": params, "weight_decay": decay, "n_parts": n_parts, "scale": scale})
+    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+    return kind(groups, lr=settings.lr, betas=settings.betas)
+
+
+def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
+    """Learning rate of each parameter over that of the last layer: decay^(layers after it) (BEiT, arXiv 2106.08254).
+
+    The blocks of all lists are layers in their order, what stands before them (embeddings, positions) is below the
+    first, and the rest above the last. A list of matrices as long as the blocks (modulations) goes with them.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if decay == 1:
+        return dict.fromkeys(names, 1.0)
+    stacks = [(name, list(part)) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    stacks = [(name, parts) for name, parts in stacks if not any(name.startswith(f"{other}.") for other, _ in stacks)]
+    layers: dict[str, int] = {}
+    n_layers = 0
+    for name, parts in stacks:
+        is_beside = isinstance(parts[0], nn.Linear) and len(parts) == n_layers
+        first = 0 if is_beside else n_layers
+        layers |= {f"{name}.{index}.": first + index + 1 for index in range(len(parts))}
+        n_layers += 0 if is_beside else len(parts)
+    tables = {f"{name}." for name, part in module.named_modules() if isinstance(part, nn.Embedding | TimeEmbedding)}
+    is_below, found = True, {}
+    for name in names:
+        layer = next((layer for prefix, layer in layers.items() if name.startswith(prefix)), None)
+        is_below &= layer is None
+        if layer is None:
+            is_low = is_below or name.endswith("positions") or name.startswith(tuple(tables))
+            layer = 0 if is_low and n_layers else n_layers + 1
+        found[name] = decay ** (n_layers + 1 - layer)
+    return found
 
 
 def fused_parts(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Rows of each matrix that a parameter holds, by name; only of those that hold several."""
-    found = {}
-    for prefix, part in module.named_modules():
-        if isinstance(part, FusedLinear):
-            found[f"{prefix}.weight"] = part.parts
-    return found
+    layers = ((name, part) for name, part in module.named_modules() if isinstance(part, FusedLinear))
+    return {f"{name}.weight": part.parts for name, part in layers}
 
 
 def _n_parts(name: str, parameter: Tensor, fused: Mapping[str, tuple[int, ...]]) -> int | tuple[int, ...]:
