@@ -156,7 +156,7 @@ class MAE(PatchEncoder):
     ) -> None:
         sees_all = encoder_sees == "all"
         _require_all(positions, sees_all)
-        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, layer_scale)
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, layer_scale=layer_scale)
         super().__init__(token_width, grid, sizes, decoder, sees_all)
         self.traits = self.traits_for({"has_difficulty": has_difficulty, "decoder": decoder, "positions": positions})
         if positions == "relative":
