@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -68,9 +67,15 @@ def write(folder: Path, kind: str, tensors: dict[str, Tensor]) -> Path:
 
 def peak(work: Callable[[], object]) -> float:
     """Peak of resident memory while `work` runs, less that before, in bytes; the process must be a fresh one."""
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = resident("VmRSS")
     work()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
+    return resident("VmHWM") - before
+
+
+def resident(line: str) -> float:
+    """Bytes of a line of /proc/self/status; `ru_maxrss` would include what the parent had before this process began."""
+    status = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+    return float(status[line].split()[0]) * 1024
 
 
 def convert(small: str, source: str, target: str, *dtype: str) -> float:
