@@ -64,7 +64,8 @@ def as_huggingface(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts
     config.mask_token_id = network.mask_row
     config.maskgen = {"kind": network.kind, "shift": network.shift, "first": network.first, "last": network.last}
     with contextlib.redirect_stdout(io.StringIO()):
-        network.network.to(dtype).save_pretrained(path)
+        nn.Module.to(network.network, dtype)  # in place
+        network.network.save_pretrained(path)
     system.tokenizer.save(path / TOKENIZER)
     eos = system.tokenizer.eos
     names = system.tokenizer.token_names()
