@@ -81,8 +81,8 @@ def _score_text(
     found = corpus_likelihood(
         network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule, eos=eos
     )
-    sizes = {"n_characters": data.characters - len(left_out), "n_bytes": data.n_bytes - len(left_out.encode())}
-    return replace(found, **sizes), f"{source.name} {split}"
+    n_characters, n_bytes = data.characters - len(left_out), data.n_bytes - len(left_out.encode())
+    return replace(found, n_characters=n_characters, n_bytes=n_bytes), f"{source.name} {split}"
 
 
 def _score_images(
