@@ -13,7 +13,7 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.mdlm import TextSizes, TextTransformer
+from maskgen.models.text import TextSizes, TextTransformer
 from maskgen.nn.cache import KeyValueCache
 from maskgen.nn.patterns import AttentionPattern, BlockCausal, Causal, NoisyClean
 

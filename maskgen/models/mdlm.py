@@ -1,11 +1,11 @@
-"""Transformers over text: masked diffusion (MDLM, MD4), and the base of block diffusion and autoregression."""
+"""Bidirectional denoiser of text: MDLM, MD4, SEDD, LLaDA and Dream."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,165 +15,13 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.nn.cache import KeyValueCache
-from maskgen.nn.embeddings import TimeEmbedding
-from maskgen.nn.initialisation import zero
-from maskgen.nn.mixers.attention import AttentionBackend
-from maskgen.nn.mixers.base import AttentionMask
-from maskgen.nn.mixers.rotary import rotation_1d
-from maskgen.nn.modulation import modulate
+from maskgen.models.text import TextSizes, TextTransformer
 from maskgen.nn.patterns import packed
-from maskgen.nn.published_blocks import BlockSizes, text_block
-
-
-class TextSizes(TypedDict, total=False):
-    """Recipe keys that all text networks share, see `TextTransformer`."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_ratio: float
-    dropout: float
-    embedding_dropout: float | None
-    attention_dropout: float | None
-    cond_width: int
-    qk_norm: bool
-    has_mask_row: bool
-    rotary_base: float
-    attention: AttentionBackend
-
-
-class TextTransformer(nn.Module):
-    """Token ids, V + 1 of them -> hidden vectors -> logits of V tokens; rotary positions, any length.
-
-    Args:
-        vocab_size: V; the input has one id more, [MASK] = V.
-        width, depth, heads, mlp_ratio: the usual sizes.
-        dropout: of the outputs of attention and MLP, and of embeddings and attention weights unless these are given.
-        embedding_dropout, attention_dropout: of embeddings and of attention weights; null for `dropout`. MDLM has 0.
-        cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
-        has_time: the vector embeds t; else t = 0, a constant.
-        qk_norm: RMS-normalised queries and keys.
-        has_mask_row: the head has an unused row for [MASK], as in the public checkpoints.
-        rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
-        attention: `auto`, `sdpa` or `xformers`.
-    """
-
-    traits = NetworkTraits(
-        tokens=("discrete",), streams=("text",), conditions=(), has_null_label=False, has_fixed_grid=False
-    )
-
-    def __init__(
-        self,
-        vocab_size: int,
-        has_time: bool = False,
-        *,
-        width: int = 256,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        embedding_dropout: float | None = None,
-        attention_dropout: float | None = None,
-        cond_width: int = 0,
-        qk_norm: bool = False,
-        has_mask_row: bool = False,
-        rotary_base: float = 10_000.0,
-        attention: AttentionBackend = "auto",
-    ) -> None:
-        super().__init__()
-        if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
-            raise ValueError(
-                "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
-                f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
-            )
-        _require_shares(embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
-        if not rotary_base > 1:
-            raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
-        if has_time and not cond_width:
-            raise ValueError("has_time needs cond_width above 0, 128 for example; or set has_time false")
-        self.vocab_size, self.has_time = vocab_size, has_time
-        self.head_width, self.rotary_base = width // heads, rotary_base
-        self.embedding = nn.Embedding(vocab_size + 1, width)
-        self.time = TimeEmbedding(cond_width) if cond_width else None
-        self.dropout = dropout if embedding_dropout is None else embedding_dropout
-        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm, attention_dropout)
-        self.blocks = nn.ModuleList(text_block(sizes, cond_width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, bias=False)
-        self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
-        self.head = zero(nn.Linear(width, vocab_size + int(has_mask_row)))  # zero: the first loss is ln V
-        self._init()
-
-    def _init(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        for name, part in self.blocks.named_modules():
-            if isinstance(part, nn.Linear) and not name.endswith("modulation"):
-                nn.init.normal_(part.weight, std=0.02)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
-
-    def hidden(
-        self,
-        ids: Tensor,
-        t: Tensor,
-        mask: AttentionMask = None,
-        positions: Tensor | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
-        """ids (B, L), t (B,) -> hidden vectors (B, L, D).
-
-        Args:
-            ids: tokens.
-            t: times.
-            mask: which tokens attend to which; keys of cached tokens come first.
-            positions: (L,), or (B, L) if rows differ; None continues after the cached tokens.
-            cache: keys and values of the tokens before `ids`; those of `ids` are appended.
-        """
-        if positions is None:
-            start = 0 if cache is None else cache.length
-            positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        rotation = rotation_1d(positions, self.head_width, self.rotary_base)
-        x, cond = F.dropout(self.embedding(ids), self.dropout, self.training), self._condition(t)
-        for index, block in enumerate(self.blocks):
-            layer = None if cache is None else cache.layers[index]
-            x = block(x, cond, rotation=rotation, mask=mask, cache=layer)
-        if cache is not None:
-            cache.append(ids)
-        return x
-
-    def logits(self, x: Tensor, t: Tensor, where: Tensor | None) -> Categorical:
-        """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
-        x, cond = self.norm(x), self._condition(t)
-        if self.modulation is not None and cond is not None:
-            shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
-            x = modulate(x, shift, scale)
-        if where is not None:
-            x = x[where]
-        if self.head.out_features == self.vocab_size:
-            return Categorical(self.head(x), where)
-        return Categorical(F.linear(x, self.head.weight[: self.vocab_size], self.head.bias[: self.vocab_size]), where)
-
-    def _condition(self, t: Tensor) -> Tensor | None:
-        """(B, C)"""
-        if self.time is None:
-            return None
-        return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))
-
-
-def _require_shares(**shares: float | None) -> None:
-    """Check dropout rates by name.
-
-    Raises:
-        ValueError: one is outside [0, 1).
-    """
-    for name, share in shares.items():
-        if share is not None and not 0 <= share < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {share}")
 
 
 @MODELS.register("mdlm")
 class MDLM(TextTransformer):
-    """Bidirectional denoiser of text (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329).
+    """Bidirectional denoiser of text (MDLM, arXiv 2406.07524; MD4, 2406.04329; LLaDA, 2502.09992; Dream, 2508.15487).
 
     The published small network is `width: 768, depth: 12, heads: 12, cond_width: 128, has_mask_row: true`:
     169,627,218 parameters with GPT-2's 50,257 tokens and [MASK].
@@ -181,6 +29,8 @@ class MDLM(TextTransformer):
     Args:
         has_time: see `TextTransformer`.
         has_exponents: one learned exponent a token, for the objective `state_dependent` (GenMD4).
+        is_shifted: the hidden vector at i - 1 predicts token i, as in the autoregressive network that training began
+            with (Dream); token 0 is predicted at its own position.
         **sizes: see `TextTransformer`.
     """
 
@@ -192,17 +42,24 @@ class MDLM(TextTransformer):
     )
 
     def __init__(
-        self, vocab_size: int, has_time: bool = False, has_exponents: bool = False, **sizes: Unpack[TextSizes]
+        self,
+        vocab_size: int,
+        has_time: bool = False,
+        has_exponents: bool = False,
+        is_shifted: bool = False,
+        **sizes: Unpack[TextSizes],
     ) -> None:
         super().__init__(vocab_size, has_time, **sizes)
-        self.traits = self.traits_for({"has_exponents": has_exponents})
+        self.is_shifted = is_shifted
+        self.traits = self.traits_for({"has_exponents": has_exponents, "is_shifted": is_shifted})
         if has_exponents:
             self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
 
     @classmethod
     def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, has_exponents=bool(keys["has_exponents"]))
+        is_shifted = bool(keys["is_shifted"])
+        return replace(cls.traits, has_exponents=bool(keys["has_exponents"]), drops_tokens=not is_shifted)
 
     @property
     def exponents(self) -> Tensor | None:
@@ -233,8 +90,11 @@ class MDLM(TextTransformer):
         """
         mask = packed(valid, documents).mask(x_t.shape[1], x_t.device)
         if subset is None:
-            return self.logits(self.hidden(x_t, t, mask), t, where)
+            x = self.hidden(x_t, t, mask)
+            return self.logits(torch.cat([x[:, :1], x[:, :-1]], 1) if self.is_shifted else x, t, where)
         if mask is not None:
             raise ValueError("dropped tokens do not go with valid or documents; use keep_ratio 1")
+        if self.is_shifted:
+            raise ValueError("dropped tokens do not go with is_shifted; use keep_ratio 1")
         x = self.hidden(subset.gather(x_t), t, positions=subset.keep)
         return self.logits(subset.scatter(x), t, where)

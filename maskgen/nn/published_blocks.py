@@ -88,14 +88,6 @@ def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
     return Block(sizes.width, mixer, mlp, Residual(PLAIN, is_fused=True), zero(modulation))
 
 
-def text_block(sizes: BlockSizes, cond_width: int = 0) -> Block:
-    """MDLM's: no bias in attention and norms, tanh GELU (arXiv 2406.07524); adaLN-zero with a `cond_width` above 0."""
-    mixer = SelfAttention(sizes.attention(has_bias=False))
-    mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
-    modulation = zero(nn.Linear(cond_width, 6 * sizes.width)) if cond_width else None
-    return Block(sizes.width, mixer, mlp, Residual(Norm(eps=1e-5, has_bias=False)), modulation)
-
-
 def cross_block(sizes: BlockSizes, memory_width: int, has_self_attention: bool) -> Block:
     """Cross-attention to a memory, then self-attention (DiffMAE, arXiv 2304.03283) or none (CrossMAE, 2401.14391)."""
     cross = Cross(CrossAttention(sizes.attention(), memory_width))

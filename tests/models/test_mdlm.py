@@ -281,10 +281,10 @@ def test_dropout_of_embeddings_and_attention_weights_can_be_set_apart() -> None:
     apart = MDLM(7, dropout=0.5, embedding_dropout=0.0, attention_dropout=0.0, **sizes)
     ids = torch.arange(6)[None]
     probe = apart.blocks[0].get_submodule("attention")
-    assert apart.dropout == 0
+    assert apart.settings.embedding_dropout == 0
     assert (probe.settings.dropout, probe.settings.weight_dropout) == (0.5, 0.0)
     none, default = MDLM(7, dropout=0.0, **sizes), MDLM(7, dropout=0.5, **sizes)
-    assert default.dropout == 0.5
+    assert default.settings.embedding_dropout is None
     default.load_state_dict(none.state_dict())
     assert default.eval()(ids, torch.zeros(1)).logits.equal(none.eval()(ids, torch.zeros(1)).logits)
     with pytest.raises(ValueError, match="attention_dropout must be in"):
