@@ -47,7 +47,6 @@ class TextSizes(TypedDict, total=False):
     cond_width: int
     time_embedding: TimeKind
     embedding_width: int
-    n_rows: int
     mask_row: int | None
     has_mask_row: bool
     head_bias: bool
@@ -79,9 +78,8 @@ class TextSettings:
             noise of the log-linear schedule (MDLM, SEDD); `md4`, 1000 t by MD4's frequencies and a layer four times as
             wide.
         embedding_width: width of token embeddings, which a linear layer maps to D (MD4); 0 is D.
-        n_rows: rows of the published tables of embeddings and logits where they are more than the tokens; those beyond
-            the vocabulary are not used. 0 for as many as needed.
-        mask_row: row of the embedding that [MASK], V, has; null is row V. A row of the vocabulary is never predicted.
+        mask_row: id within the vocabulary whose row of the embedding [MASK], V, has, and which is never predicted; null
+            adds row V (LLaDA 126336, Dream 151666).
         has_mask_row: the head has an unused row for [MASK], as in the public checkpoints of MDLM.
         head_bias: bias of the logits.
         is_tied: logits use the embedding.
@@ -110,7 +108,6 @@ class TextSettings:
     cond_width: int = 0
     time_embedding: TimeKind = "scaled"
     embedding_width: int = 0
-    n_rows: int = 0
     mask_row: int | None = None
     has_mask_row: bool = False
     head_bias: bool = True
@@ -127,7 +124,7 @@ class TextSettings:
                 f"{width}, {depth}, {heads}, {self.mlp_ratio}, {dropout} and {self.cond_width}"
             )
         _require_shares(embedding_dropout=self.embedding_dropout, attention_dropout=self.attention_dropout)
-        for name in ("mlp_width", "embedding_width", "n_rows"):
+        for name in ("mlp_width", "embedding_width"):
             if vars(self)[name] < 0:
                 raise ValueError(f"{name} must be at least 0, got {vars(self)[name]}")
         if not self.rotary_base > 1:
@@ -143,19 +140,6 @@ class TextSettings:
             self.width, self.heads, hidden, self.n_kv_heads, self.mlp, self.norm, self.norm_eps, self.qkv_bias,
             self.qk_norm, self.rotary, self.dropout, self.attention_dropout, self.attention,
         )  # fmt: skip
-
-    def rows(self, vocab_size: int) -> tuple[int, int]:
-        """Rows of the embedding and of the head for V tokens and [MASK].
-
-        Raises:
-            ValueError: fewer rows than tokens, or no row for [MASK].
-        """
-        needed = max(vocab_size, (vocab_size if self.mask_row is None else self.mask_row) + 1)
-        if self.n_rows and self.n_rows < needed:
-            raise ValueError(f"n_rows must be at least {needed} for {vocab_size} tokens and [MASK], got {self.n_rows}")
-        if self.mask_row is not None and self.mask_row < 0:
-            raise ValueError(f"mask_row must be at least 0, got {self.mask_row}")
-        return self.n_rows or needed, self.n_rows or vocab_size + int(self.has_mask_row)
 
 
 class TextTransformer(nn.Module):
@@ -180,7 +164,9 @@ class TextTransformer(nn.Module):
             raise ValueError("has_time needs cond_width above 0, 128 for example; or set has_time false")
         self.vocab_size, self.has_time = vocab_size, has_time
         width, cond_width = settings.width, settings.cond_width
-        n_embeddings, n_logits = settings.rows(vocab_size)
+        if settings.mask_row is not None and not 0 <= settings.mask_row < vocab_size:
+            raise ValueError(f"mask_row must be below the vocabulary's {vocab_size}, got {settings.mask_row}")
+        n_embeddings = vocab_size + int(settings.mask_row is None)
         self.embedding = nn.Embedding(n_embeddings, settings.embedding_width or width)
         self.projection = nn.Linear(settings.embedding_width, width) if settings.embedding_width else None
         self.time = _time_embedding(settings) if cond_width else None
@@ -189,7 +175,7 @@ class TextTransformer(nn.Module):
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
         self.head: nn.Linear | None = None
         if not settings.is_tied:  # zero: the first loss is ln V
-            self.head = zero(nn.Linear(width, n_logits, bias=settings.head_bias))
+            self.head = zero(nn.Linear(width, vocab_size + int(settings.has_mask_row), bias=settings.head_bias))
         self._init()
 
     def _init(self) -> None:
@@ -240,7 +226,7 @@ class TextTransformer(nn.Module):
         if where is not None:
             x = x[where]
         logits, mask_row = self._projected(x), self.settings.mask_row
-        if mask_row is not None and mask_row < self.vocab_size:
+        if mask_row is not None:
             logits[..., mask_row] = OUTSIDE
         return Categorical(logits, where)
 

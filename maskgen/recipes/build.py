@@ -21,6 +21,7 @@ from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 ImageShape = tuple[int, int, int]
@@ -148,12 +149,13 @@ def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
     """The rows of a tokenizer's tokens as one stream."""
     if isinstance(tokenizer, ImageTokenizer):
         return tokenizer.layout
-    return text_layout(tokenizer.vocab_size, facts.length)
+    return text_layout(tokenizer.vocab_size, facts.length, tokenizer.specials)
 
 
-def text_layout(vocab_size: int, length: int) -> TokenLayout:
+def text_layout(vocab_size: int, length: int, specials: Specials = Specials()) -> TokenLayout:
     """Rows of text as one stream."""
-    return TokenLayout.of(Stream("text", "text", vocab_size, (length,)))
+    never, stop = specials.forbidden, specials.stop
+    return TokenLayout.of(Stream("text", "text", vocab_size, (length,), forbidden=never, stop=stop))
 
 
 def _image_shape(facts: DataFacts) -> ImageShape:
