@@ -290,11 +290,9 @@ def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, objec
 
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: object) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
-    tensors = checkpoint.tensors()
+    tensors = checkpoint.tensors() if dtype is None else _cast(checkpoint.tensors(), dtype)
     if checkpoint.recipe.kind == "text":
         checkpoint.text_tokenizer()
-    if dtype is not None:
-        tensors = _cast(tensors, dtype)
     info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
     write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more, checkpoint.path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ class MDLM(TextTransformer):
         has_exponents: one learned exponent a token, for the objective `state_dependent` (GenMD4).
         is_shifted: the hidden vector at i - 1 predicts token i, as in the autoregressive network that training began
             with (Dream); token 0 is predicted at its own position.
-        **sizes: see `TextTransformer`.
+        grid: see `TextTransformer`.
+        **sizes: see `TextSettings`.
     """
 
     traits = replace(
@@ -47,19 +48,21 @@ class MDLM(TextTransformer):
         has_time: bool = False,
         has_exponents: bool = False,
         is_shifted: bool = False,
+        grid: tuple[int, ...] = (),
         **sizes: Unpack[TextSizes],
     ) -> None:
-        super().__init__(vocab_size, has_time, **sizes)
+        super().__init__(vocab_size, has_time, grid=grid, **sizes)
         self.is_shifted = is_shifted
-        self.traits = self.traits_for({"has_exponents": has_exponents, "is_shifted": is_shifted})
+        self.traits = self.traits_for({"has_exponents": has_exponents, "is_shifted": is_shifted, **sizes})
         if has_exponents:
             self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
 
     @classmethod
-    def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        is_shifted = bool(keys["is_shifted"])
-        return replace(cls.traits, has_exponents=bool(keys["has_exponents"]), drops_tokens=not is_shifted)
+        traits = super().traits_for(keys)
+        drops_tokens = traits.drops_tokens and not keys["is_shifted"]
+        return replace(traits, has_exponents=bool(keys["has_exponents"]), drops_tokens=drops_tokens)
 
     @property
     def exponents(self) -> Tensor | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,9 @@ from maskgen.nn.initialisation import zero
 from maskgen.nn.layers.mlp import ACTIVATIONS
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.base import AttentionMask
+from maskgen.nn.mixers.registry import Mixer, MixerPlace
 from maskgen.nn.mixers.rotary import RotaryStyle, rotation_1d
+from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.modulation import modulate
 from maskgen.nn.text_block import TextBlockSettings, TextMlp, TextNorm, text_block
 
@@ -54,6 +58,7 @@ class TextSizes(TypedDict, total=False):
     rotary: RotaryStyle
     rotary_base: float
     attention: AttentionBackend
+    mixer: Mixer
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class TextSettings:
         rotary: which channels form a pair, `interleaved` or `half`.
         rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
         attention: `auto`, `sdpa` or `xformers`.
+        mixer: how tokens are mixed, `attention` or another of `MIXERS`; some are for rows of one length, `grid`.
 
     Raises:
         ValueError: sizes that are not possible.
@@ -115,6 +121,7 @@ class TextSettings:
     rotary: RotaryStyle = "interleaved"
     rotary_base: float = 10_000.0
     attention: AttentionBackend = "auto"
+    mixer: Mixer = ATTENTION
 
     def __post_init__(self) -> None:
         width, depth, heads, dropout = self.width, self.depth, self.heads, self.dropout
@@ -138,7 +145,7 @@ class TextSettings:
         hidden = self.mlp_width or int(self.width * self.mlp_ratio)
         return TextBlockSettings(
             self.width, self.heads, hidden, self.n_kv_heads, self.mlp, self.norm, self.norm_eps, self.qkv_bias,
-            self.qk_norm, self.rotary, self.dropout, self.attention_dropout, self.attention,
+            self.qk_norm, self.rotary, self.dropout, self.attention_dropout, self.attention, self.mixer,
         )  # fmt: skip
 
 
@@ -150,6 +157,7 @@ class TextTransformer(nn.Module):
     Args:
         vocab_size: V; the input has one id more, [MASK] = V.
         has_time: the modulating vector embeds t; else t = 0, a constant.
+        grid: (L,), the number of tokens of a row.
         **sizes: see `TextSettings`.
     """
 
@@ -157,7 +165,9 @@ class TextTransformer(nn.Module):
         tokens=("discrete",), streams=("text",), conditions=(), has_null_label=False, has_fixed_grid=False
     )
 
-    def __init__(self, vocab_size: int, has_time: bool = False, **sizes: Unpack[TextSizes]) -> None:
+    def __init__(
+        self, vocab_size: int, has_time: bool = False, grid: tuple[int, ...] = (), **sizes: Unpack[TextSizes]
+    ) -> None:
         super().__init__()
         self.settings = settings = TextSettings(**sizes)
         if has_time and not settings.cond_width:
@@ -170,13 +180,20 @@ class TextTransformer(nn.Module):
         self.embedding = nn.Embedding(n_embeddings, settings.embedding_width or width)
         self.projection = nn.Linear(settings.embedding_width, width) if settings.embedding_width else None
         self.time = _time_embedding(settings) if cond_width else None
-        self.blocks = nn.ModuleList(text_block(settings.block, cond_width) for _ in range(settings.depth))
+        places = [MixerPlace(math.prod(grid) if grid else 0, layer, settings.depth) for layer in range(settings.depth)]
+        self.blocks = nn.ModuleList(text_block(settings.block, cond_width, place) for place in places)
         self.norm = settings.block.build_norm().build(width)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
         self.head: nn.Linear | None = None
         if not settings.is_tied:  # zero: the first loss is ln V
             self.head = zero(nn.Linear(width, vocab_size + int(settings.has_mask_row), bias=settings.head_bias))
         self._init()
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        mixer: Mixer = keys.get("mixer", ATTENTION)
+        return mixer.traits.limit(cls.traits)
 
     def _init(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.02)

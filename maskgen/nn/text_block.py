@@ -12,8 +12,9 @@ from maskgen.nn.initialisation import zero
 from maskgen.nn.layers.mlp import Activation, GatedMlp, Mlp
 from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
+from maskgen.nn.mixers.registry import ANYWHERE, Mixer, MixerPlace
 from maskgen.nn.mixers.rotary import RotaryStyle
-from maskgen.nn.mixers.self_attention import SelfAttention
+from maskgen.nn.mixers.self_attention import ATTENTION
 
 TextMlp = Literal["gelu", "swiglu", "geglu", "glu"]
 TextNorm = Literal["layer", "rms", "plain"]
@@ -41,6 +42,7 @@ class TextBlockSettings:
     dropout: float = 0.0
     attention_dropout: float | None = None
     backend: AttentionBackend = "auto"
+    mixer: Mixer = ATTENTION
 
     def build_norm(self) -> Norm:
         """Settings of the norms."""
@@ -64,9 +66,9 @@ class TextBlockSettings:
         )
 
 
-def text_block(settings: TextBlockSettings, cond_width: int = 0) -> Block:
+def text_block(settings: TextBlockSettings, cond_width: int = 0, place: MixerPlace = ANYWHERE) -> Block:
     """MDLM's block at its defaults (arXiv 2406.07524); adaLN-zero with a `cond_width` above 0."""
-    mixer = SelfAttention(settings.attention())
+    mixer = settings.mixer.build(settings.attention(), place)
     mlp: nn.Module
     if settings.mlp == "gelu":
         mlp = Mlp(settings.width, settings.hidden, settings.dropout, "gelu_tanh")

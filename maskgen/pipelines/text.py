@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
 from maskgen.core.errors import UserError
+from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
 from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
 from maskgen.pipelines.generator import Generator
@@ -133,17 +134,14 @@ class TextPipeline(Pipeline):
         Args:
             num: how many; 4 by default, or one a seed of a list.
             length: tokens; as in training by default, or of an infill.
-            prompt: text at the beginning.
-            infill: a text in which every `_` is a token to generate.
+            prompt, infill: text at the beginning; or a text in which every `_` is a token to generate.
             messages: a conversation, `[{"role": "user", "content": "..."}]`; the texts are answers.
             new_tokens: tokens after prompt or messages, in place of length.
-            known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere: gaps of its own for each row. It sets the
-                length, and excludes prompt and infill.
+            known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere, in place of prompt, infill and length.
             sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
             guidance: refused, as text checkpoints have no classes.
             seed: of text 0, text i has `seed + i`; or a list with a seed for each text.
-            batch_size: texts computed together.
-            progress, on_step: see `ImagePipeline`.
+            batch_size, progress, on_step: see `ImagePipeline`.
             **arguments: of the sampler: `steps`, `temperature`, `top_p`, ...
         """
         generator = self.with_sampler(sampler, guidance, **arguments)
@@ -231,6 +229,7 @@ class TextPipeline(Pipeline):
             self._check_known(known, num)
             length, known = known.shape[1], known.expand(num, -1)
         if length is not None:
+            self._check_length(length)
             generator = replace(generator, length=whole_number("length", length, 1))
         for rows in slices(num, batch_size):
             some = None if known is None else known[rows]
@@ -238,6 +237,20 @@ class TextPipeline(Pipeline):
             with self._computing():
                 tokens = generator.tokens(seeds[rows], known=some, on_step=both(order, on_step))
             yield tokens.cpu(), order.steps(tokens)
+
+    def _check_length(self, length: int) -> None:
+        """Check the number of tokens to generate against a network for rows of one length.
+
+        Raises:
+            UserError: another length; a longer one for a network that generates from left to right.
+        """
+        traits, trained = traits_of(self.generator.denoiser), self.generator.length
+        is_fit = length <= trained if traits.is_autoregressive else length == trained
+        if traits.has_fixed_grid and not is_fit:
+            most = "at most " if traits.is_autoregressive else ""
+            raise UserError(
+                f"this checkpoint is for texts of {most}{trained} tokens, its mixer has no others; got {length}"
+            )
 
     def _check_known(self, known: Tensor, num: int) -> None:
         size = self.tokenizer.vocab_size

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from maskgen.core.streams import TokenLayout
 from maskgen.processes import is_mask
 from maskgen.samplers.masked.spans import Span
 
@@ -26,14 +27,16 @@ def end_of_text(tokens: Tensor, is_open: Tensor, stop: tuple[int, ...]) -> Tenso
     return torch.where(is_stop & (place > last_known), place, length).amin(1)
 
 
-def ended(x_t: Tensor, is_open: Tensor, stop: tuple[int, ...], mask_id: int, span: Span) -> tuple[Tensor, Span]:
+def ended(x_t: Tensor, is_open: Tensor, mask_id: int, span: Span, streams: TokenLayout | None) -> tuple[Tensor, Span]:
     """x_t (B, L) with the stop token at all masked positions after it, and the span without these.
 
-    Only rows in which no token before it is masked have ended.
+    Only rows in which no token before it is masked have ended; none in a row without stop tokens.
     """
+    if streams is None or not streams.stop:
+        return x_t, span
     length = x_t.shape[1]
     place = torch.arange(length, device=x_t.device)
-    end = end_of_text(x_t, is_open, stop)[:, None]
+    end = end_of_text(x_t, is_open, streams.stop)[:, None]
     is_masked = is_mask(x_t, mask_id)
     is_final = ~(is_masked & (place < end)).any(1, keepdim=True)
     token = x_t.gather(1, end.clamp(max=length - 1))

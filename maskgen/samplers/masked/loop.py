@@ -120,13 +120,11 @@ class MaskedSampler:
         Raises:
             UserError: settings that continuous tokens do not have; a source that these settings cannot use.
         """
-        by = self._sampled(source, x_1)
-        allowed = None if streams is None else streams.allowed(x_1.device)
+        by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
         length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
         for span in plan:
-            if streams is not None and streams.stop and source is None:
-                x_t, span = ended(x_t, is_open, streams.stop, mask_id, span)
+            x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
             # A block may take fewer steps in another batch: the random stream of the next one must not depend on it.
             own = rng if self.layout.is_single(length) else rng.fork("span", span.index)
             block = Block(denoise, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
