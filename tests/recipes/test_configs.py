@@ -54,10 +54,11 @@ def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
 
 
 def built(recipe: Recipe) -> nn.Module:
-    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
+    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2 unless it says."""
     if recipe.kind == "text":
-        recipe.build_objective(50_257)
-        return recipe.build_model(vocab_size=50_257, grid=(recipe.row_length(),))
+        size = recipe.tokenizer.get("vocab_size", 50_257) if isinstance(recipe.tokenizer, dict) else 50_257
+        recipe.build_objective(size)
+        return recipe.build_model(vocab_size=size, grid=(recipe.row_length(),))
     n_classes, shape = sizes(recipe)
     derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
     if recipe.task == "classifier":
