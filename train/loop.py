@@ -99,7 +99,7 @@ class Loop:
         logs = Means()
         self._buffers = _persistent_buffers(self.model)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
+            group["lr"] = learning_rate(self.step, self.settings) * group["scale"]
         stretch = stretch_at(self.settings, self.step)
         n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
         arguments: dict[str, float] = {"keep_ratio": keep_ratio}

@@ -28,18 +28,21 @@ from .sharding import gathered, like
 
 
 def collect(
-    module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, *, is_kept: bool = True
+    module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, *, is_kept: bool = True, has_base: bool = False
 ) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint by file: averaged weights for use, raw ones and the optimizer's state for resuming.
 
-    With sharded parameters all processes must call; a process that does not keep the tensors gets none.
+    With a base, frozen parameters are left out: they are its. With sharded parameters all processes must call; one that
+    does not keep the tensors gets none.
     """
-    training = {f"model.{name}": value for name, value in module.state_dict().items()}
+    below = {name for name, p in module.named_parameters() if has_base and not p.requires_grad}
+    training = {f"model.{name}": value for name, value in module.state_dict().items() if name not in below}
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             training[f"optimizer.{names[id(parameter)]}.{key}"] = value
-    files = {MODEL: ema.state_dict(), TRAINING: training}
+    averaged = {name: value for name, value in ema.state_dict().items() if name not in below}
+    files = {MODEL: averaged, TRAINING: training}
     return {name: gathered(tensors, is_kept=is_kept) for name, tensors in files.items()}
 
 
@@ -57,7 +60,8 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
     training = checkpoint.tensors(TRAINING)
     now = module.state_dict()
     raw = {key[6:]: value for key, value in training.items() if key.startswith("model.")}
-    module.load_state_dict({key: like(value, now[key]) if key in now else value for key, value in raw.items()})
+    below = now if "base" in checkpoint.info else {}  # what a checkpoint of low-rank changes does not hold
+    module.load_state_dict(below | {key: like(value, now[key]) if key in now else value for key, value in raw.items()})
     ema.load(checkpoint.tensors(MODEL))
     for name, parameter in module.named_parameters():
         prefix = f"optimizer.{name}."

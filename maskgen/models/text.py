@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maskgen.core.predictions import Categorical
 from maskgen.core.streams import OUTSIDE
 from maskgen.core.traits import NetworkTraits
+from maskgen.models.tables import RowKind, Tables
 from maskgen.nn.cache import KeyValueCache
 from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.initialisation import zero
@@ -202,6 +203,15 @@ class TextTransformer(nn.Module):
                 nn.init.normal_(part.weight, std=0.02)
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
+
+    def tables(self) -> Tables:
+        """Rows of the embedding and of the head."""
+        inputs: tuple[RowKind, ...] = ("token", "mask") if self.settings.mask_row is None else ("token",)
+        rows: dict[str, tuple[RowKind, ...]] = {"embedding.weight": inputs}
+        if self.head is not None:
+            outputs: tuple[RowKind, ...] = ("token", "unused") if self.settings.has_mask_row else ("token",)
+            rows |= {f"head.{name}": outputs for name, _ in self.head.named_parameters()}
+        return {**rows, "raw_exponents": ("token",)} if self.traits.has_exponents else rows
 
     def hidden(
         self,

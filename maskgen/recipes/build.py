@@ -5,7 +5,7 @@ Training takes the facts from its data, sampling from a checkpoint, and `maskgen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
@@ -36,6 +36,7 @@ class DataFacts:
         n_classes: number of labels; 0 without.
         image_shape: (C, H, W) of images; None for text.
         built_for: (C, H, W) that the network was built with, if phases have changed the resolution since.
+        built_grid: grid of tokens that the network was built with, if it was trained on another one before.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
     """
@@ -43,6 +44,7 @@ class DataFacts:
     n_classes: int = 0
     image_shape: ImageShape | None = None
     built_for: ImageShape | None = None
+    built_grid: tuple[int, ...] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
 
@@ -126,6 +128,8 @@ def build_system(
     """
     if layout is None and tokenizer is not None:
         layout = layout_of(tokenizer, facts)
+    if layout is not None and facts.built_grid is not None:
+        built_on = TokenLayout.of(replace(layout.streams[0], shape=facts.built_grid))
     network = build_network(recipe, facts, built_on or layout)
     if layout is not None and built_on is not None:
         change_grid(network, layout.shape)

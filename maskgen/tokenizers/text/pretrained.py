@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -15,7 +16,8 @@ from maskgen.tokenizers.text.specials import CONFIG, Specials, read_specials
 from maskgen.tokenizers.text.tokenizer import EOS, TextTokenizer, TokenizerError, read_tokenizer
 
 USUAL_EOS = (EOS, "</s>", "[SEP]")
-FILES = ["tokenizer.json", CONFIG, "special_tokens_map.json", "*config.json", "chat_template.*"]
+FILES = ("tokenizer.json", CONFIG, "special_tokens_map.json", "*config.json", "chat_template.*")
+OLDER = ("vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "added_tokens.json")
 
 
 @TOKENIZERS.register("huggingface")
@@ -34,12 +36,7 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
     """
     file = local_path(source)
     if not file.is_file():
-        try:
-            place = hub_or_folder(source)
-            folder = Path(place) if Path(place).is_dir() else download(place, FILES if specials else FILES[:1])
-        except FileNotFoundError as error:
-            raise TokenizerError(f"no tokenizer {source!r}: {first_line(error)}") from None
-        file = folder / "tokenizer.json"
+        file = tokenizer_folder(source, FILES if specials else FILES[:1]) / "tokenizer.json"
     tokenizer = read_tokenizer(file)
     if eos is None:
         eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
@@ -47,8 +44,28 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
     return TextTokenizer(tokenizer, eos, roles)
 
 
+def tokenizer_folder(source: str, files: Sequence[str] = (*FILES, *OLDER)) -> Path:
+    """The folder of a tokenizer: that of a file, a folder, or a download of `files` of a hub id.
+
+    Raises:
+        TokenizerError: none of these.
+    """
+    if (path := local_path(source)).is_file():
+        return path.parent
+    try:
+        place = hub_or_folder(source)
+        return Path(place) if Path(place).is_dir() else download(place, list(files))
+    except FileNotFoundError as error:
+        raise TokenizerError(f"no tokenizer {source!r}: {first_line(error)}") from None
+
+
 def pretrained(
-    folder: Path, vocab_size: int, mask: int | None = None, kind: str = "AutoTokenizer", has_roles: bool = True
+    folder: Path,
+    vocab_size: int,
+    mask: int | None = None,
+    kind: str = "AutoTokenizer",
+    has_roles: bool = True,
+    starts_with_eos: bool = False,
 ) -> TextTokenizer | None:
     """The tokenizer in a folder of a published text model; None if there is none.
 
@@ -58,23 +75,24 @@ def pretrained(
         mask: id of [MASK] within the vocabulary; None if it is not there or the files tell it.
         kind: class of `transformers` that reads the older format.
         has_roles: special tokens begin and end texts; False for networks trained on packed documents.
+        starts_with_eos: texts begin with the token that ends a document.
 
     Raises:
         TokenizerError: the files cannot be read.
     """
     if (folder / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(folder / "tokenizer.json")
-    elif any((folder / name).is_file() for name in ("vocab.json", "tokenizer.model", "vocab.txt")):
+    elif any((folder / name).is_file() for name in OLDER):
         tokenizer = _converted(folder, kind)
     else:
         return None
     roles = read_specials(folder, tokenizer, vocab_size, mask)
-    if not has_roles:
-        roles = Specials(vocab_size, roles.mask, forbidden=roles.forbidden)
-    names = tokenizer.get_vocab(with_added_tokens=True)
-    eos = next((name for name, token in names.items() if token in roles.stop[:1]), None)
+    eos = tokenizer.id_to_token(roles.stop[0]) if roles.stop else None
     if eos is None:
-        eos = next((name for name in USUAL_EOS if name in names), None)
+        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
+    if not has_roles:
+        prefix = (tokenizer.token_to_id(eos),) if starts_with_eos and eos is not None else ()
+        roles = Specials(vocab_size, roles.mask, prefix, forbidden=roles.forbidden)
     return TextTokenizer(tokenizer, eos, roles)
 
 
