@@ -8,15 +8,15 @@ DIR is the folder `llada` of NVlabs/Fast-dLLM, which holds LLaDA's network.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from harness import Input, Parity, Tensors, converted, imported, run
 from torch import Tensor, nn
 
-from harness import Input, Parity, Tensors, converted, imported, run
-
 V, L, MASK = 40, 12, 37
+OTHERS = [token for token in range(V) if token != MASK]
 CONFIG: dict[str, object] = {
     "model_type": "llada", "d_model": 32, "n_heads": 4, "n_kv_heads": 4, "n_layers": 2, "mlp_hidden_size": 48,
     "vocab_size": V, "embedding_size": V, "mask_token_id": MASK, "rope_theta": 500_000.0, "rms_norm_eps": 1e-5,
@@ -34,7 +34,8 @@ PRIVATE: dict[str, object] = {
 def build(public: Path) -> nn.Module:
     config = imported(public, "model.configuration_llada").LLaDAConfig(**CONFIG, **PRIVATE)
     config.use_cache = False  # transformers 5 drops this key
-    return cast(nn.Module, imported(public, "model.modeling_llada").LLaDAModelLM(config))
+    network: nn.Module = imported(public, "model.modeling_llada").LLaDAModelLM(config)
+    return network
 
 
 def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
@@ -42,7 +43,7 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
     logits = network(torch.where(is_masked, MASK, x_0)).logits
     logits[..., MASK] = -torch.inf  # ours never predicts [MASK]; the public loss leaves it in the softmax
     loss = F.cross_entropy(logits[is_masked], x_0[is_masked])
-    return {"outputs": logits[..., [i for i in range(V) if i != MASK]], "loss": loss}
+    return {"outputs": logits[..., OTHERS], "loss": loss}
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
     x_0, is_masked = inputs["x_0"], inputs["mask"] > 0
     prediction = network(torch.where(is_masked, V, x_0), torch.zeros(len(x_0)))
     loss = -prediction.log_prob(x_0)[is_masked].mean()
-    return {"outputs": prediction.logits[..., [i for i in range(V) if i != MASK]], "loss": loss}
+    return {"outputs": prediction.logits[..., OTHERS], "loss": loss}
 
 
 INPUTS = {"x_0": Input((2, L), below=MASK), "mask": Input((2, L), below=2)}

@@ -151,7 +151,9 @@ def _sizes(found: Published) -> dict[str, object]:
     width = state["vocab_embed.embedding"].shape[1]
     time = state.get("sigma_map.mlp.2.weight")
     frequencies = state.get("rotary_emb.inv_freq", torch.empty(32))  # heads of 64 numbers in all published sizes
-    heads = found.config.get("n_heads", width // (2 * len(frequencies)))
+    model = found.config.get("model")
+    config = model if isinstance(model, Mapping) else found.config
+    heads = config.get("n_heads", width // (2 * len(frequencies)))
     hidden = len(state["blocks.0.mlp.0.bias"])
     return {
         "width": width, "depth": count(state, "blocks"), "heads": heads, "mlp_ratio": hidden / width, "rotary": "half",
