@@ -15,8 +15,10 @@ from torch import Tensor
 import maskgen
 from maskgen.checkpoints.checkpoint import load_text_model, read_checkpoint
 from maskgen.checkpoints.convert.conversion import run
+from maskgen.cli.commands import cli
 from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
+from maskgen.sample.program import evaluate
 from tests.chatting import write_tokenizer
 
 ROWS, WIDTH, HIDDEN = 320, 16, 24
@@ -125,3 +127,25 @@ def test_weights_without_their_folder_need_a_tokenizer(published: Path, tmp_path
     with pytest.raises(UserError, match="needs its tokenizer"):
         run(str(tmp_path), str(tmp_path / "out"))
     assert run(str(tmp_path), str(tmp_path / "out"), tokenizer=str(published)).is_dir()
+
+
+def test_choices_are_scored_from_the_command_line(
+    converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"prompt": "the quick", "choices": [" brown fox", " dog"], "answer": 0},
+        {"prompt": "hello", "choices": ["a", "b", "c"], "answer": "b"},
+    ]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    for chat in ((), ("--chat",)):
+        args = ["evaluate", str(converted), "--metric", "choices", "--file", str(tmp_path / "tasks.jsonl"), *chat]
+        cli.main(
+            [*args, "--draws", "8", "--output", str(tmp_path / "report.json")],
+            prog_name="maskgen",
+            standalone_mode=False,
+        )
+        assert "accuracy[bound]" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report
+    with pytest.raises(UserError, match="needs --file"):
+        evaluate(str(converted), metrics=["choices"])

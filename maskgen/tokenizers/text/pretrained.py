@@ -91,7 +91,8 @@ def pretrained(
     if eos is None:
         eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
     if not has_roles:
-        prefix = (tokenizer.token_to_id(eos),) if starts_with_eos and eos is not None else ()
+        first = tokenizer.token_to_id(eos) if starts_with_eos and eos is not None else None
+        prefix = () if first is None else (first,)
         roles = Specials(vocab_size, roles.mask, prefix, forbidden=roles.forbidden)
     return TextTokenizer(tokenizer, eos, roles)
 

@@ -67,7 +67,9 @@ class Specials:
             return cls()
         try:
             stored = read_json(file)["maskgen"]
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+            prefix, stop, forbidden = (tuple(map(int, stored[key])) for key in ("prefix", "stop", "forbidden"))
+            mask = None if stored["mask"] is None else int(stored["mask"])
+            return cls(int(stored["vocab_size"]), mask, prefix, stop, forbidden, str(stored["chat_template"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged: {first_line(error)}") from None
 
