@@ -2,9 +2,9 @@
 
     python benchmarks/parity/text_samplers.py --public DIR
 
-DIR holds copies of ML-GSAI/LLaDA as `LLaDA` and NVlabs/Fast-dLLM as `Fast-dLLM` (with Dream's sampler). A prompt of five
-tokens, 16 tokens to generate, [MASK] within the vocabulary. LLaDA: steps and blocks. Fast-dLLM: thresholds, and the
-number of evaluations. Dream at temperature 0: its three measures of certainty.
+DIR holds copies of ML-GSAI/LLaDA as `LLaDA` and NVlabs/Fast-dLLM as `Fast-dLLM` (with Dream's sampler). A prompt of
+five tokens, 16 tokens to generate, [MASK] within the vocabulary. LLaDA: steps and blocks. Fast-dLLM: thresholds, and
+the number of evaluations. Dream at temperature 0: its three measures of certainty.
 """
 
 from __future__ import annotations
