@@ -80,9 +80,13 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(n_frequencies, hidden), activation, nn.Linear(hidden, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.n_frequencies // 2
-        frequencies = 10_000.0 ** (-torch.arange(half, device=t.device) / (half - int(self.is_inclusive)))
-        angles = self.scale * t.float()[:, None] * frequencies
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        waves = time_waves(self.scale * t.float(), self.n_frequencies, self.is_inclusive)
         embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return embedded
+
+
+def time_waves(t: Tensor, n: int, is_inclusive: bool = False) -> Tensor:
+    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 down to one step before 1 / 10,000, or to it."""
+    half = n // 2
+    angles = t.float()[:, None] * 10_000.0 ** (-torch.arange(half, device=t.device) / (half - int(is_inclusive)))
+    return torch.cat([angles.cos(), angles.sin()], 1)
