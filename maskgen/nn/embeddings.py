@@ -86,7 +86,7 @@ class TimeEmbedding(nn.Module):
 
 
 def time_waves(t: Tensor, n: int, is_inclusive: bool = False) -> Tensor:
-    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 down to one step before 1 / 10,000, or to it."""
+    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 to a step before 1e-4, or to 1e-4."""
     half = n // 2
     angles = t.float()[:, None] * 10_000.0 ** (-torch.arange(half, device=t.device) / (half - int(is_inclusive)))
     return torch.cat([angles.cos(), angles.sin()], 1)
