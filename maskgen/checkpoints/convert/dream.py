@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from maskgen.checkpoints.convert.converter import CONVERTERS
-from maskgen.checkpoints.convert.language_model import LanguageModelWeights, number, require_usual
+from maskgen.checkpoints.convert.language_model import LanguageModelWeights, config_number, require_usual
 from maskgen.checkpoints.convert.published import Published
 
 _LAYER = r"layers\.(\d+)\."
@@ -48,14 +48,14 @@ class DreamWeights(LanguageModelWeights):
 
     def sizes(self, found: Published) -> dict[str, object]:
         require_usual(found, _USUAL, "Dream")
-        heads = number(found, "num_attention_heads")
+        heads = config_number(found, "num_attention_heads")
         return {
             "is_shifted": True,
-            "depth": number(found, "num_hidden_layers"),
+            "depth": config_number(found, "num_hidden_layers"),
             "heads": heads,
-            "n_kv_heads": number(found, "num_key_value_heads", heads),
+            "n_kv_heads": config_number(found, "num_key_value_heads", heads),
             "mlp_width": len(found.state["layers.0.mlp.gate_proj.weight"]),
-            "norm_eps": number(found, "rms_norm_eps", 1e-6),
-            "rotary_base": number(found, "rope_theta", 10_000.0),
+            "norm_eps": config_number(found, "rms_norm_eps", 1e-6),
+            "rotary_base": config_number(found, "rope_theta", 10_000.0),
             "qkv_bias": True,
         }

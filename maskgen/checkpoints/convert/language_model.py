@@ -57,7 +57,7 @@ class LanguageModelWeights(Converter):
             "type": "mdlm", "width": width, "mlp": "swiglu", "norm": "rms", "rotary": "half", "head_bias": False,
             "mask_row": self._mask(found), "is_tied": self.is_tied(found), **self.sizes(found),
         }  # fmt: skip
-        length = int(number(found, self.length_key, 4096))
+        length = int(config_number(found, self.length_key, 4096))
         recipe = shipped(self.shipped_recipe, model=model)
         return Target(recipe, DataFacts(length=length), text_layout(vocab_size, length))
 
@@ -79,7 +79,7 @@ class LanguageModelWeights(Converter):
         return pretrained(found.folder, len(found.state[self.embedding]), self._mask(found), self.tokenizer_kind)
 
     def _mask(self, found: Published) -> int:
-        return int(number(found, "mask_token_id", self.mask))
+        return int(config_number(found, "mask_token_id", self.mask))
 
     def _converted(self, state: Mapping[str, Tensor], names: Mapping[str, str], key: str) -> tuple[str, Tensor]:
         """Our name of a tensor, and the tensor, joined with those that ours holds in one.
@@ -99,7 +99,7 @@ class LanguageModelWeights(Converter):
         raise UserError(f"{key} is no tensor of this language model; is the file of another network?")
 
 
-def number(found: Published, key: str, default: float | None = None) -> float:
+def config_number(found: Published, key: str, default: float | None = None) -> float:
     """A number of config.json; whole ones are `int`.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from maskgen.checkpoints.convert.converter import CONVERTERS
-from maskgen.checkpoints.convert.language_model import LanguageModelWeights, number, require_usual
+from maskgen.checkpoints.convert.language_model import LanguageModelWeights, config_number, require_usual
 from maskgen.checkpoints.convert.published import Published
 
 _BLOCK = r"transformer\.blocks\.(\d+)\."
@@ -46,13 +46,13 @@ class LLaDAWeights(LanguageModelWeights):
 
     def sizes(self, found: Published) -> dict[str, object]:
         require_usual(found, _USUAL, "LLaDA")
-        heads = number(found, "n_heads")
+        heads = config_number(found, "n_heads")
         return {
-            "depth": number(found, "n_layers"),
+            "depth": config_number(found, "n_layers"),
             "heads": heads,
-            "n_kv_heads": number(found, "n_kv_heads", heads),
+            "n_kv_heads": config_number(found, "n_kv_heads", heads),
             "mlp_width": len(found.state["transformer.blocks.0.ff_proj.weight"]),
-            "norm_eps": number(found, "rms_norm_eps", 1e-5),
-            "rotary_base": number(found, "rope_theta", 10_000.0),
+            "norm_eps": config_number(found, "rms_norm_eps", 1e-5),
+            "rotary_base": config_number(found, "rope_theta", 10_000.0),
             "qkv_bias": "transformer.blocks.0.q_proj.bias" in found.state,
         }

@@ -109,8 +109,7 @@ def answer_nll(
 
     Args:
         model: a denoiser in evaluation mode.
-        prompt: (P,) int64, may be empty.
-        answer: (n,) int64, n at least 1.
+        prompt, answer: (P,) and (n,) int64; the prompt may be empty.
         rng: one stream.
         draws: masks of a masked model, in groups of 8 whose spread gives the error.
         schedule: of the times given to a time-conditioned model.
@@ -129,16 +128,24 @@ def answer_nll(
         return AnswerNll(-float(prediction.log_prob(row[is_answer]).double().sum()), 0.0, 1, is_bound=False)
     drawn = _masks(torch.arange(len(prompt), row.shape[1]), traits.block_length, rng, draws)
     times = (Linear() if isinstance(schedule, Fixed) else schedule).inverse(1 - drawn.ratios).clamp(0, 1).float()
-    values, size = [], max(BATCH_TOKENS // row.shape[1], 1)
+    means = _weighted(model, row, drawn, times, mask_id).view(drawn.n_groups, -1).mean(1)
+    return AnswerNll(float(means.mean()), drawn.error(means), len(times), is_bound=traits.block_length != 1)
+
+
+def _weighted(
+    model: Callable[..., Categorical | Tensor], row: Tensor, drawn: AnswerMasks, times: Tensor, mask_id: int
+) -> Tensor:
+    """(M,) float64 on the CPU, the weighted cross-entropy of each mask of the answer that ends a row (1, L)."""
+    values, size, n_prompt = [], max(BATCH_TOKENS // row.shape[1], 1), row.shape[1] - drawn.masks.shape[1]
+    is_blockwise = traits_of(model).block_length is not None
     for masks, weights, t in zip(*(part.split(size) for part in (drawn.masks, drawn.weights, times)), strict=True):
         rows = row.expand(len(masks), -1)
-        where = F.pad(masks, (len(prompt), 0)).to(row.device)
-        more = {} if traits.block_length is None else {"clean": rows}
+        where = F.pad(masks, (n_prompt, 0)).to(row.device)
+        more = {"clean": rows} if is_blockwise else {}
         answers = model(torch.where(where, mask_id, rows), t.to(row.device), where=where, **more)
         losses = -categorical_at(answers, where).log_prob(rows[where]).double().cpu()
         values.append((torch.zeros(masks.shape, dtype=torch.float64).masked_scatter(masks, losses) * weights).sum(1))
-    means = torch.cat(values).view(drawn.n_groups, -1).mean(1)
-    return AnswerNll(float(means.mean()), drawn.error(means), len(times), is_bound=traits.block_length != 1)
+    return torch.cat(values)
 
 
 @dataclass(frozen=True)
