@@ -42,8 +42,9 @@ from .labelled import labelled_split, open_data
 from .metric import METRICS, metric
 from .pictures import check_writable
 from .progress import progress_bar
+from .text_probe import TEXT_METHODS, text_report
 
-Method = Literal["linear", "knn", "finetune"]
+Method = Literal["linear", "knn", "finetune", "retrieval", "inversion"]
 LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
 BASELINE_FORMAT = 1
 
@@ -55,7 +56,7 @@ def run(
     /,
     *,
     data: str | None = None,
-    methods: Sequence[Method] = ("linear", "knn"),
+    methods: Sequence[Method] = (),
     num: int | None = None,
     label_share: float = 1.0,
     block: int = 0,
@@ -70,10 +71,9 @@ def run(
     Args:
         source, methods, output, device: see `maskgen probe`.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
-        num: maximum number of training images.
-        label_share: share of the training images of each class that is used.
+        num, label_share: maximum number of training images, and the share of each class that is used.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
-        has_baseline: whether raw pixels are probed as well.
+        has_baseline: whether raw pixels, or counts of a text's tokens, are probed as well.
         seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
 
     Raises:
@@ -82,13 +82,28 @@ def run(
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
     chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
+    if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
+        return publish(text_report(checkpoint, source, chosen, seed, pick_device(device), has_baseline), path)
+    chosen = _of_images(chosen or ("linear", "knn"), source)
     encoder = encoder_of(checkpoint, source, block, pick_device(device))
     ground = ground_of(checkpoint, data, num, label_share)
     made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
     entries = [ground.entry(ground.probed(method, encoder, settings), encoder, **made) for method in chosen]
-    for method in (one for one in chosen if has_baseline and one != "finetune"):
-        entries.append(ground.entry(ground.probed(method, PIXELS, settings), PIXELS))
+    entries += ground.baseline([one for one in chosen if has_baseline and one != "finetune"], settings)
     return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+
+
+def _of_images(methods: tuple[Method, ...], source: str) -> tuple[Method, ...]:
+    """The methods, if all are for images.
+
+    Raises:
+        UserError: one is not.
+    """
+    if wrong := [one for one in methods if one in TEXT_METHODS]:
+        raise UserError(
+            f"--method {wrong[0]} is for text generators, {source} is of images; use linear, knn or finetune"
+        )
+    return methods
 
 
 @METRICS.register("probe")
@@ -105,10 +120,8 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         UserError: it is no generator of images, or its network offers no features.
     """
     recipe = checkpoint.recipe
-    if recipe.kind == "text" or recipe.task != "generator":
-        raise UserError(
-            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
-        )
+    if recipe.task != "generator":
+        raise UserError(f"{source} is a {recipe.task}; probe a generator")
     network, tokenizer = load_model(checkpoint)
     assert tokenizer is not None
     if not traits_of(network).has_features:
@@ -256,6 +269,10 @@ class Ground:
             facts=found.facts,
             **made,
         )
+
+    def baseline(self, methods: Sequence[Method], tuning: Tuning) -> list[Entry]:
+        """What the methods find in raw pixels."""
+        return [self.entry(self.probed(method, PIXELS, tuning), PIXELS) for method in methods]
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a reader should know."""

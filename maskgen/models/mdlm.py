@@ -15,7 +15,8 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.text import TextSizes, TextTransformer
+from maskgen.models.text import TextTransformer
+from maskgen.models.text_settings import TextSizes
 from maskgen.nn.patterns import packed
 
 

@@ -4,150 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.core.predictions import Categorical
+from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.streams import OUTSIDE
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.tables import RowKind, Tables
+from maskgen.models.text_settings import TextSettings, TextSizes
 from maskgen.nn.cache import KeyValueCache
-from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.initialisation import zero
 from maskgen.nn.layers.mlp import ACTIVATIONS
-from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.base import AttentionMask
 from maskgen.nn.mixers.registry import Mixer, MixerPlace
-from maskgen.nn.mixers.rotary import RotaryStyle, rotation_1d
+from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.modulation import modulate
-from maskgen.nn.text_block import TextBlockSettings, TextMlp, TextNorm, text_block
+from maskgen.nn.patterns import AttentionPattern, FullAttention
+from maskgen.nn.text_block import text_block
 
-TimeKind = Literal["scaled", "sigma", "md4"]
 LEAST_ALPHA = 1e-3
 """alpha(1) of the log-linear schedule of MDLM and SEDD."""
-
-
-class TextSizes(TypedDict, total=False):
-    """Recipe keys that all text networks share, see `TextSettings`."""
-
-    width: int
-    depth: int
-    heads: int
-    n_kv_heads: int
-    mlp_ratio: float
-    mlp_width: int
-    mlp: TextMlp
-    norm: TextNorm
-    norm_eps: float
-    qkv_bias: bool
-    qk_norm: bool
-    dropout: float
-    embedding_dropout: float | None
-    attention_dropout: float | None
-    cond_width: int
-    time_embedding: TimeKind
-    embedding_width: int
-    mask_row: int | None
-    has_mask_row: bool
-    head_bias: bool
-    is_tied: bool
-    rotary: RotaryStyle
-    rotary_base: float
-    attention: AttentionBackend
-    mixer: Mixer
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """Sizes and options of a text network.
-
-    Args:
-        width, depth, heads: D, number of blocks, attention heads.
-        n_kv_heads: key and value heads, each shared by several query heads (grouped-query attention); 0 is `heads`.
-        mlp_ratio: width of the feed-forward layer over D, unless `mlp_width` is given.
-        mlp_width: width of the feed-forward layer; 0 for `mlp_ratio`.
-        mlp: `gelu`, a plain one with biases (MDLM); `swiglu`, `geglu` and `glu`, gated by SiLU (LLaDA, Dream), GELU and
-            sigmoid. With `glu` the sigmoid also replaces the SiLU before the modulations (MD4).
-        norm: `layer`, with a weight (MDLM); `rms`, with a weight (LLaDA, Dream); `plain`, without one (MD4).
-        norm_eps: added to the variance.
-        qkv_bias: biases of queries, keys and values (Dream).
-        qk_norm: RMS-normalised queries and keys.
-        dropout: of the outputs of attention and MLP, and of embeddings and attention weights unless these are given.
-        embedding_dropout, attention_dropout: of embeddings and of attention weights; null for `dropout`. MDLM has 0.
-        cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
-        time_embedding: what a time-conditioned network embeds: `scaled`, 1000 t; `sigma`, -log(1 - 0.999 t), the total
-            noise of the log-linear schedule (MDLM, SEDD); `md4`, 1000 t by MD4's frequencies and a layer four times as
-            wide.
-        embedding_width: width of token embeddings, which a linear layer maps to D (MD4); 0 is D.
-        mask_row: id within the vocabulary whose row of the embedding [MASK], V, has, and which is never predicted; null
-            adds row V (LLaDA 126336, Dream 151666).
-        has_mask_row: the head has an unused row for [MASK], as in the public checkpoints of MDLM.
-        head_bias: bias of the logits.
-        is_tied: logits use the embedding.
-        rotary: which channels form a pair, `interleaved` or `half`.
-        rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
-        attention: `auto`, `sdpa` or `xformers`.
-        mixer: how tokens are mixed, `attention` or another of `MIXERS`; some are for rows of one length, `grid`.
-
-    Raises:
-        ValueError: sizes that are not possible.
-    """
-
-    width: int = 256
-    depth: int = 4
-    heads: int = 4
-    n_kv_heads: int = 0
-    mlp_ratio: float = 4.0
-    mlp_width: int = 0
-    mlp: TextMlp = "gelu"
-    norm: TextNorm = "layer"
-    norm_eps: float = 1e-5
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    dropout: float = 0.0
-    embedding_dropout: float | None = None
-    attention_dropout: float | None = None
-    cond_width: int = 0
-    time_embedding: TimeKind = "scaled"
-    embedding_width: int = 0
-    mask_row: int | None = None
-    has_mask_row: bool = False
-    head_bias: bool = True
-    is_tied: bool = False
-    rotary: RotaryStyle = "interleaved"
-    rotary_base: float = 10_000.0
-    attention: AttentionBackend = "auto"
-    mixer: Mixer = ATTENTION
-
-    def __post_init__(self) -> None:
-        width, depth, heads, dropout = self.width, self.depth, self.heads, self.dropout
-        if min(width, depth, heads) < 1 or not self.mlp_ratio > 0 or not 0 <= dropout < 1 or self.cond_width < 0:
-            raise ValueError(
-                "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
-                f"{width}, {depth}, {heads}, {self.mlp_ratio}, {dropout} and {self.cond_width}"
-            )
-        _require_shares(embedding_dropout=self.embedding_dropout, attention_dropout=self.attention_dropout)
-        for name in ("mlp_width", "embedding_width"):
-            if vars(self)[name] < 0:
-                raise ValueError(f"{name} must be at least 0, got {vars(self)[name]}")
-        if not self.rotary_base > 1:
-            raise ValueError(f"rotary_base must be above 1, got {self.rotary_base}")
-        if self.is_tied and (self.embedding_width or self.head_bias):
-            raise ValueError("is_tied shares the embedding with the head: use embedding_width 0 and head_bias false")
-
-    @property
-    def block(self) -> TextBlockSettings:
-        """Settings of a block."""
-        hidden = self.mlp_width or int(self.width * self.mlp_ratio)
-        return TextBlockSettings(
-            self.width, self.heads, hidden, self.n_kv_heads, self.mlp, self.norm, self.norm_eps, self.qkv_bias,
-            self.qk_norm, self.rotary, self.dropout, self.attention_dropout, self.attention, self.mixer,
-        )  # fmt: skip
 
 
 class TextTransformer(nn.Module):
@@ -163,7 +43,12 @@ class TextTransformer(nn.Module):
     """
 
     traits = NetworkTraits(
-        tokens=("discrete",), streams=("text",), conditions=(), has_null_label=False, has_fixed_grid=False
+        tokens=("discrete",),
+        streams=("text",),
+        conditions=(),
+        has_null_label=False,
+        has_fixed_grid=False,
+        has_features=True,
     )
 
     def __init__(
@@ -180,7 +65,7 @@ class TextTransformer(nn.Module):
         n_embeddings = vocab_size + int(settings.mask_row is None)
         self.embedding = nn.Embedding(n_embeddings, settings.embedding_width or width)
         self.projection = nn.Linear(settings.embedding_width, width) if settings.embedding_width else None
-        self.time = _time_embedding(settings) if cond_width else None
+        self.time = settings.build_time()
         places = [MixerPlace(math.prod(grid) if grid else 0, layer, settings.depth) for layer in range(settings.depth)]
         self.blocks = nn.ModuleList(text_block(settings.block, cond_width, place) for place in places)
         self.norm = settings.block.build_norm().build(width)
@@ -220,6 +105,7 @@ class TextTransformer(nn.Module):
         mask: AttentionMask = None,
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        cond: Condition | None = None,
     ) -> Tensor:
         """ids (B, L), t (B,) -> hidden vectors (B, L, D).
 
@@ -229,35 +115,71 @@ class TextTransformer(nn.Module):
             mask: which tokens attend to which; keys of cached tokens come first.
             positions: (L,), or (B, L) if rows differ; None continues after the cached tokens.
             cache: keys and values of the tokens before `ids`; those of `ids` are appended.
+            cond: of a network with classes.
         """
-        settings = self.settings
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        rotation = rotation_1d(positions, settings.width // settings.heads, settings.rotary_base)
-        dropout = settings.dropout if settings.embedding_dropout is None else settings.embedding_dropout
-        x, cond = F.dropout(self._embedded(ids), dropout, self.training), self._condition(t)
-        for index, block in enumerate(self.blocks):
-            layer = None if cache is None else cache.layers[index]
-            x = block(x, cond, rotation=rotation, mask=mask, cache=layer)
+        x, rotation = self.placed(self._projected(self._vectors(ids)), positions)
+        x = self._through(x, self.condition(t, cond), rotation, mask, cache)
         if cache is not None:
             cache.append(ids)
         return x
 
-    def logits(self, x: Tensor, t: Tensor, where: Tensor | None) -> Categorical:
+    def _through(
+        self,
+        x: Tensor,
+        vector: Tensor | None,
+        rotation: Tensor | None,
+        mask: AttentionMask,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Embeddings (B, L, D) -> hidden vectors."""
+        settings = self.settings
+        dropout = settings.dropout if settings.embedding_dropout is None else settings.embedding_dropout
+        x = F.dropout(x, dropout, self.training)
+        for index, block in enumerate(self.blocks):
+            layer = None if cache is None else cache.layers[index]
+            x = block(x, vector, rotation=rotation, mask=mask, cache=layer)
+        return x
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        """Which tokens attend to which outside training."""
+        return FullAttention()
+
+    def inputs(self, x_t: Tensor) -> Tensor:
+        """(B, L) ids whose hidden vector i predicts token i."""
+        return x_t
+
+    def features(self, x_0: Tensor) -> Tensor:
+        """Texts x_0 (B, L) int64 -> what all blocks make of them, (B, L, D), before the last norm."""
+        return self.features_of(self._vectors(self.inputs(x_0)))
+
+    def features_of(self, vectors: Tensor) -> Tensor:
+        """`features` of the embeddings (B, L, D) of a network's inputs, which need not be those of tokens."""
+        n_rows, length = vectors.shape[:2]
+        x, rotation = self.placed(self._projected(vectors), torch.arange(length, device=vectors.device))
+        vector = self.condition(torch.zeros(n_rows, device=vectors.device))
+        return self._through(x, vector, rotation, self.pattern.mask(length, x.device))
+
+    def placed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings x (B, L, D) at positions (L,) or (B, L) -> what enters the blocks, and the rotation there."""
+        settings = self.settings
+        return x, rotation_1d(positions, settings.width // settings.heads, settings.rotary_base)
+
+    def logits(self, x: Tensor, t: Tensor, where: Tensor | None, cond: Condition | None = None) -> Categorical:
         """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
-        x, cond = self.norm(x), self._condition(t)
-        if self.modulation is not None and cond is not None:
-            shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
+        x, vector = self.norm(x), self.condition(t, cond)
+        if self.modulation is not None and vector is not None:
+            shift, scale = self.modulation(vector)[:, None].chunk(2, -1)
             x = modulate(x, shift, scale)
-        if where is not None:
-            x = x[where]
-        logits, mask_row = self._projected(x), self.settings.mask_row
+        logits, mask_row = self._scores(x if where is None else x[where]), self.settings.mask_row
         if mask_row is not None:
             logits[..., mask_row] = OUTSIDE
         return Categorical(logits, where)
 
-    def _projected(self, x: Tensor) -> Tensor:
+    def _scores(self, x: Tensor) -> Tensor:
         """Normalised vectors (..., D) -> logits (..., V)."""
         if self.head is None:
             return F.linear(x, self.embedding.weight[: self.vocab_size])
@@ -267,36 +189,22 @@ class TextTransformer(nn.Module):
         bias = None if self.head.bias is None else self.head.bias[: self.vocab_size]
         return F.linear(x, self.head.weight[: self.vocab_size], bias)
 
-    def _embedded(self, ids: Tensor) -> Tensor:
-        """(B, L) -> (B, L, D)."""
+    def _vectors(self, ids: Tensor) -> Tensor:
+        """(B, L) -> rows of the embedding."""
         if self.settings.mask_row is not None:
             ids = torch.where(ids == self.vocab_size, self.settings.mask_row, ids)
-        x: Tensor = self.embedding(ids)
-        return x if self.projection is None else self.projection(x)
+        vectors: Tensor = self.embedding(ids)
+        return vectors
 
-    def _condition(self, t: Tensor) -> Tensor | None:
-        """(B, C)"""
+    def _projected(self, vectors: Tensor) -> Tensor:
+        """Rows of the embedding -> (B, L, D)."""
+        return vectors if self.projection is None else self.projection(vectors)
+
+    def condition(self, t: Tensor, cond: Condition | None = None) -> Tensor | None:  # noqa: ARG002 - text has no classes
+        """The vector (B, C) that modulates blocks and output at times t (B,); None without."""
         if self.time is None:
             return None
         t = t if self.has_time else torch.zeros_like(t)
         if self.settings.time_embedding == "sigma":
             t = -torch.log1p(-(1 - LEAST_ALPHA) * t)
         return ACTIVATIONS["sigmoid" if self.settings.mlp == "glu" else "silu"](self.time(t))
-
-
-def _time_embedding(settings: TextSettings) -> TimeEmbedding:
-    width = settings.cond_width
-    if settings.time_embedding == "md4":
-        return TimeEmbedding(width, width, hidden=4 * width, is_inclusive=True)
-    return TimeEmbedding(width, scale=1.0 if settings.time_embedding == "sigma" else 1000.0)
-
-
-def _require_shares(**shares: float | None) -> None:
-    """Check dropout rates by name.
-
-    Raises:
-        ValueError: one is outside [0, 1).
-    """
-    for name, share in shares.items():
-        if share is not None and not 0 <= share < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {share}")

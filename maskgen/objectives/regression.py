@@ -1,8 +1,9 @@
-"""Squared error of masked continuous tokens: MAE, CrossMAE, SimMIM."""
+"""Error of masked continuous tokens: MAE, CrossMAE, SimMIM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,10 +27,12 @@ from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by, visible_of
 from maskgen.processes import Absorbing, Process
 
+NumberError = Literal["squared", "absolute"]
+
 
 @OBJECTIVES.register("masked_regression")
 class MaskedRegression(Objective):
-    """Mean squared error on masked tokens, the only ones that are predicted (MAE, arXiv 2111.06377).
+    """Mean error of masked tokens, the only ones that are predicted (MAE, arXiv 2111.06377).
 
     A network that predicts errors (`has_difficulty`) learns that too, whatever the strategy: `relative_loss` is added.
 
@@ -37,19 +40,22 @@ class MaskedRegression(Objective):
         process: absorbing; its mask ratio is MAE's with `schedule: {type: fixed, ratio: 0.75}`.
         normalise: targets are normalised token by token, (x - mean) / sqrt(variance + 1e-6), the variance unbiased
             (MAE, section 4.1): better features, but predictions are no pictures.
+        error: of a number: `squared`, or `absolute` (SimMIM).
         decode_ratio: share of the masked tokens that a training step predicts (CrossMAE, arXiv 2401.14391: a third, its
             prediction ratio 0.25 at 75 % masking). A model in evaluation mode predicts all.
     """
 
     traits = ObjectiveTraits("masking", "continuous", has_streams=True)
 
-    def __init__(self, process: Process, normalise: bool = True, decode_ratio: float = 1.0) -> None:
+    def __init__(
+        self, process: Process, normalise: bool = True, decode_ratio: float = 1.0, error: NumberError = "squared"
+    ) -> None:
         if not isinstance(process, Absorbing) or process.mask_id:
             raise ValueError("masked_regression needs process absorbing and continuous tokens")
         if not 0 < decode_ratio <= 1:
             raise ValueError(f"decode_ratio must be in (0, 1], got {decode_ratio}")
         self.process, self.strategy = process, process.strategy
-        self.normalise, self.decode_ratio = normalise, decode_ratio
+        self.normalise, self.decode_ratio, self.error = normalise, decode_ratio, error
         self.makes_tokens = not normalise
 
     def check(self, context: CheckContext) -> None:
@@ -79,9 +85,10 @@ class MaskedRegression(Objective):
             targets = some_of(targets, self.decode_ratio, rng)
         point = model(x_t, t.float(), batch.cond, subset=visible, targets=targets)
         target = targets.pack(targets.gather(normalised(x_0) if self.normalise else x_0))
-        error = (point.value.float() - target).square().mean(-1)  # (M,)
+        apart = point.value.float() - target
+        error = (apart.square() if self.error == "squared" else apart.abs()).mean(-1)  # (M,)
         value = error.sum() / number_of(error, is_train)
-        logs = {"loss": mean_of(value), "squared_error": sum_of(error)}
+        logs = {"loss": mean_of(value), f"{self.error}_error": sum_of(error)}
         return with_difficulty(Loss(value, logs), point.difficulty, error, targets.is_kept())
 
 

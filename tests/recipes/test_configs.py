@@ -207,3 +207,11 @@ def test_published_text_recipes_have_the_settings_of_their_repositories() -> Non
     assert isinstance(text8.model, dict)
     assert (text8.train.lr, text8.train.weight_decay, text8.model.get("dropout", 0)) == (3e-4, 0, 0)
     assert text8.train.clip >= 1000
+
+
+def test_maskmamba_xl_has_about_its_published_size_with_the_published_codes() -> None:
+    with torch.device("meta"):
+        network = load_recipe("image/imagenet-maskmamba-xl").build_model(
+            vocab_size=16_384, grid=(16, 16), n_classes=1000
+        )
+    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(741e6, rel=0.005)
