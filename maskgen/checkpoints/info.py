@@ -56,11 +56,12 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            return DataFacts(length=self.length)
+            architecture = description.keys_of(self.info.get("architecture"), "architecture")
+            return DataFacts(length=self.length, architecture=architecture)
         built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
-        return DataFacts(len(self.classes), self.image_shape, built_for, grid, 0, caption_shape)
+        return DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from maskgen.core.errors import first_line
 from maskgen.core.files import local_path
-from maskgen.core.hub import download, hub_or_folder, without_advice
+from maskgen.core.hub import download, hub_or_folder, model_files, without_advice
 from maskgen.tokenizers.base import TOKENIZERS
 from maskgen.tokenizers.text.specials import CONFIG, Specials, read_specials
 from maskgen.tokenizers.text.tokenizer import EOS, TextTokenizer, TokenizerError, read_tokenizer
@@ -25,7 +25,7 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
     """A tokenizer in Hugging Face's format: a `tokenizer.json`, a folder with one, or a hub id.
 
     Args:
-        source: file, folder or `owner/name`.
+        source: file, folder, `owner/name`, a GGUF file, or `package:NAME`, an installed package with one in it.
         eos: the token that ends a document; null takes the first of <|endoftext|>, </s> and [SEP] that exists.
         specials: read the roles of special tokens and the chat template, which decide how prompts begin, which tokens
             end a text and which are never generated.
@@ -34,6 +34,8 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
     Raises:
         TokenizerError: no tokenizer there, or it has no such token.
     """
+    if source.endswith(".gguf") or source.startswith("package:"):
+        return TextTokenizer(_of_gguf(source), eos, Specials(vocab_size=vocab_size))
     file = local_path(source)
     if not file.is_file():
         file = tokenizer_folder(source, FILES if specials else FILES[:1]) / "tokenizer.json"
@@ -42,6 +44,20 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
         eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
     roles = read_specials(file.parent, tokenizer, vocab_size) if specials else Specials(vocab_size=vocab_size)
     return TextTokenizer(tokenizer, eos, roles)
+
+
+def _of_gguf(source: str) -> Tokenizer:
+    """The tokenizer of a GGUF file, as transformers reads it."""
+    folder, name = model_files(source)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise TokenizerError("GGUF files need transformers: pip install 'maskgen[huggingface]'") from None
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise TokenizerError(f"no tokenizer in {source}: {first_line(error)}") from None
+    return tokenizer
 
 
 def tokenizer_folder(source: str, files: Sequence[str] = (*FILES, *OLDER)) -> Path:
