@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from maskgen.core.errors import UserError
-from maskgen.tokenizers.text.pretrained import huggingface, pretrained
+from maskgen.tokenizers.text.pretrained import huggingface, published_tokenizer
 from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 from tests.chatting import write_tokenizer
@@ -83,14 +83,14 @@ def test_a_saved_tokenizer_keeps_its_roles_and_is_read_by_transformers(
 
 
 def test_a_network_of_packed_documents_neither_begins_nor_ends_texts(home: Path) -> None:
-    found = pretrained(home, 320, has_roles=False)
+    found = published_tokenizer(home, 320, has_roles=False)
     assert found is not None
     assert (found.specials.prefix, found.specials.stop, found.specials.chat_template) == ((), (), "")
     assert found.specials.forbidden
 
 
 def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
-    assert pretrained(tmp_path, 320) is None
+    assert published_tokenizer(tmp_path, 320) is None
 
 
 def test_a_tokenizer_without_a_template_refuses_a_conversation(tmp_path: Path) -> None:

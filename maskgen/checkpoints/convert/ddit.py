@@ -14,7 +14,7 @@ from maskgen.checkpoints.convert.dit import count, renamed
 from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts, text_layout
-from maskgen.tokenizers.text.pretrained import pretrained
+from maskgen.tokenizers.text.pretrained import published_tokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 _PARTS = {
@@ -65,7 +65,7 @@ class DDiTWeights(Converter):
         size = len(bare(found)["vocab_embed.embedding"]) - 1
         if found.folder is None:
             return None
-        return pretrained(found.folder, size, has_roles=False, starts_with_eos=self.starts_with_eos)
+        return published_tokenizer(found.folder, size, has_roles=False, starts_with_eos=self.starts_with_eos)
 
 
 @CONVERTERS.register("mdlm")

@@ -14,7 +14,7 @@ from maskgen.checkpoints.convert.converter import Converter, Target, shipped
 from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts, text_layout
-from maskgen.tokenizers.text.pretrained import pretrained
+from maskgen.tokenizers.text.pretrained import published_tokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 
@@ -76,7 +76,9 @@ class LanguageModelWeights(Converter):
     def text_tokenizer(self, found: Published) -> TextTokenizer | None:
         if found.folder is None:
             return None
-        return pretrained(found.folder, len(found.state[self.embedding]), self._mask(found), self.tokenizer_kind)
+        return published_tokenizer(
+            found.folder, len(found.state[self.embedding]), self._mask(found), self.tokenizer_kind
+        )
 
     def _mask(self, found: Published) -> int:
         return int(config_number(found, "mask_token_id", self.mask))

@@ -12,7 +12,7 @@ from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target,
 from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts, text_layout
-from maskgen.tokenizers.text.pretrained import pretrained
+from maskgen.tokenizers.text.pretrained import published_tokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer, characters
 
 PREFIX = "classifier/"
@@ -79,7 +79,7 @@ class MD4Weights(Converter):
         size = len(_bare(found)["Embed_0/embedding"]) - 1
         if size == len(TEXT8):
             return characters(lambda: iter([TEXT8]))
-        return None if found.folder is None else pretrained(found.folder, size, has_roles=False)
+        return None if found.folder is None else published_tokenizer(found.folder, size, has_roles=False)
 
 
 def _by_code_point(rows: Tensor) -> Tensor:

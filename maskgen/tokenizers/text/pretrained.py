@@ -75,7 +75,7 @@ def tokenizer_folder(source: str, files: Sequence[str] = (*FILES, *OLDER)) -> Pa
         raise TokenizerError(f"no tokenizer {source!r}: {first_line(error)}") from None
 
 
-def pretrained(
+def published_tokenizer(
     folder: Path,
     vocab_size: int,
     mask: int | None = None,
