@@ -179,3 +179,10 @@ def test_every_mask_strategy_is_timed_and_drawn(
     for name in STRATEGIES.names():
         assert f"\n{name}: " in said
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_solvers_of_a_head_are_compared_at_equal_evaluations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run(monkeypatch, "head_solvers", "--steps", "2", "--num", "20", "--output", tmp_path / "head.json")
+    rows = json.loads((tmp_path / "head.json").read_text())["rows"]
+    assert [row["evaluations"] for row in rows] == [8, 8, 8, 14, 14, 14]
+    assert all(row["error"] >= 0 for row in rows)
