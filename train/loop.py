@@ -98,6 +98,8 @@ class Loop:
         """One optimizer step: the logs of its micro-batches together; skipped, without logs, if it is not finite."""
         logs = Means()
         self._buffers = _persistent_buffers(self.model)
+        if self.objective.state is not None:
+            self._buffers += _persistent_buffers(self.objective.state)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         stretch = stretch_at(self.settings, self.step)
@@ -128,7 +130,7 @@ class Loop:
         return (logs.sums if is_finite else {}), is_finite
 
     def undo(self) -> None:
-        """Restore the buffers that the forward pass of the step changed: running statistics, a codebook."""
+        """Restore the buffers that the forward pass of the step changed: running statistics, a codebook, a teacher."""
         for buffer, before in self._buffers:
             buffer.copy_(before)
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from maskgen.checkpoints.checkpoint import TOKENIZER, load_tokenizer
+from maskgen.checkpoints.target_source import load_target_source
 from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float
 from maskgen.core.predictions import Batch, Condition
@@ -91,6 +92,8 @@ class Parts:
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
+            if self.system.facts.target_width:
+                shapes["target_width"] = self.system.facts.target_width
             return {"classes": list(self.classes), **shapes, "data": self.data}
         return {"classes": [], "length": self.source.length, "data": self.data}
 
@@ -119,9 +122,12 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
             captions, train, test = _captions(recipe, source, train, test, accelerator)
     caption_shape = None if captions is None else (captions.length, captions.width)
     facts = replace(DataFacts.of(source, caption_shape), built_for=source.image_shape)
-    system = build_system(recipe, facts, tokenizer)
+    with accelerator.local_main_process_first():
+        target_source = load_target_source(recipe)
+    system = build_system(recipe, facts, tokenizer, source=target_source)
     _check_trainable(recipe, system, source)
     system.network.to(accelerator.device)
+    _ = system.objective  # copies of the network are made before anything wraps it
     to_batch = _to_batch(recipe, tokenizer, source, accelerator.device, captions)
     return Parts(source, system, train, test, to_batch, captions)
 

@@ -159,7 +159,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
         gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
-        restore(start, parts.module, ema, optimizer)
+        restore(start, parts.module, ema, optimizer, parts.objective.state)
     info = {} if start is None else start.info
     return Loop(
         model=model,

@@ -276,7 +276,7 @@ class Run:
         loop, accelerator = self.loop, self.loop.accelerator
         is_main = accelerator.is_main_process
         means = self.means.state(accelerator)
-        tensors = collect(self.parts.module, loop.ema, loop.optimizer, is_kept=is_main)
+        tensors = collect(self.parts.module, loop.ema, loop.optimizer, loop.objective.state, is_kept=is_main)
         if not is_main:
             return
         info = dict(self.context.about) | _facts(accelerator) | self.parts.facts() | self.clock.tree()

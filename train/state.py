@@ -28,10 +28,16 @@ from .sharding import gathered, like
 
 
 def collect(
-    module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, *, is_kept: bool = True
+    module: nn.Module,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    objective: nn.Module | None = None,
+    *,
+    is_kept: bool = True,
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint by file: averaged weights for use, raw ones and the optimizer's state for resuming.
+    """The tensors of a checkpoint by file: averaged weights for use, the rest for resuming.
 
+    The rest are raw weights, the optimizer's state and the objective's own tensors (`Objective.state`).
     With sharded parameters all processes must call; a process that does not keep the tensors gets none.
     """
     training = {f"model.{name}": value for name, value in module.state_dict().items()}
@@ -39,6 +45,8 @@ def collect(
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             training[f"optimizer.{names[id(parameter)]}.{key}"] = value
+    if objective is not None:
+        training |= {f"objective.{name}": value for name, value in objective.state_dict().items()}
     files = {MODEL: ema.state_dict(), TRAINING: training}
     return {name: gathered(tensors, is_kept=is_kept) for name, tensors in files.items()}
 
@@ -52,13 +60,21 @@ def save(
     return path
 
 
-def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    objective: nn.Module | None = None,
+) -> None:
     """Load a saved state into newly built parts."""
     training = checkpoint.tensors(TRAINING)
     now = module.state_dict()
     raw = {key[6:]: value for key, value in training.items() if key.startswith("model.")}
     module.load_state_dict({key: like(value, now[key]) if key in now else value for key, value in raw.items()})
     ema.load(checkpoint.tensors(MODEL))
+    if objective is not None:
+        objective.load_state_dict({key[10:]: value for key, value in training.items() if key.startswith("objective.")})
     for name, parameter in module.named_parameters():
         prefix = f"optimizer.{name}."
         state: dict[str, Tensor] = {k[len(prefix) :]: v for k, v in training.items() if k.startswith(prefix)}

@@ -86,7 +86,8 @@ class Checkpoint:
             return DataFacts(length=self.length)
         channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
-        return DataFacts(len(self.classes), self.image_shape, (channels, height, width), caption_shape=caption_shape)
+        built_for, target_width = (channels, height, width), int(self.info.get("target_width", 0))
+        return DataFacts(len(self.classes), self.image_shape, built_for, 0, caption_shape, target_width)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

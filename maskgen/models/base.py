@@ -11,7 +11,7 @@ from maskgen.core.registry import Registry
 
 MODELS: Registry[nn.Module] = Registry(
     "model",
-    derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width"),
+    derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "target_width"),
     home="maskgen.models:MODELS",
 )
 

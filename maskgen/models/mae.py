@@ -34,6 +34,7 @@ class PatchEncoder(nn.Module, ABC):
         sizes: sizes of the encoder.
         decoder: of the masked patches.
         sees_all: the encoder's input includes [MASK]s.
+        target_width: numbers predicted per patch; 0 for those of a patch, -1 for the encoder's width.
 
     Raises:
         ValueError: a decoder that does not fit the encoder.
@@ -43,7 +44,13 @@ class PatchEncoder(nn.Module, ABC):
     positions: Tensor
 
     def __init__(
-        self, token_width: int, grid: tuple[int, int], sizes: ViTSizes, decoder: DecoderSpec, sees_all: bool = False
+        self,
+        token_width: int,
+        grid: tuple[int, int],
+        sizes: ViTSizes,
+        decoder: DecoderSpec,
+        sees_all: bool = False,
+        target_width: int = 0,
     ) -> None:
         super().__init__()
         decoder.require_fit(sizes.depth, sees_all)
@@ -53,7 +60,8 @@ class PatchEncoder(nn.Module, ABC):
         self.register_buffer("positions", class_and_grid(grid, grid, sizes.width), persistent=False)
         self.encoder = LayeredEncoder(sizes)
         self.decoder = decoder.build(sizes, grid)
-        self.head = nn.Linear(self.decoder.width, token_width)
+        n_out = sizes.width if target_width < 0 else target_width or token_width
+        self.head = nn.Linear(self.decoder.width, n_out)
 
     @classmethod
     def check(cls, context: CheckContext) -> None:
@@ -116,10 +124,11 @@ class MAE(PatchEncoder):
         encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
         has_difficulty: a second head predicts each patch's loss, which mask strategy `hard` requires.
         attention: `auto`, `sdpa` or `xformers`.
+        target_width: numbers predicted per patch, see `PatchEncoder`.
     """
 
     traits = NetworkTraits(
-        objectives=("masked_regression",),
+        objectives=("masked_regression", "projected_regression"),
         tokens=("continuous",),
         streams=("image",),
         conditions=(),
@@ -143,11 +152,11 @@ class MAE(PatchEncoder):
         encoder_sees: Literal["visible", "all"] = "visible",
         has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
+        target_width: int = 0,
     ) -> None:
         sees_all = encoder_sees == "all"
-        super().__init__(
-            token_width, grid, ViTSizes(width, depth, heads, mlp_ratio, dropout, attention), decoder, sees_all
-        )
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
+        super().__init__(token_width, grid, sizes, decoder, sees_all, target_width)
         self.traits = self.traits_for({"has_difficulty": has_difficulty, "decoder": decoder})
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
