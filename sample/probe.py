@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -13,11 +12,10 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.files import write_json
-from maskgen.core.traits import network_of, traits_of
 from maskgen.core.version import __version__
 from maskgen.data.base import ImageSplit
 from maskgen.data.cache import default_cache_dir
@@ -36,15 +34,14 @@ from maskgen.evaluation.probes.finetune import Tuning, finetuned
 from maskgen.evaluation.probes.representation import PIXELS, Encoder, digest, features_of
 from maskgen.evaluation.protocols.features import packages
 from maskgen.evaluation.report import Entry, Made, Report, publish
-from maskgen.processes.preconditioned import Preconditioned
 
 from .labelled import labelled_split, open_data
 from .metric import METRICS, metric
 from .pictures import check_writable
+from .probe_features import encoder_of
 from .progress import progress_bar
 
 Method = Literal["linear", "knn", "finetune"]
-LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
 BASELINE_FORMAT = 1
 
 log = logging.getLogger(__name__)
@@ -57,8 +54,9 @@ def run(
     data: str | None = None,
     methods: Sequence[Method] = ("linear", "knn"),
     num: int | None = None,
-    label_share: float = 1.0,
+    label_share: float | Sequence[float] = 1.0,
     block: int = 0,
+    cells: int = 1,
     has_baseline: bool = True,
     seed: int = 0,
     output: str | None = None,
@@ -71,8 +69,9 @@ def run(
         source, methods, output, device: see `maskgen probe`.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
         num: maximum number of training images.
-        label_share: share of the training images of each class that is used.
+        label_share: share of the training images of each class that is used; several for a score of each.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
+        cells: features are averaged over each of cells x cells parts of the image, side by side.
         has_baseline: whether raw pixels are probed as well.
         seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
 
@@ -82,13 +81,18 @@ def run(
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
     chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
-    encoder = encoder_of(checkpoint, source, block, pick_device(device))
-    ground = ground_of(checkpoint, data, num, label_share)
+    encoder = encoder_of(checkpoint, source, block, pick_device(device), cells)
+    shares = (label_share,) if isinstance(label_share, int | float) else tuple(dict.fromkeys(label_share))
+    grounds = [ground_of(checkpoint, data, num, share) for share in shares]
     made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
-    entries = [ground.entry(ground.probed(method, encoder, settings), encoder, **made) for method in chosen]
+    entries = [
+        ground.entry(ground.probed(method, encoder, settings), encoder, **made)
+        for ground in grounds
+        for method in chosen
+    ]
     for method in (one for one in chosen if has_baseline and one != "finetune"):
-        entries.append(ground.entry(ground.probed(method, PIXELS, settings), PIXELS))
-    return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+        entries += [ground.entry(ground.probed(method, PIXELS, settings), PIXELS) for ground in grounds]
+    return publish(Report(entries[0], others=entries[1:], notes=grounds[0].notes(checkpoint)), path)
 
 
 @METRICS.register("probe")
@@ -96,56 +100,6 @@ def run(
 def evaluate(source: str, /, *, seed: int = 0, output: str | None = None, device: str = "auto") -> str:
     """Linear probe and nearest neighbours of the network's features, as `maskgen probe` does by default."""
     return run(source, seed=seed, output=output, device=device)
-
-
-def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device) -> Encoder:
-    """What the features of a checkpoint are: of unmasked tokens, without a class, averaged over the tokens.
-
-    Raises:
-        UserError: it is no generator of images, or its network offers no features.
-    """
-    recipe = checkpoint.recipe
-    if recipe.kind == "text" or recipe.task != "generator":
-        raise UserError(
-            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
-        )
-    network, tokenizer = load_model(checkpoint)
-    assert tokenizer is not None
-    if not traits_of(network).has_features:
-        raise UserError(f"{source}: a {type(network).__name__} has no features to be probed")
-    features: Callable[..., Tensor] = network_of(network).features
-    choices = _choices(features, block, source)
-    network, tokenizer, process = network.to(device), tokenizer.to(device), recipe.field_process()
-    if process is not None and "t" in inspect.signature(features).parameters:
-        features = Preconditioned(process, network).features
-
-    def pooled(images: Tensor) -> Tensor:
-        found: Tensor = features(tokenizer.encode(images), **choices)
-        return found.mean(1)
-
-    try:
-        pooled(torch.zeros(1, *checkpoint.image_shape, device=device))
-    except ValueError as error:
-        raise UserError(f"{source} cannot be probed: {error}") from None
-    place = f"block {block or 'in the middle'}" if choices else "the encoder"
-    identity = {
-        "weights": checkpoint.info["files"][MODEL]["sha256"],
-        "tokenizer": tokenizer.fingerprint(),
-        "model": recipe.model,
-        "process": recipe.process if process is not None else None,
-        "block": block,
-        "device": device.type,
-    }
-    return Encoder(f"{type(network).__name__} after {place}, mean of tokens", identity, pooled, device, network)
-
-
-def _choices(features: Callable[..., Tensor], block: int, source: str) -> dict[str, int]:
-    """Arguments of `features` beside the tokens."""
-    if "block" in inspect.signature(features).parameters:
-        return {"block": block}
-    if block:
-        raise UserError(f"--block {block} is of diffusion transformers; {source} is probed after its encoder")
-    return {}
 
 
 def _tuning(methods: Sequence[Method], seed: int, choices: Mapping[str, Any]) -> Tuning:
@@ -202,12 +156,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Ground:
-    """Labelled images to fit on and to score on; `rows` of `train` have a label that is used."""
+    """Labelled images to fit on and to score on; of `train`, the labels of `rows` are used, a `share` of each class."""
 
     train: SplitSet
     test: SplitSet
     rows: Tensor
     n_classes: int
+    share: float = 1.0
 
     def _labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
         """Features of the training and the test images."""
@@ -223,7 +178,7 @@ class Ground:
         if method == "finetune":
             train, test = Chosen(self.train.split, self.train.rows[self.rows]), Chosen(self.test.split, self.test.rows)
             accuracy = finetuned(encoder, train, test, self.n_classes, tuning, progress_bar("fine-tuning"))
-            return Found(f"finetune[mean,bn,adamw,{tuning.length}]", accuracy, asdict(tuning))
+            return Found(f"finetune[{encoder.pooling},bn,adamw,{tuning.length}]", accuracy, asdict(tuning))
         if encoder is not PIXELS:
             return self._probed(method, encoder)
         facts = {"images": [self.train.digest(), self.test.digest()], "rows": self.rows.tolist(), "method": method}
@@ -238,14 +193,20 @@ class Ground:
     def _probed(self, method: Method, encoder: Encoder) -> Found:
         train, test = self._labelled(encoder)
         if method == "knn":
-            return Found(KNN, nearest_neighbours(train, test), {})
+            name = f"knn[{encoder.pooling},cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
+            return Found(name, nearest_neighbours(train, test), {})
         probe = linear_probe(train, test)
-        return Found(LINEAR, probe.accuracy, {"l2": probe.strength, "has_converged": probe.has_converged})
+        return Found(
+            f"linear_probe[{encoder.pooling},bn,lbfgs]",
+            probe.accuracy,
+            {"l2": probe.strength, "has_converged": probe.has_converged},
+        )
 
     def entry(self, found: Found, encoder: Encoder, **made: Unpack[Made]) -> Entry:
         """The number in a report."""
+        labels = "" if self.share == 1 else f",{self.share:.3g} of labels]"
         return Entry(
-            found.name,
+            found.name.removesuffix("]") + labels if labels else found.name,
             encoder.name,
             found.accuracy.value,
             found.accuracy.n,
@@ -285,4 +246,4 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
         raise UserError(f"--label-share: {error}") from None
     if len(rows) < 2:
         raise UserError(f"--label-share {label_share:g} leaves {len(rows)} training image; a probe needs at least 2")
-    return Ground(train, test, rows, len(source.classes))
+    return Ground(train, test, rows, len(source.classes), label_share)

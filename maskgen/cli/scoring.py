@@ -114,9 +114,18 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option(
     "--label-share",
     type=float,
-    default=1.0,
+    multiple=True,
+    default=(1.0,),
     show_default=True,
-    help="Share of the training images of each class whose label is used.",
+    help="Share of the training images of each class whose label is used; may be repeated.",
+)
+@click.option(
+    "--cells",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Average features over N x N parts of the image, side by side, not over all of it.",
 )
 @click.option(
     "--block",

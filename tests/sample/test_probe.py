@@ -15,7 +15,8 @@ from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.evaluation.probes.classifiers import SETTINGS
 from maskgen.evaluation.probes.finetune import Tuning
 from maskgen.evaluation.probes.representation import PIXELS, features_of
-from maskgen.sample.probe import encoder_of, ground_of
+from maskgen.sample.probe import ground_of
+from maskgen.sample.probe_features import encoder_of
 from tests.tiny import FIELD, GENERATOR, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]

@@ -14,7 +14,7 @@ from maskgen.core.devices import sum_over_ranks
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import TARGETS, TokenTarget, TargetSpec
+from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget
 from maskgen.objectives.targets.copies import EmaTeacher, Featured, require_decay
 from maskgen.objectives.targets.source import Source
 
@@ -92,7 +92,8 @@ class Clusters(TargetSpec):
     """Clusters of the features of a moving average of the network, by cross-entropy: CAPI (arXiv 2502.08769).
 
     Features are centred, assigned to prototypes by Sinkhorn-Knopp at each position, and prototypes follow the mean of
-    what is assigned to them; CAPI learns them by gradient, and normalises the input of the predicting layer. `clusters_used` is logged: exp of the entropy of their use.
+    what is assigned to them; CAPI learns them by gradient, and normalises the input of the predicting layer.
+    `clusters_used` is logged: exp of the entropy of their use.
 
     Args:
         n: number of clusters.

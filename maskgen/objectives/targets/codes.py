@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import TARGETS, TokenTarget, TargetSpec
+from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget
 from maskgen.objectives.targets.sourced import SourcedTarget
 
 

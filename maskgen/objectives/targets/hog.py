@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import TARGETS, TokenTarget, TargetSpec, grid_of, images_of, patch_size
+from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget, grid_of, images_of, patch_size
 
 
 def oriented_gradients(images: Tensor, cell: int, bins: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import OWN_WIDTH, TARGETS, TokenTarget, TargetSpec, layer_normalised
+from maskgen.objectives.targets.base import OWN_WIDTH, TARGETS, TargetSpec, TokenTarget, layer_normalised
 from maskgen.objectives.targets.copies import EmaTeacher, require_decay
 from maskgen.objectives.targets.source import Source
 

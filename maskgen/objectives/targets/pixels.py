@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import TARGETS, TokenTarget, TargetSpec
+from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget
 
 
 class _Tokens(TokenTarget):

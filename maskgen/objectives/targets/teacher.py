@@ -15,8 +15,8 @@ from maskgen.core.traits import network_of
 from maskgen.objectives.targets.base import (
     OWN_WIDTH,
     TARGETS,
-    TokenTarget,
     TargetSpec,
+    TokenTarget,
     layer_normalised,
 )
 from maskgen.objectives.targets.copies import Featured, follow, frozen_copy
