@@ -16,13 +16,15 @@ from .sharding import like, whole
 
 _PLAIN = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm2d)
 
+_UNDECAYED = ("positions", "log_rates")
+
 
 def decayed(module: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay is for: matrices and kernels, not norms, biases or embeddings."""
+    """Names of the parameters with weight decay: matrices and kernels, not norms, biases, embeddings or rates."""
     names = set()
     for prefix, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
-            if parameter.ndim > 1 and not isinstance(part, _PLAIN) and not name.endswith("positions"):
+            if parameter.ndim > 1 and not isinstance(part, _PLAIN) and not name.endswith(_UNDECAYED):
                 names.add(f"{prefix}.{name}" if prefix else name)
     return names
 

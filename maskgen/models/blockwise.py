@@ -9,12 +9,15 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.mdlm import TextSizes, TextTransformer
 from maskgen.nn.cache import KeyValueCache
+from maskgen.nn.mixers.registry import Mixer, mixer_name
+from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.patterns import AttentionPattern, BlockCausal, Causal, NoisyClean
 
 
@@ -27,6 +30,26 @@ class Blockwise(TextTransformer):
     block_length: int
     is_autoregressive: bool
     traits = replace(TextTransformer.traits, has_cache=True)
+
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        """Check that the recipe's mixer obeys the order of generation.
+
+        Raises:
+            ValueError: it mixes in both directions.
+        """
+        cls._require_mixer(context.model.get("mixer", ATTENTION))
+
+    @classmethod
+    def _require_mixer(cls, mixer: Mixer) -> None:
+        traits = mixer.traits
+        is_fit = traits.takes_causal if cls.is_autoregressive else traits.takes_masks and not traits.has_fixed_length
+        if not is_fit:
+            what = "causal mixer" if cls.is_autoregressive else "mixer for any attention pattern and length"
+            raise ValueError(
+                f"model.mixer: text from left to right needs a {what}, {mixer_name(mixer)} is none; use attention, or "
+                "model mdlm"
+            )
 
     @property
     def pattern(self) -> AttentionPattern:
@@ -48,23 +71,27 @@ class BlockDiffusion(Blockwise):
 
     Args:
         block_length: L'; 1 is an autoregressive model, the length of the text is MDLM.
+        grid: see `TextTransformer`.
         **sizes: see `TextTransformer`.
     """
 
     traits = replace(Blockwise.traits, objectives=("block_tokens",), block_length=16)
     is_autoregressive = False
 
-    def __init__(self, vocab_size: int, block_length: int = 16, **sizes: Unpack[TextSizes]) -> None:
+    def __init__(
+        self, vocab_size: int, block_length: int = 16, grid: tuple[int, ...] = (), **sizes: Unpack[TextSizes]
+    ) -> None:
         if block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {block_length}")
-        super().__init__(vocab_size, **sizes)
+        self._require_mixer(sizes.get("mixer", ATTENTION))
+        super().__init__(vocab_size, grid=grid, **sizes)
         self.block_length = block_length
-        self.traits = self.traits_for({"block_length": block_length})
+        self.traits = self.traits_for({"block_length": block_length, **sizes})
 
     @classmethod
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, block_length=keys["block_length"])
+        return replace(super().traits_for(keys), block_length=keys["block_length"])
 
     def forward(
         self,
@@ -102,8 +129,10 @@ class Autoregressive(Blockwise):
     block_length = 1
     is_autoregressive = True
 
-    def __init__(self, vocab_size: int, **sizes: Unpack[TextSizes]) -> None:
-        super().__init__(vocab_size, **sizes)
+    def __init__(self, vocab_size: int, grid: tuple[int, ...] = (), **sizes: Unpack[TextSizes]) -> None:
+        self._require_mixer(sizes.get("mixer", ATTENTION))
+        super().__init__(vocab_size, grid=grid, **sizes)
+        self.traits = self.traits_for(sizes)
 
     @property
     def pattern(self) -> AttentionPattern:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,10 @@ from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
 from maskgen.nn.heads import LossHead, MlmHead
 from maskgen.nn.initialisation import init_transformer, zero
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_2d
-from maskgen.nn.published_blocks import ViTSizes, bert_block, vit_block
+from maskgen.nn.mixers.self_attention import ATTENTION
+from maskgen.nn.published_blocks import BlockSizes, ViTSizes, bert_block, vit_block
 
 
 @MODELS.register("maskgit")
@@ -47,6 +49,7 @@ class MaskGIT(nn.Module):
         has_time: t is a condition too (with `condition: adaln`), as in discrete interpolants; without, the time is only
             implied by the masks.
         attention: `auto`, `sdpa` or `xformers`.
+        mixer: how tokens are mixed, `attention` or another of `MIXERS`.
     """
 
     traits = NetworkTraits(
@@ -79,6 +82,7 @@ class MaskGIT(nn.Module):
         has_time: bool = False,
         has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
+        mixer: Mixer = ATTENTION,
     ) -> None:
         super().__init__()
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
@@ -88,28 +92,29 @@ class MaskGIT(nn.Module):
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
         is_modulated = self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
-        self.traits = replace(self.traits_for(keys), conditions=("class",) if n_classes else ())
+        traits = self.traits_for({**keys, "mixer": mixer})
+        self.traits = replace(traits, conditions=("class",) if n_classes else ())
         self._add_embedding(width, positions == "learned")
         eps = 1e-12 if norm == "post" else 1e-6
         self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        block = replace(sizes.block, qk_norm=qk_norm)
-        self.blocks = nn.ModuleList(
-            bert_block(block, eps) if norm == "post" else vit_block(block, is_modulated) for _ in range(depth)
-        )
+        block = replace(sizes.block, qk_norm=qk_norm, mixer=mixer)
+        self._add_blocks(block, depth, is_modulated, eps if norm == "post" else None)
         self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
         self._add_conditions(width, has_time, has_difficulty)
         self._init(width, depth, is_modulated)
 
     @classmethod
-    def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(
+        mixer: Mixer = keys["mixer"]
+        traits = replace(
             cls.traits,
             has_null_label=bool(keys["has_null_label"]),
             has_difficulty=bool(keys["has_difficulty"]),
             has_fixed_grid=keys["positions"] == "learned",
         )
+        return mixer.traits.limit(traits)
 
     @classmethod
     def check(cls, context: CheckContext) -> None:
@@ -146,6 +151,13 @@ class MaskGIT(nn.Module):
         self.register_buffer("rotation", None, persistent=False)
         if not is_learned:
             self.set_grid(self.grid)
+
+    def _add_blocks(self, sizes: BlockSizes, depth: int, is_modulated: bool, eps: float | None) -> None:
+        """BERT's blocks with an `eps`, else ViT's."""
+        each = [sizes.at(layer, depth, self.n_prefix + self.length) for layer in range(depth)]
+        self.blocks = nn.ModuleList(
+            vit_block(one, is_modulated) if eps is None else bert_block(one, eps) for one in each
+        )
 
     def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
         """Embeddings of class and time for adaLN, and the head of difficulty."""

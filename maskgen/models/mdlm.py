@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,9 @@ from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.initialisation import zero
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.base import AttentionMask
+from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_1d
+from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.modulation import modulate
 from maskgen.nn.patterns import packed
 from maskgen.nn.published_blocks import BlockSizes, text_block
@@ -41,6 +43,7 @@ class TextSizes(TypedDict, total=False):
     has_mask_row: bool
     rotary_base: float
     attention: AttentionBackend
+    mixer: Mixer
 
 
 class TextTransformer(nn.Module):
@@ -57,6 +60,8 @@ class TextTransformer(nn.Module):
         has_mask_row: the head has an unused row for [MASK], as in the public checkpoints.
         rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
         attention: `auto`, `sdpa` or `xformers`.
+        mixer: how tokens are mixed, `attention` or another of `MIXERS`; some are for rows of one length, `grid`.
+        grid: (L,), the number of tokens of a row.
     """
 
     traits = NetworkTraits(
@@ -80,16 +85,14 @@ class TextTransformer(nn.Module):
         has_mask_row: bool = False,
         rotary_base: float = 10_000.0,
         attention: AttentionBackend = "auto",
+        mixer: Mixer = ATTENTION,
+        grid: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
-            raise ValueError(
-                "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
-                f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
-            )
-        _require_shares(embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
+        _require_sizes(width, depth, heads, mlp_ratio, dropout, cond_width)
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
+        _require_shares(embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
         if has_time and not cond_width:
             raise ValueError("has_time needs cond_width above 0, 128 for example; or set has_time false")
         self.vocab_size, self.has_time = vocab_size, has_time
@@ -97,12 +100,19 @@ class TextTransformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.time = TimeEmbedding(cond_width) if cond_width else None
         self.dropout = dropout if embedding_dropout is None else embedding_dropout
-        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm, attention_dropout)
-        self.blocks = nn.ModuleList(text_block(sizes, cond_width) for _ in range(depth))
+        sizes = BlockSizes(width, heads, mlp_ratio, dropout, attention, qk_norm, attention_dropout, mixer)
+        length = math.prod(grid) if grid else 0
+        self.blocks = nn.ModuleList(text_block(sizes.at(layer, depth, length), cond_width) for layer in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None
         self.head = zero(nn.Linear(width, vocab_size + int(has_mask_row)))  # zero: the first loss is ln V
         self._init()
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        mixer: Mixer = keys.get("mixer", ATTENTION)
+        return mixer.traits.limit(cls.traits)
 
     def _init(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -160,6 +170,19 @@ class TextTransformer(nn.Module):
         return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))
 
 
+def _require_sizes(width: int, depth: int, heads: int, mlp_ratio: float, dropout: float, cond_width: int) -> None:
+    """Check sizes.
+
+    Raises:
+        ValueError: one is not possible.
+    """
+    if min(width, depth, heads) < 1 or not mlp_ratio > 0 or not 0 <= dropout < 1 or cond_width < 0:
+        raise ValueError(
+            "width, depth, heads and mlp_ratio must be positive, dropout in [0, 1) and cond_width at least 0, got "
+            f"{width}, {depth}, {heads}, {mlp_ratio}, {dropout} and {cond_width}"
+        )
+
+
 def _require_shares(**shares: float | None) -> None:
     """Check dropout rates by name.
 
@@ -181,6 +204,7 @@ class MDLM(TextTransformer):
     Args:
         has_time: see `TextTransformer`.
         has_exponents: one learned exponent a token, for the objective `state_dependent` (GenMD4).
+        grid: see `TextTransformer`.
         **sizes: see `TextTransformer`.
     """
 
@@ -192,17 +216,22 @@ class MDLM(TextTransformer):
     )
 
     def __init__(
-        self, vocab_size: int, has_time: bool = False, has_exponents: bool = False, **sizes: Unpack[TextSizes]
+        self,
+        vocab_size: int,
+        has_time: bool = False,
+        has_exponents: bool = False,
+        grid: tuple[int, ...] = (),
+        **sizes: Unpack[TextSizes],
     ) -> None:
-        super().__init__(vocab_size, has_time, **sizes)
-        self.traits = self.traits_for({"has_exponents": has_exponents})
+        super().__init__(vocab_size, has_time, grid=grid, **sizes)
+        self.traits = self.traits_for({"has_exponents": has_exponents, **sizes})
         if has_exponents:
             self.raw_exponents = nn.Parameter(torch.full((vocab_size,), math.log(math.e - 1)))
 
     @classmethod
-    def traits_for(cls, keys: Mapping[str, object]) -> NetworkTraits:
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
-        return replace(cls.traits, has_exponents=bool(keys["has_exponents"]))
+        return replace(super().traits_for(keys), has_exponents=bool(keys["has_exponents"]))
 
     @property
     def exponents(self) -> Tensor | None:

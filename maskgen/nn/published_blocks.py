@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,8 +14,10 @@ from maskgen.nn.layers.mlp import GatedMlp, Mlp
 from maskgen.nn.layers.moe import ExpertChoice
 from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
+from maskgen.nn.mixers.base import TokenMixer
 from maskgen.nn.mixers.cross_attention import CrossAttention
-from maskgen.nn.mixers.self_attention import SelfAttention
+from maskgen.nn.mixers.registry import ANYWHERE, Mixer, MixerPlace
+from maskgen.nn.mixers.self_attention import ATTENTION, SelfAttention
 
 PLAIN = Norm(has_weight=False, has_bias=False)
 """The LayerNorm whose weight and bias come from a condition."""
@@ -34,6 +36,8 @@ class BlockSizes:
         backend: of attention.
         qk_norm: RMS-normalised queries and keys of each head.
         attention_dropout: of attention weights; None for `dropout`.
+        mixer: how tokens are mixed.
+        place: of the block in the network.
     """
 
     width: int
@@ -43,6 +47,12 @@ class BlockSizes:
     backend: AttentionBackend = "auto"
     qk_norm: bool = False
     attention_dropout: float | None = None
+    mixer: Mixer = ATTENTION
+    place: MixerPlace = ANYWHERE
+
+    def at(self, layer: int, depth: int, length: int = 0) -> BlockSizes:
+        """Sizes of one block of a stack of `depth` over rows of `length` tokens (0 for any)."""
+        return replace(self, place=MixerPlace(length, layer, depth))
 
     @property
     def hidden(self) -> int:
@@ -62,10 +72,14 @@ class BlockSizes:
             weight_dropout=self.attention_dropout,
         )
 
+    def token_mixer(self, has_bias: bool = True) -> TokenMixer:
+        """The mixer of the block, its projections with biases or without."""
+        return self.mixer.build(self.attention(has_bias), self.place)
+
 
 def bert_block(sizes: BlockSizes, eps: float = 1e-12) -> Block:
     """BERT's: LayerNorm after each branch, tanh GELU (MaskGIT, arXiv 2202.04200)."""
-    mixer = SelfAttention(sizes.attention())
+    mixer = sizes.token_mixer()
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
     return Block(sizes.width, mixer, mlp, Residual(Norm(eps=eps), "post"))
 
@@ -75,14 +89,14 @@ def vit_block(sizes: BlockSizes, is_modulated: bool = False) -> Block:
 
     The vectors of the modulation are then given to `Block.forward`.
     """
-    mixer = SelfAttention(sizes.attention())
+    mixer = sizes.token_mixer()
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout)
     return Block(sizes.width, mixer, mlp, Residual(PLAIN if is_modulated else Norm()))
 
 
 def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
     """DiT's: adaLN-zero from a condition of width C, tanh GELU (arXiv 2212.09748). It starts as the identity."""
-    mixer = SelfAttention(sizes.attention())
+    mixer = sizes.token_mixer()
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
     modulation = nn.Linear(cond_width, 6 * sizes.width)
     return Block(sizes.width, mixer, mlp, Residual(PLAIN, is_fused=True), zero(modulation))
@@ -90,7 +104,7 @@ def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
 
 def text_block(sizes: BlockSizes, cond_width: int = 0) -> Block:
     """MDLM's: no bias in attention and norms, tanh GELU (arXiv 2406.07524); adaLN-zero with a `cond_width` above 0."""
-    mixer = SelfAttention(sizes.attention(has_bias=False))
+    mixer = sizes.token_mixer(has_bias=False)
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
     modulation = zero(nn.Linear(cond_width, 6 * sizes.width)) if cond_width else None
     return Block(sizes.width, mixer, mlp, Residual(Norm(eps=1e-5, has_bias=False)), modulation)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
 from maskgen.core.errors import UserError
+from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
 from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
 from maskgen.pipelines.generator import Generator
@@ -192,6 +193,7 @@ class TextPipeline(Pipeline):
             self._check_known(known, num)
             length, known = known.shape[1], known.expand(num, -1)
         if length is not None:
+            self._check_length(length)
             generator = replace(generator, length=whole_number("length", length, 1))
         for rows in slices(num, batch_size):
             some = None if known is None else known[rows]
@@ -199,6 +201,20 @@ class TextPipeline(Pipeline):
             with self._computing():
                 tokens = generator.tokens(seeds[rows], known=some, on_step=both(order, on_step))
             yield tokens.cpu(), order.steps(tokens)
+
+    def _check_length(self, length: int) -> None:
+        """Check the number of tokens to generate against a network for rows of one length.
+
+        Raises:
+            UserError: another length; a longer one for a network that generates from left to right.
+        """
+        traits, trained = traits_of(self.generator.denoiser), self.generator.length
+        is_fit = length <= trained if traits.is_autoregressive else length == trained
+        if traits.has_fixed_grid and not is_fit:
+            most = "at most " if traits.is_autoregressive else ""
+            raise UserError(
+                f"this checkpoint is for texts of {most}{trained} tokens, its mixer has no others; got {length}"
+            )
 
     def _check_known(self, known: Tensor, num: int) -> None:
         size = self.tokenizer.vocab_size

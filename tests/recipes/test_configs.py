@@ -57,7 +57,7 @@ def built(recipe: Recipe) -> nn.Module:
     """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
     if recipe.kind == "text":
         recipe.build_objective(50_257)
-        return recipe.build_model(vocab_size=50_257)
+        return recipe.build_model(vocab_size=50_257, grid=(recipe.row_length(),))
     n_classes, shape = sizes(recipe)
     derived: dict[str, Any] = {"n_classes": n_classes, "image_shape": shape}
     if recipe.task == "classifier":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from maskgen.nn.mixers.attention import AttentionSettings, attend, merge_heads, resolve_backend, split_heads
 from maskgen.nn.mixers.base import AttentionMask, LayerCache, TokenMixer
+from maskgen.nn.mixers.registry import MIXERS, Mixer, MixerPlace, MixerTraits
 from maskgen.nn.mixers.rotary import rotate
 
 
@@ -67,3 +69,19 @@ class SelfAttention(TokenMixer):
         if rotation is None:
             return q, k, v
         return rotate(q, rotation, self.settings.rotary), rotate(k, rotation, self.settings.rotary), v
+
+
+@MIXERS.register("attention")
+@dataclass(frozen=True)
+class AttentionMixer(Mixer):
+    """Multi-head self-attention, the default."""
+
+    @property
+    def traits(self) -> MixerTraits:
+        return MixerTraits()
+
+    def build(self, sizes: AttentionSettings, place: MixerPlace) -> TokenMixer:  # noqa: ARG002 - the same in every block
+        return SelfAttention(sizes)
+
+
+ATTENTION = AttentionMixer()
