@@ -3,7 +3,8 @@
     python benchmarks/parity/crate.py --public DIR    # a copy of Ma-Lab-Berkeley/CRATE; needs timm and einops
 
 Predictions of all patches under a given mask, features of the whole image, attention of the class token in the last
-block, and the loss on normalised pixels.
+block, and the loss on normalised pixels. Public inputs are pixels less ImageNet's mean, over its deviation; ours are
+the same pixels in [-1, 1].
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from harness import Input, Parity, Tensors, converted, imported, run
 from torch import Tensor, nn
 
+from maskgen.checkpoints.convert.crate import DEVIATION, MEAN
 from maskgen.core.subset import TokenSubset
 from maskgen.nn.embeddings import sincos_2d
 from maskgen.objectives.targets.pixels import normalised
@@ -66,19 +68,20 @@ def _masked(x: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network = converted("crate", state, token_width=3 * PATCH**2, grid=(SIDE, SIDE))
-    x_0 = patchify(inputs["images"], PATCH)
+    network = converted("crate", state)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    x_0, seen = (patchify(2 * images - 1, PATCH) for images in (inputs["images"], inputs["images"] * deviation + mean))
     order = inputs["order"].argsort(dim=1, stable=True)
     is_removed = torch.ones(order.shape, dtype=torch.bool).scatter(1, order[:, :KEPT], False)
-    x_t = x_0.masked_fill(is_removed[..., None], torch.nan)
+    x_t = seen.masked_fill(is_removed[..., None], torch.nan)
     every = TokenSubset.of(torch.ones_like(is_removed))
     t = torch.full((len(x_0),), 0.75)
     predicted = network(x_t, t, targets=every).value.unflatten(0, order.shape)
     loss = (predicted - normalised(x_0))[is_removed].square().mean()
     return {
         "predicted": predicted,
-        "features": network.features(x_0),
-        "attention": network.attention_scores(x_0),
+        "features": network.features(seen),
+        "attention": network.attention_scores(seen),
         "loss": loss,
     }
 

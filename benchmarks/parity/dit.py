@@ -40,7 +40,7 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network = converted("dit", state, token_width=16, grid=(SIDE, SIDE), n_classes=CLASSES)
+    network = converted("dit", state)
     x, t, cond = latent_tokens(inputs["latents"]), inputs["t"].float(), Condition(inputs["labels"])
     outputs = image_of(network(x, t, cond), SIDE)
     null = image_of(network(x, t, Condition(torch.full_like(inputs["labels"], NULL))), SIDE)

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.checkpoints.convert.converter import CONVERTERS
+from maskgen.checkpoints.convert.published import Published
 from maskgen.core.rng import Rng
-from maskgen.models import MODELS
+from maskgen.recipes.build import build_network
+from maskgen.recipes.load import parse_recipe
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "parity"
 N_VALUES = 48
@@ -103,11 +105,12 @@ def whole(rng: Rng, one: Input) -> Tensor:
     return (rng.uniform(one.shape) * one.below).long()
 
 
-def converted(layout: str, state: dict[str, Tensor], **derived: Any) -> Any:
-    """Our network, filled by the converter of a layout; `derived` are sizes that a recipe gets from its data."""
-    converter = CONVERTERS.build(layout)
-    network = MODELS.build(converter.spec(state), **derived)
-    network.load_state_dict(converter.tensors(state))
+def converted(layout: str, state: dict[str, Tensor], **config: object) -> Any:
+    """Our network, filled by the converter of a layout; `config` is what a published config.json says."""
+    converter, found = CONVERTERS.build(layout), Published(state, config)
+    target = converter.target(found)
+    network = build_network(parse_recipe(target.recipe), target.facts, target.layout)
+    network.load_state_dict(converter.tensors(found))
     return network.eval()
 
 

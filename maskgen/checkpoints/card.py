@@ -22,15 +22,28 @@ tags: [maskgen, {recipe.task}]
 {info.get("summary", recipe.summary)}
 
 * task: {recipe.task}; {_kind(checkpoint)}
-* trained by: `{info.get("command", "maskgen train")}`, at commit {info.get("commit") or "unknown"}
-* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {_unit(recipe)} in \
-{_time(info)} on {info.get("device", "?")} (maskgen {info.get("maskgen", "?")}, torch {info.get("torch", "?")})
+{_origin(checkpoint)}
 
 {_table(info)}
 ```yaml
 {recipe.dump(is_brief=True).strip()}
 ```
 """
+
+
+def _origin(checkpoint: Checkpoint) -> str:
+    """How it was trained, or which published files it was converted from."""
+    info, recipe = checkpoint.info, checkpoint.recipe
+    versions = f"(maskgen {info.get('maskgen', '?')}, torch {info.get('torch', '?')})"
+    if "source" in info:
+        source = info["source"]
+        files = "".join(f"\n* SHA-256 of {name}: {digest}" for name, digest in source["sha256"].items())
+        return f"* converted from {source['name']}, layout {source['layout']} {versions}{files}"
+    return (
+        f"* trained by: `{info.get('command', 'maskgen train')}`, at commit {info.get('commit') or 'unknown'}\n"
+        f"* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {_unit(recipe)} in "
+        f"{_time(info)} on {info.get('device', '?')} {versions}"
+    )
 
 
 def _time(info: Mapping[str, Any]) -> str:

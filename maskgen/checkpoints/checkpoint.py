@@ -83,11 +83,13 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            return DataFacts(length=self.length)
+            return DataFacts(length=self.length, vocab_size=int(self.info.get("vocab_size", 0)))
         channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         built_for, target_width = (channels, height, width), int(self.info.get("target_width", 0))
-        return DataFacts(len(self.classes), self.image_shape, built_for, 0, caption_shape, target_width)
+        return DataFacts(
+            len(self.classes), self.image_shape, built_for, caption_shape=caption_shape, target_width=target_width
+        )
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

@@ -6,12 +6,11 @@ import click
 
 from maskgen.cli.names import CHECKPOINT, CONVERTERS, EXPORTERS, Name, registered
 from maskgen.cli.options import listing, program, say
-from maskgen.cli.tables import table
 from maskgen.core import catalogue
 
 
 @click.command()
-@click.argument("source", nargs=-1, metavar="FILE")
+@click.argument("source", nargs=-1, metavar="FILE_OR_FOLDER")
 @click.option(
     "--layout",
     type=Name("layout", registered(CONVERTERS)),
@@ -22,25 +21,39 @@ from maskgen.core import catalogue
 @click.option(
     "--weights", type=click.Choice(["ema", "model"]), help="Which weights to take from a file that holds both."
 )
+@click.option(
+    "--tokenizer", metavar="FOLDER_OR_ID", help="Tokenizer or autoencoder: a folder, a checkpoint or a hub id."
+)
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the weights. Default: the file's.")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the images, if the file lacks it.")
+@click.option("--dry-run", is_flag=True, help="Check the file and say what the checkpoint would need; write nothing.")
 @click.option("--list", "is_list", is_flag=True, help="List the layouts that can be converted.")
-def convert(
-    source: tuple[str, ...], layout: str | None, output: str | None, weights: str | None, is_list: bool
-) -> None:
-    """Convert FILE, a published checkpoint (.pt, .pth or .safetensors), into a maskgen checkpoint.
+def convert(source: tuple[str, ...], output: str | None, dry_run: bool, is_list: bool, **options: object) -> None:
+    """Convert FILE_OR_FOLDER, a published checkpoint, into a maskgen checkpoint.
 
-    The layout is recognised from names and shapes of the tensors. The file is read as tensors and plain settings; code
-    in it never runs.
+    Reads .pt, .pth, .safetensors (in shards too), .npz and flax's msgpack, and folders of Hugging Face and diffusers.
+    The layout is recognised from names and shapes of the tensors. Files are read as tensors and plain settings; code
+    in them never runs.
     """
     if is_list:
-        say(table([(entry.name, entry.summary) for entry in catalogue.entries(CONVERTERS).values()]))
+        say("\n".join(_described(entry) for entry in catalogue.entries(CONVERTERS).values()))
         return
     *old, file = source or (None,)
-    if file is None or output is None or len(old) > 1:
-        raise click.UsageError("give one FILE and --output DIR, or --list")
+    if file is None or (output is None and not dry_run) or len(old) > 1:
+        raise click.UsageError("give one FILE_OR_FOLDER and --output DIR (or --dry-run), or --list")
     if old:
-        layout = layout or old[0]
+        options["layout"] = options["layout"] or old[0]
         click.echo(f"note: `convert {old[0]} FILE` is now `convert FILE --layout {old[0]}`", err=True)
-    say(program("checkpoints.convert.conversion").run(file, output, layout, weights))
+    conversion = program("checkpoints.convert.conversion")
+    say(conversion.dry_run(file, **options) if dry_run else conversion.run(file, output, **options))
+
+
+def _described(entry: catalogue.Entry) -> str:
+    """A layout in two lines: what it is; parameters, licence, page, and what it needs."""
+    texts = {"parameters": "", "licence": "", "page": "", **entry.texts}
+    facts = [f"{texts['parameters']} parameters" if texts["parameters"] else "", texts["licence"], texts["page"]]
+    needs = [f"needs {texts['needs']}"] if texts.get("needs") else []
+    return f"{entry.name:10}  {entry.summary}\n{'':12}{'; '.join(filter(None, [*facts, *needs]))}"
 
 
 @click.command()

@@ -25,6 +25,7 @@ class Entry:
         doc: its docstring.
         parameters: of the function, or of the class's constructor or dataclass fields, in order.
         defaults: source text of the parameters' defaults; parameters without one are missing.
+        texts: the texts that the body of a class assigns to names.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Entry:
     doc: str
     parameters: tuple[str, ...]
     defaults: dict[str, str]
+    texts: dict[str, str]
 
     @property
     def summary(self) -> str:
@@ -66,7 +68,7 @@ def _registered(path: Path, home: str) -> Iterator[Entry]:
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             for name in _names(node, variable):
-                yield Entry(name, module, ast.get_docstring(node) or "", *_parameters(node))
+                yield Entry(name, module, ast.get_docstring(node) or "", *_parameters(node), _texts(node))
 
 
 def _names(node: ast.FunctionDef | ast.ClassDef, variable: str) -> Iterator[str]:
@@ -90,6 +92,15 @@ def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[tuple[str, ...], 
     fields = [part for part in fields if not ast.unparse(part.annotation).startswith("ClassVar")]
     values = {ast.unparse(part.target): part.value for part in fields}
     return tuple(values), {name: ast.unparse(value) for name, value in values.items() if value is not None}
+
+
+def _texts(node: ast.FunctionDef | ast.ClassDef) -> dict[str, str]:
+    """`name = "text"` in the body of a class."""
+    assigned = [part for part in node.body if isinstance(part, ast.Assign)] if isinstance(node, ast.ClassDef) else []
+    pairs = [(ast.unparse(part.targets[0]), part.value) for part in assigned]
+    return {
+        name: value.value for name, value in pairs if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
 
 
 def _of_function(node: ast.FunctionDef) -> tuple[tuple[str, ...], dict[str, str]]:

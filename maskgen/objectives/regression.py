@@ -69,7 +69,8 @@ class MaskedRegression(Objective):
         self.process, self.strategy, self.layout = process, process.strategy, layout
         self.decode_ratio, self.teacher_decay = decode_ratio, teacher_decay
         self.spec = (Normalised() if target else Pixels()) if isinstance(target, bool) else target
-        self.target, self.teacher = self.spec.build(layout), None
+        self.target = self.spec.build(layout)
+        self.teacher: EmaTeacher | None = None
         self.makes_tokens, self.checkpoint = self.spec.is_image, self.spec.checkpoint
         self.copies_network = self.spec.copies_network or teacher_decay is not None
 

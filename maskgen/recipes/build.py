@@ -37,6 +37,7 @@ class DataFacts:
         built_for: (C, H, W) that the network was built with, if phases have changed the resolution since.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
+        vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
         target_width: numbers that the network predicts per token, as `Objective.target_width`; 0 for those of a token.
     """
 
@@ -45,6 +46,7 @@ class DataFacts:
     built_for: ImageShape | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
+    vocab_size: int = 0
     target_width: int = 0
 
     @classmethod
@@ -169,7 +171,7 @@ def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
     """The rows of a tokenizer's tokens as one stream."""
     if isinstance(tokenizer, ImageTokenizer):
         return tokenizer.layout
-    return text_layout(tokenizer.vocab_size, facts.length)
+    return text_layout(facts.vocab_size or tokenizer.vocab_size, facts.length)
 
 
 def text_layout(vocab_size: int, length: int) -> TokenLayout:

@@ -15,9 +15,10 @@ from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.checkpoints.convert.conversion import run
 from maskgen.checkpoints.convert.converter import CONVERTERS
 from maskgen.checkpoints.convert.mar import HEADS, SIZES, emigm, emigm_spec, mar, mar_spec
+from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.models import MODELS
-from maskgen.recipes.load import load_recipe
+from maskgen.recipes.load import parse_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY = pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_file_of_the_other_layout_is_refused_in_one_sentence_and_recognised_wi
         checkpoint = read_checkpoint(run(str(file), str(tmp_path / name)))
         assert f"--layout {name}" in str(checkpoint.info["command"])
     torch.save({"a": torch.zeros(1)}, file)
-    with pytest.raises(UserError, match=r"fit none of the layouts dit, .* choose one with --layout"):
+    with pytest.raises(UserError, match=r"fit none of the layouts .*dit, .*; it holds 1 tensors: a \(1,\)"):
         run(str(file), str(tmp_path / "out"))
 
 
@@ -124,15 +125,25 @@ def test_tokens_of_another_autoencoder_are_refused(tmp_path: Path) -> None:
         "diffloss.net.input_proj.weight": torch.zeros(16, 32),
     }
     torch.save(state, tmp_path / "dcae.pth")
-    with pytest.raises(UserError, match="tokens of 32 numbers, but the autoencoder of image/imagenet-mar-b gives 16"):
+    with pytest.raises(UserError, match=r"tokens of 32 numbers in a grid .* the tokenizer xwen99/mar-vae-kl16 has 16"):
         run(str(tmp_path / "dcae.pth"), str(tmp_path / "out"))
+
+
+def sized(width: int) -> dict[str, torch.Tensor]:
+    """The tensors of a MAR that tell its sizes."""
+    shapes = {
+        "diffloss.net.res_blocks.0.in_ln.weight": (16,), "encoder_blocks.0.norm1.weight": (width,),
+        "z_proj.weight": (width, 16), "diffloss.net.cond_embed.weight": (16, width), "class_emb.weight": (10, width),
+        "encoder_pos_embed_learned": (1, 8, width), "diffusion_pos_embed_learned": (1, 4, width),
+    }  # fmt: skip
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def test_the_recipe_is_that_of_the_size_and_has_its_heads_and_guidance() -> None:
     scales = {}
     for layout, widths in (("mar", (768, 1024, 1280)), ("emigm", tuple(SIZES))):
         for width in widths:
-            recipe = load_recipe(CONVERTERS.build(layout).recipe({"width": width}))
+            recipe = parse_recipe(CONVERTERS.build(layout).target(Published(sized(width))).recipe)
             assert isinstance(recipe.model, dict)
             assert (recipe.model["width"], recipe.model["heads"]) == (width, HEADS[width]), recipe.summary
             scales[layout, width] = recipe.guidance.scale

@@ -56,14 +56,14 @@ from maskgen.core.errors import UserError
 class Dummy(Converter):
     """A network of a test."""
 
-    def recognises(self, state):
-        return "dummy.weight" in state
-    def tensors(self, state):
+    licence = "licence of a test"
+
+    def recognises(self, found):
+        return "dummy.weight" in found.state
+    def target(self, found):
         raise UserError("recognised")
-    def spec(self, state):
+    def tensors(self, found):
         return {}
-    def recipe(self, spec):
-        return ""
 '''
 EXPORTER = '''
 """A format of a test."""
@@ -87,7 +87,7 @@ COMMANDS = (
     ("evaluate x --list-metrics", "dummy-metric"),
     ("fid a.npz b.npz --protocol dummy-protocol --metric dummy-feature", "frechet_distance[dummy-protocol]"),
     ("fid a.npz b.npz --list-protocols", "dummy-protocol"),
-    ("convert --list", "dummy-layout"),
+    ("convert --list", "licence of a test"),
     ("convert d.pt --output out", "recognised"),
     ("export kjv-md4 exported --format dummy-format", "exported"),
     ("evaluate kjv-md4 --metric dummy-metirc", "did you mean dummy-metric"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
 from maskgen.checkpoints.convert.dit import count, renamed
+from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 
 _NAMES = {
@@ -37,10 +39,15 @@ SIZES = {384: "t", 576: "s", 768: "b", 1024: "l"}
 """Widths -> the names of the recipes."""
 
 
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels, which the public network takes off its images and divides them by."""
+
+
 def crate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict of CRATE-MAE, without prefixes, with the names and layouts of a `CRATE`.
 
-    The public head predicts the pixels of a patch channels last.
+    The public network takes normalised pixels, ours pixels in [-1, 1]: the first layer is changed to that. Predictions
+    are left in the public units, and the public head has the pixels of a patch channels last.
 
     Raises:
         UserError: a key that no CRATE-MAE has.
@@ -49,7 +56,12 @@ def crate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "embedding.weight" not in ours:
         raise UserError("patch_embed.proj.weight is missing; is the file of another network?")
     channels, side = ours["embedding.weight"].shape[1:3]
-    ours["embedding.weight"] = ours["embedding.weight"].flatten(1)
+    mean, deviation = (torch.tensor(values, device="cpu")[:, None, None] for values in (MEAN, DEVIATION))
+    weight = ours["embedding.weight"]
+    if not weight.is_meta:
+        ours["embedding.bias"] = ours["embedding.bias"] + (weight * (0.5 - mean) / deviation).flatten(1).sum(1)
+        weight = weight * 0.5 / deviation
+    ours["embedding.weight"] = weight.flatten(1)
     for key in ("class_token", "mask_token"):
         ours[key] = ours[key].flatten()
     for key in ("head.weight", "head.bias"):
@@ -73,17 +85,20 @@ def crate_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
 class CRATEWeights(Converter):
     """CRATE-MAE (Ma-Lab-Berkeley/CRATE), a masked autoencoder of images without a class."""
 
-    positions = "decoder_pos_embed"
-    n_null = 0
+    parameters = "44 M (B)"
+    licence = "MIT"
+    page = "arxiv.org/abs/2404.02446"
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        return {"blocks.0.layers.0.0.fn.qkv.weight", "mask_token", "decoder_pred.weight"} <= state.keys()
+    def recognises(self, found: Published) -> bool:
+        return {"blocks.0.layers.0.0.fn.qkv.weight", "mask_token", "decoder_pred.weight"} <= found.state.keys()
 
-    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return crate(state)
+    def target(self, found: Published) -> Target:
+        spec, patches = crate_spec(found.state), found.state["patch_embed.proj.weight"]
+        side, pixels = math.isqrt(found.state["decoder_pos_embed"].shape[-2] - 1), patches.shape[-1]
+        tree = shipped(
+            f"image/imagenet-crate-{SIZES[len(patches)]}", model=spec, tokenizer={"type": "patches", "size": pixels}
+        )
+        return image_target(tree, (side, side), pixels=pixels, n_classes=0, token_width=3 * pixels**2)
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
-        return crate_spec(state)
-
-    def recipe(self, spec: Mapping[str, Any]) -> str:
-        return f"image/imagenet-crate-{SIZES[spec['width']]}"
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return crate(found.state)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
+from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 
@@ -61,18 +63,42 @@ def dit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
 class DiTWeights(Converter):
     """DiT (facebookresearch/DiT), class-conditional ImageNet."""
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        is_dit = {"y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight"} <= state.keys()
-        return is_dit and "mask_token" not in state
+    parameters = "33 M (S/2) to 675 M (XL/2)"
+    licence = "CC BY-NC 4.0"
+    page = "arxiv.org/abs/2212.09748"
+    needs = "autoencoder sd-vae-ft-ema"
 
-    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dit(state)
+    def recognises(self, found: Published) -> bool:
+        is_dit = {"y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight"} <= found.state.keys()
+        return is_dit and "mask_token" not in found.state
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
-        return dit_spec(state)
+    def target(self, found: Published) -> Target:
+        return latent_target("image/imagenet-dit-xl", dit_spec(found.state), found.state)
 
-    def recipe(self, spec: Mapping[str, object]) -> str:  # noqa: ARG002 - one size is shipped
-        return "image/imagenet-dit-xl"
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return dit(found.state)
+
+
+def latent_target(recipe: str, spec: Mapping[str, object], state: Mapping[str, Tensor], n_null: int = 1) -> Target:
+    """The target of a network on latents of Stable Diffusion's autoencoder in patches of 2 x 2.
+
+    Args:
+        recipe: a shipped one.
+        spec: its `model`.
+        state: with `pos_embed` (1, L, D), patches as a convolution and the table of labels, the last `n_null` rows of
+            which stand for no class.
+        n_null: see `state`.
+
+    Raises:
+        UserError: a tensor that tells the sizes is missing.
+    """
+    for key in ("pos_embed", "x_embedder.proj.weight", "y_embedder.embedding_table.weight"):
+        if key not in state:
+            raise UserError(f"{key} is missing; is the file of another network?")
+    side = math.isqrt(state["pos_embed"].shape[-2])
+    width = state["x_embedder.proj.weight"][0].numel()
+    n_classes = max(len(state["y_embedder.embedding_table.weight"]) - n_null, 0)
+    return image_target(shipped(recipe, model=spec), (side, side), pixels=16, n_classes=n_classes, token_width=width)
 
 
 def renamed(

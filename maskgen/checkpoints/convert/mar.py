@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
-from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
 from maskgen.checkpoints.convert.dit import blocks, count, renamed
+from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 
 _NORMS = {
@@ -104,43 +105,54 @@ def emigm_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
 class MARLayout(Converter):
     """What both layouts share."""
 
-    positions = "diffusion_pos_embed_learned"
-    n_null = 0
-
     def is_masked_autoregressive(self, state: Mapping[str, Tensor]) -> bool:
         """Whether the weights are of this kind of network at all."""
-        return {"diffloss.net.cond_embed.weight", "mask_token", "z_proj.weight", self.positions} <= state.keys()
+        needed = {"diffloss.net.cond_embed.weight", "mask_token", "z_proj.weight", "diffusion_pos_embed_learned"}
+        return needed <= state.keys()
+
+    def target_of(self, recipe: str, spec: Mapping[str, object], state: Mapping[str, Tensor]) -> Target:
+        """The target of a shipped recipe with another `model`."""
+        side = math.isqrt(state["diffusion_pos_embed_learned"].shape[-2])
+        n_classes, width = len(state["class_emb.weight"]), state["z_proj.weight"].shape[1]
+        tree = shipped(f"image/imagenet-{recipe}", model=spec)
+        return image_target(tree, (side, side), pixels=16, n_classes=n_classes, token_width=width)
 
 
 @CONVERTERS.register("mar")
 class MARWeights(MARLayout):
     """MAR (LTH14/mar), class-conditional ImageNet; the embedding of no class is a tensor of its own."""
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        return self.is_masked_autoregressive(state) and state["mask_token"].ndim == 3
+    parameters = "208 M (B) to 943 M (H)"
+    licence = "MIT"
+    page = "arxiv.org/abs/2406.11838"
+    needs = "autoencoder MAR KL-16"
 
-    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return mar(state)
+    def recognises(self, found: Published) -> bool:
+        return self.is_masked_autoregressive(found.state) and found.state["mask_token"].ndim == 3
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
-        return mar_spec(state)
+    def target(self, found: Published) -> Target:
+        spec = mar_spec(found.state)
+        return self.target_of(f"mar-{SIZES[max(len(found.state['z_proj.weight']), 768)]}", spec, found.state)
 
-    def recipe(self, spec: Mapping[str, Any]) -> str:
-        return f"image/imagenet-mar-{SIZES[max(spec['width'], 768)]}"
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return mar(found.state)
 
 
 @CONVERTERS.register("emigm")
 class EMIGMWeights(MARLayout):
     """eMIGM (ML-GSAI/eMIGM), class-conditional ImageNet; the mask token also stands for no class."""
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        return self.is_masked_autoregressive(state) and state["mask_token"].ndim == 2
+    parameters = "69 M (XS) to 942 M (H)"
+    licence = "Apache-2.0"
+    page = "arxiv.org/abs/2503.07197"
+    needs = "autoencoder MAR KL-16"
 
-    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return emigm(state)
+    def recognises(self, found: Published) -> bool:
+        return self.is_masked_autoregressive(found.state) and found.state["mask_token"].ndim == 2
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
-        return emigm_spec(state)
+    def target(self, found: Published) -> Target:
+        spec = emigm_spec(found.state)
+        return self.target_of(f"emigm-{SIZES[len(found.state['z_proj.weight'])]}", spec, found.state)
 
-    def recipe(self, spec: Mapping[str, Any]) -> str:
-        return f"image/imagenet-emigm-{SIZES[spec['width']]}"
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return emigm(found.state)

@@ -7,8 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
-from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, check_positions, count, renamed, sizes
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target
+from maskgen.checkpoints.convert.dit import (
+    EMBEDDERS,
+    HEAD,
+    blocks,
+    check_positions,
+    count,
+    latent_target,
+    renamed,
+    sizes,
+)
+from maskgen.checkpoints.convert.published import Published
 
 _BRIDGE = {
     r"decoder_layer\.linear\.(weight|bias)": r"trunk.bridge.out.\1",
@@ -51,14 +61,18 @@ def maskdit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
 class MaskDiTWeights(Converter):
     """MaskDiT (Anima-Lab/MaskDiT), class-conditional ImageNet."""
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        return {"x_embedder.proj.weight", "decoder_layer.linear.weight", "mask_token"} <= state.keys()
+    parameters = "730 M (XL/2)"
+    licence = "MIT"
+    page = "arxiv.org/abs/2306.09305"
+    needs = "autoencoder sd-vae-ft-ema"
 
-    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return maskdit(state)
+    def recognises(self, found: Published) -> bool:
+        return {"x_embedder.proj.weight", "decoder_layer.linear.weight", "mask_token"} <= found.state.keys()
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
-        return maskdit_spec(state)
+    def target(self, found: Published) -> Target:
+        table = found.state.get("y_embedder.embedding_table.weight")
+        rows = {} if table is None else {"y_embedder.embedding_table.weight": table.mT}  # columns in this layout
+        return latent_target("image/imagenet-maskdit-xl", maskdit_spec(found.state), {**found.state, **rows}, n_null=0)
 
-    def recipe(self, spec: Mapping[str, object]) -> str:  # noqa: ARG002 - one size is shipped
-        return "image/imagenet-maskdit-xl"
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return maskdit(found.state)

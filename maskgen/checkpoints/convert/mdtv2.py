@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from maskgen.checkpoints.convert.converter import CONVERTERS, Converter
-from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, count, has_variance, renamed, sizes
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target
+from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, count, has_variance, latent_target, renamed, sizes
+from maskgen.checkpoints.convert.published import Published
 
 _LISTS = {
     "en_inblocks": "trunk.encoder_blocks",
@@ -68,14 +69,16 @@ def mdtv2_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
 class MDTv2Weights(Converter):
     """MDTv2 (sail-sg/MDT), class-conditional ImageNet."""
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        return "en_inblocks.0.attn.qkv.weight" in state
+    parameters = "38 M (S/2) to 742 M (XL/2)"
+    licence = "Apache-2.0"
+    page = "arxiv.org/abs/2303.14389"
+    needs = "autoencoder sd-vae-ft-mse"
 
-    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return mdtv2(state)
+    def recognises(self, found: Published) -> bool:
+        return "en_inblocks.0.attn.qkv.weight" in found.state
 
-    def spec(self, state: Mapping[str, Tensor]) -> dict[str, object]:
-        return mdtv2_spec(state)
+    def target(self, found: Published) -> Target:
+        return latent_target("image/imagenet-mdtv2-xl", mdtv2_spec(found.state), found.state)
 
-    def recipe(self, spec: Mapping[str, object]) -> str:  # noqa: ARG002 - one size is shipped
-        return "image/imagenet-mdtv2-xl"
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return mdtv2(found.state)

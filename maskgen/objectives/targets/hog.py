@@ -47,7 +47,8 @@ class _Gradients(TokenTarget):
         found = oriented_gradients(images_of(x_0.float(), self.grid), self.cell, self.bins)
         h, w = self.grid
         cells = found.unflatten(4, (w, -1)).unflatten(3, (h, -1))  # (B, C, bins, h, n, w, n)
-        return cells.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2)
+        histograms: Tensor = cells.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2)
+        return histograms
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
         return (value - targets.pack(targets.gather(truth))).square().mean(-1)

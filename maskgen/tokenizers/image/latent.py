@@ -19,9 +19,11 @@ SLICE = 16
 """Images an autoencoder processes at once: its activations are hundreds of times the size of its latents."""
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
-    "xwen99/mar-vae-kl16": {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 16}
+    "stabilityai/sd-vae-ft-ema": {},
+    "stabilityai/sd-vae-ft-mse": {},
+    "xwen99/mar-vae-kl16": {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 16},
 }
-"""Configurations of autoencoders on the hub that differ from Stable Diffusion's: MAR's KL-16."""
+"""Configurations of autoencoders on the hub, where they differ from Stable Diffusion's."""
 
 PixelRange = Literal["zero_one", "minus_one_one"]
 
@@ -165,3 +167,13 @@ def draw_latents(moments: Tensor, rng: Rng) -> Tensor:
     """Tokens (B, L, D) sampled from the posterior with `KLTokenizer.moments` (B, L, 2 D)."""
     mean, std = moments.chunk(2, -1)
     return mean + std * rng.normal(mean.shape, device=mean.device)
+
+
+def sizes_without_weights(
+    name: str, image_shape: tuple[int, int, int], arguments: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """`ImageTokenizer.sizes` of a tokenizer's entry, without its weights; None where only they tell them."""
+    source = str(arguments.get("source", ""))
+    is_known = source in KNOWN or (local_path(source) / str(arguments.get("subfolder", "")) / "config.json").is_file()
+    entry = TOKENIZERS.get(name)
+    return KLTokenizer.sizes_of(image_shape, **arguments) if entry is KLTokenizer and is_known else None
