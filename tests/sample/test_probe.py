@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def test_a_run_is_probed_and_the_report_says_how(command: Command, digits_run: P
         assert abs(one["n_reference"] - 200) < 6
         assert one["standard_error"] == pytest.approx((one["value"] * (1 - one["value"]) / 297) ** 0.5)
     assert entries[2]["value"] > 0.85  # digits are easy
-    assert "linear_probe[mean,bn,lbfgs]" in out
+    assert re.search(r"linear_probe\[mean,bn,lbfgs,0\.\d+ of labels\]", out)
 
 
 @pytest.mark.slow
