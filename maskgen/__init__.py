@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         *,
         resume: bool | Literal["auto"] = False,
         device: str = "auto",
+        start: str | Path | None = None,
     ) -> Path:
         """Train a recipe; the directory of the last checkpoint, which `load` takes.
 
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
             output: the run directory, ``runs/RECIPE`` by default; required for a `Recipe`.
             resume: continue from the newest checkpoint of the run directory; `auto` where there is one.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            start: a checkpoint whose weights the run starts from, as `load` takes it; the same as the override
+                ``start.checkpoint``.
 
         Raises:
             UserError: a recipe, data set or output directory that cannot be used, or a training that diverged.

@@ -21,10 +21,13 @@ class _Callable(ModuleType):
         *,
         resume: bool | Literal["auto"] = False,
         device: str = "auto",
+        start: str | Path | None = None,
     ) -> Path:
         """See `maskgen.train`, declared where the library's public names are."""
         program = importlib.import_module(f"{__name__}.program")
-        checkpoint: Path = program.run(recipe, overrides, output, resume, device)
+        checkpoint: Path = program.run(
+            recipe, overrides, output, resume, device, None if start is None else {"checkpoint": str(start)}
+        )
         return checkpoint
 
 

@@ -18,7 +18,7 @@ def decay_at(step: int, limit: float) -> float:
 
 
 class Ema:
-    """The average of a module's parameters; buffers (codebooks, running statistics) are copied as they are.
+    """The average of a module's trained parameters; buffers (codebooks, statistics) are copied as they are.
 
     With `limit` 0 it is the module itself.
     """
@@ -26,13 +26,14 @@ class Ema:
     def __init__(self, module: nn.Module, limit: float) -> None:
         self.module = module
         self.limit = limit
-        self.average = {name: p.detach().clone() for name, p in module.named_parameters()} if limit else {}
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in trained.items()} if limit else {}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After optimizer step `step` (from 1)."""
         if self.limit:
-            weights = [local(p.detach()) for p in self.module.parameters()]
+            weights = [local(p.detach()) for name, p in self.module.named_parameters() if name in self.average]
             averages = [local(value) for value in self.average.values()]
             torch._foreach_lerp_(averages, weights, 1 - decay_at(step, self.limit))
 
@@ -49,8 +50,8 @@ class Ema:
     def applied(self) -> Iterator[nn.Module]:
         """The module in evaluation mode with averaged weights; restored on exit."""
         was_training = self.module.training
-        kept = {name: p.detach().clone() for name, p in self.module.named_parameters()} if self.limit else {}
         parameters = dict(self.module.named_parameters())
+        kept = {name: parameters[name].detach().clone() for name in self.average}
         try:
             with torch.no_grad():
                 for name, value in self.average.items():

@@ -101,7 +101,7 @@ class Loop:
         if self.objective.state is not None:
             self._buffers += _persistent_buffers(self.objective.state)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
+            group["lr"] = learning_rate(self.step, self.settings) * group["scale"]
         stretch = stretch_at(self.settings, self.step)
         n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
         arguments: dict[str, float] = {"keep_ratio": keep_ratio}

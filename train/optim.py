@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.recipes.budget import TrainSettings
 
 from .sharding import like, whole
@@ -90,14 +91,46 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     parts = {
         name: _n_parts(name, p) if settings.optimizer == "muon" and name in matrices else 0 for name, p in named.items()
     }
+    scales = rate_scales(module, settings.layer_decay)
     groups = []
     for n_parts, is_decayed in ((1, True), (3, True), (0, True), (0, False)):
-        params = [p for name, p in named.items() if parts[name] == n_parts and (name in matrices) == is_decayed]
-        if params:
+        chosen = [name for name in named if parts[name] == n_parts and (name in matrices) == is_decayed]
+        for scale in sorted({scales[name] for name in chosen}):
             decay = settings.weight_decay if is_decayed else 0.0
-            groups.append({"params": params, "weight_decay": decay, "n_parts": n_parts})
+            params = [named[name] for name in chosen if scales[name] == scale]
+            groups.append({"params": params, "weight_decay": decay, "n_parts": n_parts, "scale": scale})
     kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
     return kind(groups, lr=settings.lr, betas=settings.betas)
+
+
+def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
+    """Learning rate of each parameter over that of the last layer: decay^(layers after it) (BEiT, arXiv 2106.08254).
+
+    The blocks of all lists are layers in their order, what stands before them (embeddings, positions) is below the
+    first, and the rest above the last. A list of matrices as long as the blocks (modulations) goes with them.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if decay == 1:
+        return dict.fromkeys(names, 1.0)
+    stacks = [(name, list(part)) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    stacks = [(name, parts) for name, parts in stacks if not any(name.startswith(f"{other}.") for other, _ in stacks)]
+    layers: dict[str, int] = {}
+    n_layers = 0
+    for name, parts in stacks:
+        is_beside = isinstance(parts[0], nn.Linear) and len(parts) == n_layers
+        first = 0 if is_beside else n_layers
+        layers |= {f"{name}.{index}.": first + index + 1 for index in range(len(parts))}
+        n_layers += 0 if is_beside else len(parts)
+    tables = {f"{name}." for name, part in module.named_modules() if isinstance(part, nn.Embedding | TimeEmbedding)}
+    is_below, found = True, {}
+    for name in names:
+        layer = next((layer for prefix, layer in layers.items() if name.startswith(prefix)), None)
+        is_below &= layer is None
+        if layer is None:
+            is_low = is_below or name.endswith("positions") or name.startswith(tuple(tables))
+            layer = 0 if is_low and n_layers else n_layers + 1
+        found[name] = decay ** (n_layers + 1 - layer)
+    return found
 
 
 def _n_parts(name: str, parameter: Tensor) -> int:

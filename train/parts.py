@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.image.latent import KLTokenizer, draw_latents
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+from .some_rows import SomeRows
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
@@ -89,6 +91,8 @@ class Parts:
             built_for = self.system.facts.built_for
             if built_for is not None and built_for != self.source.image_shape:
                 shapes["built_for"] = list(built_for)
+            if self.system.facts.built_grid is not None:
+                shapes["built_grid"] = list(self.system.facts.built_grid)
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
@@ -107,8 +111,20 @@ class Parts:
         return {"rows": len(self.train), "fingerprint": fingerprint}
 
 
-def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = None) -> Parts:
-    """Data, networks and objective of a recipe, on the accelerator's device; the run's own tokenizer if it has one."""
+def build(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    directory: Path | None = None,
+    grid: tuple[int, ...] | None = None,
+) -> Parts:
+    """Data, networks and objective of a recipe, on the accelerator's device.
+
+    Args:
+        recipe: of the run.
+        accelerator: its device.
+        directory: of the run, whose own tokenizer is taken if it has one.
+        grid: that the network is built with, if it is another one than that of the tokens.
+    """
     if recipe.kind == "text":
         return _build_text(recipe, accelerator, directory)
     source = recipe.build_data()
@@ -122,12 +138,13 @@ def build(recipe: Recipe, accelerator: Accelerator, directory: Path | None = Non
             captions, train, test = _captions(recipe, source, train, test, accelerator)
     caption_shape = None if captions is None else (captions.length, captions.width)
     facts = replace(DataFacts.of(source, caption_shape), built_for=source.image_shape)
+    if grid is not None and tokenizer is not None and grid != tokenizer.grid:
+        facts = replace(facts, built_grid=grid)
     with accelerator.local_main_process_first():
         target_source = load_target_source(recipe)
     system = build_system(recipe, facts, tokenizer, source=target_source)
     _check_trainable(recipe, system, source)
     system.network.to(accelerator.device)
-    _ = system.objective  # copies of the network are made before anything wraps it
     to_batch = _to_batch(recipe, tokenizer, source, accelerator.device, captions)
     return Parts(source, system, train, test, to_batch, captions)
 
@@ -299,22 +316,3 @@ def _text_to_batch(device: torch.device, eos: int | None) -> ToBatch:
         return Batch(x_0, documents=None if eos is None else document_ids(x_0, eos))
 
     return convert
-
-
-def spread(total: int, n: int, rank: int = 0, world: int = 1) -> list[int]:
-    """This process's share of n rows at even distances in `total` >= n, which may be sorted by class."""
-    return [i * total // n for i in range(rank, n, world)]
-
-
-@dataclass(frozen=True)
-class SomeRows:
-    """Some rows of a data set."""
-
-    data: Rows
-    index: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self.data.__getitems__([self.index[i] for i in indices])

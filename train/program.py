@@ -29,6 +29,7 @@ from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
 from .failures import forget_failures, share_failure
+from .finetuning import begin, built_grid, go_on, source_of
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import Parts, at_resolution, build, check_grids
@@ -46,10 +47,9 @@ def run(
     output: str | Path | None = None,
     resume: Resume = False,
     device: str = "auto",
+    start: Mapping[str, object] | None = None,
 ) -> Path:
-    """Train; returns the last checkpoint.
-
-    SIGTERM, SIGINT and SIGHUP end the run after the current step, with a checkpoint; SIGUSR1 writes a checkpoint.
+    """Train; returns the last checkpoint. SIGTERM, SIGINT and SIGHUP end the run after a step, with a checkpoint.
 
     Args:
         recipe_source: name of a shipped recipe, or a YAML file.
@@ -57,12 +57,14 @@ def run(
         output: run directory, default ``runs/RECIPE``.
         resume: continue from the newest checkpoint of the run directory; `auto` starts where there is none.
         device: `auto`, `cpu` or `cuda`.
+        start: keys of `start` in the recipe.
 
     Raises:
         UserError: recipe, data, checkpoint or output that cannot be used, or a training that cannot go on.
-        Stopped: a signal ended the run.
+        Stopped: a signal ended the run. SIGUSR1 writes a checkpoint and ends nothing.
     """
-    clock, recipe = Clock(), load_recipe(recipe_source, overrides)
+    clock, overrides = Clock(), _with_start(overrides, start or {})
+    recipe = load_recipe(recipe_source, overrides)
     name = "recipe" if isinstance(recipe_source, Recipe) else str(recipe_source)
     directory = local_path(output or f"runs/{Path(name).stem}")
     require_writable(directory, str(directory))
@@ -72,11 +74,11 @@ def run(
     with surviving_output(), Signals() as signals, RunLock(directory) if is_main else nullcontext():
         if is_main:
             forget_failures(directory)
-        start = find_start(directory, recipe, resume, accelerator)
-        require_shared(recipe.train, accelerator.num_processes, 0 if start is None else start.step)
+        resumed = find_start(directory, recipe, resume, accelerator)
+        require_shared(recipe.train, accelerator.num_processes, 0 if resumed is None else resumed.step)
         status = Status(directory, name, recipe.train.steps, is_main=is_main)
         with _recorded(status, accelerator):
-            return _built(recipe, directory, start, accelerator, RunContext(signals, status, about, clock)).go()
+            return _built(recipe, directory, resumed, accelerator, RunContext(signals, status, about, clock)).go()
 
 
 def _accelerator(recipe: Recipe, device: str) -> Accelerator:
@@ -91,6 +93,14 @@ def _accelerator(recipe: Recipe, device: str) -> Accelerator:
     )
     require_supported(accelerator, recipe, plugin)
     return accelerator
+
+
+def _with_start(
+    overrides: Sequence[str] | Mapping[str, object], start: Mapping[str, object]
+) -> Sequence[str] | Mapping[str, object]:
+    """Overrides, and keys of `start` before them."""
+    keys = {f"start.{key}": value for key, value in start.items()}
+    return keys | dict(overrides) if isinstance(overrides, Mapping) else [*_shown(keys), *overrides]
 
 
 def _shown(overrides: Sequence[str] | Mapping[str, object]) -> list[str]:
@@ -131,18 +141,25 @@ def _built(
         clean(directory)
         _prepare(directory, recipe, start)
     accelerator.wait_for_everyone()
-    parts = build(recipe, accelerator, directory)
+    source = source_of(recipe) if start is None else None
+    grid = built_grid(recipe, source) if start is None else start.facts.built_grid
+    parts = build(recipe, accelerator, directory, grid)
     check_grids(parts, recipe)
+    if start is None:
+        origin = begin(parts, recipe, source, directory, is_main=accelerator.is_main_process)
+    else:
+        origin = go_on(parts, recipe, start)
     if start is not None:  # the checkpoint was written in the phase of the step before it
         resolution = stretch_at(recipe.train, max(start.step - 1, 0)).resolution
         parts = at_resolution(parts, recipe, resolution, accelerator)
         if accelerator.is_main_process:
             check_data(start, parts)
             warn_of_threads(start)
+    _ = parts.objective  # its copies of the network are made of its first weights, before anything wraps it
     loop = _loop(recipe, parts, start, accelerator)
     info = {} if start is None else start.info
     context.clock.count_on(spent_until(directory, info))
-    run = Run(recipe, parts, loop, directory, context, images_seen(start))
+    run = Run(recipe, parts, loop, directory, context, origin, images_seen(start))
     run.means.load(info.get("means", {}), accelerator)
     return run
 

@@ -27,6 +27,7 @@ from maskgen.recipes.schema import Recipe
 from .callbacks import Log, describe
 from .clock import Clock
 from .cost_report import brief, cost_of_system
+from .finetuning import Origin
 from .loop import Loop, Means
 from .parts import Parts, at_resolution
 from .sharding import is_sharded
@@ -55,6 +56,7 @@ class Run:
     loop: Loop
     directory: Path
     context: RunContext
+    origin: Origin = field(default_factory=lambda: Origin({}))
     images: int = 0
     means: Means = field(default_factory=Means)
 
@@ -127,7 +129,7 @@ class Run:
         kind = "rows of text" if self.recipe.kind == "text" else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
         self.log.say(f"{self.recipe.task}: {self.cost.n_parameters:,} parameters, {n_rows}, {self.directory}")
-        for line in (*self.parts.source.report(), brief(self.cost)):
+        for line in (*self.origin.notes, *self.parts.source.report(), brief(self.cost)):
             self.log.say(line)
         self.context.status.write("running", self.loop.step)
 
@@ -276,10 +278,12 @@ class Run:
         loop, accelerator = self.loop, self.loop.accelerator
         is_main = accelerator.is_main_process
         means = self.means.state(accelerator)
-        tensors = collect(self.parts.module, loop.ema, loop.optimizer, loop.objective.state, is_kept=is_main)
+        has_base = "base" in self.origin.info
+        state = loop.objective.state
+        tensors = collect(self.parts.module, loop.ema, loop.optimizer, state, is_kept=is_main, has_base=has_base)
         if not is_main:
             return
-        info = dict(self.context.about) | _facts(accelerator) | self.parts.facts() | self.clock.tree()
+        info = {**self.context.about, **self.origin.info} | _facts(accelerator) | self.parts.facts() | self.clock.tree()
         info |= {"validation": scores, "means": means}
         info |= {"skipped": loop.skipped, "skipped_in_a_row": loop.skipped_in_a_row}
         path = save(self.directory, step, self.recipe, tensors, info)

@@ -34,20 +34,24 @@ def collect(
     objective: nn.Module | None = None,
     *,
     is_kept: bool = True,
+    has_base: bool = False,
 ) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint by file: averaged weights for use, the rest for resuming.
 
     The rest are raw weights, the optimizer's state and the objective's own tensors (`Objective.state`).
-    With sharded parameters all processes must call; a process that does not keep the tensors gets none.
+    With a base, frozen parameters are left out: they are its. With sharded parameters all processes must call; one that
+    does not keep the tensors gets none.
     """
-    training = {f"model.{name}": value for name, value in module.state_dict().items()}
+    below = {name for name, p in module.named_parameters() if has_base and not p.requires_grad}
+    training = {f"model.{name}": value for name, value in module.state_dict().items() if name not in below}
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             training[f"optimizer.{names[id(parameter)]}.{key}"] = value
     if objective is not None:
         training |= {f"objective.{name}": value for name, value in objective.state_dict().items()}
-    files = {MODEL: ema.state_dict(), TRAINING: training}
+    averaged = {name: value for name, value in ema.state_dict().items() if name not in below}
+    files = {MODEL: averaged, TRAINING: training}
     return {name: gathered(tensors, is_kept=is_kept) for name, tensors in files.items()}
 
 
@@ -71,7 +75,8 @@ def restore(
     training = checkpoint.tensors(TRAINING)
     now = module.state_dict()
     raw = {key[6:]: value for key, value in training.items() if key.startswith("model.")}
-    module.load_state_dict({key: like(value, now[key]) if key in now else value for key, value in raw.items()})
+    below = now if "base" in checkpoint.info else {}  # what a checkpoint of low-rank changes does not hold
+    module.load_state_dict(below | {key: like(value, now[key]) if key in now else value for key, value in raw.items()})
     ema.load(checkpoint.tensors(MODEL))
     if objective is not None:
         objective.load_state_dict({key[10:]: value for key, value in training.items() if key.startswith("objective.")})

@@ -18,9 +18,10 @@ from maskgen.tokenizers import ImageTokenizer
 
 from .callbacks import preview_reconstructions, preview_samples, preview_texts
 from .loop import validate
-from .parts import Parts, SomeRows, spread
+from .parts import Parts
 from .sharding import is_sharded
 from .signals import Signals
+from .some_rows import SomeRows, spread
 
 
 @dataclass(frozen=True)

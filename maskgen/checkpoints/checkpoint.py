@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maskgen.checkpoints.adapters import fill_network
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -39,7 +40,7 @@ from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import read_yaml
 from maskgen.recipes.build import DataFacts, System, build_system
 from maskgen.recipes.load import parse_recipe
-from maskgen.recipes.schema import Recipe, anywhere
+from maskgen.recipes.schema import Recipe, anywhere, merged
 from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
@@ -86,9 +87,14 @@ class Checkpoint:
             return DataFacts(length=self.length, vocab_size=int(self.info.get("vocab_size", 0)))
         channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
-        built_for, target_width = (channels, height, width), int(self.info.get("target_width", 0))
+        grid = tuple(self.info["built_grid"]) if "built_grid" in self.info else None
         return DataFacts(
-            len(self.classes), self.image_shape, built_for, caption_shape=caption_shape, target_width=target_width
+            len(self.classes),
+            self.image_shape,
+            (channels, height, width),
+            grid,
+            caption_shape=caption_shape,
+            target_width=int(self.info.get("target_width", 0)),
         )
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
@@ -155,7 +161,7 @@ def load_system(checkpoint: Checkpoint) -> System:
     Raises:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
-    recipe, facts = anywhere(checkpoint.recipe), checkpoint.facts
+    recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
     if recipe.task != "generator":
         system = build_system(recipe, facts)
     elif recipe.kind == "text":
@@ -168,8 +174,17 @@ def load_system(checkpoint: Checkpoint) -> System:
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    _filled(system.network, checkpoint)
+    stored = _cast(checkpoint.tensors(), torch.float32)
+    fill_network(system.network, checkpoint.recipe.lora, stored, checkpoint.info.get("base"), checkpoint.path)
+    system.network.eval().requires_grad_(False)
     return system
+
+
+def usable(checkpoint: Checkpoint) -> tuple[Recipe, dict[str, Tensor]]:
+    """Recipe and weights that need nothing else: low-rank changes are added to the weights they belong to."""
+    if checkpoint.recipe.lora is None:
+        return checkpoint.recipe, checkpoint.tensors()
+    return merged(checkpoint.recipe), load_system(checkpoint).network.state_dict()
 
 
 def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None]:
@@ -186,22 +201,6 @@ def load_text_model(checkpoint: Checkpoint) -> tuple[nn.Module, TextTokenizer]:
         raise CheckpointError(f"{checkpoint.path} is made for images; this needs a text generator")
     system = load_system(checkpoint)
     return system.network, cast(TextTokenizer, system.tokenizer)
-
-
-def _filled(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
-    """The network with the checkpoint's weights, for use."""
-    try:
-        network.load_state_dict(_cast(checkpoint.tensors(), torch.float32))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: weights do not fit the recipe: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
-    if unusable:
-        raise CheckpointError(
-            f"{checkpoint.path}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint"
-        )
-    return network.eval().requires_grad_(False)
 
 
 def load_tokenizer(recipe: Recipe, image_shape: tuple[int, int, int], home: Path | None = None) -> ImageTokenizer:
@@ -291,13 +290,13 @@ def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, objec
 
 def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: object) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
-    tensors = checkpoint.tensors()
-    if checkpoint.recipe.kind == "text":
+    recipe, tensors = usable(checkpoint)
+    if recipe.kind == "text":
         verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
     if dtype is not None:
         tensors = _cast(tensors, dtype)
-    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training")}
-    write_checkpoint(path, checkpoint.recipe, {MODEL: tensors}, info | more, checkpoint.path)
+    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training", "base")}
+    write_checkpoint(path, recipe, {MODEL: tensors}, info | more, checkpoint.path)
 
 
 def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:

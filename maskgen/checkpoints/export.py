@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskgen.checkpoints.card import card
-from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint
+from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint, usable
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.registry import Registry
@@ -55,7 +55,7 @@ def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: di
     path.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-        for name, value in checkpoint.tensors().items()
+        for name, value in usable(checkpoint)[1].items()
     }
     save_file(tensors, path / MODEL, {"summary": str(facts["summary"])})
 

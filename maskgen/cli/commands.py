@@ -7,7 +7,7 @@ from io import StringIO
 
 import click
 
-from maskgen.cli import benchmarking, converting, listing, sampling, scoring, training
+from maskgen.cli import benchmarking, coding, converting, listing, sampling, scoring, training
 from maskgen.core.errors import DiskFull, OutOfMemory, UserError, is_out_of_memory
 from maskgen.core.files import NO_SPACE
 from maskgen.core.terminal import printable
@@ -21,7 +21,15 @@ SETTINGS: dict[str, object] = {
 COMMANDS = (
     *(training.train, sampling.sample, scoring.evaluate, scoring.fid, scoring.statistics, scoring.probe),
     *(scoring.report, benchmarking.bench, training.cost, training.precompute, training.runs),
-    *(converting.convert, converting.export, listing.recipes, listing.samplers, listing.zoo),
+    *(
+        converting.convert,
+        converting.export,
+        coding.compress,
+        coding.decompress,
+        listing.recipes,
+        listing.samplers,
+        listing.zoo,
+    ),
 )
 
 

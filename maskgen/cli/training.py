@@ -7,7 +7,7 @@ import threading
 
 import click
 
-from maskgen.cli.names import RECIPE
+from maskgen.cli.names import CHECKPOINT, RECIPE
 from maskgen.cli.options import DEVICE, program, say
 from maskgen.core.console import surviving_output
 
@@ -24,9 +24,21 @@ from maskgen.core.console import surviving_output
     help="Continue from the newest checkpoint of the run directory; `--resume auto` starts a new run if there is none.",
 )
 @click.option("--seed", type=int, metavar="N", help="Random seed; the same as seed=N.")
+@click.option(
+    "--from", "source", type=CHECKPOINT, metavar="CHECKPOINT", help="Start from the weights of CHECKPOINT (fine-tune)."
+)
+@click.option(
+    "--weights", type=click.Choice(["ema", "model"]), help="Which weights to start from. Default: ema, the averaged."
+)
 @DEVICE
 def train(
-    recipe: str, overrides: tuple[str, ...], output: str | None, resume: str | None, seed: int | None, device: str
+    recipe: str,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    seed: int | None,
+    source: str | None,
+    weights: str | None,
+    **options: str | None,
 ) -> None:
     """Train RECIPE, a name from `maskgen recipes` or a YAML file.
 
@@ -39,7 +51,9 @@ def train(
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
     with surviving_output():
         start = "auto" if resume == "auto" else resume is not None
-        checkpoint = program("train.program").run(recipe, overrides, output, start, device)
+        given = {"checkpoint": source, "weights": weights}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        checkpoint = program("train.program").run(recipe, overrides, resume=start, start=chosen, **options)
         say(f"checkpoint: {checkpoint}")
 
 

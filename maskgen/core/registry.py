@@ -37,14 +37,21 @@ class Registry(Generic[T]):
         derived: constructor arguments that are computed from other parts (a vocabulary size); never keys.
         home: folder and variable of the registry, ``maskgen.models:MODELS``. Entries of the folder are found by
             `catalogue.entries` and imported when they are used. None has only what is registered at run time.
+        shared: keys that every entry accepts and no constructor takes, with their types; None where they are left out.
     """
 
     _by_base: typing.ClassVar[dict[type, Registry[Any]]] = {}
 
     def __init__(
-        self, kind: str, base: type | None = None, derived: tuple[str, ...] = (), home: str | None = None
+        self,
+        kind: str,
+        base: type | None = None,
+        derived: tuple[str, ...] = (),
+        home: str | None = None,
+        shared: Mapping[str, type] | None = None,
     ) -> None:
         self.kind = kind
+        self.shared = shared or {}
         self.derived = derived
         self.home = home
         self._entries: dict[str, Callable[..., T]] = {}
@@ -141,6 +148,7 @@ class Registry(Generic[T]):
         name, arguments = self.check(spec, path)
         entry = self.get(name)
         parameters = inspect.signature(entry).parameters
+        arguments = {key: value for key, value in arguments.items() if key not in self.shared}
         try:
             return entry(**arguments, **{key: value for key, value in derived.items() if key in parameters})
         except ValueError as error:
@@ -165,7 +173,7 @@ class Registry(Generic[T]):
 
     def _schema(self, name: str) -> type[BaseModel]:
         if name not in self._schemas:
-            self._schemas[name] = _schema_of(self.get(name), f"{self.kind}:{name}", self.derived)
+            self._schemas[name] = _schema_of(self.get(name), f"{self.kind}:{name}", self.derived, self.shared)
         return self._schemas[name]
 
 
@@ -209,9 +217,11 @@ def _keys_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     return list(schema.model_fields)
 
 
-def _schema_of(entry: Callable[..., object], title: str, derived: tuple[str, ...]) -> type[BaseModel]:
+def _schema_of(
+    entry: Callable[..., object], title: str, derived: tuple[str, ...], shared: Mapping[str, type]
+) -> type[BaseModel]:
     hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {key: (hint | None, None) for key, hint in shared.items()}
     for key, parameter in inspect.signature(entry).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:  # **sizes: Unpack[Sizes], keys that several entries share
             (shared,) = get_args(hints[key])

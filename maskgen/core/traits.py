@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from maskgen.core.groups import GroupPlan
 from maskgen.core.streams import StreamKind
 
 TokenKind = Literal["discrete", "continuous"]
@@ -38,6 +39,7 @@ class NetworkTraits:
         predicts_points: its predictions (`Point`) have no spread, so no temperature applies.
         sees_known: known tokens of a Gaussian process are given to it clean, as a condition.
         block_length: tokens in a block of a network that generates block by block; None for all tokens at once.
+        groups: the groups of positions that it generates one after the other, each in one step; None for no such plan.
         is_autoregressive: token i depends on the tokens before it only, and its input is shifted.
         drops_tokens: it can be trained with a share of the tokens left out of the computation (keep ratio below 1).
         drops_masked: only masked tokens are left out, and they are predicted all the same.
@@ -66,6 +68,7 @@ class NetworkTraits:
     predicts_points: bool = False
     sees_known: bool = False
     block_length: int | None = None
+    groups: GroupPlan | None = None
     is_autoregressive: bool = False
     drops_tokens: bool = False
     drops_masked: bool = False

@@ -8,11 +8,13 @@ from torch import nn
 
 from maskgen.core.errors import UserError
 from maskgen.core.registry import Registry
+from maskgen.nn.lora import LoraSettings
 
 MODELS: Registry[nn.Module] = Registry(
     "model",
     derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "target_width"),
     home="maskgen.models:MODELS",
+    shared={"lora": LoraSettings},
 )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import Tables
 
 MIN_SIDE = 8
 
@@ -72,6 +73,10 @@ class ImageClassifier(nn.Module):
             stages += [ConvNorm(n_in, n_out, 4, 2), nn.ReLU(), *(ResidualBlock(n_out) for _ in range(n_blocks))]
         self.body = nn.Sequential(*stages)
         self.head = nn.Linear(width, n_classes)
+
+    def tables(self) -> Tables:
+        """Rows of the head."""
+        return {"head.weight": ("class",), "head.bias": ("class",)}
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled activations before the head: images (B, C, H, W) in [0, 1] -> (B, width), none negative."""

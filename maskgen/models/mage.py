@@ -14,6 +14,7 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import ConditionKind, NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import RowKind, Tables
 from maskgen.nn.decoders import JointDecoder
 from maskgen.nn.encoders import VisibleEncoder
 from maskgen.nn.heads import MlmHead
@@ -150,6 +151,12 @@ class Mage(nn.Module):
             both = (pooled(encoded[:, 1:], subset), pooled(self.encoder(self._embed(other, cond), kept)[:, 1:], kept))
             vectors = self._project(torch.stack(both))
         return Categorical(self.head(x if where is None else x[where]), where, vectors=vectors)
+
+    def tables(self) -> Tables:
+        """Rows of the token table and of the head's bias."""
+        labels: tuple[RowKind, ...] = ("null",) if self.condition == "none" else ("class", "null")
+        rows: tuple[RowKind, ...] = ("token", "mask", *labels, "unused")
+        return {"embedding.weight": rows, "head.bias": rows}
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), attention from the class token to each of the tokens (B, L) in the encoder's last block."""

@@ -14,6 +14,7 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits, TokenKind
 from maskgen.models.base import MODELS
+from maskgen.models.tables import Tables
 from maskgen.models.token_head import HEADS, Diffusion, Head
 from maskgen.nn.decoders import JointDecoder
 from maskgen.nn.encoders import VisibleEncoder
@@ -110,6 +111,12 @@ class MAR(nn.Module):
             raise under("model", error) from None
         if (keys["head"].tokens == "discrete") != is_discrete:
             raise ValueError(f"model.head: {_unfit(is_discrete)}")
+
+    def tables(self) -> Tables:
+        """Rows of labels, and of tokens where they are discrete."""
+        labels: Tables = {} if self.labels is None else {"labels.weight": ("class",)}
+        tokens: Tables = dict.fromkeys(("embedding.weight", "head.net.weight", "head.net.bias"), ("token",))
+        return {**labels, **tokens} if self.vocab_size else labels
 
     def _init(self) -> None:
         """Xavier-uniform matrices, zero biases; tokens and positions normal with deviation 0.02, as published."""

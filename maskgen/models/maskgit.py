@@ -15,6 +15,7 @@ from maskgen.core.predictions import NULL, Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import RowKind, Tables
 from maskgen.nn.block import Block
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
 from maskgen.nn.heads import LossHead, MlmHead
@@ -151,6 +152,14 @@ class MaskGIT(nn.Module):
         self.register_buffer("rotation", None, persistent=False)
         if not is_learned:
             self.set_grid(self.grid)
+
+    def tables(self) -> Tables:
+        """Rows of the token table and of the head."""
+        labels: tuple[RowKind, ...] = ("class", "null") if self.has_null_label else ("class",)
+        rows: tuple[RowKind, ...] = ("token", "mask", *(labels if self.condition == "token" else ()))
+        if self.head.output is not None:
+            return {"embedding.weight": rows, "head.bias": ("token",), "head.output.weight": ("token",)}
+        return {"embedding.weight": rows, "head.bias": rows}
 
     def _add_blocks(self, sizes: BlockSizes, depth: int, is_modulated: bool, eps: float | None) -> None:
         """BERT's blocks with an `eps`, else ViT's."""

@@ -15,6 +15,7 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.tables import RowKind, Tables
 from maskgen.nn.cache import KeyValueCache
 from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.initialisation import zero
@@ -121,6 +122,12 @@ class TextTransformer(nn.Module):
                 nn.init.normal_(part.weight, std=0.02)
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
+
+    def tables(self) -> Tables:
+        """Rows of the embedding and of the head."""
+        outputs: tuple[RowKind, ...] = ("token",) if self.head.out_features == self.vocab_size else ("token", "unused")
+        rows: Tables = {"embedding.weight": ("token", "mask"), "head.weight": outputs, "head.bias": outputs}
+        return {**rows, "raw_exponents": ("token",)} if self.traits.has_exponents else rows
 
     def hidden(
         self,

@@ -19,6 +19,7 @@ from maskgen.objectives.base import (
     Objective,
     ObjectiveTraits,
     draw_times,
+    dropped,
     mean_of,
     refuse_dropping,
     require_path,
@@ -79,21 +80,22 @@ class BlockTokens(Objective):
 
 @OBJECTIVES.register("next_token")
 class NextToken(Objective):
-    """Cross-entropy of each token given those before it: nats a token, exactly.
+    """Cross-entropy of each token given those before it, or given the groups before its own: nats a token, exactly.
 
     Args:
         layout: of the rows, one stream; or its vocabulary size V. [MASK] = V.
+        label_dropout: share of the rows trained without their class.
         input_mask_ratio: share of input tokens replaced by [MASK] while the targets stay (MEAP, arXiv 2502.07490;
             0.15 there). A row has exactly round((L - 1) ratio) of them.
     """
 
     traits = ObjectiveTraits("none", "discrete")
 
-    def __init__(self, layout: TokenLayout | int, input_mask_ratio: float = 0.0) -> None:
-        require_shares(input_mask_ratio=input_mask_ratio)
+    def __init__(self, layout: TokenLayout | int, input_mask_ratio: float = 0.0, label_dropout: float = 0.0) -> None:
+        require_shares(input_mask_ratio=input_mask_ratio, label_dropout=label_dropout)
         require_one_stream(layout, "objective next_token")
         self.mask_id = vocab_size_of(layout)
-        self.input_mask_ratio = input_mask_ratio
+        self.input_mask_ratio, self.label_dropout = input_mask_ratio, label_dropout
         self.baseline = math.log(self.mask_id)
 
     def __call__(self, model: Callable[..., Categorical], batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
@@ -101,7 +103,8 @@ class NextToken(Objective):
         refuse_dropping(keep_ratio)
         x_0 = batch.x_0
         x_in = self._mask(x_0, rng) if self.input_mask_ratio and is_in_training(model) else x_0
-        logits = model(x_in, torch.zeros(len(x_0), device=x_0.device)).logits.float()  # (B, L, V)
+        cond = dropped(batch.cond, self.label_dropout, model, rng)
+        logits = model(x_in, torch.zeros(len(x_0), device=x_0.device), cond).logits.float()  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
         value = loss.mean()
         right = sum_of(is_right(logits.detach(), x_0))

@@ -19,8 +19,9 @@ from maskgen.processes.preconditioned import Preconditioned
 from maskgen.recipes.build import System
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.guidance import Guidance, training_time
-from maskgen.samplers.masked.layout import Blocks
+from maskgen.samplers.masked.layout import Blocks, Groups
 from maskgen.samplers.masked.loop import OnStep
+from maskgen.samplers.masked.unmasking import Scheduled
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
@@ -31,8 +32,8 @@ class Generator:
     """A network with everything that sampling from it needs.
 
     The traits of the network decide how it is decoded: a block-diffusion network (`block_length`) in its blocks, with
-    the keys and values of finished blocks cached; one with learned rates (`has_exponents`) with these; one that
-    `sees_known` with the known tokens as a condition.
+    the keys and values of finished blocks cached; one with a plan of `groups` likewise; one with learned rates
+    (`has_exponents`) with these; one that `sees_known` with the known tokens as a condition.
 
     Attributes:
         denoiser: a `Denoiser`, or the network of a Gaussian process.
@@ -143,17 +144,27 @@ class Generator:
         sampler, traits = self.sampler, traits_of(self.denoiser)
         if traits.has_exponents:
             sampler = with_exponents(sampler, self.denoiser.exponents.detach().cpu())
+        if traits.groups is not None:
+            return replace(sampler, layout=Groups(traits.groups), unmasking=Scheduled(), steps=traits.groups.n_groups)
         block_length = traits.block_length
         return sampler if block_length is None else replace(sampler, layout=Blocks(block_length, "row"))
 
     def _check_known(self, known: Tensor) -> None:
-        block_length = traits_of(self.denoiser).block_length
-        if block_length is None:
+        traits = traits_of(self.denoiser)
+        if traits.groups is not None:
+            turn = traits.groups.index.to(known.device)
+        elif traits.block_length is not None:
+            turn = torch.arange(known.shape[1], device=known.device) // traits.block_length
+        else:
             return
-        place = torch.arange(known.shape[1], device=known.device)
-        first_gap = torch.where(known < 0, place, known.shape[1]).amin(1)
-        last_known = torch.where(known >= 0, place, -1).amax(1)
-        if bool((last_known // block_length > first_gap // block_length).any()):
+        first_gap = torch.where(known < 0, turn, known.shape[1]).amin(1)
+        last_known = torch.where(known >= 0, turn, -1).amax(1)
+        if bool((last_known > first_gap).any()) and traits.groups is not None:
+            raise UserError(
+                f"this checkpoint generates in a fixed order ({traits.groups.order}, {traits.groups.n_groups} groups) "
+                "and cannot see tokens that come after a gap; use a bidirectional checkpoint (maskgit)"
+            )
+        if bool((last_known > first_gap).any()):
             raise UserError(
                 "this checkpoint generates from left to right and cannot see text after a gap; give a prompt only, or "
                 "use a bidirectional checkpoint (mdlm)"

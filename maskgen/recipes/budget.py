@@ -100,6 +100,8 @@ class TrainSettings(_Settings):
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.95)
+    layer_decay: float = Field(1.0, gt=0, le=1, description="rate of a block over that of the next one")
+    freeze: tuple[str, ...] = Field((), description="patterns of tensors that are not trained")
     clip: float = Field(1.0, gt=0)
     ema: Share = Field(0.999, description="0 is off")
     keep_ratio: KeepRatio = 1.0

@@ -35,6 +35,7 @@ class DataFacts:
         n_classes: number of labels; 0 without.
         image_shape: (C, H, W) of images; None for text.
         built_for: (C, H, W) that the network was built with, if phases have changed the resolution since.
+        built_grid: grid of tokens that the network was built with, if it was trained on another one before.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
         vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
@@ -44,6 +45,7 @@ class DataFacts:
     n_classes: int = 0
     image_shape: ImageShape | None = None
     built_for: ImageShape | None = None
+    built_grid: tuple[int, ...] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
     vocab_size: int = 0
@@ -140,6 +142,8 @@ def build_system(
         layout = layout_of(tokenizer, facts)
     if layout is not None and not facts.target_width:
         facts = replace(facts, target_width=_objective(recipe, layout).target_width(source))
+    if layout is not None and facts.built_grid is not None:
+        built_on = TokenLayout.of(replace(layout.streams[0], shape=facts.built_grid))
     network = build_network(recipe, facts, built_on or layout)
     if layout is not None and built_on is not None:
         change_grid(network, layout.shape)

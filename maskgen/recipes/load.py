@@ -18,7 +18,7 @@ from maskgen.processes import PROCESSES
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
 from maskgen.recipes.overrides import apply_overrides
-from maskgen.recipes.schema import GuidanceSettings, Recipe
+from maskgen.recipes.schema import GuidanceSettings, Recipe, StartSettings
 from maskgen.recipes.tree import RecipeError, put, read_tree
 from maskgen.tokenizers import TOKENIZERS
 
@@ -97,7 +97,7 @@ def _accepted(loc: tuple[int | str, ...]) -> type[BaseModel]:
     if "views" in loc[:-1]:
         return Views
     sections: dict[str, type[BaseModel]] = {
-        "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings
+        "train": TrainSettings, "guidance": GuidanceSettings, "captions": CaptionSettings, "start": StartSettings,
     }  # fmt: skip
     return sections.get(str(loc[0]), Recipe) if len(loc) > 1 else Recipe
 

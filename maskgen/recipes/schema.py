@@ -14,6 +14,7 @@ from maskgen.core.streams import StreamKind, TokenLayout, vocab_size_of
 from maskgen.data.base import DATASETS, ImageSource, TextSource
 from maskgen.data.image.captions import CaptionSettings
 from maskgen.models import MODELS
+from maskgen.nn.lora import LoraSettings
 from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
 from maskgen.processes import PROCESSES, Absorbing, Gaussian, Process
 from maskgen.recipes.budget import TrainSettings
@@ -41,6 +42,22 @@ class GuidanceSettings(BaseModel):
     channels: int = 0
 
 
+class StartSettings(BaseModel):
+    """Where the weights of a run come from; without it they are initialised.
+
+    Attributes:
+        checkpoint: zoo name, checkpoint or run directory, or hub id.
+        weights: averaged ones, which are sampled (`ema`), or those that training goes on with (`model`).
+        skip: patterns of tensors that are not taken from the checkpoint; those of the network stay as initialised.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str
+    weights: Literal["ema", "model"] = "ema"
+    skip: tuple[str, ...] = ()
+
+
 class Recipe(BaseModel):
     """One point of the design space, validated. Without `model` it trains its tokenizer.
 
@@ -59,6 +76,7 @@ class Recipe(BaseModel):
     objective: str | dict[str, Any]
     sampler: str | dict[str, Any] = "maskgit"
     guidance: GuidanceSettings = GuidanceSettings()
+    start: StartSettings | None = None
     train: TrainSettings = TrainSettings()
 
     @property
@@ -67,6 +85,11 @@ class Recipe(BaseModel):
         if self.model is None:
             return "tokenizer"
         return "classifier" if self.tokenizer is None else "generator"
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """Low-rank changes that are trained in place of the network's weights."""
+        return None if self.model is None else MODELS.check(self.model, "model")[1].get("lora")
 
     @property
     def data_entry(self) -> type[ImageSource | TextSource]:
@@ -218,6 +241,14 @@ def anywhere(recipe: Recipe) -> Recipe:
     if isinstance(recipe.model, dict) and "attention" in recipe.model:
         return recipe.model_copy(update={"model": {**recipe.model, "attention": "auto"}})
     return recipe
+
+
+def merged(recipe: Recipe) -> Recipe:
+    """The recipe of a network whose low-rank changes have been added to its weights."""
+    if recipe.lora is None or not isinstance(recipe.model, dict):
+        return recipe
+    model = {key: value for key, value in recipe.model.items() if key != "lora"}
+    return recipe.model_copy(update={"model": model})
 
 
 def _build(registry: Registry[T], spec: Spec, path: str, **derived: object) -> T:

@@ -337,3 +337,13 @@ def test_val_is_a_name_of_the_test_split(tmp_path: Path) -> None:
     source = DATASETS.build({"type": "folder", "path": str(tmp_path), "size": 8})
     assert source.classes == ("a", "b")
     assert (len(source.split("train")), len(source.split("test"))) == (2, 1)
+
+
+def test_larger_digits_show_the_same_digits() -> None:
+    small, large = (DATASETS.build({"type": "digits", "size": n}) for n in (8, 32))
+    assert isinstance(small, ImageSource)
+    assert isinstance(large, ImageSource)
+    rows = range(20)
+    images, enlarged = (source.split("test").__getitems__(rows)[0].float() for source in (small, large))
+    assert enlarged.shape == (20, 1, 32, 32)
+    assert (torch.nn.functional.avg_pool2d(enlarged, 4) - images).abs().mean() < 12

@@ -121,7 +121,7 @@ def phased(*phases: dict[str, Any], **changes: Any) -> dict[str, Any]:
             ["keep_ratio.begin: unknown key; accepted here: end, levels, start, type"],
         ),
         (phased({"steps": 1, "batch_size": 3, "accumulate": 2}), ["multiple of train.accumulate, got 3 and 2"]),
-        (phased({"steps": 1, "resolution": 16}), ["resolution 16", "digits has none"]),
+        (phased({"steps": 1, "resolution": 16}, data="fashion_mnist"), ["resolution 16", "fashion_mnist has none"]),
         (phased({"steps": 1, "keep_ratio": 0.5}, **TOKENIZER, model=None), ["a tokenizer has none"]),
         (
             phased({"steps": 1, "resolution": 16}, data=FOLDER, tokenizer={"from": "y"}),

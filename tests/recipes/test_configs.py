@@ -34,7 +34,7 @@ def trained_by(recipe: Recipe) -> Recipe:
     if recipe.tokenizer_source is None:
         return recipe
     kind = DATASETS.check(recipe.data)[0]
-    names = {"fashion_mnist": "fashion-vq", "folder": "folder-vq"}
+    names = {"fashion_mnist": "fashion-vq", "digits": "fashion-vq", "folder": "folder-vq"}
     return load_recipe("imagenet-vq" if "imagenet" in recipe.tokenizer_source else names[kind])
 
 

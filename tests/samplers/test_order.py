@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from maskgen.core.errors import UserError
+from maskgen.core.groups import halton_order, roberts_order
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
-from maskgen.samplers.masked.order import ORDERS, Confidence, Entropy, Halton, Margin, Proposal, Random, halton_order
+from maskgen.samplers.masked.order import ORDERS, Confidence, Entropy, Halton, Margin, Proposal, Random
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_discrete.json").read_text())
 P = torch.tensor([[[0.5, 0.5, 0.0001], [0.6, 0.2, 0.2], [0.7, 0.3, 0.0001]]]).log()
@@ -125,15 +126,18 @@ def test_halton_order_is_the_published_one() -> None:
     assert [divmod(flat, 16) for flat in halton_order((16, 16))[:4]] == [(8, 5), (4, 10), (12, 1), (2, 7)]
 
 
+@pytest.mark.parametrize("sequence", [halton_order, roberts_order])
 @pytest.mark.parametrize("grid", [(16, 16), (64, 64), (3, 7), (1, 1), (5,), (100,)])
-def test_halton_order_holds_every_position_once(grid: tuple[int, ...]) -> None:
+def test_a_sequence_holds_every_position_once(grid: tuple[int, ...], sequence: Any) -> None:
     n = int(torch.tensor(grid).prod())
-    assert sorted(halton_order(grid)) == list(range(n))
+    assert sorted(sequence(grid)) == list(range(n))
 
 
-def test_a_grid_halton_does_not_know_is_refused() -> None:
+@pytest.mark.parametrize("name", ["halton", "qlds"])
+def test_a_grid_that_has_no_sequence_is_refused(name: str) -> None:
+    given = Proposal(torch.ones(1, 8, dtype=torch.bool), 0, 1, (2, 2, 2))
     with pytest.raises(UserError, match=r"grids of one or two dimensions, got \(2, 2, 2\); use order random"):
-        halton_order((2, 2, 2))
+        ORDERS.build(name).score(given, Rng.stream(0))
 
 
 def test_rolled_halton_starts_anywhere_and_stays_there() -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from maskgen.train.parts import spread
+from maskgen.train.some_rows import spread
 
 
 @pytest.mark.parametrize(("total", "n", "world"), [(100, 10, 1), (100, 10, 3), (7, 7, 2), (297, 250, 4), (5, 1, 1)])

@@ -159,8 +159,8 @@ def row_nll(
 ) -> RowNll:
     """Rows x_0 (B, L) scored by what suits the model, on its device, in float32 with sums in float64.
 
-    `is_autoregressive`: exactly. `exponents`: `state_dependent_bound`. All others: `count_bound`, with `block_length`
-    by blocks, which is exact for blocks of one token.
+    `is_autoregressive` or `groups`: exactly. `exponents`: `state_dependent_bound`. All others: `count_bound`, with
+    `block_length` by blocks, which is exact for blocks of one token.
 
     Masks are drawn in two independent halves of strata/2 strata; with a and b the halves' means, (a - b)^2 / 4 is
     an unbiased estimate of the variance of (a + b) / 2. A single stratum leaves the variance unknown.
@@ -177,7 +177,8 @@ def row_nll(
     columns = partial(_columns, model, x_0, rng, schedule, cond, mask_id, eos)
     with torch.autocast(device.type, enabled=False):
         if is_exact(model):
-            is_causal = traits_of(model).is_autoregressive
+            traits = traits_of(model)
+            is_causal = traits.is_autoregressive or traits.groups is not None
             nats = exact_nll(model, x_0, cond) if is_causal else columns(1)[:, 0]
             return RowNll(nats, False, torch.zeros_like(nats))
         halves = [columns(max(strata // 2, 1)).mean(1) for _ in range(min(strata, 2))]
@@ -204,7 +205,7 @@ def _columns(
 def is_exact(model: object) -> bool:
     """Whether `row_nll` gives -log p itself, and not a bound."""
     traits = traits_of(model)
-    return traits.is_autoregressive or traits.block_length == 1
+    return traits.is_autoregressive or traits.block_length == 1 or traits.groups is not None
 
 
 def _device(model: object, batch: Tensor) -> torch.device:

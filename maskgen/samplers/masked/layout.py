@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskgen.core.errors import UserError
+from maskgen.core.groups import GroupPlan
 from maskgen.core.registry import Registry
 from maskgen.core.streams import TokenLayout
 
@@ -78,6 +79,19 @@ class Blocks(Layout):
             first = torch.where(is_open, place, is_open.shape[1]).amin(1, keepdim=True)
             place = (place - first).clamp(min=-1)
         return torch.div(place, self.block_length, rounding_mode="floor")
+
+
+@dataclass(frozen=True)
+class Groups(Layout):
+    """The groups of a plan, one after another (M2T, arXiv 2304.07313); networks with a plan bring it themselves."""
+
+    plan: GroupPlan
+
+    def is_single(self, length: int) -> bool:  # noqa: ARG002
+        return self.plan.n_groups == 1
+
+    def blocks(self, is_open: Tensor, streams: TokenLayout | None = None) -> Tensor:  # noqa: ARG002
+        return self.plan.index.to(is_open.device).expand(is_open.shape)
 
 
 @LAYOUTS.register("streams")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from maskgen.core.errors import UserError
+from maskgen.core.groups import halton_order, roberts_order
 from maskgen.core.predictions import Categorical
 from maskgen.core.registry import Registry
 from maskgen.core.rng import Rng
@@ -159,20 +159,24 @@ class Entropy(_ByCertainty):
         return -prediction.entropy()
 
 
-@ORDERS.register("halton")
-@dataclass(frozen=True)
-class Halton(Order):
-    """A low-discrepancy sequence over the grid: tokens revealed together lie far apart (arXiv 2503.17076).
-
-    With `is_rolled` the sequence of each sample starts at a random position.
-    """
+class _LowDiscrepancy(Order):
+    """A fixed sequence over the grid: tokens revealed together lie far apart."""
 
     is_rolled: bool = False
+    """Whether the sequence of each sample starts at a random position."""
+
+    @abstractmethod
+    def sequence(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        """The flat positions of a grid (h, w) or (L,), first to last."""
 
     def score(self, proposal: Proposal, rng: Rng) -> Tensor:
+        if len(proposal.grid) > 2:
+            raise UserError(
+                f"this order is defined on grids of one or two dimensions, got {proposal.grid}; use order random"
+            )
         n_rows, length = proposal.where.shape
         place = torch.empty(length, dtype=torch.float64)
-        place[torch.tensor(halton_order(proposal.grid))] = torch.arange(length, dtype=torch.float64)
+        place[torch.tensor(self.sequence(proposal.grid))] = torch.arange(length, dtype=torch.float64)
         place = place.expand(n_rows, -1)
         if self.is_rolled:
             # A fork is a pure function of the seed: every step of a sample sees the same start.
@@ -181,36 +185,24 @@ class Halton(Order):
         return (-place).to(proposal.where.device).masked_fill(~proposal.where, -torch.inf)
 
 
-@lru_cache(maxsize=32)
-def halton_order(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Flat positions of a grid (h, w) or (L,) in Halton order, bases 2 and 3, each position once.
+@ORDERS.register("halton")
+@dataclass(frozen=True)
+class Halton(_LowDiscrepancy):
+    """Halton's sequence (Halton-MaskGIT, arXiv 2503.17076).
 
-    The sequence is continued until every position is covered: the 10,000 points of public code miss six of 64 x 64.
-
-    Raises:
-        UserError: a grid of three or more dimensions.
+    With `is_rolled` the sequence of each sample starts at a random position.
     """
-    if len(grid) > 2:
-        raise UserError(f"order halton is defined on grids of one or two dimensions, got {grid}; use order random")
-    seen: dict[int, None] = {}
-    length = 1
-    for size in grid:
-        length *= size
-    index = 0
-    while len(seen) < length:
-        index += 1
-        flat = 0
-        for size, base in zip(grid, (2, 3), strict=False):
-            flat = flat * size + int(size * _radical_inverse(index, base))
-        seen.setdefault(flat)
-    return tuple(seen)
+
+    is_rolled: bool = False
+
+    def sequence(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        return halton_order(grid)
 
 
-def _radical_inverse(index: int, base: int) -> float:
-    """van der Corput's sequence: the digits of `index` mirrored at the radix point."""
-    numerator, denominator = 0, 1
-    while index:
-        index, digit = divmod(index, base)
-        numerator = numerator * base + digit
-        denominator *= base
-    return numerator / denominator
+@ORDERS.register("qlds")
+@dataclass(frozen=True)
+class Roberts(_LowDiscrepancy):
+    """Roberts' sequence R2 on the grid (QLDS of M2T, arXiv 2304.07313)."""
+
+    def sequence(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        return roberts_order(grid)

@@ -115,6 +115,13 @@ class TextTokenizer:
         text = " ".join(names) if decoder is None else str(decoder.decode(names))
         return text.replace(_MASK, mask) if _MASK in names else text
 
+    def token_names(self) -> list[str]:
+        """The tokens as the vocabulary writes them, by number; a number without a token has its own as a name."""
+        names = [f"<|{token}|>" for token in range(self.vocab_size)]
+        for name, token in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            names[token] = name
+        return names
+
     def save(self, file: Path) -> None:
         """Write `tokenizer.json` as other programs read it; its post-processor names the token that ends a document."""
         with atomic(file) as out:

@@ -1,0 +1,152 @@
+"""Checkpoints of low-rank changes: they hold what was trained, and name the network it was trained on by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from maskgen.checkpoints.locate import MODEL, TRAINING, locate
+from maskgen.checkpoints.manifest import CheckpointError
+from maskgen.nn.lora import LoraSettings, add_lora
+
+BASE = "base"
+"""Folder of a run directory with the weights that low-rank changes are added to."""
+
+
+class Base(TypedDict):
+    """What a checkpoint of low-rank changes says of the network below them.
+
+    Attributes:
+        source: the checkpoint it came from; empty for a network that was initialised in the run.
+        weights: `ema` or `model`, those that were taken.
+        digest: of its tensors, see `digest_of`.
+        trained: names of parameters of the network that were trained whole.
+    """
+
+    source: str
+    weights: str
+    digest: str
+    trained: list[str]
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, whatever file they are in."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def weights_in(folder: Path, weights: str) -> dict[str, Tensor]:
+    """The averaged (`ema`) or raw (`model`) weights of a checkpoint directory.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    file = folder / (MODEL if weights == "ema" else TRAINING)
+    if not file.is_file():
+        way = "; it was exported for use, take --weights ema" if weights == "model" else ""
+        raise CheckpointError(f"{folder} has no {file.name}{way}")
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if weights == "ema":
+        return tensors
+    return {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+
+
+def base_tensors(base: Base, home: Path) -> dict[str, Tensor]:
+    """The tensors below low-rank changes: those in the run directory of checkpoint `home`, else those of the source.
+
+    Raises:
+        CheckpointError: they are not there, or have been changed.
+    """
+    for run in (home.parent, home):
+        if (run / BASE / MODEL).is_file():
+            return _verified(weights_in(run / BASE, "ema"), base, run / BASE)
+    if not base["source"]:
+        raise CheckpointError(f"{home} holds low-rank changes; the weights below them, {home.parent / BASE}, are gone")
+    try:
+        folder = locate(base["source"])
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{home} holds low-rank changes of {base['source']}, which is not there: {error}"
+        ) from None
+    return _verified(weights_in(folder, base["weights"]), base, folder)
+
+
+def _verified(tensors: dict[str, Tensor], base: Base, place: Path) -> dict[str, Tensor]:
+    digest = digest_of(tensors)
+    if digest != base["digest"]:
+        raise CheckpointError(
+            f"{place} holds other weights (digest {digest[:12]}) than those the changes were trained on "
+            f"({base['digest'][:12]})"
+        )
+    return tensors
+
+
+def fill_network(
+    network: nn.Module, lora: LoraSettings | None, stored: Mapping[str, Tensor], base: Base | None, home: Path
+) -> None:
+    """Load the weights of checkpoint `home` into a network as its recipe builds it; low-rank changes are added to them.
+
+    Raises:
+        CheckpointError: weights that do not fit the recipe or are not finite, or the base of the changes is not there.
+    """
+    try:
+        if lora is None:
+            network.load_state_dict(stored)
+        elif base is None:
+            raise CheckpointError(f"{home} holds low-rank changes, but does not name the weights they belong to")
+        else:
+            fill_merged(network, lora, stored, base_tensors(base, home))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{home}: weights do not fit the recipe: {reason}") from None
+    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    if unusable:
+        raise CheckpointError(f"{home}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint")
+
+
+def fill_merged(
+    network: nn.Module, lora: LoraSettings, stored: Mapping[str, Tensor], below: Mapping[str, Tensor]
+) -> None:
+    """Load the weights below low-rank changes into a network, then the changes, and add them to the weights.
+
+    Args:
+        network: as built, without changes.
+        lora: the changes.
+        stored: of a checkpoint: changes, and parameters that were trained whole.
+        below: of the network below them.
+
+    Raises:
+        RuntimeError: they do not fit the network.
+    """
+    fill_base(network, stored, below)
+    changed = add_lora(network, lora)
+    network.load_state_dict({**network.state_dict(), **stored})
+    changed.merge_and_unload()
+
+
+def fill_base(network: nn.Module, stored: Mapping[str, Tensor], below: Mapping[str, Tensor]) -> None:
+    """Load what the checkpoint of changes does not hold, all of it.
+
+    Raises:
+        RuntimeError: a tensor is missing or of another shape.
+    """
+    own = network.state_dict()
+    taken = {name: value.to(own[name]) for name, value in below.items() if name in own and name not in stored}
+    missing = sorted(own.keys() - taken.keys() - {name.replace(".base_layer.", ".") for name in stored})
+    if missing:
+        raise RuntimeError(f"missing {missing[0]}")
+    network.load_state_dict(taken, strict=False)

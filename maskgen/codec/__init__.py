@@ -1,0 +1,1 @@
+"""Lossless coding of tokens by masked models: entropy coder, file format, coding of rows."""
