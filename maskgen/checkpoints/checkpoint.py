@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,14 +88,8 @@ class Checkpoint:
         channels, height, width = self.info.get("built_for", self.image_shape)
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = tuple(self.info["built_grid"]) if "built_grid" in self.info else None
-        return DataFacts(
-            len(self.classes),
-            self.image_shape,
-            (channels, height, width),
-            grid,
-            caption_shape=caption_shape,
-            target_width=int(self.info.get("target_width", 0)),
-        )
+        facts = DataFacts(len(self.classes), self.image_shape, (channels, height, width), grid, 0, caption_shape)
+        return replace(facts, target_width=int(self.info.get("target_width", 0)))
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
