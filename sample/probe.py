@@ -16,6 +16,7 @@ from maskgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.files import write_json
+from maskgen.core.pixels import to_float
 from maskgen.core.version import __version__
 from maskgen.data.base import ImageSplit
 from maskgen.data.cache import default_cache_dir
@@ -31,7 +32,8 @@ from maskgen.evaluation.probes.classifiers import (
     share_of_labels,
 )
 from maskgen.evaluation.probes.finetune import Tuning, finetuned
-from maskgen.evaluation.probes.representation import PIXELS, Encoder, digest, features_of
+from maskgen.evaluation.probes.representation import BATCH, PIXELS, Encoder, digest, features_of
+from maskgen.evaluation.probes.variance import VarianceSubspace, within
 from maskgen.evaluation.protocols.features import packages
 from maskgen.evaluation.report import Entry, Made, Report, publish
 
@@ -57,6 +59,7 @@ def run(
     label_share: float | Sequence[float] = 1.0,
     block: int = 0,
     cells: int = 1,
+    subspace: str | None = None,
     has_baseline: bool = True,
     seed: int = 0,
     output: str | None = None,
@@ -72,6 +75,7 @@ def run(
         label_share: share of the training images of each class that is used; several for a score of each.
         block: of a diffusion transformer, counted from 1; 0 is the middle one.
         cells: features are averaged over each of cells x cells parts of the image, side by side.
+        subspace: `top:S` or `bottom:S`, images projected to the principal directions with this share of the variance.
         has_baseline: whether raw pixels are probed as well.
         seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
 
@@ -85,13 +89,17 @@ def run(
     shares = (label_share,) if isinstance(label_share, int | float) else tuple(dict.fromkeys(label_share))
     grounds = [ground_of(checkpoint, data, num, share) for share in shares]
     made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
+    baseline = PIXELS
+    if subspace is not None:
+        found = grounds[0].subspace(subspace)
+        encoder, baseline = (within(one, found, grounds[0].train.digest()) for one in (encoder, PIXELS))
     entries = [
         ground.entry(ground.probed(method, encoder, settings), encoder, **made)
         for ground in grounds
         for method in chosen
     ]
     for method in (one for one in chosen if has_baseline and one != "finetune"):
-        entries += [ground.entry(ground.probed(method, PIXELS, settings), PIXELS) for ground in grounds]
+        entries += [ground.entry(ground.probed(method, baseline, settings), baseline) for ground in grounds]
     return publish(Report(entries[0], others=entries[1:], notes=grounds[0].notes(checkpoint)), path)
 
 
@@ -163,6 +171,21 @@ class Ground:
     rows: Tensor
     n_classes: int
     share: float = 1.0
+
+    def subspace(self, spec: str) -> VarianceSubspace:
+        """Directions of the training images' variance, `top:0.9` or `bottom:0.1`.
+
+        Raises:
+            UserError: no such end or share.
+        """
+        end, _, share = spec.partition(":")
+        try:
+            if end not in ("top", "bottom"):
+                raise ValueError("it is top:SHARE or bottom:SHARE")
+            images = torch.cat([batch for _, batch in self.train.batches(BATCH, range(len(self.train)))])
+            return VarianceSubspace.fit(to_float(images), "top" if end == "top" else "bottom", float(share))
+        except ValueError as error:
+            raise UserError(f"--subspace {spec}: {error}") from None
 
     def _labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
         """Features of the training and the test images."""
