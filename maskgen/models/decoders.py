@@ -14,10 +14,18 @@ from maskgen.core.registry import Registry
 from maskgen.core.subset import TokenSubset
 from maskgen.nn.decoders import JointDecoder
 from maskgen.nn.embeddings import require_sincos, sincos_over
-from maskgen.nn.encoders import key_mask
+from maskgen.nn.encoders import EncoderStates, key_mask
 from maskgen.nn.published_blocks import ViTSizes, cross_block
 
 Reads = Literal["last", "weighted", "reversed"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which encoder states the blocks of a decoder attend to, and whether a mix of them has the encoder's input too."""
+
+    maps: Reads
+    has_input: bool = False
 
 
 class Decoder(nn.Module, ABC):
@@ -31,12 +39,12 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
+        self, states: EncoderStates, visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
     ) -> Tensor:
         """Vectors (B, M, W) of the M target patches.
 
         Args:
-            states: (B, 1 + K, D) of each of the encoder's blocks, the last one normalised.
+            states: of the encoder, (B, 1 + K, D) each.
             visible: the K encoded patches; None for all.
             queries: (W,) or (B, L, W), inputs for patches that were not encoded; positions not yet added.
             targets: the M patches.
@@ -67,6 +75,7 @@ class DecoderSpec(ABC):
     """The key `decoder`; a final class is a frozen dataclass.
 
     Attributes:
+        reads_output: whether it uses the encoder's normalised output.
         is_independent: whether a patch is decoded independently of the other targets, so that any subset can be.
         needs_all: whether the encoder's input must include the masked patches, as [MASK].
         takes_all: whether it may include them.
@@ -75,6 +84,10 @@ class DecoderSpec(ABC):
     is_independent: ClassVar[bool] = False
     needs_all: ClassVar[bool] = False
     takes_all: ClassVar[bool] = False
+
+    @property
+    def reads_output(self) -> bool:
+        return True
 
     @abstractmethod
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder: ...
@@ -100,9 +113,9 @@ class _Joint(_Placed):
         self.stack = JointDecoder(encoder.width, sizes)
 
     def forward(
-        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
+        self, states: EncoderStates, visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
     ) -> Tensor:
-        return targets.gather(self.stack(states[-1], self.positions, queries, visible)[:, 1:])
+        return targets.gather(self.stack(states.output, self.positions, queries, visible)[:, 1:])
 
 
 @DECODERS.register("joint")
@@ -124,20 +137,21 @@ class Joint(DecoderSpec):
 
 class _Cross(_Placed):
     def __init__(
-        self, encoder: ViTSizes, sizes: ViTSizes, grid: tuple[int, int], reads: Reads, has_self_attention: bool
+        self, encoder: ViTSizes, sizes: ViTSizes, grid: tuple[int, int], reading: Reading, has_self_attention: bool
     ) -> None:
         super().__init__(sizes.width, grid)
-        self.reads, self.has_self_attention = reads, has_self_attention
+        self.reading, self.has_self_attention = reading, has_self_attention
         self.blocks = nn.ModuleList(
             cross_block(sizes.block, encoder.width, has_self_attention) for _ in range(sizes.depth)
         )
-        own = 0 if reads == "last" else sizes.depth  # the last state is normalised
+        own = 0 if reading.maps == "last" else sizes.depth  # the last state is normalised
         self.memory_norms = nn.ModuleList(nn.LayerNorm(encoder.width, eps=1e-6) for _ in range(own))
-        self.mixing = nn.Parameter(torch.zeros(sizes.depth, encoder.depth)) if reads == "weighted" else None
+        n_maps = encoder.depth + reading.has_input
+        self.mixing = nn.Parameter(torch.zeros(sizes.depth, n_maps)) if reading.maps == "weighted" else None
         self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
 
     def forward(
-        self, states: Sequence[Tensor], visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
+        self, states: EncoderStates, visible: TokenSubset | None, queries: Tensor, targets: TokenSubset
     ) -> Tensor:
         x = targets.gather((queries + self.positions[1:]).expand(len(targets.keep), -1, -1))
         memory_mask = None if visible is None else key_mask(visible, 1)
@@ -152,13 +166,14 @@ class _Cross(_Placed):
         if self.mixing is not None:
             nn.init.normal_(self.mixing, std=self.mixing.shape[1] ** -0.5)
 
-    def _memories(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _memories(self, states: EncoderStates) -> Sequence[Tensor]:
         """Memory (B, 1 + K, D) of each block."""
-        if self.reads == "last":
-            return [states[-1]] * len(self.blocks)
+        if self.reading.maps == "last":
+            return [states.output] * len(self.blocks)
         if self.mixing is None:
-            return list(states[::-1][: len(self.blocks)])
-        return list(torch.einsum("di,ibkc->dbkc", self.mixing, torch.stack(list(states))))
+            return states.normalised[::-1][: len(self.blocks)]
+        maps = states.maps if self.reading.has_input else states.maps[1:]
+        return list(torch.einsum("di,ibkc->dbkc", self.mixing, torch.stack(maps)))
 
 
 def _own_mask(targets: TokenSubset) -> Tensor | None:
@@ -177,10 +192,17 @@ class _Reading(DecoderSpec):
     depth: int = 12
     heads: int = 16
     reads: Reads = "weighted"
+    reads_input: bool = False
     has_self_attention: ClassVar[bool]
 
     def __post_init__(self) -> None:
         _require_sizes(self.width, self.depth, self.heads)
+        if self.reads_input and self.reads != "weighted":
+            raise ValueError(f"reads_input is for reads weighted, got reads {self.reads}; change either")
+
+    @property
+    def reads_output(self) -> bool:
+        return self.reads != "weighted"
 
     def require_fit(self, depth: int, sees_all: bool) -> None:
         super().require_fit(depth, sees_all)
@@ -192,7 +214,8 @@ class _Reading(DecoderSpec):
 
     def build(self, encoder: ViTSizes, grid: tuple[int, int]) -> Decoder:
         sizes = replace(encoder, width=self.width, depth=self.depth, heads=self.heads)
-        return _Cross(encoder, sizes, grid, self.reads, self.has_self_attention)
+        reading = Reading(self.reads, self.reads_input)
+        return _Cross(encoder, sizes, grid, reading, self.has_self_attention)
 
 
 @DECODERS.register("cross")
@@ -202,8 +225,10 @@ class Cross(_Reading):
 
     Args:
         width, depth, heads: of its blocks.
-        reads: encoder states that a block attends to: `weighted`, a learned mix of all (CrossMAE, section 3.3); `last`,
-            the output; `reversed`, block i the i-th from the end (DiffMAE).
+        reads: encoder states that a block attends to: `weighted`, a learned mix of all blocks' outputs, none of them
+            normalised before (CrossMAE, section 3.3); `last`, the output; `reversed`, block i the i-th from the end
+            (DiffMAE).
+        reads_input: the mix has the encoder's input too (`use_input` of the public code).
     """
 
     is_independent = True
@@ -217,7 +242,7 @@ class CrossSelf(_Reading):
 
     Args:
         width, depth, heads: of its blocks.
-        reads: as in `cross`; DiffMAE's is `reversed`.
+        reads, reads_input: as in `cross`; DiffMAE's is `reversed`.
     """
 
     depth: int = 8
@@ -232,12 +257,12 @@ class _Identity(Decoder):
 
     def forward(
         self,
-        states: Sequence[Tensor],
+        states: EncoderStates,
         visible: TokenSubset | None,  # noqa: ARG002 - one signature for all decoders
         queries: Tensor,  # noqa: ARG002
         targets: TokenSubset,
     ) -> Tensor:
-        return targets.gather(states[-1][:, 1:])
+        return targets.gather(states.output[:, 1:])
 
 
 @DECODERS.register("linear")

@@ -18,7 +18,7 @@ from maskgen.models.base import MODELS
 from maskgen.models.decoders import DecoderSpec, Joint, class_and_grid
 from maskgen.models.trunks import init_trunk
 from maskgen.nn.embeddings import require_sincos
-from maskgen.nn.encoders import LayeredEncoder
+from maskgen.nn.encoders import EncoderStates, LayeredEncoder
 from maskgen.nn.heads import LossHead
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.published_blocks import ViTSizes
@@ -58,7 +58,7 @@ class PatchEncoder(nn.Module, ABC):
         self.embedding = nn.Linear(token_width, sizes.width)
         self.class_token = nn.Parameter(torch.empty(sizes.width))
         self.register_buffer("positions", class_and_grid(grid, grid, sizes.width), persistent=False)
-        self.encoder = LayeredEncoder(sizes)
+        self.encoder = LayeredEncoder(sizes, is_norm_learned=decoder.reads_output)
         self.decoder = decoder.build(sizes, grid)
         n_out = sizes.width if target_width < 0 else target_width or token_width
         self.head = nn.Linear(self.decoder.width, n_out)
@@ -93,16 +93,16 @@ class PatchEncoder(nn.Module, ABC):
 
     def features(self, x_0: Tensor) -> Tensor:
         """Encoder output (B, L, D) of unmasked patches (B, L, token_width), without the class token."""
-        return self._encode(self.embedding(x_0), None)[-1][:, 1:]
+        return self._encode(self.embedding(x_0), None).output[:, 1:]
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:  # noqa: ARG002
         """(B, L), attention from the class token to each unmasked patch in the last block."""
         return self.encoder.attention_scores(self._with_class_token(self.embedding(x_0)))
 
-    def _encode(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
-        """(B, 1 + K, D) of each block, from embedded patches (B, L, D)."""
-        layers: list[Tensor] = self.encoder(self._with_class_token(x), visible)
-        return layers
+    def _encode(self, x: Tensor, visible: TokenSubset | None) -> EncoderStates:
+        """States (B, 1 + K, D) of the encoder, from embedded patches (B, L, D)."""
+        states: EncoderStates = self.encoder(self._with_class_token(x), visible)
+        return states
 
     def _with_class_token(self, x: Tensor) -> Tensor:
         """(B, 1 + L, D), with the class token in front and positions added."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext, under
@@ -39,7 +40,8 @@ class MAR(nn.Module):
         width, depth, heads, mlp_ratio, dropout: of the encoder and of the decoder.
         head: `diffusion` for continuous tokens, or `categorical` for discrete ones.
         n_buffer: class tokens in front of the others.
-        encode_visible: the encoder's input is the visible tokens only, as in MAE; if not, [MASK]s too.
+        encode_visible: the encoder's input is the visible tokens only, as in MAE; if not, [MASK]s too, which have no
+            position before the decoder.
         null_token: the embedding of "no class": its `own` (MAR), or the `mask` token (eMIGM's guidance with mask).
         attention: `auto`, `sdpa` or `xformers`.
     """
@@ -160,15 +162,11 @@ class MAR(nn.Module):
         return self.encoder.attention_scores(self._input(x_0, is_mask(x_0, self.vocab_size), cond), self.n_buffer)
 
     def _input(self, x_t: Tensor, is_masked: Tensor, cond: Condition | None) -> Tensor:
-        """Encoder input (B, buffers + L, W)."""
-        x = torch.cat([self._condition(len(x_t), cond), self._embed(x_t, is_masked)], 1) + self.encoder_positions
-        normed: Tensor = self.embedding_norm(x)
-        return normed
-
-    def _embed(self, x_t: Tensor, is_masked: Tensor) -> Tensor:
-        """(B, L, W) with the mask token where masked."""
-        known = x_t.masked_fill(is_masked if x_t.ndim == 2 else is_masked[..., None], 0)
-        return torch.where(is_masked[..., None], self.mask_token, self.embedding(known))
+        """Encoder input (B, buffers + L, W); the mask token comes in last, without position and norm, as published."""
+        known = self.embedding(x_t.masked_fill(is_masked if x_t.ndim == 2 else is_masked[..., None], 0))
+        x = self.embedding_norm(torch.cat([self._condition(len(x_t), cond), known], 1) + self.encoder_positions)
+        is_filled = F.pad(is_masked, (self.n_buffer, 0))
+        return torch.where(is_filled[..., None], self.mask_token.to(x.dtype), x)
 
     def _condition(self, n_rows: int, cond: Condition | None) -> Tensor:
         """(B, buffers, W), the class embedding in each, or that of no class."""

@@ -45,6 +45,8 @@ class MicroDiT(nn.Module):
         n_experts: in every second block but the last; 0 for none.
         capacity: experts that select a token, on average.
         multiple_of: widths of feed-forward layers are rounded up to multiples of it.
+        position_spacing: step between the positions of neighbouring tokens; published: 1 at 256 pixels, 0.5 at 512, so
+            that both resolutions have positions 0 to 16.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -74,29 +76,29 @@ class MicroDiT(nn.Module):
         n_experts: int = 8,
         capacity: float = 2.0,
         multiple_of: int = 256,
+        position_spacing: float = 1.0,
         attention: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
         _require_sizes(width, depth, heads, multiple_of)
         if not isinstance(masking, NoMasking | NaiveMasking | DeferredMasking):
             raise ValueError("masking: microdit takes none, naive or deferred; maskdit and mdt are of model dit")
-        _require_ratios((*qkv_ratio, *mlp_ratio, mixer_ratio), n_experts)
+        _require_ratios((*qkv_ratio, *mlp_ratio, mixer_ratio, position_spacing), n_experts)
         self.masking, self.width, self.base_grid, self.depth = masking, width, grid, depth
         self.head_width, self.multiple_of, self.backend = width // heads, multiple_of, attention
-        self.n_experts, self.capacity, self.caption_width = n_experts, capacity, caption_width
+        self.n_experts, self.capacity = n_experts, capacity
+        self.caption_width, self.position_spacing = caption_width, position_spacing
         kinds = {"class": n_classes, "caption": caption_width}
         conditions = tuple(name for name in self.traits.conditions if kinds[name])
         self.traits = replace(self.traits_for({"masking": masking}), conditions=conditions)
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, 512, scale=1.0, gelu=True)
         self.labels = LabelEmbedding(n_classes, width) if n_classes and not caption_width else None
-        sizes = (caption_width, width, heads, self._hidden(width, mixer_ratio), attention)
-        self.captions = CaptionEncoder(*sizes) if caption_width else None
-        self._add_mixer(mixer_ratio)
+        self._add_captions_and_mixer(heads, mixer_ratio)
         ratios = zip(spread(qkv_ratio, depth), spread(mlp_ratio, depth), strict=True)
         self.blocks = nn.ModuleList(captioned_block(self._block(at, *pair)) for at, pair in enumerate(ratios))
         self.head = AdaHead(width, token_width, has_scale=True)
-        self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
+        self.register_buffer("positions", sincos_2d(grid, width, (position_spacing,) * 2), persistent=False)
         self._init()
 
     @classmethod
@@ -113,8 +115,10 @@ class MicroDiT(nn.Module):
         """
         check_masking(context)
 
-    def _add_mixer(self, ratio: float) -> None:
-        """The patch mixer of deferred masking, with a projection on each side where its width differs."""
+    def _add_captions_and_mixer(self, heads: int, ratio: float) -> None:
+        """The caption encoder, and the patch mixer of deferred masking, projected to where its width differs."""
+        caption_sizes = (self.caption_width, self.width, heads, self._hidden(self.width, ratio), self.backend)
+        self.captions = CaptionEncoder(*caption_sizes) if self.caption_width else None
         sizes = self.masking if isinstance(self.masking, DeferredMasking) else None
         width = (sizes.width if sizes else 0) or self.width
         head_width = width // sizes.heads if sizes and sizes.heads else self.head_width
@@ -165,7 +169,8 @@ class MicroDiT(nn.Module):
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Work on another grid of the same image: positions are scaled to cover it."""
-        self.positions = sincos_over(self.base_grid, grid, self.width).to(self.positions.device)
+        spacing = (self.position_spacing,) * 2
+        self.positions = sincos_over(self.base_grid, grid, self.width, spacing).to(self.positions.device)
 
     def forward(
         self,
@@ -234,7 +239,9 @@ def _require_ratios(ratios: tuple[float, ...], n_experts: int) -> None:
         ValueError: they are not possible.
     """
     if min(ratios) <= 0 or n_experts < 0:
-        raise ValueError("qkv_ratio, mlp_ratio and mixer_ratio must be positive and n_experts at least 0")
+        raise ValueError(
+            "position_spacing, qkv_ratio, mlp_ratio and mixer_ratio must be positive and n_experts at least 0"
+        )
 
 
 def spread(ends: tuple[float, float], n: int) -> Iterator[float]:

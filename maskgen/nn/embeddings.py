@@ -32,9 +32,12 @@ def require_sincos(width: int) -> None:
         raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4, got {width}")
 
 
-def sincos_over(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
-    """(h w, D): `sincos_2d` of `grid`, scaled to cover the same image as `base_grid`."""
-    return sincos_2d(grid, width, (base_grid[0] / grid[0], base_grid[1] / grid[1]))
+def sincos_over(
+    base_grid: tuple[int, int], grid: tuple[int, int], width: int, spacing: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """(h w, D): `sincos_2d` of `grid`, scaled to cover the same image as `base_grid` with its `spacing`."""
+    rows, columns = (by * base / n for by, base, n in zip(spacing, base_grid, grid, strict=True))
+    return sincos_2d(grid, width, (rows, columns))
 
 
 class LabelEmbedding(nn.Embedding):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,16 +12,39 @@ from maskgen.nn.block import Block
 from maskgen.nn.published_blocks import ViTSizes
 
 
-class _Encoder(nn.Module):
-    """ViT blocks over a prefix (class token, buffers) and the visible tokens only (MAE, arXiv 2111.06377)."""
+@dataclass(frozen=True)
+class EncoderStates:
+    """What an encoder computed, for decoders that use more than its output; each (B, P + K, D).
 
-    def __init__(self, sizes: ViTSizes) -> None:
+    Attributes:
+        maps: its input, and the output of every block.
+        output: the last of them, normalised.
+    """
+
+    maps: list[Tensor]
+    output: Tensor
+
+    @property
+    def normalised(self) -> list[Tensor]:
+        """The output of every block, the last one normalised."""
+        return [*self.maps[1:-1], self.output]
+
+
+class _Encoder(nn.Module):
+    """ViT blocks over a prefix (class token, buffers) and the visible tokens only (MAE, arXiv 2111.06377).
+
+    Args:
+        sizes: of the blocks.
+        is_norm_learned: whether the norm of the output has weights; it should not where nothing reads the output.
+    """
+
+    def __init__(self, sizes: ViTSizes, is_norm_learned: bool = True) -> None:
         super().__init__()
         self.blocks = sizes.blocks()
-        self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
+        self.norm = nn.LayerNorm(sizes.width, eps=1e-6, elementwise_affine=is_norm_learned)
 
-    def layers(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
-        """x (B, P + L, D), positions added -> (B, P + K, D) after each block, the last one normalised.
+    def states(self, x: Tensor, visible: TokenSubset | None) -> EncoderStates:
+        """x (B, P + L, D), positions added -> states of the prefix and the K visible tokens.
 
         `visible` None means all L tokens. Rows with fewer than K visible tokens are padded; no token attends to the
         padding, and its outputs are undefined.
@@ -29,11 +54,10 @@ class _Encoder(nn.Module):
             n_prefix = x.shape[1] - visible.length
             x = torch.cat([x[:, :n_prefix], visible.gather(x[:, n_prefix:])], 1)
             mask = key_mask(visible, n_prefix)
-        states = []
+        maps = [x]
         for block in self.blocks:
-            x = block(x, mask=mask)
-            states.append(x)
-        return [*states[:-1], self.norm(x)]
+            maps.append(block(maps[-1], mask=mask))
+        return EncoderStates(maps, self.norm(maps[-1]))
 
     def attention_scores(self, x: Tensor, n_prefix: int = 1) -> Tensor:
         """(B, L), attention from the prefix to each token in the last block; x (B, P + L, D), all visible."""
@@ -49,16 +73,16 @@ class VisibleEncoder(_Encoder):
     """Blocks over a prefix and the visible tokens; returns the last block's output."""
 
     def forward(self, x: Tensor, visible: TokenSubset | None) -> Tensor:
-        """x (B, P + L, D), positions added -> (B, P + K, D), see `layers`."""
-        return self.layers(x, visible)[-1]
+        """x (B, P + L, D), positions added -> (B, P + K, D), see `states`."""
+        return self.states(x, visible).output
 
 
 class LayeredEncoder(_Encoder):
     """Blocks over a prefix and the visible tokens; returns every block's output, for decoders that use them all."""
 
-    def forward(self, x: Tensor, visible: TokenSubset | None) -> list[Tensor]:
-        """x (B, P + L, D), positions added -> (B, P + K, D) of each block, see `layers`."""
-        return self.layers(x, visible)
+    def forward(self, x: Tensor, visible: TokenSubset | None) -> EncoderStates:
+        """x (B, P + L, D), positions added -> states, see `states`."""
+        return self.states(x, visible)
 
 
 def key_mask(visible: TokenSubset, n_prefix: int) -> Tensor | None:

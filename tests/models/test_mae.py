@@ -13,6 +13,7 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS, change_grid
 from maskgen.nn.embeddings import sincos_2d
+from maskgen.nn.encoders import EncoderStates
 from maskgen.objectives import MaskedDenoising, MaskedRegression
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.recipes.cost import Subject, count
@@ -104,7 +105,7 @@ def test_features_are_those_of_an_encoder_to_which_all_is_visible(kind: str) -> 
     everything = TokenSubset.of(torch.ones(N, 16, dtype=torch.bool))
     found = network.features(x_0)
     assert found.shape == (N, 16, SMALL["width"])
-    kept = network._encode(network.embedding(x_0), everything)[-1][:, 1:]
+    kept = network._encode(network.embedding(x_0), everything).output[:, 1:]
     assert torch.allclose(found, kept, atol=1e-6)
 
 
@@ -118,15 +119,31 @@ def test_masked_patches_of_a_cross_decoder_do_not_look_at_each_other() -> None:
 
 
 def test_what_a_decoder_reads_of_the_encoder() -> None:
-    states = [torch.full((1, 5, 16), float(layer)) for layer in range(2)]
-    reads = {}
-    for name in ("last", "reversed", "weighted"):
-        decoder = mae(decoder={**DECODERS["cross"], "reads": name}).decoder
-        reads[name] = [memory[0, 0, 0].item() for memory in decoder._memories(states)]
-    mixing = mae(decoder=DECODERS["cross"]).decoder.mixing
-    assert reads["last"] == [1, 1]
-    assert reads["reversed"] == [1, 0]
-    assert reads["weighted"] == pytest.approx(mixing[:, 1].tolist())
+    maps = [torch.full((1, 5, 16), float(at)) for at in (5, 0, 1)]  # the input, two blocks
+    states = EncoderStates(maps, torch.full((1, 5, 16), 9.0))
+    decoders = {
+        name: mae(
+            decoder={**DECODERS["cross"], "reads": name.removesuffix("+input"), "reads_input": "+" in name}
+        ).decoder
+        for name in ("last", "reversed", "weighted", "weighted+input")
+    }
+    for decoder in decoders.values():
+        decoder.init_mixing()
+    reads = {name: [memory[0, 0, 0].item() for memory in d._memories(states)] for name, d in decoders.items()}
+    assert reads["last"] == [9, 9]
+    assert reads["reversed"] == [9, 0]
+    for name, values in (("weighted", (0.0, 1.0)), ("weighted+input", (5.0, 0.0, 1.0))):  # the last not normalised
+        assert reads[name] == pytest.approx((decoders[name].mixing @ torch.tensor(values)).tolist(), abs=1e-6)
+    assert decoders["weighted+input"].mixing.shape == (2, 3)
+
+
+def test_every_parameter_of_crossmae_has_a_gradient() -> None:
+    network = mae(decoder=DECODERS["cross"])
+    x_t = torch.randn(2, 16, WIDTH, generator=torch.Generator().manual_seed(0))
+    x_t[:, 5:] = torch.nan
+    network(x_t, torch.ones(2)).value.square().sum().backward()
+    idle = {name for name, parameter in network.named_parameters() if parameter.grad is None}
+    assert idle == set()  # the encoder's norm, which its decoder does not read, has no weights
 
 
 @each("kind", ["mae", "diffmae"])

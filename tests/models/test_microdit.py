@@ -289,6 +289,17 @@ def test_the_loss_on_kept_tokens_is_that_of_their_pixels() -> None:
     torch.testing.assert_close(in_tokens, in_pixels)
 
 
+def test_positions_at_512_pixels_go_from_0_to_15_and_a_half() -> None:
+    sizes: dict[str, Any] = {"width": 64, "depth": 1, "heads": 1, "masking": NoMasking(), "n_experts": 0}
+    small = MicroDiT(16, (16, 16), **sizes).positions.view(16, 16, 64)
+    large = MicroDiT(16, (32, 32), position_spacing=0.5, **sizes)
+    assert torch.equal(large.positions.view(32, 32, 64)[::2, ::2], small)
+    last = large.positions.view(32, 32, 64)[0, 31]  # sines of the column are first, of frequency 1
+    assert float(last[0]) == pytest.approx(math.sin(15.5), abs=1e-6)
+    large.set_grid((16, 16))
+    assert torch.equal(large.positions.view(16, 16, 64), small)
+
+
 @each(
     "changes, message",
     [
