@@ -137,8 +137,9 @@ def _image_layout(recipe: Recipe, assumed: Assumed) -> TokenLayout:
     shape = recipe.image_shape()
     if recipe.tokenizer_source is None:
         name, arguments = TOKENIZERS.check(recipe.tokenizer or "")
-        if TOKENIZERS.get(name) is KLTokenizer:  # its weights may be on the hub
-            sizes = KLTokenizer.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels)
+        entry = TOKENIZERS.get(name)
+        if isinstance(entry, type) and issubclass(entry, KLTokenizer):  # its weights may be on the hub
+            sizes = entry.sizes_of(shape, **arguments, latent_channels=assumed.latent_channels)
             return TokenLayout.of(Stream("image", "image", 0, sizes["grid"], sizes["token_width"]))
         return recipe.build_tokenizer(shape).layout
     try:

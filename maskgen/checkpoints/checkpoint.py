@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints.adapters import fill_network
+from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -164,6 +165,7 @@ def load_system(checkpoint: Checkpoint) -> System:
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
+        verify_autoencoder(checkpoint.path, recipe, checkpoint.info.get("tokenizer"))
         tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout

@@ -12,9 +12,11 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from maskgen.checkpoints.autoencoder import source_digests
 from maskgen.checkpoints.checkpoint import MODEL, RECIPE, TOKENIZER, newest_in, write_checkpoint
-from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, DiffusersFolder, Target
 from maskgen.checkpoints.convert.files import read_published
+from maskgen.checkpoints.convert.filled import check_filled, write_folder
 from maskgen.checkpoints.convert.published import Published, WeightsKind
 from maskgen.core.errors import UserError, unknown
 from maskgen.core.files import local_path
@@ -44,15 +46,19 @@ class Plan:
 
     Attributes:
         name: of the layout.
+        target: its recipe with the tokenizer that was given.
         shapes: of the checkpoint to be, on the meta device.
     """
 
     found: Published
     name: str
-    converter: Converter
-    recipe: Recipe
     target: Target
+    recipe: Recipe
     shapes: Mapping[str, Tensor]
+
+    @property
+    def converter(self) -> Converter:
+        return CONVERTERS.build(self.name)
 
 
 def run(
@@ -66,6 +72,8 @@ def run(
 ) -> Path:
     """Read a published checkpoint, check that it fills the network exactly, and write a checkpoint; returns where.
 
+    An autoencoder of diffusers in its original names becomes a folder of diffusers instead.
+
     Args:
         file: of weights, or a folder, see `read_published`.
         output: directory of the checkpoint.
@@ -78,67 +86,84 @@ def run(
     Raises:
         UserError: a file that cannot be read safely or is of another network, or a directory in use.
     """
+    found = read_published(local_path(file), weights, image_size)
+    name = recognised(found.headers(), layout, file)
+    folder = CONVERTERS.build(name).target(found.headers())
+    if isinstance(folder, DiffusersFolder):
+        return write_folder(found, name, folder, local_path(output), None if dtype is None else DTYPES[dtype])
     with TemporaryDirectory(prefix="maskgen-convert-") as scratch:
-        plan = planned(file, layout, weights, tokenizer, image_size, scratch=Path(scratch))
+        plan = planned(found, name, file, tokenizer, Path(scratch))
         home = _text_tokenizer(plan, tokenizer, Path(scratch))
-        tensors = plan.converter.tensors(plan.found)
-        for name in [*tensors]:
-            tensors[name] = tensors[name].to(_type(tensors[name], dtype)).contiguous()
-        path = local_path(output)
-        write_checkpoint(path, plan.recipe, {MODEL: tensors}, _info(plan, file, weights), home)
+        return _write(plan, output, dtype, _info(plan, file, weights), home)
+
+
+def _write(plan: Plan, output: str, dtype: str | None, info: Mapping[str, object], home: Path | None = None) -> Path:
+    """Convert the weights of a plan and write the checkpoint."""
+    tensors = plan.converter.tensors(plan.found)
+    for name in [*tensors]:
+        tensors[name] = tensors[name].to(_type(tensors[name], dtype)).contiguous()
+    path = local_path(output)
+    write_checkpoint(path, plan.recipe, {MODEL: tensors}, info, home)
     return path
 
 
 def dry_run(file: str, dtype: str | None = None, **options: Unpack[Options]) -> str:
     """What `run` would make of a file: layout, network, bytes on disk and in memory; takes the arguments of `run`."""
+    found = read_published(local_path(file), options.get("weights"), options.get("image_size"))
+    name = recognised(found.headers(), options.get("layout"), file)
     with TemporaryDirectory(prefix="maskgen-convert-") as scratch:
-        plan = planned(file, scratch=Path(scratch), **options)
-    shapes = plan.shapes.values()
-    n = sum(value.numel() for value in shapes)
-    stored = sum(value.numel() * _type(value, dtype).itemsize for value in shapes)
-    rows = plan.target.layout.length if plan.target.layout is not None else 0
+        target = CONVERTERS.build(name).target(found.headers())
+        if isinstance(target, DiffusersFolder):
+            shapes = CONVERTERS.build(name).tensors(found.headers())
+            return _needs(name, f"a folder of {target.kind} for a tokenizer's source", shapes, dtype)
+        plan = planned(found, name, file, options.get("tokenizer"), Path(scratch))
+    layout = plan.target.layout
+    needs = _needs(name, plan.recipe.summary, plan.shapes, dtype)
+    if layout is None:
+        return needs
+    return f"{needs}\ntokens       {layout.length:,} in a row\ntokenizer    {plan.recipe.tokenizer}"
+
+
+def _needs(name: str, what: str, shapes: Mapping[str, Tensor], dtype: str | None) -> str:
+    """Parameters, bytes on disk and in memory."""
+    n = sum(value.numel() for value in shapes.values())
+    stored = sum(value.numel() * _type(value, dtype).itemsize for value in shapes.values())
     return "\n".join([
-        f"layout       {plan.name}: {plan.recipe.summary}",
-        f"parameters   {n:,} in {len(plan.shapes)} tensors",
-        f"tokens       {rows:,} in a row" if rows else "tokens       none: no generator",
-        f"tokenizer    {plan.recipe.tokenizer}",
-        f"on disk      {stored / 1e9:,.2f} GB",
-        f"in memory    {4 * n / 1e9:,.2f} GB to sample in fp32, {2 * n / 1e9:,.2f} GB in bf16",
+        f"layout       {name}: {what}",
+        f"parameters   {n:,} in {len(shapes)} tensors",
+        f"on disk      {stored / 1e9:,.3f} GB",
+        f"in memory    {4 * n / 1e9:,.3f} GB to use in fp32, {2 * n / 1e9:,.3f} GB in bf16",
     ])  # fmt: skip
 
 
-def planned(
-    file: str,
-    layout: str | None = None,
-    weights: WeightsKind | None = None,
-    tokenizer: str | None = None,
-    image_size: int | None = None,
-    *,
-    scratch: Path,
-) -> Plan:
-    """What `run` will do, checked without reading the weights; a tokenizer that is published is converted in `scratch`.
+def planned(found: Published, name: str, file: str, tokenizer: str | None, scratch: Path) -> Plan:
+    """What `run` will do, checked without reading the weights.
+
+    Args:
+        found: a published checkpoint of layout `name`.
+        file: its name in messages.
+        tokenizer: the user's; a published one of images is converted in `scratch`.
 
     Raises:
-        UserError: see `run`.
+        UserError: the weights do not fill the network, or the tokenizer is of another one.
     """
-    found = read_published(local_path(file), weights, image_size)
-    headers = found.headers()
-    name = _layout(headers, layout, file)
-    converter = CONVERTERS.build(name)
+    headers, converter = found.headers(), CONVERTERS.build(name)
     target = converter.target(headers)
-    tree = dict(target.recipe)
+    assert isinstance(target, Target)
+    tree, shapes = dict(target.recipe), converter.tensors(headers)
     if tokenizer is not None and target.facts.image_shape is not None:
         tree["tokenizer"] = _image_tokenizer(tree, tokenizer, target.facts.image_shape[1], scratch)
-    shapes = converter.tensors(headers)
     n_parameters = sum(value.numel() for value in shapes.values())
     tree["summary"] = f"{CONVERTERS.summary(name).rstrip('.')}; {n_parameters:,} parameters, converted"
     recipe = parse_recipe(tree)
-    _check(recipe, target, shapes, file)
+    with torch.device("meta"):
+        network = build_network(recipe, target.facts, target.layout)
+    check_filled(network, shapes, file)
     _check_tokenizer(recipe, target, file)
-    return Plan(found, name, converter, recipe, target, shapes)
+    return Plan(found, name, target, recipe, shapes)
 
 
-def _layout(found: Published, layout: str | None, file: str) -> str:
+def recognised(found: Published, layout: str | None, file: str) -> str:
     """The layout of a file, which must be the given one if one is given.
 
     Raises:
@@ -167,27 +192,6 @@ def seen(found: Published) -> str:
     return printable(f"{len(found.state)} tensors{kind}: {shown}")
 
 
-def _check(recipe: Recipe, target: Target, shapes: Mapping[str, Tensor], file: str) -> None:
-    """Hold the tensors against the network, which takes no memory.
-
-    Raises:
-        UserError: a tensor is missing, left over or of another shape.
-    """
-    with torch.device("meta"):
-        network = build_network(recipe, target.facts, target.layout)
-    needed = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in shapes.items()}
-    faults = [f"{key} is missing" for key in sorted(needed.keys() - given.keys())]
-    faults += [f"{key} is left over" for key in sorted(given.keys() - needed.keys())]
-    faults += [
-        f"{key} is {given[key]}, not {needed[key]}"
-        for key in sorted(needed.keys() & given.keys())
-        if needed[key] != given[key]
-    ]
-    if faults:
-        raise UserError(f"{file} does not fill the network: {first_few(faults)}")
-
-
 def _check_tokenizer(recipe: Recipe, target: Target, file: str) -> None:
     """Hold the tokens against those of the recipe's tokenizer, as far as they are known without its weights.
 
@@ -211,15 +215,28 @@ def _image_tokenizer(tree: Mapping[str, object], given: str, size: int, scratch:
     """The recipe's `tokenizer` with the given one in place of its own.
 
     An autoencoder that the recipe names by its source is a folder or hub id; any other one is a checkpoint, made in
-    `scratch` if a published one is given.
+    `scratch` of a published one, which may be part of a generator's file (`vqgan.` in MAGE's).
+
+    Raises:
+        UserError: the published file is no tokenizer.
     """
-    spec = tree.get("tokenizer")
+    path, spec = local_path(given), tree.get("tokenizer")
     if isinstance(spec, Mapping) and "source" in spec:
+        if path.is_file():
+            raise UserError(
+                f"{given} is a file, this tokenizer is a folder of diffusers; `maskgen convert {given} --output DIR` "
+                "makes one of an original checkpoint"
+            )
         return {**spec, "source": given}
-    path = local_path(given)
-    if path.is_file() or (path.is_dir() and not (path / RECIPE).is_file() and newest_in(path) is None):
-        return {"from": str(run(given, str(scratch / "tokenizer"), image_size=size))}
-    return {"from": given}
+    if not path.is_file() and (not path.is_dir() or (path / RECIPE).is_file() or newest_in(path) is not None):
+        return {"from": given}
+    found = read_published(path, image_size=size)
+    found = found.part("vqgan.") or found
+    name = recognised(found.headers(), None, given)
+    plan = planned(found, name, given, None, scratch)
+    if plan.recipe.task != "tokenizer":
+        raise UserError(f"{given} is a {plan.recipe.task} in the layout {name}, not a tokenizer")
+    return {"from": str(_write(plan, str(scratch / "tokenizer"), None, _info(plan, given, None)))}
 
 
 def _text_tokenizer(plan: Plan, given: str | None, scratch: Path) -> Path | None:
@@ -260,6 +277,8 @@ def _info(plan: Plan, file: str, weights: WeightsKind | None) -> dict[str, objec
     if facts.caption_shape is not None:
         sizes["caption_shape"] = facts.caption_shape
     chosen = "" if weights is None else f" --weights {weights}"
+    if (digests := source_digests(recipe)) is not None:
+        sizes["tokenizer"] = digests
     return {
         "step": 0, "classes": list(plan.target.classes or map(str, range(facts.n_classes))), **sizes, "seconds": 0.0,
         "device": "cpu", "maskgen": importlib.metadata.version("maskgen"), "torch": torch.__version__,

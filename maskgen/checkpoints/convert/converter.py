@@ -36,6 +36,19 @@ class Target:
     classes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """A published autoencoder that becomes a folder of diffusers, which `source` of a recipe's tokenizer names.
+
+    Attributes:
+        kind: name of the class in diffusers.
+        config: its configuration.
+    """
+
+    kind: str
+    config: Mapping[str, object]
+
+
 class Converter(ABC):
     """A published layout of weights -> a recipe and the weights of its network.
 
@@ -60,8 +73,8 @@ class Converter(ABC):
         """Whether names and shapes of the tensors, and the configuration if there is one, are those of this layout."""
 
     @abstractmethod
-    def target(self, found: Published) -> Target:
-        """The recipe, chosen by the sizes found, and the sizes of its data.
+    def target(self, found: Published) -> Target | DiffusersFolder:
+        """The recipe, chosen by the sizes found, and the sizes of its data; a folder for an autoencoder of diffusers.
 
         Raises:
             UserError: a size that was never published, or that the layout cannot tell.

@@ -54,6 +54,15 @@ class Published:
         shapes = state.headers() if isinstance(state, StoredTensors) else {k: v.to("meta") for k, v in state.items()}
         return replace(self, state=shapes)
 
+    def part(self, prefix: str) -> Published | None:
+        """The tensors whose names begin with a prefix, without it; None if there are none."""
+        names = {name.removeprefix(prefix): name for name in self.state if name.startswith(prefix)}
+        if not names:
+            return None
+        if isinstance(self.state, StoredTensors):
+            return replace(self, state=self.state.renamed(names))
+        return replace(self, state={new: self.state[old] for new, old in names.items()})
+
     def digest(self) -> dict[str, str]:
         """SHA-256 of each file with weights, by its name."""
         found = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,15 +21,22 @@ SLICE = 16
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "stabilityai/sd-vae-ft-ema": {},
     "stabilityai/sd-vae-ft-mse": {},
+    "mit-han-lab/dc-ae-f32c32-in-1.0-diffusers": {"latent_channels": 32},
     "xwen99/mar-vae-kl16": {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 16},
 }
-"""Configurations of autoencoders on the hub, where they differ from Stable Diffusion's."""
+"""Configurations of autoencoders on the hub, where they differ from the defaults of their class."""
 
 PixelRange = Literal["zero_one", "minus_one_one"]
 
 
 class _DiffusersTokenizer(ImageTokenizer):
-    """Base of the two: loading, pixel range, and the grid of an image shape."""
+    """Base of all: loading, pixel range, and the grid of an image shape.
+
+    Attributes:
+        levels_key: the list in the network's configuration whose length is the number of resolutions.
+    """
+
+    levels_key: ClassVar[str] = "block_out_channels"
 
     def __init__(
         self, image_shape: tuple[int, int, int], model_class: str, source: str, subfolder: str, pixel_range: PixelRange
@@ -45,7 +52,7 @@ class _DiffusersTokenizer(ImageTokenizer):
             raise UserError(f"{source} cannot be loaded as {model_class}: {without_advice(error)}") from None
         self.net.requires_grad_(False)
         self.pixel_range = pixel_range
-        factor = 2 ** (len(self.net.config.block_out_channels) - 1)
+        factor = 2 ** (len(self.net.config[self.levels_key]) - 1)
         if image_shape[0] != self.net.config.in_channels:
             raise ValueError(f"{source} takes {self.net.config.in_channels} channels, the data have {image_shape[0]}")
         if image_shape[1] % factor or image_shape[2] % factor:
@@ -111,15 +118,18 @@ class KLTokenizer(_DiffusersTokenizer):
 
     has_discrete_tokens = False
     vocab_size = 0
+    model_class: ClassVar[str] = "AutoencoderKL"
+    default_levels: ClassVar[int] = 4
+    default_channels: ClassVar[int] = 4
 
     def __init__(self, image_shape: tuple[int, int, int], source: str, subfolder: str = "", patch: int = 1) -> None:
-        super().__init__(image_shape, "AutoencoderKL", source, subfolder, "minus_one_one")
+        super().__init__(image_shape, self.model_class, source, subfolder, "minus_one_one")
         if patch < 1 or self.grid[0] % patch or self.grid[1] % patch:
             raise ValueError(
                 f"patch must divide both sides of the {self.grid[0]} x {self.grid[1]} latents, got {patch}"
             )
         self.scale = float(self.net.config.scaling_factor)
-        self.shift = float(self.net.config.shift_factor or 0.0)
+        self.shift = float(self.net.config.get("shift_factor") or 0.0)
         self.source, self.patch = source, patch
         self.token_width, self.patch_area = self.net.config.latent_channels * patch**2, patch**2
         self.grid = (self.grid[0] // patch, self.grid[1] // patch)
@@ -131,13 +141,13 @@ class KLTokenizer(_DiffusersTokenizer):
         source: str,
         subfolder: str = "",
         patch: int = 1,
-        latent_channels: int = 4,
+        latent_channels: int | None = None,
     ) -> dict[str, Any]:
         """`sizes` without the weights: of an autoencoder in a folder or `KNOWN`, else those of Stable Diffusion's."""
         file = local_path(source) / subfolder / "config.json"
         config = read_json(file) if file.is_file() else KNOWN.get(source, {})
-        side = 2 ** (len(config.get("block_out_channels", range(4))) - 1) * patch
-        channels = config.get("latent_channels", latent_channels)
+        side = 2 ** (len(config.get(cls.levels_key, range(cls.default_levels))) - 1) * patch
+        channels = config.get("latent_channels", latent_channels or cls.default_channels)
         grid = (image_shape[1] // side, image_shape[2] // side)
         return {"vocab_size": 0, "token_width": channels * patch**2, "grid": grid}
 
@@ -148,9 +158,14 @@ class KLTokenizer(_DiffusersTokenizer):
         """(B, C, H, W) in [0, 1] -> (B, L, 2 D): mean and standard deviation of each number, scaled."""
         if len(images) > SLICE:
             return torch.cat([self.moments(part) for part in images.split(SLICE)])
-        posterior = self.net.encode(self._to_net(images)).latent_dist
-        both = torch.cat([(posterior.mean - self.shift) * self.scale, posterior.std * self.scale])
+        mean, std = self._posterior(self._to_net(images))
+        both = torch.cat([(mean - self.shift) * self.scale, std * self.scale])
         return torch.cat(patchify(both, self.patch).chunk(2), -1)
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of latents (B, C, h, w)."""
+        posterior = self.net.encode(images).latent_dist
+        return posterior.mean, posterior.std
 
     def encode(self, images: Tensor) -> Tensor:
         return self.moments(images)[..., : self.token_width]
@@ -161,6 +176,23 @@ class KLTokenizer(_DiffusersTokenizer):
         latents = unpatchify(tokens, self.grid, self.patch) / self.scale + self.shift
         with torch.no_grad():
             return self._from_net(self.net.decode(latents).sample)
+
+
+@TOKENIZERS.register("autoencoder_dc")
+class DCTokenizer(KLTokenizer):
+    """A `diffusers.AutoencoderDC` (DC-AE, arXiv 2410.10733): as `autoencoder_kl`, 32 or 64 pixels to a latent.
+
+    It has no posterior: the standard deviation in `moments` is 0.
+    """
+
+    model_class = "AutoencoderDC"
+    levels_key = "encoder_block_out_channels"
+    default_levels = 6
+    default_channels = 32
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        latents = self.net.encode(images).latent
+        return latents, torch.zeros_like(latents)
 
 
 def draw_latents(moments: Tensor, rng: Rng) -> Tensor:
@@ -176,4 +208,6 @@ def sizes_without_weights(
     source = str(arguments.get("source", ""))
     is_known = source in KNOWN or (local_path(source) / str(arguments.get("subfolder", "")) / "config.json").is_file()
     entry = TOKENIZERS.get(name)
-    return KLTokenizer.sizes_of(image_shape, **arguments) if entry is KLTokenizer and is_known else None
+    if not is_known or not isinstance(entry, type) or not issubclass(entry, KLTokenizer):
+        return None
+    return entry.sizes_of(image_shape, **arguments)
