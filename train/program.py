@@ -188,6 +188,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
         accelerator=accelerator,
         settings=recipe.train,
         seed=recipe.seed,
+        state=parts.objective.state,
         step=0 if start is None else start.step,
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
