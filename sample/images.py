@@ -14,7 +14,7 @@ from maskgen.pipelines.sheet import IMAGE_ENDINGS, write_images
 from .animate import Recorder, write_animation
 from .pictures import check_writable
 
-OPTIONS = {"prompts", "picture", "hole", "seed", "batch_size"}
+OPTIONS = {"prompts", "picture", "hole", "strength", "seed", "batch_size"}
 """Arguments of a call that are not the sampler's."""
 
 MAX_COLUMNS = 20

@@ -17,7 +17,7 @@ from . import images, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "infill", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "animate", "scale", "guidance", "guidance_interval")
+IMAGE_ONLY = ("classes", "picture", "hole", "strength", "animate", "scale", "guidance", "guidance_interval")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
@@ -35,8 +35,11 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     if chosen.get("prompts") and pipeline.checkpoint.recipe.captions is None:
         raise UserError(f"--prompt does not go with this checkpoint: {source} was trained without captions")
     chosen["output"] = chosen.get("output") or "samples.png"
-    if "hole" in chosen and "picture" not in chosen:
-        raise UserError(f"--hole {chosen['hole']} is of a picture: give --picture FILE")
+    if not chosen.get("hole"):
+        chosen.pop("hole", None)
+    for name in ("hole", "strength"):
+        if name in chosen and "picture" not in chosen:
+            raise UserError(f"--{name} is of a picture: give --picture FILE")
     images.run(pipeline, **chosen)
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
 

@@ -30,9 +30,16 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 @click.option("--picture", metavar="FILE", help="Image to complete; see --hole.")
 @click.option(
     "--hole",
+    multiple=True,
     metavar="WHERE",
-    help="Part of --picture to generate: center (default), border, left, right, top, bottom, x0,y0,x1,y1, or a mask "
-    "image.",
+    help="Part of --picture to generate: center (default), border, left, right, top, bottom, all, x0,y0,x1,y1, or a "
+    "mask image; may be repeated.",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Share of the hole's tokens to generate, drawn at random: a variation of --picture. Default: 1.",
 )
 @click.option("--show-steps", is_flag=True, help="Print the first text after every decoding step.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i only.")

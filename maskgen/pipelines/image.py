@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from maskgen.data.image.pictures import to_pil
 from maskgen.pipelines.arguments import seeds_of, texts_of
 from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
 from maskgen.pipelines.classes import Classes, ClassNames
-from maskgen.pipelines.edit import Edit, Picture
+from maskgen.pipelines.edit import Edit, Holes, Picture
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.outputs import ImageOutput, ImageStep
 from maskgen.pipelines.partial import decode_partial
@@ -122,7 +121,8 @@ class ImagePipeline(Pipeline):
         *,
         prompts: Sequence[str] | str | None = None,
         picture: Picture | None = None,
-        hole: str | Path | Tensor = "center",
+        hole: Holes | None = None,
+        strength: float = 1.0,
         sampler: SamplerLike | None = None,
         guidance: float | Guidance | None = None,
         seed: int | Sequence[int] = 0,
@@ -137,7 +137,8 @@ class ImagePipeline(Pipeline):
             num: how many; 8 by default, or one for each seed of a list.
             classes: names or ids, used in turn; None or `all` cycles over all; `id:N` and `name:TEXT` are unambiguous.
             prompts: captions, used in turn, or files of embedded ones (.npy, .safetensors); none is unconditional.
-            picture, hole: an image to complete and the region to generate, see `Edit.of`; the rest is unchanged.
+            picture, hole: an image to complete and the regions to generate, see `Edit.of`; the rest is unchanged.
+            strength: share of the hole's tokens to generate; below 1 a variation of the picture.
             sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
             guidance: scale of classifier-free guidance, 1 is off.
             seed: of sample 0, sample i has `seed + i`; or a list with a seed for each sample.
@@ -148,7 +149,7 @@ class ImagePipeline(Pipeline):
         """
         generator = self.with_sampler(sampler, guidance, **arguments)
         seeds, num = seeds_of(seed, num, 8)
-        labels, names, given = self.labels(classes, num), *self._conditioning(prompts, picture, hole)
+        labels, names, given = self.labels(classes, num), *self._conditioning(prompts, picture, hole, strength)
         with ProgressBar(progress, n_batches(num, batch_size)) as bar:
             batches = list(self.draw(generator, num, labels, seeds, batch_size, both(bar, on_step), given))
         return _output(batches, seeds, labels, names)
@@ -160,13 +161,13 @@ class ImagePipeline(Pipeline):
         *,
         prompts: Sequence[str] | str | None = None,
         picture: Picture | None = None,
-        hole: str | Path | Tensor = "center",
+        hole: Holes | None = None,
         sampler: SamplerLike | None = None,
         guidance: float | Guidance | None = None,
         seed: int | Sequence[int] = 0,
         **arguments: object,
     ) -> Iterator[ImageStep]:
-        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments as for a call."""
+        """(step, tokens, images) after each step of a decoding of all samples in one batch; arguments of a call."""
         generator = self.with_sampler(sampler, guidance, **arguments)
         seeds, num = seeds_of(seed, num, 8)
         labels, (_, given) = self.labels(classes, num), self._conditioning(prompts, picture, hole)
@@ -183,11 +184,11 @@ class ImagePipeline(Pipeline):
             yield ImageStep(step, x_t.cpu(), to_pil(images if edit is None else edit.paste(images)))
 
     def _conditioning(
-        self, prompts: Sequence[str] | str | None, picture: Picture | None, hole: str | Path | Tensor
+        self, prompts: Sequence[str] | str | None, picture: Picture | None, hole: Holes | None, strength: float = 1.0
     ) -> tuple[list[str], Conditioning]:
         """The prompt of each caption, and what samples are conditioned on."""
         names, captions = self.embed(prompts)
-        edit = None if picture is None else Edit.of(picture, hole, self.checkpoint.image_shape)
+        edit = None if picture is None else Edit.of(picture, hole, self.checkpoint.image_shape, strength)
         return names, Conditioning(captions, edit)
 
     def embed(self, prompts: Sequence[str] | str | None) -> tuple[list[str], CaptionTable | None]:
@@ -256,7 +257,7 @@ class ImagePipeline(Pipeline):
         for rows in slices(num, batch_size):
             index = torch.arange(rows.start, rows.stop)
             captions = None if given.captions is None else given.captions.rows(index % len(given.captions))
-            known = None if given.edit is None else given.edit.known(tokenizer, len(index))
+            known = None if given.edit is None else given.edit.known(tokenizer, seeds[rows])
             order = UnmaskingOrder(tokenizer.vocab_size, known) if is_masked else None
             some = None if labels is None else labels[rows]
             with self._computing():

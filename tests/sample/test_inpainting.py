@@ -87,7 +87,7 @@ def test_diffmae_looks_at_what_is_known_and_does_not_only_blend_it(tmp_path: Pat
         steps: list[Tensor] = []
         loaded(1, picture=shown, hole="left", on_step=lambda done, total, x_0, steps=steps: steps.append(x_0))
         said.append(steps[0])
-    hole = Edit.of(picture, "left", SHAPE).known(loaded.generator.tokenizer, 1).isnan()
+    hole = Edit.of(picture, "left", SHAPE).known(loaded.generator.tokenizer, [0]).isnan()
     assert not torch.allclose(said[0][hole], said[1][hole], atol=1e-3)
 
 
