@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -57,14 +57,11 @@ def run(
     methods: Sequence[Method] = ("linear", "knn"),
     num: int | None = None,
     label_share: float | Sequence[float] = 1.0,
-    block: int = 0,
-    cells: int = 1,
-    subspace: str | None = None,
     has_baseline: bool = True,
     seed: int = 0,
     output: str | None = None,
     device: str = "auto",
-    **tuning: Any,
+    **choices: Any,
 ) -> str:
     """Probe the network of a checkpoint by `methods`; the table it prints.
 
@@ -73,34 +70,42 @@ def run(
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
         num: maximum number of training images.
         label_share: share of the training images of each class that is used; several for a score of each.
-        block: of a diffusion transformer, counted from 1; 0 is the middle one.
-        cells: features are averaged over each of cells x cells parts of the image, side by side.
-        subspace: `top:S` or `bottom:S`, images projected to the principal directions with this share of the variance.
         has_baseline: whether raw pixels are probed as well.
-        seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
+        seed: of fine-tuning.
+        choices: `block` and `cells`, see `encoder_of`; `subspace`, see `Ground.subspace`; `epochs`, `minutes` and `lr` of
+            fine-tuning.
 
     Raises:
         UserError: a checkpoint, data set, option or output that cannot be used.
     """
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
-    chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
-    encoder = encoder_of(checkpoint, source, block, pick_device(device), cells)
+    place, subspace = (choices.pop("block", 0), choices.pop("cells", 1)), choices.pop("subspace", None)
+    settings = _tuning(methods, seed, choices)
+    encoder = encoder_of(checkpoint, source, place[0], pick_device(device), place[1])
     shares = (label_share,) if isinstance(label_share, int | float) else tuple(dict.fromkeys(label_share))
     grounds = [ground_of(checkpoint, data, num, share) for share in shares]
-    made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
-    baseline = PIXELS
+    encoders = [encoder, PIXELS][: 1 + has_baseline]
     if subspace is not None:
         found = grounds[0].subspace(subspace)
-        encoder, baseline = (within(one, found, grounds[0].train.digest()) for one in (encoder, PIXELS))
-    entries = [
-        ground.entry(ground.probed(method, encoder, settings), encoder, **made)
-        for ground in grounds
-        for method in chosen
-    ]
-    for method in (one for one in chosen if has_baseline and one != "finetune"):
-        entries += [ground.entry(ground.probed(method, baseline, settings), baseline) for ground in grounds]
+        encoders = [within(one, found, grounds[0].train.digest()) for one in encoders]
+    entries = list(_entries(grounds, encoders, methods, settings, source))
     return publish(Report(entries[0], others=entries[1:], notes=grounds[0].notes(checkpoint)), path)
+
+
+def _entries(
+    grounds: Sequence[Ground], encoders: Sequence[Encoder], methods: Sequence[Method], settings: Tuning, source: str
+) -> Iterator[Entry]:
+    """Scores of the checkpoint's features, then of the baseline, which cannot be fine-tuned."""
+    chosen = tuple(dict.fromkeys(methods))
+    for ground in grounds:
+        made: Made = {"sampler": {"checkpoint": source, "step": ground.step}}
+        for method in chosen:
+            yield ground.entry(ground.probed(method, encoders[0], settings), encoders[0], **made)
+    for encoder in encoders[1:]:
+        for method in (one for one in chosen if one != "finetune"):
+            for ground in grounds:
+                yield ground.entry(ground.probed(method, encoder, settings), encoder)
 
 
 @METRICS.register("probe")
@@ -164,13 +169,17 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Ground:
-    """Labelled images to fit on and to score on; of `train`, the labels of `rows` are used, a `share` of each class."""
+    """Labelled images to fit on and to score on; of `train`, the labels of `rows` are used, a `share` of each class.
+
+    `step` is that of the checkpoint.
+    """
 
     train: SplitSet
     test: SplitSet
     rows: Tensor
     n_classes: int
     share: float = 1.0
+    step: int = 0
 
     def subspace(self, spec: str) -> VarianceSubspace:
         """Directions of the training images' variance, `top:0.9` or `bottom:0.1`.
@@ -269,4 +278,4 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
         raise UserError(f"--label-share: {error}") from None
     if len(rows) < 2:
         raise UserError(f"--label-share {label_share:g} leaves {len(rows)} training image; a probe needs at least 2")
-    return Ground(train, test, rows, len(source.classes), label_share)
+    return Ground(train, test, rows, len(source.classes), label_share, checkpoint.step)

@@ -15,6 +15,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.traits import network_of, traits_of
 from maskgen.evaluation.probes.representation import Encoder
 from maskgen.processes.preconditioned import Preconditioned
+from maskgen.tokenizers import ImageTokenizer
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,7 @@ def token_features(checkpoint: Checkpoint, source: str, block: int, device: torc
     Raises:
         UserError: it is no generator of images, or its network offers no features.
     """
-    recipe = checkpoint.recipe
-    if recipe.kind == "text" or recipe.task != "generator":
-        raise UserError(
-            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
-        )
-    network, tokenizer = load_model(checkpoint)
-    assert tokenizer is not None
-    if not traits_of(network).has_features:
-        raise UserError(f"{source}: a {type(network).__name__} has no features to be probed")
+    recipe, (network, tokenizer) = checkpoint.recipe, _loaded(checkpoint, source)
     features: Callable[..., Tensor] = network_of(network).features
     choices = _choices(features, block, source)
     network, tokenizer, process = network.to(device), tokenizer.to(device), recipe.field_process()
@@ -83,6 +76,24 @@ def token_features(checkpoint: Checkpoint, source: str, block: int, device: torc
     except ValueError as error:
         raise UserError(f"{source} cannot be probed: {error}") from None
     return found
+
+
+def _loaded(checkpoint: Checkpoint, source: str) -> tuple[nn.Module, ImageTokenizer]:
+    """Network and tokenizer.
+
+    Raises:
+        UserError: it is no generator of images, or its network offers no features.
+    """
+    recipe = checkpoint.recipe
+    if recipe.kind == "text" or recipe.task != "generator":
+        raise UserError(
+            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
+        )
+    network, tokenizer = load_model(checkpoint)
+    assert tokenizer is not None
+    if not traits_of(network).has_features:
+        raise UserError(f"{source}: a {type(network).__name__} has no features to be probed")
+    return network, tokenizer
 
 
 def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device, cells: int = 1) -> Encoder:

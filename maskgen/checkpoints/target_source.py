@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import cast
 
 from maskgen.checkpoints.checkpoint import CheckpointError, load_model, read_checkpoint
 from maskgen.core.traits import network_of, traits_of
@@ -34,7 +33,8 @@ def load_target_source(recipe: Recipe) -> Source | None:
         )
     network, tokenizer = load_model(checkpoint)
     if tokenizer is None:
-        return FrozenTokenizer(cast(ImageTokenizer, network))
+        assert isinstance(network, ImageTokenizer)
+        return FrozenTokenizer(network)
     has_features = traits_of(network).has_features
     if not has_features or "t" in inspect.signature(network_of(network).features).parameters:
         raise CheckpointError(f"objective.target.checkpoint: {path} offers no features of unmasked tokens alone")

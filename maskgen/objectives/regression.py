@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import nn
@@ -90,10 +89,12 @@ class MaskedRegression(Objective):
             )
 
     def target_width(self, source: nn.Module | None) -> int:
-        return self.spec.width(self.layout, cast(Source | None, source))
+        assert source is None or isinstance(source, Source)
+        return self.spec.width(self.layout, source)
 
     def attach(self, network: nn.Module, source: nn.Module | None) -> None:
-        self.target.attach(network, cast(Source | None, source))
+        assert source is None or isinstance(source, Source)
+        self.target.attach(network, source)
         if self.teacher_decay is not None:
             self.teacher = EmaTeacher(network, self.teacher_decay)
         parts = {"target": self.target, "teacher": self.teacher}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
 from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget
-from maskgen.objectives.targets.copies import EmaTeacher, Featured, require_decay
+from maskgen.objectives.targets.copies import EmaTeacher, require_decay
 from maskgen.objectives.targets.source import Source
 
 ROUNDS = 3
@@ -43,17 +42,19 @@ def balanced(scores: Tensor, temperature: float, rounds: int = ROUNDS) -> Tensor
 class _Clusters(TokenTarget):
     prototypes: Tensor
 
-    def __init__(self, spec: Clusters) -> None:
+    def __init__(self, spec: Clusters, layout: TokenLayout | int) -> None:
         super().__init__()
-        self.spec, self.width = spec, spec.n
+        self.spec, self.width, self.layout = spec, spec.n, layout
         self._is_learning = False
 
     def attach(self, network: nn.Module, source: Source | None) -> None:  # noqa: ARG002
         self.teacher = EmaTeacher(network, self.spec.decay)
-        shape = self.spec.n, cast(Featured, network).width
+        assert isinstance(self.layout, TokenLayout)
+        device = next(network.parameters()).device
+        width = self.teacher.features(torch.zeros(1, self.layout.length, self.layout.width, device=device)).shape[-1]
         with torch.device("cpu"):  # where costs are counted, the default device has no values
-            start = Rng.stream("prototypes").normal(shape)
-        start = start.to(next(network.parameters()).device)
+            start = Rng.stream("prototypes").normal((self.spec.n, width))
+        start = start.to(device)
         self.register_buffer("prototypes", F.normalize(start.float(), dim=-1))
 
     def update(self, network: nn.Module, progress: float) -> None:
@@ -118,5 +119,5 @@ class Clusters(TargetSpec):
                 f"{self.n}, {self.temperature}, {self.target_temperature} and {self.rate}"
             )
 
-    def build(self, layout: TokenLayout | int) -> TokenTarget:  # noqa: ARG002
-        return _Clusters(self)
+    def build(self, layout: TokenLayout | int) -> TokenTarget:
+        return _Clusters(self, layout)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.core.traits import network_of
 
+M = TypeVar("M", bound=nn.Module)
 
+
+@runtime_checkable
 class Featured(Protocol):
-    """A network with features of width `width` for each token."""
-
-    width: int
+    """A network with features (B, L, D) of unmasked tokens."""
 
     def features(self, x_0: Tensor) -> Tensor: ...
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def frozen_copy(module: M) -> M:
     """A copy in evaluation mode whose parameters are buffers: it is stored and moved, and no optimizer sees it."""
     twin = copy.deepcopy(module).eval()
     for part in twin.modules():
@@ -29,6 +30,17 @@ def frozen_copy(module: nn.Module) -> nn.Module:
                 del part._parameters[name]
                 part.register_buffer(name, parameter.detach().clone())
     return twin
+
+
+def featured(network: object) -> Featured:
+    """The network as one with features.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(network, Featured):
+        raise ValueError(f"a {type(network).__name__} has no features for a target; choose another objective.target")
+    return network
 
 
 @torch.no_grad()
@@ -75,5 +87,4 @@ class EmaTeacher(nn.Module):
     def features(self, x_0: Tensor) -> Tensor:
         """Features (B, L, D) of unmasked tokens, without gradient."""
         with torch.no_grad():
-            found: Tensor = cast(Featured, self.average).features(x_0)
-        return found
+            return featured(self.average).features(x_0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.core.traits import network_of
-from maskgen.objectives.targets.copies import frozen_copy
+from maskgen.objectives.targets.copies import featured, frozen_copy
 from maskgen.tokenizers import ImageTokenizer
 
 
@@ -43,9 +42,7 @@ class FrozenNetwork(Source):
             self.width = self(torch.zeros(1, *image_shape)).shape[-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = cast(ImageTokenizer, self.tokenizer).encode(images)
-        features: Tensor = cast(Any, self.network).features(tokens)
-        return features
+        return featured(self.network).features(self.tokenizer.encode(images))
 
 
 class FrozenTokenizer(Source):
@@ -59,4 +56,4 @@ class FrozenTokenizer(Source):
         self.grid, self.width = tokenizer.grid, tokenizer.vocab_size
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(ImageTokenizer, self.tokenizer).encode(images)
+        return self.tokenizer.encode(images)

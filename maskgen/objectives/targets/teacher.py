@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from maskgen.objectives.targets.base import (
     TokenTarget,
     layer_normalised,
 )
-from maskgen.objectives.targets.copies import Featured, follow, frozen_copy
+from maskgen.objectives.targets.copies import featured, follow, frozen_copy
 from maskgen.objectives.targets.source import Source
 from maskgen.objectives.targets.sourced import SourcedTarget
 
@@ -85,7 +84,7 @@ class _Renewed(_Features):
 
     @torch.no_grad()
     def forward(self, x_0: Tensor) -> Tensor:
-        return layer_normalised(cast(Featured, self.twin).features(x_0))
+        return layer_normalised(featured(self.twin).features(x_0))
 
 
 @TARGETS.register("bootstrap")
