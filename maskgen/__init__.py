@@ -159,7 +159,8 @@ def load(
 
     Args:
         source: a zoo name (`maskgen zoo` lists them), a checkpoint directory, a run directory (its newest checkpoint
-            is loaded) or a Hugging Face hub id ``owner/name``.
+            is loaded) or a Hugging Face hub id ``owner/name``. A hub repository, or a folder of one, in a published
+            layout of `maskgen convert --list` is converted once, into ``$MASKGEN_CACHE``.
         device: ``auto`` (CUDA if there is a device), ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or a `torch.device`.
         dtype: of the network, see `Pipeline.to`; None is float32.
 

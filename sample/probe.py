@@ -71,9 +71,7 @@ def run(
         num: maximum number of training images.
         label_share: share of the training images of each class that is used; several for a score of each.
         has_baseline: whether raw pixels are probed as well.
-        seed: of fine-tuning.
-        choices: `block` and `cells`, see `encoder_of`; `subspace`, see `Ground.subspace`; `epochs`, `minutes` and `lr` of
-            fine-tuning.
+        choices: `block`, `cells` (see `encoder_of`), `subspace` (see `Ground`), `epochs`, `minutes`, `lr` of tuning.
 
     Raises:
         UserError: a checkpoint, data set, option or output that cannot be used.
@@ -83,8 +81,8 @@ def run(
     place, subspace = (choices.pop("block", 0), choices.pop("cells", 1)), choices.pop("subspace", None)
     settings = _tuning(methods, seed, choices)
     encoder = encoder_of(checkpoint, source, place[0], pick_device(device), place[1])
-    shares = (label_share,) if isinstance(label_share, int | float) else tuple(dict.fromkeys(label_share))
-    grounds = [ground_of(checkpoint, data, num, share) for share in shares]
+    shares = (label_share,) if isinstance(label_share, int | float) else label_share
+    grounds = [ground_of(checkpoint, data, num, share) for share in dict.fromkeys(shares)]
     encoders = [encoder, PIXELS][: 1 + has_baseline]
     if subspace is not None:
         found = grounds[0].subspace(subspace)

@@ -35,6 +35,7 @@ def tiny_encoder(home: Path, kind: str = "bert", seed: int = 0) -> Path:
             )
         else:
             text = {"vocab_size": n, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3, **SIZES}
+            text |= {"projection_dim": 8}
             vision = {**SIZES, "image_size": 8, "patch_size": 4}
             model = transformers.CLIPModel(
                 transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)

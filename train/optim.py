@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskgen.nn.embeddings import TimeEmbedding
+from maskgen.nn.layers.fused import FusedLinear
 from maskgen.recipes.budget import TrainSettings
 
 from .sharding import like, whole
@@ -31,11 +32,12 @@ def decayed(module: nn.Module) -> set[str]:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but matrices of groups with `n_parts` > 0 take orthogonalised momentum steps (Muon, arXiv 2502.16982).
+    """AdamW, but matrices of groups with `n_parts` take orthogonalised momentum steps (Muon, arXiv 2502.16982).
 
     A step is 0.2 sqrt(max(rows, columns)) times the orthogonal factor of the Nesterov momentum: its size is AdamW's,
-    and learning rate and weight decay mean the same for both. A fused matrix is orthogonalised in its `n_parts` parts
-    of rows. In float32: `torch.optim.Muon` works in bfloat16, which processors without it emulate.
+    and learning rate and weight decay mean the same for both. A fused matrix is orthogonalised, and its step scaled,
+    part by part: `n_parts` is their number where they are equal, else the rows of each; 0 is AdamW. In float32:
+    `torch.optim.Muon` works in bfloat16, which processors without it emulate.
     """
 
     momentum = 0.95
@@ -64,10 +66,13 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         average = state["momentum"].lerp_(grad, 1 - self.momentum)
         direction = grad.lerp(average, self.momentum)
-        parts = [orthogonal_factor(part) for part in whole(direction).chunk(group["n_parts"])]
-        scale = 0.2 * math.sqrt(max(parts[0].shape))
+        matrix, n_parts = whole(direction), group["n_parts"]
+        parts = matrix.chunk(n_parts) if isinstance(n_parts, int) else matrix.split(list(n_parts))
+        sizes = [math.sqrt(max(part.shape)) for part in parts]
+        turned = torch.cat([size / sizes[0] * orthogonal_factor(part) for part, size in zip(parts, sizes, strict=True)])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(like(torch.cat(parts), parameter), alpha=-group["lr"] * scale)
+        scale = 0.2 * sizes[0]
+        parameter.add_(like(turned, parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonal_factor(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -88,12 +93,12 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     """AdamW or Muon; weight decay for matrices only, Muon's steps for those of the transformer's blocks."""
     matrices = decayed(module)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parts = {
-        name: _n_parts(name, p) if settings.optimizer == "muon" and name in matrices else 0 for name, p in named.items()
-    }
+    fused, has_turns = fused_parts(module), settings.optimizer == "muon"
+    parts = {name: _n_parts(name, p, fused) if has_turns and name in matrices else 0 for name, p in named.items()}
+    unequal = sorted({kind for kind in parts.values() if isinstance(kind, tuple)})
     scales = rate_scales(module, settings.layer_decay)
     groups = []
-    for n_parts, is_decayed in ((1, True), (3, True), (0, True), (0, False)):
+    for n_parts, is_decayed in ((1, True), (3, True), *((kind, True) for kind in unequal), (0, True), (0, False)):
         chosen = [name for name in named if parts[name] == n_parts and (name in matrices) == is_decayed]
         for scale in sorted({scales[name] for name in chosen}):
             decay = settings.weight_decay if is_decayed else 0.0
@@ -133,8 +138,15 @@ def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
     return found
 
 
-def _n_parts(name: str, parameter: Tensor) -> int:
-    """How many matrices a parameter of a transformer's block holds, 0 if it is none or modulates."""
+def fused_parts(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Rows of each matrix that a parameter holds, by name; only of those that hold several."""
+    layers = ((name, part) for name, part in module.named_modules() if isinstance(part, FusedLinear))
+    return {f"{name}.weight": part.parts for name, part in layers}
+
+
+def _n_parts(name: str, parameter: Tensor, fused: Mapping[str, tuple[int, ...]]) -> int | tuple[int, ...]:
+    """The `n_parts` of a parameter of a transformer's block, 0 if it is no matrix or modulates."""
     if not re.search(r"blocks?\.", name) or parameter.ndim != 2 or "modulation" in name:
         return 0
-    return 3 if name.endswith("qkv.weight") else 1
+    parts = fused.get(name, (len(parameter),))
+    return len(parts) if len(set(parts)) == 1 else parts

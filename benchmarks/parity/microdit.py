@@ -15,18 +15,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from harness import Input, Parity, Tensors, imported, run
+from harness import Input, Parity, Tensors, converted, imported, run
 from noised import drawn, image_of, kept_first, latent_tokens, loss_of
 from torch import Tensor, nn
 
-from maskgen.checkpoints.convert.microdit import microdit
 from maskgen.core.predictions import Condition
-from maskgen.models.microdit import MicroDiT
-from maskgen.models.trunks import DeferredMasking
 from maskgen.nn.embeddings import sincos_2d
 
-SIDE, WIDTH, CAPTIONS, KEPT, SCALE = 4, 128, 48, 0.5, 5.0
-SIZES: dict[str, Any] = {"depth": 3, "multiple_of": 64}
+SIDE, WIDTH, CAPTIONS, KEPT, SCALE = 4, 512, 48, 0.5, 5.0
 
 
 def build(public: Path) -> nn.Module:
@@ -50,13 +46,13 @@ def stand_in(name: str, **values: Any) -> None:
 
 
 def network_of(scale: float) -> nn.Module:
-    """The public network, with experts in the second block of mixer and backbone."""
+    """The public network, with experts in the second block of the mixer."""
     from micro_diffusion.models.dit import DiT  # of the public code
 
     network: nn.Module = DiT(
-        input_size=2 * SIDE, dim=WIDTH, head_dim=32, caption_channels=CAPTIONS, pos_interp_scale=scale,
-        qkv_multipliers=[0.5, 0.75, 1.0], ffn_multipliers=[0.5, 2.25, 4.0], patch_mixer_depth=2, patch_mixer_dim=64,
-        patch_mixer_mlp_ratio=4.0, use_bias=False, num_experts=4, expert_capacity=2.0, **SIZES,
+        input_size=2 * SIDE, dim=WIDTH, depth=2, head_dim=32, caption_channels=CAPTIONS, pos_interp_scale=scale,
+        qkv_multipliers=[0.5, 1.0], ffn_multipliers=[0.5, 4.0], patch_mixer_depth=2, patch_mixer_dim=128,
+        patch_mixer_mlp_ratio=4.0, use_bias=False, num_experts=4, expert_capacity=2.0,
     )  # fmt: skip
     return network
 
@@ -82,7 +78,8 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network, wide = built(state, 1.0), built(state, 0.5)
+    network, wide = converted("microdit", state), converted("microdit", state)
+    wide.positions = sincos_2d((SIDE, SIDE), WIDTH, (0.5, 0.5))  # what `position_spacing` 0.5 says
     x, level = latent_tokens(inputs["latents"]), inputs["level"]
     cond = Condition(torch.zeros(len(x), dtype=torch.long), inputs["captions"])
     outputs = network(x, level, cond)
@@ -103,16 +100,6 @@ def log_normal() -> Any:
 
     process: Any = load_recipe("image/micro-dit-xl").field_process()
     return process.schedule
-
-
-def built(state: dict[str, Tensor], spacing: float) -> MicroDiT:
-    """Our network, filled."""
-    network = MicroDiT(
-        16, (SIDE, SIDE), caption_width=CAPTIONS, width=WIDTH, heads=4, masking=DeferredMasking(depth=2, width=64),
-        n_experts=4, position_spacing=spacing, **SIZES,
-    )  # fmt: skip
-    network.load_state_dict(microdit(state))
-    return network.eval()
 
 
 LATENTS = (2, 4, 2 * SIDE, 2 * SIDE)

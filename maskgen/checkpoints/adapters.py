@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from maskgen.checkpoints.filling import fill_mapped
 from maskgen.checkpoints.locate import MODEL, TRAINING, locate
 from maskgen.checkpoints.manifest import CheckpointError
+from maskgen.checkpoints.stored import StoredTensors
 from maskgen.nn.lora import LoraSettings, add_lora
 
 BASE = "base"
@@ -96,26 +98,39 @@ def _verified(tensors: dict[str, Tensor], base: Base, place: Path) -> dict[str, 
 
 
 def fill_network(
-    network: nn.Module, lora: LoraSettings | None, stored: Mapping[str, Tensor], base: Base | None, home: Path
+    network: nn.Module,
+    lora: LoraSettings | None,
+    stored: StoredTensors,
+    base: Base | None,
+    home: Path,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Load the weights of checkpoint `home` into a network as its recipe builds it; low-rank changes are added to them.
+
+    The network was built `without_weights` if there are no changes; `dtype` is that of `fill_mapped`.
 
     Raises:
         CheckpointError: weights that do not fit the recipe or are not finite, or the base of the changes is not there.
     """
     try:
         if lora is None:
-            network.load_state_dict(stored)
+            fill_mapped(network, stored, dtype)
         elif base is None:
             raise CheckpointError(f"{home} holds low-rank changes, but does not name the weights they belong to")
         else:
-            fill_merged(network, lora, stored, base_tensors(base, home))
+            changes = {name: value.float() for name, value in stored.items()}
+            fill_merged(network, lora, changes, base_tensors(base, home))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{home}: weights do not fit the recipe: {reason}") from None
-    unusable = [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]
+    unusable = [name for name, value in network.named_parameters() if not is_finite(value)]
     if unusable:
         raise CheckpointError(f"{home}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint")
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no number is NaN or infinite; takes no memory."""
+    return bool(value.sum(dtype=torch.float64).isfinite())
 
 
 def fill_merged(

@@ -16,17 +16,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskgen.checkpoints.adapters import fill_network
 from maskgen.checkpoints.autoencoder import verify_autoencoder
+from maskgen.checkpoints.filling import without_weights
+from maskgen.checkpoints.info import Checkpoint as Checkpoint
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
 from maskgen.checkpoints.locate import TOKENIZER as TOKENIZER
@@ -37,9 +38,8 @@ from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
-from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import read_yaml
-from maskgen.recipes.build import DataFacts, System, build_system
+from maskgen.recipes.build import System, build_system
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere, merged
 from maskgen.recipes.shipped import INFO, zoo_names
@@ -47,78 +47,6 @@ from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 _OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint says of itself: `info` is its checkpoint.json."""
-
-    path: Path
-    recipe: Recipe
-    info: Mapping[str, Any]
-
-    @property
-    def step(self) -> int:
-        return int(self.info["step"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(printable(str(name)) for name in self.info["classes"])
-
-    @property
-    def length(self) -> int:
-        """Tokens in a training row of a text generator."""
-        return int(self.info["length"])
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.info["image_shape"]
-        return channels, height, width
-
-    @property
-    def caption_shape(self) -> tuple[int, int]:
-        """(S, C) of an embedded caption."""
-        length, width = self.info["caption_shape"]
-        return length, width
-
-    @property
-    def facts(self) -> DataFacts:
-        """Facts of the data it was trained on."""
-        if self.recipe.kind == "text":
-            return DataFacts(length=self.length, vocab_size=int(self.info.get("vocab_size", 0)))
-        channels, height, width = self.info.get("built_for", self.image_shape)
-        caption_shape = None if self.recipe.captions is None else self.caption_shape
-        grid = tuple(self.info["built_grid"]) if "built_grid" in self.info else None
-        facts = DataFacts(len(self.classes), self.image_shape, (channels, height, width), grid, 0, caption_shape)
-        return replace(facts, target_width=int(self.info.get("target_width", 0)))
-
-    def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
-        """The tensors of one of its files, checked against the manifest.
-
-        Raises:
-            CheckpointError: the file is missing, truncated or altered.
-        """
-        path = self.path / name
-        verify(path, self.info["files"].get(name))
-        try:
-            loaded: dict[str, Tensor] = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
-        return loaded
-
-    def verify(self) -> None:
-        """Hold every file against the manifest.
-
-        Raises:
-            CheckpointError: one is missing, truncated or altered.
-        """
-        for name, expected in self.info["files"].items():
-            verify(self.path / name, expected)
-
-    def text_tokenizer(self) -> TextTokenizer:
-        """A text generator's tokenizer, checked as `tensors` are."""
-        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
-        return TextTokenizer.load(self.path / TOKENIZER)
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
@@ -148,8 +76,10 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def load_system(checkpoint: Checkpoint) -> System:
-    """The checkpoint's system: its network in evaluation mode, float32 on the CPU, and a generator's tokenizer.
+def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> System:
+    """The checkpoint's system: its network in evaluation mode on the CPU, and a generator's tokenizer.
+
+    The weights are in memory once, in float32; those of linear layers and convolutions as `dtype`.
 
     The network of a tokenizer's checkpoint is the tokenizer.
 
@@ -157,21 +87,22 @@ def load_system(checkpoint: Checkpoint) -> System:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
-    if recipe.task != "generator":
-        system = build_system(recipe, facts)
-    elif recipe.kind == "text":
-        system = build_system(recipe, facts, checkpoint.text_tokenizer())
-    else:
+    tokenizer: ImageTokenizer | TextTokenizer | None = None
+    built_on = None
+    if recipe.task == "generator" and recipe.kind == "text":
+        tokenizer = checkpoint.text_tokenizer()
+    elif recipe.task == "generator":
         shape = checkpoint.image_shape
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
         verify_autoencoder(checkpoint.path, recipe, checkpoint.info.get("tokenizer"))
-        tokenizer, built_on = load_tokenizer(recipe, shape, checkpoint.path), None
+        tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
+    lora = checkpoint.recipe.lora
+    with without_weights(lora is None):
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    stored = _cast(checkpoint.tensors(), torch.float32)
-    fill_network(system.network, checkpoint.recipe.lora, stored, checkpoint.info.get("base"), checkpoint.path)
+    fill_network(system.network, lora, checkpoint.stored(), checkpoint.info.get("base"), checkpoint.path, dtype)
     system.network.eval().requires_grad_(False)
     return system
 

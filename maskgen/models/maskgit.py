@@ -18,13 +18,14 @@ from maskgen.models.base import MODELS
 from maskgen.models.tables import RowKind, Tables
 from maskgen.nn.block import Block
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding
-from maskgen.nn.heads import LossHead, MlmHead
+from maskgen.nn.heads import LinearHead, LossHead, maskgit_head
 from maskgen.nn.initialisation import init_transformer, zero
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.registry import Mixer
-from maskgen.nn.mixers.rotary import rotation_2d
+from maskgen.nn.mixers.rotary import rotation_2d, rotation_released
 from maskgen.nn.mixers.self_attention import ATTENTION
-from maskgen.nn.published_blocks import BlockSizes, ViTSizes, bert_block, vit_block
+from maskgen.nn.patching import TokenPatches, require_patch
+from maskgen.nn.published_blocks import BlockSizes, NormKind, ViTSizes, require_condition, token_blocks
 
 
 @MODELS.register("maskgit")
@@ -33,22 +34,28 @@ class MaskGIT(nn.Module):
 
     The published network is `norm: post`, `condition: token`, `positions: learned`, `tied: true`,
     `has_null_label: false`, 24 x 768: 172,457,193 parameters for 1,024 codes, 1,000 classes and 256 tokens.
+    Halton-MaskGIT (arXiv 2503.17076) is `norm: rms`, `qk_norm: true`, `registers: 1`, `head: linear`; MaskGIL
+    (synbol/MaskGIL) is `norm: rms`, `condition: token`, `positions: raster`, `head: linear`, `tied: false`.
 
     Args:
         vocab_size: V; the input has one id more, [MASK] = V.
         grid: (h, w) of the tokens, L = h w.
         n_classes: labels; 0 for an unconditional network.
         width, depth, heads, mlp_ratio, dropout: the usual sizes.
-        norm: `post` (BERT, as published) or `pre`.
-        positions: `learned`, or 2-D `rotary`.
+        norm: `post` (BERT, as published), `pre`, or `rms` (LLaMA's block: RMSNorm before each branch, SwiGLU of two
+            thirds of the width, no biases).
+        positions: `learned`; 2-D `rotary`; or `raster`, 1-D rotary with the released angles of MaskGIL.
         condition: `token`, a class token in front; or `adaln`, shift, scale and gate of every block (DiT,
             Halton-MaskGIT; needs `norm: pre`).
         tied: the head's weights are the token embedding's.
         has_null_label: a row for "no class", which guidance needs; always there with `adaln`.
-        qk_norm: RMS-normalised queries and keys (with `norm: pre`).
+        qk_norm: RMS-normalised queries and keys, of each head (`norm: pre`) or over the width (`norm: rms`).
         has_difficulty: a second head predicts each token's loss, which mask strategy `hard` requires.
         has_time: t is a condition too (with `condition: adaln`), as in discrete interpolants; without, the time is only
             implied by the masks.
+        head: `mlm` (BERT's), or `linear`: a norm, modulated with `condition: adaln`, and one layer.
+        registers: learned tokens without position that every token attends to and that predict nothing.
+        patch: side of the squares of tokens that blocks treat as one, joined and split by linear layers.
         attention: `auto`, `sdpa` or `xformers`.
         mixer: how tokens are mixed, `attention` or another of `MIXERS`.
     """
@@ -74,36 +81,36 @@ class MaskGIT(nn.Module):
         heads: int = 6,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
-        norm: Literal["pre", "post"] = "pre",
-        positions: Literal["learned", "rotary"] = "learned",
+        norm: NormKind = "pre",
+        positions: Literal["learned", "rotary", "raster"] = "learned",
         condition: Literal["token", "adaln"] = "adaln",
         tied: bool = True,
         has_null_label: bool = True,
         qk_norm: bool = False,
         has_time: bool = False,
         has_difficulty: bool = False,
+        head: Literal["mlm", "linear"] = "mlm",
+        registers: int = 0,
+        patch: int = 1,
         attention: AttentionBackend = "auto",
         mixer: Mixer = ATTENTION,
     ) -> None:
         super().__init__()
-        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
-        _require_condition(norm, condition, qk_norm, has_null_label, has_time)
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, width // heads if norm == "rms" else 0)
+        require_condition(norm, condition, qk_norm, has_null_label, has_time)
+        require_patch(registers, patch, positions)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
         self.grid, self.head_width = grid, width // heads
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
-        is_modulated = self.condition == "adaln" or has_time
+        self.n_registers, is_modulated = registers, self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
-        traits = self.traits_for({**keys, "mixer": mixer})
+        traits = self.traits_for({**keys, "patch": patch, "mixer": mixer})
         self.traits = replace(traits, conditions=("class",) if n_classes else ())
-        self._add_embedding(width, positions == "learned")
-        eps = 1e-12 if norm == "post" else 1e-6
-        self.embedding_norm = nn.LayerNorm(width, eps=eps) if norm == "post" else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        block = replace(sizes.block, qk_norm=qk_norm, mixer=mixer)
-        self._add_blocks(block, depth, is_modulated, eps if norm == "post" else None)
-        self.head = MlmHead(width, self.embedding if tied else None, vocab_size, eps, has_input_norm=norm == "pre")
-        self._add_conditions(width, has_time, has_difficulty)
-        self._init(width, depth, is_modulated)
+        self._add_embedding(width, positions)
+        self.patches = TokenPatches(width, patch, grid) if patch > 1 else None
+        self._add_blocks(norm, replace(sizes.block, qk_norm=qk_norm, mixer=mixer), depth, is_modulated)
+        self.head = maskgit_head(head, width, self.embedding if tied else None, vocab_size, norm, is_modulated)
+        self._init(width, depth, has_time, has_difficulty)
 
     @classmethod
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
@@ -113,7 +120,9 @@ class MaskGIT(nn.Module):
             cls.traits,
             has_null_label=bool(keys["has_null_label"]),
             has_difficulty=bool(keys["has_difficulty"]),
-            has_fixed_grid=keys["positions"] == "learned",
+            has_fixed_grid=keys["positions"] != "rotary",
+            drops_tokens=keys["patch"] == 1,
+            has_attention_scores=keys["patch"] == 1,
         )
         return mixer.traits.limit(traits)
 
@@ -124,9 +133,10 @@ class MaskGIT(nn.Module):
         Raises:
             ValueError: learned positions, which have no value between two.
         """
-        if context.resolution is not None and context.model["positions"] == "learned":
+        positions = context.model["positions"]
+        if context.resolution is not None and positions != "rotary":
             raise ValueError(
-                f"train.phases: resolution {context.resolution}: learned positions are for one grid of tokens; use "
+                f"train.phases: resolution {context.resolution}: {positions} positions are for one grid of tokens; use "
                 "model.positions rotary, or leave it out"
             )
 
@@ -134,52 +144,56 @@ class MaskGIT(nn.Module):
         """Work on another grid of the same image: positions are scaled to cover it.
 
         Raises:
-            ValueError: learned positions, which cannot be interpolated.
+            ValueError: learned or raster positions, which cannot be interpolated.
         """
-        if self.positions is not None:
-            raise ValueError("learned positions are for one grid; use positions rotary")
+        if self.positions is not None or self.is_raster:
+            raise ValueError("learned and raster positions are for one grid; use positions rotary")
         turns = rotation_2d(grid, self.head_width, extent=self.grid)
-        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # the class token has no position
+        still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # class token and registers have none
         self.length = grid[0] * grid[1]
         self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
 
-    def _add_embedding(self, width: int, is_learned: bool) -> None:
+    def _add_embedding(self, width: int, positions: str) -> None:
         """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""
-        self.n_prefix = int(self.condition == "token")
-        n_labels = (self.n_classes + self.has_null_label) * self.n_prefix
-        self.embedding = nn.Embedding(self.vocab_size + 1 + n_labels, width)
-        self.positions = nn.Parameter(torch.empty(self.n_prefix + self.length, width)) if is_learned else None
-        self.register_buffer("rotation", None, persistent=False)
-        if not is_learned:
+        n_class = int(self.condition == "token")
+        self.n_prefix, self.is_raster = n_class + self.n_registers, positions == "raster"
+        self.embedding = nn.Embedding(self.vocab_size + 1 + (self.n_classes + self.has_null_label) * n_class, width)
+        is_learned = positions == "learned"
+        self.positions = nn.Parameter(torch.empty(n_class + self.length, width)) if is_learned else None
+        self.registers = nn.Parameter(torch.empty(self.n_registers, width)) if self.n_registers else None
+        turns = rotation_released(self.length, self.head_width, self.n_prefix) if self.is_raster else None
+        self.register_buffer("rotation", turns, persistent=False)
+        if positions == "rotary":
             self.set_grid(self.grid)
 
     def tables(self) -> Tables:
         """Rows of the token table and of the head."""
         labels: tuple[RowKind, ...] = ("class", "null") if self.has_null_label else ("class",)
         rows: tuple[RowKind, ...] = ("token", "mask", *(labels if self.condition == "token" else ()))
+        tables: dict[str, tuple[RowKind, ...]] = {"embedding.weight": rows}
         if self.head.output is not None:
-            return {"embedding.weight": rows, "head.bias": ("token",), "head.output.weight": ("token",)}
-        return {"embedding.weight": rows, "head.bias": rows}
+            tables["head.output.weight"] = ("token",)
+        if self.head.bias is not None:
+            tables["head.bias"] = rows if self.head.output is None else ("token",)
+        return tables
 
-    def _add_blocks(self, sizes: BlockSizes, depth: int, is_modulated: bool, eps: float | None) -> None:
-        """BERT's blocks with an `eps`, else ViT's."""
-        each = [sizes.at(layer, depth, self.n_prefix + self.length) for layer in range(depth)]
-        self.blocks = nn.ModuleList(
-            vit_block(one, is_modulated) if eps is None else bert_block(one, eps) for one in each
-        )
+    def _add_blocks(self, norm: NormKind, sizes: BlockSizes, depth: int, is_modulated: bool) -> None:
+        self.embedding_norm = nn.LayerNorm(sizes.width, eps=1e-12) if norm == "post" else nn.Identity()
+        self.dropout = nn.Dropout(sizes.dropout)
+        n_tokens = self.length if self.patches is None else self.patches.n_patches
+        self.blocks = token_blocks(norm, sizes, depth, self.n_prefix + n_tokens, is_modulated)
 
-    def _add_conditions(self, width: int, has_time: bool, has_difficulty: bool) -> None:
-        """Embeddings of class and time for adaLN, and the head of difficulty."""
+    def _init(self, width: int, depth: int, has_time: bool, has_difficulty: bool) -> None:
+        """Embeddings of class and time for adaLN, and the head of difficulty; then all initial weights."""
         if self.condition == "adaln":
             self.labels = LabelEmbedding(self.n_classes, width)
         self.time = TimeEmbedding(width) if has_time else None
         self.loss_head = LossHead(width) if has_difficulty else None
-
-    def _init(self, width: int, depth: int, is_modulated: bool) -> None:
         init_transformer(self)
-        if self.positions is not None:
-            nn.init.trunc_normal_(self.positions, std=0.02, a=-0.04, b=0.04)
-        if is_modulated:
+        for table in (self.positions, self.registers):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
+        if self.condition == "adaln" or has_time:
             self.modulations = nn.ModuleList(zero(nn.Linear(width, 6 * width)) for _ in range(depth))
 
     def forward(
@@ -196,10 +210,13 @@ class MaskGIT(nn.Module):
         With `subset`, tokens that are not kept are not computed, and their logits are undefined.
         """
         x = self._through(x_t, t, cond, subset)[:, self.n_prefix :]
+        if self.patches is not None:
+            x = self.patches.split(x)
         if subset is not None:
             x = subset.scatter(x)
-        x = x if where is None else x[where]
-        return Categorical(self.head(x), where, None if self.loss_head is None else self.loss_head(x))
+        y = self.head.normed(x, self._hidden(x_t, t, cond)) if isinstance(self.head, LinearHead) else x
+        x, y = (x, y) if where is None else (x[where], y[where])
+        return Categorical(self.head(y), where, None if self.loss_head is None else self.loss_head(x))
 
     def attention_scores(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), attention to each of the tokens (B, L) in the last block.
@@ -217,7 +234,8 @@ class MaskGIT(nn.Module):
     def difficulty(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """(B, L), predicted difficulty of the tokens x_t (B, L); needs `has_difficulty`."""
         assert self.loss_head is not None
-        expected: Tensor = self.loss_head(self._through(x_t, t, cond)[:, self.n_prefix :])
+        x = self._through(x_t, t, cond)[:, self.n_prefix :]
+        expected: Tensor = self.loss_head(x if self.patches is None else self.patches.split(x))
         return expected
 
     def _through(
@@ -250,10 +268,14 @@ class MaskGIT(nn.Module):
         Raises:
             ValueError: a network that has no row for "no class".
         """
-        if self.n_prefix and not self.has_null_label:
+        if self.condition == "token" and not self.has_null_label:
             raise ValueError("without a null label (has_null_label false) its features depend on a class")
-        x = self._through(x_0, torch.zeros(len(x_0), device=x_0.device), None)
-        out: Tensor = self.head.input_norm(x[:, self.n_prefix :])
+        t = torch.zeros(len(x_0), device=x_0.device)
+        x = self._through(x_0, t, None)[:, self.n_prefix :]
+        x = x if self.patches is None else self.patches.split(x)
+        if isinstance(self.head, LinearHead):
+            return self.head.normed(x, self._hidden(x_0, t, None))
+        out: Tensor = self.head.input_norm(x)
         return out
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
@@ -275,26 +297,18 @@ class MaskGIT(nn.Module):
         x = self.embedding(ids)
         if self.positions is not None:
             x = x + self.positions
-        return self.dropout(self.embedding_norm(x)), self.rotation
+        x = self.dropout(self.embedding_norm(x))
+        if self.patches is not None:
+            n_class = x.shape[1] - self.length
+            x = torch.cat([x[:, :n_class], self.patches.join(x[:, n_class:])], 1)
+        if self.registers is not None:
+            x = torch.cat([self.registers.expand(len(x), -1, -1), x], 1)
+        return x, self.rotation
 
     def _drop(self, x: Tensor, rotation: Tensor | None, subset: TokenSubset) -> tuple[Tensor, Tensor | None]:
         n_prefix = x.shape[1] - self.length
         keep = subset.keep + n_prefix
         if n_prefix:
-            keep = torch.cat([keep.new_zeros(len(keep), 1), keep], 1)
+            keep = torch.cat([torch.arange(n_prefix, device=keep.device).expand(len(keep), -1), keep], 1)
         kept = TokenSubset(keep, x.shape[1])
         return kept.gather(x), None if rotation is None else rotation[keep]
-
-
-def _require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
-    """Check that norm, class condition and time condition fit together.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if norm == "post" and (condition == "adaln" or qk_norm):
-        raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
-    if condition == "adaln" and not has_null_label:
-        raise ValueError("has_null_label false goes with condition token; adaln always has the row")
-    if has_time and condition != "adaln":
-        raise ValueError("has_time goes with condition adaln; use that, or has_time false")

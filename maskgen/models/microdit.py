@@ -20,6 +20,7 @@ from maskgen.nn.caption_encoder import CaptionEncoder
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.nn.heads import AdaHead
 from maskgen.nn.initialisation import zero
+from maskgen.nn.layers.mlp import gated_width
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.published_blocks import CaptionedSizes, captioned_block
 
@@ -152,8 +153,7 @@ class MicroDiT(nn.Module):
         return self.n_experts > 0 and at % 2 == 1
 
     def _hidden(self, width: int, ratio: float) -> int:
-        """Width of a gated layer: two thirds, so that its three matrices cost as much as two."""
-        return round_up(int(width * ratio) * 2 / 3, self.multiple_of)
+        return gated_width(int(width * ratio), self.multiple_of)
 
     def _init(self) -> None:
         nn.init.xavier_uniform_(self.embedding.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Recomputable(nn.Module):
+class Recomputable(nn.Module, ABC):
     """A part of which a network has many, called once per pass, with all its parameters used inside that call.
 
     It is the unit of gradient checkpointing and of parameter sharding. Calling it twice has the same result twice: it
-    holds no state that changes with each call, such as running statistics.
+    holds no state that changes with each call, such as running statistics. A block of another library becomes one by
+    `Recomputable.register`.
     """
 
 

@@ -65,9 +65,13 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), activation, nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.n_frequencies // 2
-        frequencies = 10_000.0 ** (-torch.arange(half, device=t.device) / half)
-        angles = self.scale * t.float()[:, None] * frequencies
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        waves = time_waves(self.scale * t.float(), self.n_frequencies)
         embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return embedded
+
+
+def time_waves(t: Tensor, n: int) -> Tensor:
+    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 down to 1 / 10,000."""
+    half = n // 2
+    angles = t.float()[:, None] * 10_000.0 ** (-torch.arange(half, device=t.device) / half)
+    return torch.cat([angles.cos(), angles.sin()], 1)

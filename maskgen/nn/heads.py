@@ -1,6 +1,8 @@
-"""Output heads: adaLN, masked language modelling, predicted difficulty."""
+"""Output heads: adaLN, masked language modelling, one linear layer, predicted difficulty."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +76,64 @@ class MlmHead(nn.Module):
         x = self.norm(ACTIVATIONS[self.activation](self.dense(self.input_norm(x))))
         weight = self.tied[0].weight[: self.vocab_size] if self.output is None else self.output.weight
         return F.linear(x, weight.detach() if self.is_detached else weight, self.bias[: self.vocab_size])
+
+
+class LinearHead(nn.Module):
+    """(..., D) -> (..., V): a norm, then one linear layer.
+
+    Args:
+        width: D.
+        embedding: whose first V rows are the output weights, with one bias for each of its rows; None for weights of
+            its own, without bias.
+        vocab_size: V.
+        norm: in front.
+        cond_width: C of a condition that shifts and scales what the norm returns (adaLN); None without. An RMSNorm has
+            a learned offset then (Halton-MaskGIT).
+    """
+
+    def __init__(
+        self, width: int, embedding: nn.Embedding | None, vocab_size: int, norm: Norm, cond_width: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm, self.vocab_size = norm.build(width), vocab_size
+        self.modulation = nn.Linear(cond_width, 2 * width) if cond_width else None
+        self.offset = nn.Parameter(torch.zeros(width)) if cond_width and norm.kind == "rms" else None
+        self.tied = [embedding] if embedding is not None else []  # in a list: the embedding is no submodule of the head
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if embedding is not None else None
+        self.output = nn.Linear(width, vocab_size, bias=False) if embedding is None else None
+
+    def normed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """x (B, L, D) normalised, then shifted and scaled by hidden (B, C) if the head has a condition."""
+        x = self.norm(x)
+        x = x if self.offset is None else x + self.offset
+        if self.modulation is None or hidden is None:
+            return x
+        shift, scale = self.modulation(hidden)[:, None].chunk(2, -1)
+        return modulate(x, shift, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of what `normed` returns."""
+        if self.output is not None:
+            logits: Tensor = self.output(x)
+            return logits
+        assert self.bias is not None
+        return F.linear(x, self.tied[0].weight[: self.vocab_size], self.bias[: self.vocab_size])
+
+
+def maskgit_head(
+    kind: Literal["mlm", "linear"],
+    width: int,
+    embedding: nn.Embedding | None,
+    vocab_size: int,
+    norm: Literal["pre", "post", "rms"],
+    is_modulated: bool,
+) -> MlmHead | LinearHead:
+    """MaskGIT's head, after blocks with norms of this place and kind."""
+    eps = {"post": 1e-12, "pre": 1e-6, "rms": 1e-5}[norm]
+    if kind == "mlm":
+        return MlmHead(width, embedding, vocab_size, eps, has_input_norm=norm != "post")
+    own = Norm("rms" if norm == "rms" else "layer", eps)
+    return LinearHead(width, embedding, vocab_size, own, width if is_modulated else None)
 
 
 class LossHead(nn.Module):

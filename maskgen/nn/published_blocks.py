@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from maskgen.nn.block import Block, Cross, Residual
 from maskgen.nn.initialisation import zero
-from maskgen.nn.layers.mlp import GatedMlp, Mlp
+from maskgen.nn.layers.mlp import GatedMlp, Mlp, gated_width
 from maskgen.nn.layers.moe import ExpertChoice
 from maskgen.nn.layers.norms import Norm
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
@@ -38,6 +38,7 @@ class BlockSizes:
         attention_dropout: of attention weights; None for `dropout`.
         mixer: how tokens are mixed.
         place: of the block in the network.
+        head_width: of a head; 0 is width / heads.
     """
 
     width: int
@@ -49,6 +50,7 @@ class BlockSizes:
     attention_dropout: float | None = None
     mixer: Mixer = ATTENTION
     place: MixerPlace = ANYWHERE
+    head_width: int = 0
 
     def at(self, layer: int, depth: int, length: int = 0) -> BlockSizes:
         """Sizes of one block of a stack of `depth` over rows of `length` tokens (0 for any)."""
@@ -64,6 +66,7 @@ class BlockSizes:
         return AttentionSettings(
             self.width,
             self.heads,
+            head_width=self.head_width,
             dropout=self.dropout,
             qk_norm=QKNorm() if self.qk_norm else None,
             qkv_bias=has_bias,
@@ -94,6 +97,12 @@ def vit_block(sizes: BlockSizes, is_modulated: bool = False) -> Block:
     return Block(sizes.width, mixer, mlp, Residual(PLAIN if is_modulated else Norm()))
 
 
+def uvit_block(sizes: BlockSizes) -> Block:
+    """U-ViT's (arXiv 2209.12152): ViT's without bias in queries, keys and values."""
+    mixer = SelfAttention(replace(sizes.attention(), qkv_bias=False))
+    return Block(sizes.width, mixer, Mlp(sizes.width, sizes.hidden, sizes.dropout), Residual(Norm(eps=1e-5)))
+
+
 def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
     """DiT's: adaLN-zero from a condition of width C, tanh GELU (arXiv 2212.09748). It starts as the identity."""
     mixer = sizes.token_mixer()
@@ -108,6 +117,46 @@ def text_block(sizes: BlockSizes, cond_width: int = 0) -> Block:
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
     modulation = zero(nn.Linear(cond_width, 6 * sizes.width)) if cond_width else None
     return Block(sizes.width, mixer, mlp, Residual(Norm(eps=1e-5, has_bias=False)), modulation)
+
+
+def llama_block(sizes: BlockSizes, eps: float = 1e-5) -> Block:
+    """LLaMA's, for all tokens at once: RMSNorm, no biases, SwiGLU (MaskGIL); queries and keys are normalised over the
+    width, without weights, if they are (Halton-MaskGIT, arXiv 2503.17076).
+
+    The vectors of a modulation are given to `Block.forward`; the norms keep their weights.
+    """
+    qk_norm = QKNorm(Norm("rms", eps, has_weight=False), over="width") if sizes.qk_norm else None
+    mixer = sizes.mixer.build(replace(sizes.attention(has_bias=False), qk_norm=qk_norm), sizes.place)
+    mlp = GatedMlp(sizes.width, gated_width(sizes.hidden, 256), sizes.dropout)
+    return Block(sizes.width, mixer, mlp, Residual(Norm("rms", eps)))
+
+
+NormKind = Literal["pre", "post", "rms"]
+
+
+def token_blocks(norm: NormKind, sizes: BlockSizes, depth: int, length: int, is_modulated: bool) -> nn.ModuleList:
+    """MaskGIT's blocks by the place and kind of their norms, over rows of `length` tokens with the class token."""
+
+    def block(one: BlockSizes) -> Block:
+        if norm == "rms":
+            return llama_block(one)
+        return bert_block(one) if norm == "post" else vit_block(one, is_modulated)
+
+    return nn.ModuleList(block(sizes.at(layer, depth, length)) for layer in range(depth))
+
+
+def require_condition(norm: str, condition: str, qk_norm: bool, has_null_label: bool, has_time: bool) -> None:
+    """Check that norm, class condition and time condition go together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if norm == "post" and (condition == "adaln" or qk_norm):
+        raise ValueError("norm post goes with condition token and without qk_norm; use norm pre for the others")
+    if condition == "adaln" and not has_null_label:
+        raise ValueError("has_null_label false goes with condition token; adaln always has the row")
+    if has_time and condition != "adaln":
+        raise ValueError("has_time goes with condition adaln; use that, or has_time false")
 
 
 def cross_block(sizes: BlockSizes, memory_width: int, has_self_attention: bool) -> Block:
@@ -209,6 +258,7 @@ class ViTSizes:
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     backend: AttentionBackend = "auto"
+    head_width: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.heads) < 1 or not self.mlp_ratio > 0 or not 0 <= self.dropout < 1:
@@ -216,7 +266,7 @@ class ViTSizes:
                 "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
                 f"{self.width}, {self.depth}, {self.heads}, {self.mlp_ratio} and {self.dropout}"
             )
-        if self.width % self.heads:
+        if not self.head_width and self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and heads {self.heads}")
 
     @classmethod
@@ -231,7 +281,8 @@ class ViTSizes:
     @property
     def block(self) -> BlockSizes:
         """Sizes of one block."""
-        return BlockSizes(self.width, self.heads, self.mlp_ratio, self.dropout, self.backend)
+        sizes = (self.width, self.heads, self.mlp_ratio, self.dropout, self.backend)
+        return BlockSizes(*sizes, head_width=self.head_width)
 
     def blocks(self) -> nn.ModuleList:
         """The stack."""

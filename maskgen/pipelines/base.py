@@ -54,7 +54,7 @@ class Pipeline(ABC):
         self.checkpoint = checkpoint
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
-        self.generator = self._make(checkpoint, device)
+        self.generator = self._make(checkpoint, device, dtype)
         if self.generator.guidance.scale != 1 and not self._can_be_guided():
             # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
             self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
@@ -74,7 +74,7 @@ class Pipeline(ABC):
         return True
 
     @abstractmethod
-    def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator: ...
+    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator: ...
 
     @classmethod
     def from_pretrained(

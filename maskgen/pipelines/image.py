@@ -62,9 +62,9 @@ class ImagePipeline(Pipeline):
         assert isinstance(self.generator.tokenizer, ImageTokenizer)
         return self.generator.tokenizer
 
-    def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
+    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator:
         self.classes = checkpoint.classes
-        return Generator.of(load_system(checkpoint), device)
+        return Generator.of(load_system(checkpoint, dtype), device)
 
     @property
     def class_names(self) -> ClassNames:

@@ -10,6 +10,7 @@ from maskgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.pipelines.arguments import wrong_type
 from maskgen.pipelines.image import ImagePipeline
+from maskgen.pipelines.published import converted_checkpoint
 from maskgen.pipelines.text import TextPipeline
 
 Source = str | Path
@@ -39,4 +40,4 @@ def load_text(source: Source, *, device: str | torch.device = "auto", dtype: tor
 def _read(source: Source) -> Checkpoint:
     if not isinstance(source, str | Path):
         raise wrong_type("source", source, "a zoo name, a directory or a hub id")
-    return read_checkpoint(source)
+    return read_checkpoint(converted_checkpoint(str(source)) or source)

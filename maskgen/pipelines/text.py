@@ -40,8 +40,8 @@ class TextPipeline(Pipeline):
         if checkpoint.recipe.kind != "text":
             raise CheckpointError(f"{checkpoint.path} generates images, not text; use maskgen.load_image")
 
-    def _make(self, checkpoint: Checkpoint, device: torch.device) -> Generator:
-        return Generator.of(load_system(checkpoint), device)
+    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator:
+        return Generator.of(load_system(checkpoint, dtype), device)
 
     @property
     def tokenizer(self) -> TextTokenizer:

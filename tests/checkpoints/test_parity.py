@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.checkpoints.convert.converter import CONVERTERS
+from maskgen.checkpoints.convert.published import Published
+from maskgen.recipes.load import parse_recipe
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks" / "parity"
 GOLDEN = ROOT / "tests" / "golden" / "parity"
@@ -66,3 +70,23 @@ def test_the_rule_of_weights_is_exact_and_never_neutral(monkeypatch: pytest.Monk
     assert float(matrix.std()) == pytest.approx(200**-0.5, rel=0.01)
     assert float(harness.draw(0, "norm.weight", (1000,)).mean()) == pytest.approx(1, abs=0.02)
     assert harness.draw(0, "norm.bias", (1000,)).abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["dit", "mdt", "mdtv2", "maskdit", "microdit", "mar", "emigm", "mae", "crossmae"])
+def test_a_file_is_recognised_as_its_layout_alone(name: str) -> None:
+    state = {key: torch.empty(shape, device="meta") for key, shape in facts(name)["tensors"].items()}
+    found = Published(state)
+    assert [layout for layout in CONVERTERS.names() if CONVERTERS.build(layout).recognises(found)] == [name]
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("dit", 16), ("mdt", 16), ("maskdit", 16)])
+def test_a_network_of_512_pixels_gets_data_of_that_size(name: str, pixels: int) -> None:
+    shapes = facts(name)["tensors"]
+    for key in ("pos_embed", "decoder_pos_embed"):
+        if key in shapes:
+            shapes[key] = [1, (512 // pixels) ** 2, shapes[key][2]]
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    target = CONVERTERS.build(name).target(Published(state))
+    assert target.facts.image_shape == (3, 512, 512)
+    data: Any = parse_recipe({**target.recipe, "summary": name}).data
+    assert data["size"] == 512

@@ -13,6 +13,8 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.maskgit import MaskGIT
+from maskgen.nn.mixers.rotary import rotation_1d, rotation_released
+from maskgen.nn.patching import TokenPatches
 from tests.cases import each
 
 V, GRID, L = 7, (3, 4), 12
@@ -22,6 +24,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"condition": "token"},
     {"condition": "token", "positions": "rotary"},
     {"condition": "token", "norm": "post"},
+    {"norm": "rms", "head": "linear", "qk_norm": True, "registers": 2},
+    {"norm": "rms", "head": "linear", "condition": "token", "positions": "raster", "tied": False},
     {"n_classes": 0},
 ]
 every_variant = each("variant", VARIANTS)
@@ -30,8 +34,8 @@ every_variant = each("variant", VARIANTS)
 def build(variant: dict[str, Any]) -> MaskGIT:
     """A network whose every path is open and matters."""
     torch.manual_seed(0)
-    sizes = {"n_classes": 3, "width": 8, "depth": 2, "heads": 2}
-    network = MaskGIT(V, GRID, **(sizes | variant)).eval()
+    sizes = {"grid": GRID, "n_classes": 3, "width": 8, "depth": 2, "heads": 2}
+    network = MaskGIT(V, **(sizes | variant)).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
@@ -122,9 +126,10 @@ def test_adaln_starts_without_looking_at_the_label_or_at_other_tokens() -> None:
     torch.testing.assert_close(network(changed, t, cond).logits[:, 1:], logits[:, 1:])
 
 
-@each("tied", [True, False])
-def test_every_parameter_learns(tied: bool) -> None:
-    network, (x_t, t, cond) = build({"tied": tied}), given()
+@each("variant", [{"tied": True}, {"tied": False}, VARIANTS[5] | {"patch": 1}, {"grid": (4, 4), "patch": 2}])
+def test_every_parameter_learns(variant: dict[str, Any]) -> None:
+    network, (x_t, t, cond) = build(variant), given()
+    x_t = torch.arange(3 * network.length).reshape(3, -1) % (V + 1)
     network(x_t, t, cond).logits.square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -146,6 +151,8 @@ def test_a_tied_head_reads_the_embedding_of_codes_only() -> None:
         ({"has_null_label": False}, "has_null_label false goes with condition token"),
         ({"heads": 3}, "multiple of heads, got width 8 and heads 3"),
         ({"heads": 4, "positions": "rotary"}, "multiple of 4, got 2"),
+        ({"patch": 2}, "divide the grid 3 x 4, got 2"),
+        ({"patch": 2, "positions": "rotary"}, "patch needs positions learned"),
     ],
 )
 def test_variants_that_do_not_go_together_are_refused(variant: dict[str, Any], message: str) -> None:
@@ -178,3 +185,42 @@ def test_time_needs_adaln() -> None:
             {"type": "maskgit", "width": 8, "heads": 2, "condition": "token", "has_time": True},
             vocab_size=5, grid=(2, 2), n_classes=3,
         )  # fmt: skip
+
+
+def test_registers_are_seen_and_predict_nothing() -> None:
+    network, (x_t, t, cond) = build({"registers": 2}), given()
+    before = network(x_t, t, cond).logits
+    assert network.registers is not None
+    with torch.no_grad():
+        network.registers.add_(1)
+    assert before.shape == (3, L, V)
+    assert not torch.allclose(network(x_t, t, cond).logits, before)
+
+
+def test_a_width_that_heads_do_not_divide_leaves_channels_out_of_attention() -> None:
+    network = build({"norm": "rms", "width": 10, "heads": 4})  # the small Halton-MaskGIT: 512 channels, 6 heads
+    block: Any = network.blocks[0]
+    assert block.attention.settings.inner == 8
+    assert network(*given()).logits.shape == (3, L, V)
+
+
+def test_released_angles_silence_the_first_token_and_turn_the_class_last() -> None:
+    released, turns = rotation_released(6, 8), rotation_1d(torch.arange(6), 8, 10_000.0)
+    assert torch.equal(released[0], turns[5])
+    assert not released[1].any()
+    assert torch.equal(released[2:], turns[:5])
+
+
+def test_patches_are_joined_and_split_in_place() -> None:
+    patches = TokenPatches(2, 2, (2, 4))
+    with torch.no_grad():
+        for at, weight in enumerate((patches.joined.weight, patches.parted.weight)):
+            weight.zero_()
+            for channel in range(2):
+                if at == 0:
+                    weight[channel, channel] = 0.25  # the mean of a square
+                else:
+                    weight[4 * channel : 4 * channel + 4, channel] = 1
+    x = torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1])[None, :, None] + torch.tensor([0.0, 10.0])
+    torch.testing.assert_close(patches.split(patches.join(x)), x)
+    assert patches.n_patches == 2

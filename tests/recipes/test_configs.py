@@ -33,9 +33,11 @@ def trained_by(recipe: Recipe) -> Recipe:
     """The recipe that makes the tokenizer of another: itself, or the VQ of its data."""
     if recipe.tokenizer_source is None:
         return recipe
-    kind = DATASETS.check(recipe.data)[0]
+    own = recipe.tokenizer_source.removeprefix("./runs/").removesuffix("-384")
+    if f"tokenizer/{own}" in recipe_names():
+        return load_recipe(f"tokenizer/{own}")
     names = {"fashion_mnist": "fashion-vq", "digits": "fashion-vq", "folder": "folder-vq"}
-    return load_recipe("imagenet-vq" if "imagenet" in recipe.tokenizer_source else names[kind])
+    return load_recipe(names[DATASETS.check(recipe.data)[0]])
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -64,11 +66,14 @@ def built(recipe: Recipe) -> nn.Module:
         recipe.build_objective()
         return recipe.build_model(**derived)
     if recipe.captions is not None:
-        derived["caption_width"] = recipe.captions.shape()[1]
+        derived["caption_width"] = 768 if recipe.captions.states == "projected" else recipe.captions.shape()[1]
     name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")
     if name == "autoencoder_kl":  # its weights are on the hub
         recipe.build_objective(0)
         return recipe.build_model(**derived, **KLTokenizer.sizes_of(shape, **arguments))
+    if name == "diffusers_vq":  # aMUSEd's is on the hub
+        recipe.build_objective(8192)
+        return recipe.build_model(**derived, vocab_size=8192, token_width=0, grid=(shape[1] // 16, shape[2] // 16))
     tokenizer = trained_by(recipe).build_tokenizer(shape)
     if recipe.task == "tokenizer":
         recipe.build_objective()
@@ -103,6 +108,25 @@ def test_the_published_microdits_have_exactly_their_parameters(name: str, n: int
         network = built(load_recipe(name))
     assert sum(parameter.numel() for parameter in network.parameters()) == n
     assert cast(Any, network).base_grid == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("imagenet-halton-maskgit-b", 142_224_641),
+        ("imagenet-halton-maskgit-l", 479_984_641),
+        ("imagenet-maskgil-b", 110_889_216),
+        ("imagenet-uvit-interpolants", 546_893_248),
+        ("captions-amused-256", 603_537_664),
+        ("captions-amused-512", 608_257_792),
+    ],
+)
+def test_the_published_generators_of_discrete_tokens_have_exactly_their_parameters(name: str, n: int) -> None:
+    recipe = load_recipe(f"image/{name}")
+    assert f"{n:,} parameters" in recipe.summary
+    with torch.device("meta"):
+        network = built(recipe)
+    assert sum(parameter.numel() for parameter in network.parameters()) == n
 
 
 def test_the_published_small_mdlm_has_exactly_its_parameters() -> None:

@@ -125,3 +125,24 @@ def test_python_code_in_a_folder_is_never_run(
     assert "trust_remote_code" not in "".join(said)
     assert not mark.exists()
     assert "trust_remote_code" not in "".join(capfd.readouterr())
+
+
+def test_projected_states_are_the_pooled_vector_and_the_states_before_the_last_layer(homes: dict[str, Path]) -> None:
+    import transformers
+
+    encoder = TextEncoder(str(homes["clip"]), 6, "keep", states="projected")
+    model = transformers.CLIPTextModelWithProjection.from_pretrained(homes["clip"])
+    words = transformers.AutoTokenizer.from_pretrained(homes["clip"])
+    ids = words(TEXTS, padding="max_length", max_length=6, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = model(input_ids=ids, output_hidden_states=True)
+    states = encoder.embed(TEXTS)
+    assert states.shape == (3, 7, 8) == (3, encoder.length, encoder.width)
+    torch.testing.assert_close(states[:, 0], expected.text_embeds)
+    torch.testing.assert_close(states[:, 1:], expected.hidden_states[-2])
+    assert not encoder.embed([""]).any()  # "no caption"
+    assert encoder.empty().shape == (7, 8)
+    assert bool(encoder.empty().any())
+    assert encoder.fingerprint() != TextEncoder(str(homes["clip"]), 6, "keep").fingerprint()
+    with pytest.raises(UserError, match="needs CLIP's text model"):
+        TextEncoder(str(homes["bert"]), 6, states="projected")

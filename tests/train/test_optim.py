@@ -12,6 +12,8 @@ from torch import nn
 
 from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.models import MODELS
+from maskgen.nn.mixers.attention import AttentionSettings
+from maskgen.nn.mixers.self_attention import SelfAttention
 from maskgen.recipes.budget import TrainSettings, learning_rate
 from maskgen.recipes.load import parse_recipe
 from maskgen.tokenizers import TOKENIZERS
@@ -183,6 +185,27 @@ def test_queries_keys_and_values_in_one_matrix_step_as_three_matrices() -> None:
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(weight, torch.cat([part.weight for part in apart.blocks]))
+
+
+def test_fewer_heads_of_keys_and_values_step_as_matrices_of_their_own_sizes() -> None:
+    attention = SelfAttention(AttentionSettings(32, 4, n_kv_heads=1))
+    fused = Blocks(1, 1)
+    fused.blocks = nn.ModuleList([attention])
+    assert attention.qkv is not None
+    rows = [32, 8, 8]
+    apart = Blocks(1, 1)
+    apart.blocks = nn.ModuleList(nn.Linear(32, n, bias=False) for n in rows)
+    for part, value in zip(apart.blocks, attention.qkv.weight.detach().split(rows), strict=True):
+        part.weight.data = value.clone()
+    optimizers = [build_optimizer(module, MUON) for module in (fused, apart)]
+    for seed in range(2):
+        with_gradients(fused, seed)
+        assert attention.qkv.weight.grad is not None
+        for part, value in zip(apart.blocks, attention.qkv.weight.grad.split(rows), strict=True):
+            part.weight.grad = value.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(attention.qkv.weight, torch.cat([part.weight for part in apart.blocks]))
 
 
 TURNED = ("attention.qkv.weight", "attention.out.weight", "mlp.expand.weight", "mlp.contract.weight")

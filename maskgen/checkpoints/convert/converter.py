@@ -115,7 +115,7 @@ def image_target(
     """The target of a generator of colour images.
 
     Args:
-        recipe: see `Target`.
+        recipe: see `Target`; the size of its data becomes that of the images.
         grid: (h, w) of the tokens.
         pixels: side of a token in pixels.
         n_classes: without the one that stands for no class.
@@ -125,4 +125,7 @@ def image_target(
     """
     shape = (3, grid[0] * pixels, grid[1] * pixels)
     layout = TokenLayout.of(Stream("image", "image", vocab_size, grid, token_width))
+    data = recipe.get("data")
+    if isinstance(data, dict) and "size" in data and grid[0] == grid[1]:
+        recipe = {**recipe, "data": data | {"size": shape[1]}}
     return Target(recipe, DataFacts(n_classes, shape, caption_shape=caption_shape), layout)

@@ -10,8 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from maskgen.checkpoints.convert.arrays import read_msgpack, read_npz_tensors
-from maskgen.checkpoints.convert.published import Published, StoredTensors, Tree, WeightsKind
+from maskgen.checkpoints.convert.published import Published, Tree, WeightsKind
 from maskgen.checkpoints.convert.torch_files import read_torch
+from maskgen.checkpoints.stored import StoredTensors
 from maskgen.core.errors import UserError
 from maskgen.core.files import read_json
 from maskgen.core.terminal import first_few, printable

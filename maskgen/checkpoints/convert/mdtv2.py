@@ -16,20 +16,6 @@ _LISTS = {
     "de_blocks": "trunk.decoder_blocks",
     "sideblocks": "trunk.side_blocks",
 }
-_BLOCKS = {
-    theirs: ours.replace(".\\1.", ".\\1.block.")
-    for name, place in _LISTS.items()
-    for theirs, ours in blocks(name, place).items()
-}
-_MORE = {
-    rf"{name}\.(\d+)\.{part}": rf"{place}.\1.{ours}"
-    for name, place in _LISTS.items()
-    for part, ours in {
-        r"attn\.rel_pos_bias\.relative_position_bias_table": "bias.weight",
-        r"skip_linear\.weight": "join.weight",
-        r"skip_linear\.bias": "join.bias",
-    }.items()
-}
 _SINGLE = {
     r"pos_embed": "positions",
     r"decoder_pos_embed": "trunk.decoder_positions",
@@ -39,6 +25,24 @@ COMPUTED = ("relative_position_index",)
 """A formula; the network makes it itself."""
 
 
+def mdt_names(lists: Mapping[str, str]) -> dict[str, str]:
+    """Patterns of all tensors of an MDT with these lists of blocks: theirs -> ours."""
+    found = EMBEDDERS | HEAD | _SINGLE
+    for theirs, ours in lists.items():
+        found |= {name: place.replace(".\\1.", ".\\1.block.") for name, place in blocks(theirs, ours).items()}
+        found |= {
+            rf"{theirs}\.(\d+)\.attn\.rel_pos_bias\.relative_position_bias_table": rf"{ours}.\1.bias.weight",
+            rf"{theirs}\.(\d+)\.skip_linear\.(weight|bias)": rf"{ours}.\1.join.\2",
+        }
+    return found
+
+
+def learned_flat(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Positions (1, L, D) as (L, D), the mask token (1, 1, D) as (D,)."""
+    places = {key: ours[key].flatten(0, 1) for key in ("positions", "trunk.decoder_positions")}
+    return ours | places | {"trunk.mask_token": ours["trunk.mask_token"].flatten()}
+
+
 def mdtv2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict, without prefixes, with the names and layouts of a `DiT` that has learned positions.
 
@@ -46,13 +50,11 @@ def mdtv2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: a key that no MDTv2 has.
     """
     half, ours = count(state, "en_inblocks"), {}
-    for key, value in renamed(state, EMBEDDERS | HEAD | _BLOCKS | _MORE | _SINGLE, COMPUTED, "MDTv2").items():
+    for key, value in renamed(state, mdt_names(_LISTS), COMPUTED, "MDTv2").items():
         place, _, rest = key.removeprefix("trunk.late_blocks.").partition(".")
         name = f"trunk.encoder_blocks.{half + int(place)}.{rest}" if key.startswith("trunk.late_blocks.") else key
         ours[name.replace("trunk.side_blocks.0.", "trunk.side_block.")] = value
-    for key in ("positions", "trunk.decoder_positions", "trunk.mask_token"):
-        ours[key] = ours[key].flatten(0, -2) if key != "trunk.mask_token" else ours[key].flatten()
-    return ours
+    return learned_flat(ours)
 
 
 def mdtv2_spec(state: Mapping[str, Tensor]) -> dict[str, object]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
+from maskgen.checkpoints.convert.dit import count
+from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
+from maskgen.nn.embeddings import sincos_2d
 
 COMPUTED = ("pos_embed", "mask_token")
 """Buffers that the network makes itself: positions by formula, and zeros that only filled a layout."""
@@ -89,3 +94,79 @@ def _renamed(name: str) -> str:
         rest = re.sub(pattern, part, rest)
     # The caption encoder's block has no captions to look at, so its second norm is that of its feed-forward layer.
     return place + rest.replace("norm2.", "mlp_norm." if place == "captions." else "caption_norm.")
+
+
+SIZES = {1024: ("micro-dit-xl", 16), 512: ("micro-dit-tiny", 16)}
+"""Published widths -> recipe and heads, which the weights do not tell."""
+CAPTION_LENGTH, SIDE_512 = 77, 32
+
+
+def microdit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """The keys of the recipe's `model` that a public state dict fits; ratios of widths are the published ones.
+
+    Raises:
+        UserError: a width that was never published.
+    """
+    width = len(state["x_embedder.proj.bias"])
+    if width not in SIZES:
+        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*SIZES]}")
+    mixer = {
+        "type": "deferred",
+        "depth": count(state, "patch_mixer"),
+        "width": len(state["patch_mixer.0.norm1.weight"]),
+    }
+    gate = state.get("patch_mixer.1.mlp.gate.weight")
+    return {
+        "type": "microdit", "width": width, "depth": count(state, "blocks"), "heads": SIZES[width][1],
+        "masking": mixer, "n_experts": 0 if gate is None else len(gate), "position_spacing": spacing(state),
+    }  # fmt: skip
+
+
+def spacing(state: Mapping[str, Tensor]) -> float:
+    """Step between positions: 0.5 for the grid of 512 pixels."""
+    return 0.5 if _side(state) == SIDE_512 else 1.0
+
+
+def check_spacing(state: Mapping[str, Tensor]) -> None:
+    """Hold stored positions (1, L, D) against the ones we compute.
+
+    Raises:
+        UserError: they are others.
+    """
+    value, step = state["pos_embed"][0], spacing(state)
+    if not value.is_meta and not torch.allclose(
+        value.float(), sincos_2d((_side(state),) * 2, value.shape[1], (step, step)), atol=1e-4
+    ):
+        raise UserError(f"pos_embed holds other positions than those {step} apart, which its number of tokens says")
+
+
+def _side(state: Mapping[str, Tensor]) -> int:
+    return math.isqrt(state["pos_embed"].shape[-2])
+
+
+@CONVERTERS.register("microdit")
+class MicroDiTWeights(Converter):
+    """MicroDiT (SonyResearch/micro_diffusion), text to image at 256 or 512 pixels; captions from DFN5B-CLIP-ViT-H."""
+
+    parameters = "201 M (Tiny) to 1,165 M (XL)"
+    licence = "Apache-2.0"
+    page = "arxiv.org/abs/2407.15811"
+    needs = "autoencoder of SDXL, text encoder DFN5B-CLIP-ViT-H-14-378"
+
+    def recognises(self, found: Published) -> bool:
+        needed = {"y_embedder.y_proj.fc1.weight", "patch_mixer.0.attn.qkv.weight", "pos_embed"}
+        return needed <= found.state.keys()
+
+    def target(self, found: Published) -> Target:
+        state, side = found.state, _side(found.state)
+        spec, patches = microdit_spec(state), state["x_embedder.proj.weight"]
+        name = "micro-dit-xl-512" if side == SIDE_512 else SIZES[len(patches)][0]
+        captions = (CAPTION_LENGTH, state["y_embedder.y_proj.fc1.weight"].shape[1])
+        return image_target(
+            shipped(f"image/{name}", model=spec), (side, side), pixels=16, n_classes=0,
+            token_width=patches[0].numel(), caption_shape=captions,
+        )  # fmt: skip
+
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        check_spacing(found.state)
+        return microdit(found.state)

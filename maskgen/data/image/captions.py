@@ -27,7 +27,7 @@ from maskgen.data.cache import FORMAT, cached, write_tokens
 from maskgen.data.image.folder import Folder, FolderSplit
 from maskgen.data.listing import list_files
 from maskgen.data.loader import Rows
-from maskgen.tokenizers.text.encoder import BATCH, Padding, TextEncoder, width_of
+from maskgen.tokenizers.text.encoder import BATCH, Padding, States, TextEncoder, width_of
 
 DTYPE = "float16"
 LIST = "captions.jsonl"
@@ -47,6 +47,7 @@ class CaptionSettings(BaseModel):
     subfolder: str = ""
     length: int = Field(77, ge=1, description="tokens of a caption")
     padding: Padding = "zero"
+    states: States = Field("last", description="`projected`: CLIP's projected vector, then the states (aMUSEd)")
     embeddings: str | None = Field(None, description=".npy or .safetensors (N, S, C), in the order of the images")
 
     @model_validator(mode="after")
@@ -62,7 +63,8 @@ class CaptionSettings(BaseModel):
             DataError: embeddings that cannot be read.
         """
         if self.embeddings is None:
-            return self.length, width_of(self.encoder or "", self.subfolder)
+            length = self.length + (self.states == "projected")
+            return length, width_of(self.encoder or "", self.subfolder)
         _, length, width = read_embeddings(local_path(self.embeddings)).shape
         return length, width
 
@@ -78,7 +80,7 @@ class CaptionSettings(BaseModel):
                 "this recipe's captions were embedded elsewhere; give a prompt as a file of embeddings, .npy or "
                 ".safetensors, or train with captions.encoder"
             )
-        return TextEncoder(self.encoder, self.length, self.padding, self.subfolder, device)
+        return TextEncoder(self.encoder, self.length, self.padding, self.subfolder, device, self.states)
 
 
 class CaptionedSplit(FolderSplit):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.nn.layers.fused import FusedLinear
 from maskgen.nn.mixers.attention import AttentionSettings
 from maskgen.nn.mixers.base import AttentionMask, LayerCache, TokenMixer
 from maskgen.nn.mixers.registry import MIXERS, Mixer, MixerPlace, MixerTraits
@@ -79,7 +80,7 @@ class SelectiveSSM(nn.Module):
             raise ValueError(f"head_width must divide the width of the scan, {width}, got {settings.head_width}")
         is_dual = settings.scan == "ssd"
         self.rank = width // settings.head_width if is_dual else math.ceil(settings.width / 16)
-        self.select = nn.Linear(width, self.rank + 2 * n, bias=False)  # steps, B and C
+        self.select = FusedLinear(width, (self.rank, n, n), bias=False)  # steps, B and C
         self.step = None if is_dual else nn.Parameter(torch.empty(width, self.rank))
         n_steps = self.rank if is_dual else width
         self.step_bias = nn.Parameter(torch.empty(n_steps))

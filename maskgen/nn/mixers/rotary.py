@@ -40,6 +40,18 @@ def rotation_2d(grid: tuple[int, int], dim: int, base: float = 100.0, extent: tu
     return torch.polar(torch.ones_like(angles), angles)
 
 
+def rotation_released(length: int, dim: int, n_prefix: int = 1, base: float = 10_000.0) -> Tensor:
+    """(n_prefix + L, dim / 2) complex64: the angles of MaskGIL's released code, for a prefix in front of the tokens.
+
+    There the class token stands behind the tokens, and its table has one row more than positions, of zeros: token 0 is
+    multiplied by zero, token i has position i - 1, and what stands behind has L - 1.
+    """
+    places = torch.cat([torch.full((n_prefix,), length - 1), torch.zeros(1).long(), torch.arange(length - 1)])
+    turns = rotation_1d(places, dim, base)
+    turns[n_prefix] = 0
+    return turns
+
+
 def rotate(x: Tensor, rotation: Tensor, style: RotaryStyle = "interleaved") -> Tensor:
     """Rotate pairs of channels: x (B, H, L, d), rotation (L, r/2) or (B, L, r/2) complex -> (B, H, L, d).
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskgen.nn.layers.fused import FusedLinear
 from maskgen.nn.mixers.attention import AttentionSettings, attend, merge_heads, resolve_backend, split_heads
 from maskgen.nn.mixers.base import AttentionMask, LayerCache, TokenMixer
 from maskgen.nn.mixers.registry import MIXERS, Mixer, MixerPlace, MixerTraits
@@ -29,7 +30,8 @@ class SelfAttention(TokenMixer):
         super().__init__()
         self.settings, self.backend = settings, resolve_backend(settings.backend)
         width, inner, kv_inner, bias = settings.width, settings.inner, settings.kv_inner, settings.qkv_bias
-        self.qkv = nn.Linear(width, inner + 2 * kv_inner, bias=bias) if projections == "qkv" else None
+        parts = (inner, kv_inner, kv_inner)
+        self.qkv = FusedLinear(width, parts, bias=bias) if projections == "qkv" else None
         self.q = nn.Linear(width, inner, bias=bias) if projections == "q_kv" else None
         self.kv = nn.Linear(width, 2 * kv_inner, bias=bias) if projections == "q_kv" else None
         self.out = nn.Linear(inner, width, bias=settings.out_bias)

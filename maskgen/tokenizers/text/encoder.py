@@ -18,6 +18,7 @@ from maskgen.core.files import local_path
 from maskgen.core.hub import download, hub_or_folder, is_hub_id, without_advice
 
 Padding = Literal["zero", "keep"]
+States = Literal["last", "projected"]
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 BATCH = 64
 LOCAL: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
@@ -34,6 +35,8 @@ class TextEncoder:
             tokens, without an attention mask (MicroDiT with CLIP).
         subfolder: of the encoder in `source`; its tokenizer is then in `tokenizer` beside it.
         device: where it runs.
+        states: what a caption is embedded as: `last`, the last layer's states; or `projected`, CLIP's pooled and
+            projected vector, then the states before the last layer (aMUSEd): one vector more than tokens.
 
     Raises:
         UserError: `transformers` is not installed, or the encoder cannot be loaded or needs code of its own.
@@ -46,26 +49,31 @@ class TextEncoder:
         padding: Padding = "zero",
         subfolder: str = "",
         device: torch.device | str = "cpu",
+        states: States = "last",
     ) -> None:
         home = _home(source, subfolder)
         transformers = _transformers()
         try:
             tokens_home = home.parent / "tokenizer" if subfolder else home
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokens_home, **LOCAL)
-            self._model = _text_part(transformers, home).to(device).eval().requires_grad_(False)
+            load = _text_part if states == "last" else _projecting
+            self._model = load(transformers, home).to(device).eval().requires_grad_(False)
         except (OSError, ValueError, KeyError, RecursionError) as error:
             raise UserError(f"captions.encoder: {source} cannot be loaded: {without_advice(error)}") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
-        self.source, self.length, self.padding = source, length, padding
+        self.source, self.padding, self.states = source, padding, states
+        self.n_tokens, self.length = length, length + (states == "projected")
         self.width = int(self._model.config.hidden_size)
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is not None and length > limit:
             raise UserError(f"captions.length: {source} reads at most {limit} tokens, got {length}")
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights and vocabulary, length and padding."""
-        settings = (self.length, self.padding, sorted(self._tokenizer.get_vocab().items()))
+        """SHA-256 of weights and vocabulary, length, padding and states."""
+        settings: tuple[object, ...] = (self.n_tokens, self.padding, sorted(self._tokenizer.get_vocab().items()))
+        if self.states != "last":
+            settings = (*settings, self.states)
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, value in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
@@ -79,18 +87,29 @@ class TextEncoder:
             return torch.zeros(0, self.length, self.width)
         return torch.cat([self._embed(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)])
 
+    @torch.no_grad()
+    def empty(self) -> Tensor:
+        """(S, C) float32 on the CPU: the encoder's own states of the empty text."""
+        return self._encode([""])[0].cpu()
+
     def _embed(self, texts: Sequence[str]) -> Tensor:
+        states = self._encode(texts)
+        is_given = torch.tensor([bool(text.strip()) for text in texts], device=states.device)
+        return (states * is_given[:, None, None]).cpu()
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        """(B, S, C) float32."""
         words = self._tokenizer(
-            list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+            list(texts), padding="max_length", max_length=self.n_tokens, truncation=True, return_tensors="pt"
         ).to(self._model.device)
         is_word = words["attention_mask"]
         hidden = {} if self.padding == "keep" else {"attention_mask": is_word}
-        states = self._model(input_ids=words["input_ids"], **hidden).last_hidden_state.float()
+        is_projected = self.states == "projected"
+        output = self._model(input_ids=words["input_ids"], output_hidden_states=is_projected, **hidden)
+        states: Tensor = (output.hidden_states[-2] if is_projected else output.last_hidden_state).float()
         if self.padding == "zero":
             states = states * is_word[..., None]
-        is_given = torch.tensor([bool(text.strip()) for text in texts], device=states.device)
-        answer: Tensor = (states * is_given[:, None, None]).cpu()
-        return answer
+        return torch.cat([output.text_embeds.float()[:, None], states], 1) if is_projected else states
 
 
 def width_of(source: str, subfolder: str = "", default: int = 1024) -> int:
@@ -127,6 +146,23 @@ def _home(source: str, subfolder: str) -> Path:
     except FileNotFoundError as error:
         raise UserError(f"captions.encoder: {error}") from None
     return home / subfolder if subfolder else home
+
+
+def _projecting(transformers: ModuleType, home: Path) -> Any:
+    """CLIP's text model with its projection, which must be as wide as the states.
+
+    Raises:
+        ValueError: another model, or another width.
+    """
+    config = transformers.AutoConfig.from_pretrained(home, **LOCAL)
+    text = getattr(config, "text_config", config)
+    if text.model_type != "clip_text_model" or text.projection_dim != text.hidden_size:
+        raise ValueError(
+            f"captions.states projected needs CLIP's text model with a projection as wide as its states; this is a "
+            f"{text.model_type}"
+        )
+    options: dict[str, object] = {**LOCAL, "use_safetensors": True, "dtype": torch.float32}
+    return transformers.CLIPTextModelWithProjection.from_pretrained(home, **options)
 
 
 def _text_part(transformers: ModuleType, home: Path) -> Any:

@@ -1,0 +1,102 @@
+"""The public layout of the U-ViT of discrete interpolants (CompVis/discrete-interpolants) -> `maskgen.models.uvit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
+from maskgen.checkpoints.convert.dit import count
+from maskgen.checkpoints.convert.dit import renamed as by_name
+from maskgen.checkpoints.convert.published import Published
+from maskgen.core.errors import UserError
+
+HEADS = {512: 8, 1152: 16}
+"""Heads of the published widths; the weights do not say them."""
+
+_PAIR = r"(weight|bias)"
+_PARTS = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.out",
+    "norm2": "mlp_norm",
+    "mlp.fc1": "mlp.expand",
+    "mlp.fc2": "mlp.contract",
+}
+_NAMES = {
+    r"x_embed\.weight": "embedding.weight",
+    r"pos_embed": "positions",
+    r"label_emb\.embedding_table\.weight": "labels.weight",
+    rf"patch_embed\.proj\.{_PAIR}": r"patches.joined.\1",
+    rf"decoder_pred\.{_PAIR}": r"patches.parted.\1",
+    rf"final_layer\.{_PAIR}": r"head.\1",
+    rf"norm\.{_PAIR}": r"norm.\1",
+    rf"skips\.(\d+)\.{_PAIR}": r"skips.\1.\2",
+    **{rf"blocks\.(\d+)\.{part}\.{_PAIR}": rf"blocks.\1.{name}.\2" for part, name in _PARTS.items()},
+}
+
+
+def uvit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict, without prefixes, with the names and layouts of a `UViT`; [MASK] is no output here.
+
+    Raises:
+        UserError: a key that no such U-ViT has.
+    """
+    n_half = count(state, "in_blocks")
+    ours = by_name({_numbered(key, n_half): value for key, value in state.items()}, _NAMES, (), "discrete U-ViT")
+    ours["positions"] = ours["positions"][0]
+    for kind in ("weight", "bias"):
+        ours[f"head.{kind}"] = ours[f"head.{kind}"][:-1]
+        # published rows are ordered by token of the patch, then channel
+        rows = ours[f"patches.parted.{kind}"].unflatten(0, (-1, ours["head.weight"].shape[1]))
+        ours[f"patches.parted.{kind}"] = rows.transpose(0, 1).flatten(0, 1)
+    return ours
+
+
+def _numbered(key: str, n_half: int) -> str:
+    """The name with blocks numbered through: the first half, the middle one, the second half; skips apart."""
+    part, _, rest = key.partition(".")
+    if part == "mid_block":
+        return f"blocks.{n_half}.{rest}"
+    if part not in ("in_blocks", "out_blocks"):
+        return key
+    number, _, rest = rest.partition(".")
+    if rest.startswith("skip_linear."):
+        return f"skips.{number}.{rest.removeprefix('skip_linear.')}"
+    return f"blocks.{int(number) + (n_half + 1 if part == 'out_blocks' else 0)}.{rest}"
+
+
+@CONVERTERS.register("interpolants")
+class InterpolantWeights(Converter):
+    """U-ViT of discrete interpolants (CompVis/discrete-interpolants), class-conditional, implicit time."""
+
+    parameters = "547 M (H/2)"
+    licence = "Apache-2.0"
+    page = "arxiv.org/abs/2412.06787"
+    needs = "LDM's vq-f8"
+
+    def recognises(self, found: Published) -> bool:
+        return {"x_embed.weight", "mid_block.norm1.weight", "decoder_pred.weight"} <= found.state.keys()
+
+    def target(self, found: Published) -> Target:
+        state = found.state
+        rows, width = state["x_embed.weight"].shape
+        if width not in HEADS:
+            raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
+        if "context_embed.proj.weight" in state:
+            raise UserError(
+                "this U-ViT takes captions, and its guidance an embedding of the empty text that is not in the file; "
+                "only class-conditional ones can be converted"
+            )
+        table, patch = state.get("label_emb.embedding_table.weight"), state["patch_embed.proj.weight"].shape[-1]
+        n_classes = 0 if table is None else len(table) - 1
+        side = patch * math.isqrt(state["pos_embed"].shape[1] - 1 - (n_classes > 0))
+        depth = 2 * count(state, "in_blocks") + 1
+        model = {"type": "uvit", "width": width, "depth": depth, "heads": HEADS[width], "patch": patch}
+        recipe = shipped("image/imagenet-uvit-interpolants", model=model)
+        return image_target(recipe, (side, side), pixels=8, n_classes=n_classes, vocab_size=rows - 1)
+
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return uvit(found.state)

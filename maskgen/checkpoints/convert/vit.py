@@ -1,0 +1,84 @@
+"""What the public layouts of masked autoencoders share: names of ViT blocks, pixels, positions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from maskgen.core.errors import UserError
+from maskgen.nn.embeddings import sincos_2d
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels in [0, 1], red, green and blue: what the public encoders' pixels are normalised by."""
+HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
+"""Heads of the published encoders' widths, which the weights do not tell."""
+DECODER_HEADS = {128: 4, 256: 8, 512: 16}
+"""The same of their decoders; 128 is of no published file."""
+_PARTS = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.out",
+    "norm2": "mlp_norm",
+    "mlp.fc1": "mlp.expand",
+    "mlp.fc2": "mlp.contract",
+}
+
+
+def vit_names(theirs: str, ours: str) -> dict[str, str]:
+    """Patterns of all tensors of a list of ViT blocks."""
+    return {
+        rf"{theirs}\.(\d+)\.{re.escape(part)}\.(weight|bias)": rf"{ours}.\1.{name}.\2" for part, name in _PARTS.items()
+    }
+
+
+def on_our_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A patch embedding of normalised pixels -> the same of pixels in [-1, 1].
+
+    Args:
+        weight: (D, 3, p, p), a convolution.
+        bias: (D,).
+
+    Returns:
+        Weight (D, 3 p^2) and bias (D,).
+    """
+    mean, deviation = (weight.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    shift = (weight * ((0.5 - mean) / deviation)).sum((1, 2, 3))
+    return (weight / (2 * deviation)).flatten(1), bias + shift
+
+
+def pixels_last(value: Tensor) -> Tensor:
+    """Rows of a head that predicts patches (p, p, 3) -> (3, p, p), as our patches are."""
+    rows: Tensor = value.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
+    return rows
+
+
+def check_class_and_grid(key: str, state: Mapping[str, Tensor]) -> None:
+    """Hold stored positions (1, 1 + L, D) of a class token and a square grid against the ones we compute.
+
+    Raises:
+        UserError: they are others, as in fine-tuned files, where they were trained.
+    """
+    value = state[key][0]
+    side = round((len(value) - 1) ** 0.5)
+    if value.is_meta:
+        return
+    places = torch.cat([torch.zeros(1, value.shape[1]), sincos_2d((side, side), value.shape[1])])
+    if not torch.allclose(value.float(), places, atol=1e-4):
+        raise UserError(
+            f"{key} holds other positions than the sines and cosines of a grid {side} x {side}; take the pre-trained "
+            "file, a fine-tuned one has trained positions"
+        )
+
+
+def heads_of(width: int, known: Mapping[int, int] = HEADS) -> int:
+    """Heads of a published width.
+
+    Raises:
+        UserError: it was never published.
+    """
+    if width not in known:
+        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*known]}")
+    return known[width]
