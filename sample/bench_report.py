@@ -13,6 +13,7 @@ from pathlib import Path
 
 from maskgen.core.errors import UserError
 from maskgen.core.files import atomic, local_path, require_writable
+from maskgen.core.terminal import markdown
 from maskgen.evaluation.report import MEASURE, Entry, differences, number, plain
 
 from .bench_plots import Row, plots
@@ -89,10 +90,10 @@ class Book:
 
     def markdown(self) -> str:
         """A table, best row first, with the floors and the protocol under it."""
-        head, *lines = self._table()
+        head, *lines = ([markdown(cell) for cell in line] for line in self._table())
         rule = "|" + "---|" * len(head)
         rows = ["| " + " | ".join(line) + " |" for line in lines]
-        return "\n".join(["| " + " | ".join(head) + " |", rule, *rows, "", *self._notes()])
+        return "\n".join(["| " + " | ".join(head) + " |", rule, *rows, "", *map(markdown, self._notes())])
 
     def page(self, folder: Path) -> str:
         """The page: table, plots, grids, all inside."""

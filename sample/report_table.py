@@ -8,6 +8,7 @@ from pathlib import Path
 
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
+from maskgen.core.terminal import markdown
 from maskgen.evaluation.report import Entry, differences, number
 
 from .bench_report import FILE, merge
@@ -65,8 +66,8 @@ def table(reports: Sequence[tuple[str, Sequence[Entry]]]) -> str:
             if wrong := differences(entry, first[entry.name]):
                 raise UserError(f"{name}: {entry.name} does not compare with the others': {'; '.join(wrong)}")
     columns = list(dict.fromkeys(entry.name for _, entries in reports for entry in entries))
-    rows = [[name, *_cells(columns, entries)] for name, entries in reports]
-    lines = [["report", *columns], ["---"] * (1 + len(columns)), *rows]
+    rows = [[markdown(name), *_cells(columns, entries)] for name, entries in reports]
+    lines = [["report", *map(markdown, columns)], ["---"] * (1 + len(columns)), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""A small transformer on rows of several streams, digits as such rows, and a check of what they show."""
+"""A small transformer on rows of several streams, noisy numerals as such rows, and a check of what they show."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ from maskgen.core.streams import Stream, TokenLayout
 from maskgen.core.subset import TokenSubset
 from maskgen.objectives import MaskedTokens
 
-LEVELS, SIDE = 4, 8
-IMAGE = Stream("image", "image", LEVELS, (SIDE, SIDE))
+HEIGHT, WIDTH = 5, 3
+IMAGE = Stream("image", "image", 2, (HEIGHT, WIDTH))
 LABEL = Stream("label", "label", 10, (1,))
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ALPHABET = " " + "".join(sorted(set("".join(NAMES))))
 CAPTION = Stream("caption", "text", len(ALPHABET), (5,))
-N_TRAIN = 1500
+N_TRAIN, N_HELD_OUT = 1500, 300
+NOISE = 0.01
+"""Share of pixels that are flipped."""
+
+NUMERALS = (
+    "###|# #|# #|# #|###", "  #|  #|  #|  #|  #", "###|  #|###|#  |###", "###|  #|###|  #|###", "# #|# #|###|  #|  #",
+    "###|#  |###|  #|###", "###|#  |###|# #|###", "###|  #|  #|  #|  #", "###|# #|###|# #|###", "###|# #|###|  #|###",
+)  # fmt: skip
+"""A pixel tells some numerals apart, so that a part of a picture is ambiguous."""
 
 
 class RowTransformer(nn.Module):
     """Rows (B, L) of a layout -> logits (B, L, V): an embedding and a head of each stream, one transformer for all."""
 
-    def __init__(self, layout: TokenLayout, width: int = 48, depth: int = 2) -> None:
+    def __init__(self, layout: TokenLayout, width: int = 32, depth: int = 2) -> None:
         super().__init__()
         self.layout = layout
         sizes = [stream.vocab_size for stream in layout.streams]
@@ -57,14 +65,18 @@ class RowTransformer(nn.Module):
 
 
 @cache
-def digits() -> tuple[Tensor, Tensor]:
-    """Images (N, 8, 8) in levels, and labels (N,), in an order without pattern."""
-    from sklearn.datasets import load_digits
+def prototypes() -> Tensor:
+    """(10, 15), the numerals without noise."""
+    return torch.tensor([[mark == "#" for mark in rows.replace("|", "")] for rows in NUMERALS]).long()
 
-    data = load_digits()
-    order = Rng.stream("digits").permutation(1, len(data.target))[0]
-    images = (torch.tensor(data.images)[order] * LEVELS / 17).long()
-    return images, torch.tensor(data.target)[order]
+
+@cache
+def numerals() -> tuple[Tensor, Tensor]:
+    """Noisy images (N, 5, 3) and labels (N,)."""
+    rng = Rng.stream("numerals")
+    labels = (rng.uniform((N_TRAIN + N_HELD_OUT,)) * 10).long()
+    is_flipped = rng.uniform((len(labels), HEIGHT * WIDTH)) < NOISE
+    return (prototypes()[labels] ^ is_flipped.long()).view(-1, HEIGHT, WIDTH), labels
 
 
 def spelled(labels: Tensor) -> Tensor:
@@ -74,18 +86,18 @@ def spelled(labels: Tensor) -> Tensor:
 
 
 def rows_of(layout: TokenLayout) -> Tensor:
-    """(N, L), the digits and what the layout has of label and caption."""
-    images, labels = digits()
+    """(N, L), the numerals and what the layout has of label and caption."""
+    images, labels = numerals()
     parts = {"image": images, "label": labels[:, None], "caption": spelled(labels)}
     return layout.join({name: parts[name] for name in layout.index_of})
 
 
-def trained(layout: TokenLayout, objective: MaskedTokens, steps: int, size: int = 32) -> RowTransformer:
-    """A network trained on the first rows of the digits."""
+def trained(layout: TokenLayout, objective: MaskedTokens, steps: int, size: int = 64) -> RowTransformer:
+    """A network trained on the first rows of the numerals."""
     torch.manual_seed(0)
     network, rows = RowTransformer(layout), rows_of(layout)[:N_TRAIN]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
     for step in range(steps):
         rng = Rng.stream("train", step)
         batch = Batch(rows[(rng.uniform((size,)) * len(rows)).long()])
@@ -96,15 +108,6 @@ def trained(layout: TokenLayout, objective: MaskedTokens, steps: int, size: int 
     return network.eval()
 
 
-@cache
-def templates() -> tuple[Tensor, Tensor]:
-    """Training images (N, 64) and labels, for nearest neighbours."""
-    images, labels = digits()
-    return images[:N_TRAIN].flatten(1).float(), labels[:N_TRAIN]
-
-
 def classified(images: Tensor) -> Tensor:
-    """(B, 64) tokens -> (B,), the label of most of the five nearest training images."""
-    known, labels = templates()
-    nearest = torch.cdist(images.float(), known).topk(5, largest=False).indices
-    return labels[nearest].mode(1).values
+    """(B, 15) pixels -> (B,), the label of the nearest numeral."""
+    return torch.cdist(images.float(), prototypes().float()).argmin(1)

@@ -16,7 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from maskgen.checkpoints.checkpoint import RECIPE, TOKENIZER, Checkpoint, copy_tokenizer
 from maskgen.core.console import surviving_output
 from maskgen.core.devices import pick_device, pick_precision
-from maskgen.core.errors import OutOfMemory, is_out_of_memory
+from maskgen.core.errors import OutOfMemory, UserError, is_out_of_memory
 from maskgen.core.files import local_path, require_writable
 from maskgen.core.lock import RunLock
 from maskgen.core.rng import fold
@@ -92,6 +92,11 @@ def _accelerator(recipe: Recipe, device: str) -> Accelerator:
         fsdp_plugin=plugin,
     )
     require_supported(accelerator, recipe, plugin)
+    if accelerator.device.type != place.type or (accelerator.device.index or 0) != (place.index or 0):
+        raise UserError(
+            f"device {place}: training would run on {accelerator.device}; set CUDA_VISIBLE_DEVICES={place.index or 0} "
+            "and leave out --device"
+        )
     return accelerator
 
 

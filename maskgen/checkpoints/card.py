@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from maskgen.checkpoints.checkpoint import Checkpoint
+from maskgen.core.terminal import markdown
 from maskgen.recipes.schema import Recipe
 
 
 def card(checkpoint: Checkpoint, name: str) -> str:
     """The model card: what it is, how it was made, how it scored."""
     info, recipe = checkpoint.info, checkpoint.recipe
+    text = recipe.dump(is_brief=True).strip()
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"""---
 library_name: maskgen
 license: apache-2.0
 tags: [maskgen, {recipe.task}]
 ---
-# {name}
+# {markdown(name)}
 
-{info.get("summary", recipe.summary)}
+{markdown(str(info.get("summary", recipe.summary)))}
 
 * task: {recipe.task}; {_kind(checkpoint)}
 {_origin(checkpoint)}
 
 {_table(info)}
-```yaml
-{recipe.dump(is_brief=True).strip()}
-```
+{fence}yaml
+{text}
+{fence}
 """
 
 
 def _origin(checkpoint: Checkpoint) -> str:
     """How it was trained, or which published files it was converted from."""
     info, recipe = checkpoint.info, checkpoint.recipe
-    versions = f"(maskgen {info.get('maskgen', '?')}, torch {info.get('torch', '?')})"
+    versions = markdown(f"(maskgen {info.get('maskgen', '?')}, torch {info.get('torch', '?')})")
     if "source" in info:
         source = info["source"]
-        files = "".join(f"\n* SHA-256 of {name}: {digest}" for name, digest in source["sha256"].items())
-        return f"* converted from {source['name']}, layout {source['layout']} {versions}{files}"
+        files = "".join(
+            f"\n* SHA-256 of {markdown(name)}: {markdown(digest)}" for name, digest in source["sha256"].items()
+        )
+        return f"* converted from {markdown(source['name'])}, layout {markdown(source['layout'])} {versions}{files}"
+    command = markdown(str(info.get("command", "maskgen train")))
     return (
-        f"* trained by: `{info.get('command', 'maskgen train')}`, at commit {info.get('commit') or 'unknown'}\n"
+        f"* trained by: {command}, at commit {markdown(str(info.get('commit') or 'unknown'))}\n"
         f"* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {_unit(recipe)} in "
-        f"{_time(info)} on {info.get('device', '?')} {versions}"
+        f"{_time(info)} on {markdown(str(info.get('device', '?')))} {versions}"
     )
 
 
@@ -54,23 +61,23 @@ def _time(info: Mapping[str, Any]) -> str:
 def _kind(checkpoint: Checkpoint) -> str:
     if checkpoint.recipe.kind == "text":
         return f"text, trained on rows of {checkpoint.length} tokens"
-    return f"images {checkpoint.image_shape}; classes: {', '.join(checkpoint.classes) or 'none'}"
+    return f"images {checkpoint.image_shape}; classes: {markdown(', '.join(checkpoint.classes)) or 'none'}"
 
 
 def _table(info: Mapping[str, Any]) -> str:
     """Scores where there are some, else the last validation."""
     if "scores" in info:
         rows = [
-            f"| {one['name']} | {one['of']} | {_number(one['value'])} | {one['n_samples']:,} |"
+            f"| {markdown(one['name'])} | {markdown(one['of'])} | {_number(one['value'])} | {one['n_samples']:,} |"
             for one in info["scores"]
         ]
         return "\n".join(["| score | of | value | n |", "|---|---|---|---|", *rows, ""])
-    rows = [f"| {key} | {_number(value)} |" for key, value in dict(info.get("validation", {})).items()]
+    rows = [f"| {markdown(key)} | {_number(value)} |" for key, value in dict(info.get("validation", {})).items()]
     return "\n".join(["| validation on held-out data | value |", "|---|---|", *rows, ""]) if rows else ""
 
 
 def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return markdown(value) if isinstance(value, str) else f"{value:.4g}"
 
 
 def _unit(recipe: Recipe) -> str:

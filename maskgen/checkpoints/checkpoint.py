@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from maskgen.checkpoints.adapters import fill_network
 from maskgen.checkpoints.autoencoder import verify_autoencoder
+from maskgen.checkpoints.bounds import bounded_build
 from maskgen.checkpoints.filling import without_weights
 from maskgen.checkpoints.info import Checkpoint as Checkpoint
 from maskgen.checkpoints.locate import MODEL as MODEL
@@ -66,9 +67,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
             verify(path / RECIPE, info["files"][RECIPE])
         recipe = parse_recipe(read_yaml(read_regular(path / RECIPE, MOST_JSON).decode()))
         checkpoint = Checkpoint(path, recipe, info)
-        _ = checkpoint.step, checkpoint.classes, info["files"]
-        _ = checkpoint.length if recipe.kind == "text" else checkpoint.image_shape
-        _ = recipe.captions and checkpoint.caption_shape
+        _ = checkpoint.step, checkpoint.classes, checkpoint.facts, info["files"]
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError) as error:
@@ -99,10 +98,11 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
-    lora = checkpoint.recipe.lora
-    with without_weights(lora is None):
+    lora, stored = checkpoint.recipe.lora, checkpoint.stored()
+    headers = None if lora is not None else stored.headers()  # changes are smaller than the network
+    with bounded_build(headers, checkpoint.path), without_weights(lora is None):
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    fill_network(system.network, lora, checkpoint.stored(), checkpoint.info.get("base"), checkpoint.path, dtype)
+    fill_network(system.network, lora, stored, checkpoint.info.get("base"), checkpoint.path, dtype)
     system.network.eval().requires_grad_(False)
     return system
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from maskgen.checkpoints import description
 from maskgen.checkpoints.locate import MODEL, TOKENIZER
 from maskgen.checkpoints.manifest import CheckpointError, verify
 from maskgen.checkpoints.stored import StoredTensors
 from maskgen.core.errors import UserError
-from maskgen.core.terminal import printable
 from maskgen.recipes.build import DataFacts
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
@@ -29,38 +30,38 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        return int(self.info["step"])
+        return description.size(self.info["step"], "step", least=0, most=description.MOST_STEPS)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
-        return tuple(printable(str(name)) for name in self.info["classes"])
+        return description.class_names(self.info["classes"])
 
     @property
     def length(self) -> int:
         """Tokens in a training row of a text generator."""
-        return int(self.info["length"])
+        return description.size(self.info["length"], "length")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.info["image_shape"]
-        return channels, height, width
+        return description.image_shape(self.info["image_shape"], "image_shape")
 
     @property
     def caption_shape(self) -> tuple[int, int]:
         """(S, C) of an embedded caption."""
-        length, width = self.info["caption_shape"]
+        length, width = (description.size(side, "caption_shape") for side in self.info["caption_shape"])
         return length, width
 
     @property
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            return DataFacts(length=self.length, vocab_size=int(self.info.get("vocab_size", 0)))
-        channels, height, width = self.info.get("built_for", self.image_shape)
+            vocab_size = description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
+            return DataFacts(length=self.length, vocab_size=vocab_size)
+        built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
-        grid = tuple(self.info["built_grid"]) if "built_grid" in self.info else None
-        facts = DataFacts(len(self.classes), self.image_shape, (channels, height, width), grid, 0, caption_shape)
-        return replace(facts, target_width=int(self.info.get("target_width", 0)))
+        grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
+        facts = DataFacts(len(self.classes), self.image_shape, built_for, grid, 0, caption_shape)
+        return replace(facts, target_width=description.size(self.info.get("target_width", 0), "target_width", least=-1))
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from maskgen.cli.names import SAMPLER
 from maskgen.cli.tables import table
 from maskgen.core import catalogue
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, unknown
 from maskgen.core.terminal import printable
 from maskgen.core.yaml_reader import YamlError, read_yaml
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
-DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
-)
+
+class Device(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has no type arguments
+    """A device as the library takes it: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; whether it is there is seen later."""
+
+    name = "auto|cpu|cuda|cuda:N|mps"
+    names: ClassVar = ["auto", "cpu", "cuda", "mps"]
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        if value in self.names or re.fullmatch(r"cuda:\d{1,4}", str(value)):
+            return value
+        return self.fail(unknown("device", str(value), [*self.names, "cuda:N"]), param, ctx)
+
+    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+
+
+DEVICE = click.option("--device", type=Device(), default="auto", show_default=True, help="Where to compute.")
 
 
 def program(name: str) -> Any:

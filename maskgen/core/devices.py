@@ -10,7 +10,7 @@ import torch
 
 from maskgen.core.errors import UserError
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["no", "bf16"]
 T = TypeVar("T")
 

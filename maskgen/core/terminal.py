@@ -1,4 +1,4 @@
-"""Text from outside (names of files, classes, columns) made safe for a terminal."""
+"""Text from outside (names of files, classes, columns) made safe for a terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 def printable(text: str, keep: str = "") -> str:
     r"""The text with unsafe characters as escapes: ESC becomes ``\x1b``; characters in `keep` stay."""
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+_MARKUP = re.compile(r"[\\`*<>|&~#]|\](?=[(\[:])")
+
+
+def markdown(text: str) -> str:
+    r"""The text as one line of Markdown that shows it as it is: no link, tag, cell or heading; ESC becomes ``\x1b``."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(printable(text, keep="\n\t").split()))
 
 
 def _escape(character: str) -> str:

@@ -21,8 +21,11 @@ from maskgen.nn.embeddings import require_sincos
 from maskgen.nn.encoders import EncoderStates, LayeredEncoder
 from maskgen.nn.heads import LossHead
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.relative import SharedBias
 from maskgen.nn.published_blocks import ViTSizes
 from maskgen.processes import is_mask
+
+Positions = Literal["sincos", "relative"]
 
 
 class PatchEncoder(nn.Module, ABC):
@@ -62,6 +65,7 @@ class PatchEncoder(nn.Module, ABC):
         self.decoder = decoder.build(sizes, grid)
         n_out = sizes.width if target_width < 0 else target_width or token_width
         self.head = nn.Linear(self.decoder.width, n_out)
+        self.bias: SharedBias | None = None
 
     @classmethod
     def check(cls, context: CheckContext) -> None:
@@ -101,7 +105,8 @@ class PatchEncoder(nn.Module, ABC):
 
     def _encode(self, x: Tensor, visible: TokenSubset | None) -> EncoderStates:
         """States (B, 1 + K, D) of the encoder, from embedded patches (B, L, D)."""
-        states: EncoderStates = self.encoder(self._with_class_token(x), visible)
+        bias = None if self.bias is None else self.bias()
+        states: EncoderStates = self.encoder(self._with_class_token(x), visible, bias)
         return states
 
     def _with_class_token(self, x: Tensor) -> Tensor:
@@ -124,6 +129,9 @@ class MAE(PatchEncoder):
         encoder_sees: `visible` patches only, or `all`, a learned vector in place of each masked one.
         has_difficulty: a second head predicts each patch's loss, which mask strategy `hard` requires.
         attention: `auto`, `sdpa` or `xformers`.
+        positions: `sincos`, added to the embedded patches; or `relative`, a bias of the attention scores, learned once
+            for all blocks, of an encoder that sees all (SimMIM).
+        layer_scale: start of a learned factor of each branch of the encoder's blocks; 0 is none, SimMIM's is 0.1.
         target_width: numbers predicted per patch, see `PatchEncoder`.
     """
 
@@ -152,12 +160,17 @@ class MAE(PatchEncoder):
         encoder_sees: Literal["visible", "all"] = "visible",
         has_difficulty: bool = False,
         attention: AttentionBackend = "auto",
+        positions: Positions = "sincos",
+        layer_scale: float = 0.0,
         target_width: int = 0,
     ) -> None:
         sees_all = encoder_sees == "all"
-        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention)
+        _require_all(positions, sees_all)
+        sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, layer_scale=layer_scale)
         super().__init__(token_width, grid, sizes, decoder, sees_all, target_width)
-        self.traits = self.traits_for({"has_difficulty": has_difficulty, "decoder": decoder})
+        self.traits = self.traits_for({"has_difficulty": has_difficulty, "decoder": decoder, "positions": positions})
+        if positions == "relative":
+            self.bias, self.positions = SharedBias(grid, heads), torch.zeros_like(self.positions)
         self.sees_all, self.is_independent = sees_all, decoder.is_independent
         self.mask_token = nn.Parameter(torch.empty(width if sees_all else self.decoder.width))
         self.loss_head = LossHead(self.decoder.width) if has_difficulty else None
@@ -170,7 +183,20 @@ class MAE(PatchEncoder):
             cls.traits,
             has_difficulty=keys["has_difficulty"],
             has_independent_decoder=keys["decoder"].is_independent,
+            has_attention_scores=keys["positions"] == "sincos",  # which are computed without the bias
+            has_fixed_grid=keys["positions"] == "relative",
         )
+
+    @classmethod
+    def check(cls, context: CheckContext) -> None:
+        super().check(context)
+        _require_all(context.model["positions"], context.model["encoder_sees"] == "all")
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        if self.bias is not None and grid != self.base_grid:
+            raise ValueError(f"relative positions are of a grid {self.base_grid}, not {grid}; use positions sincos")
+        if self.bias is None:
+            super().set_grid(grid)
 
     def forward(
         self,
@@ -221,3 +247,15 @@ class MAE(PatchEncoder):
         seen = None if self.sees_all else visible
         decoded: Tensor = self.decoder(self._encode(x, seen), seen, self.mask_token, targets)
         return decoded
+
+
+def _require_all(positions: Positions, sees_all: bool) -> None:
+    """Check that relative positions have all patches.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if positions == "relative" and not sees_all:
+        raise ValueError(
+            "positions relative needs an encoder of all patches: set encoder_sees all, or positions sincos"
+        )

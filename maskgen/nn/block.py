@@ -23,6 +23,8 @@ class Residual:
         norm: of each branch.
         position: `pre`, x + layer(norm(x)); or `post`, norm(x + layer(x)).
         is_fused: modulated branches are added by `addcmul`, which rounds once, not by a product and a sum.
+        layer_scale: start of a learned factor per number of a branch that is not modulated (CaiT, arXiv 2103.17239);
+            0 is none.
         order: names of the parts in the order of their parameters, where it is not the order of use. Initial weights,
             optimizers and clipping go by it, so a published layout keeps its own.
     """
@@ -30,6 +32,7 @@ class Residual:
     norm: Norm = LAYER_NORM
     position: Literal["pre", "post"] = "pre"
     is_fused: bool = False
+    layer_scale: float = 0.0
     order: tuple[str, ...] = ()
 
 
@@ -54,7 +57,7 @@ class Block(Recomputable):
     """Residual branches over (B, L, D): token mixer, cross-attention and feed-forward layer, each with a norm.
 
     A branch is x + gate layer(norm(x) (1 + scale) + shift) with modulation, and x + layer(norm(x)) without. State dicts
-    have the parts `attention`, `attention_norm`, `mlp`, `mlp_norm`, `modulation`, and the names of `Cross`.
+    have the parts `attention`, `attention_norm`, `mlp`, `mlp_norm`, `modulation`, `layer_scale` and names of `Cross`.
 
     Args:
         width: D.
@@ -98,6 +101,10 @@ class Block(Recomputable):
             if name in parts:
                 self.add_module(name, parts[name])
         self.modulation = modulation
+        self.layer_scale = nn.ParameterDict()
+        if residual.layer_scale:
+            for name, _ in self.branches:
+                self.layer_scale[name] = nn.Parameter(torch.full((width,), residual.layer_scale))
 
     def forward(
         self,
@@ -122,7 +129,8 @@ class Block(Recomputable):
         vectors = self._vectors(cond)
         for name, norm_name in self.branches:
             layer, norm = self.get_submodule(name), self.get_submodule(norm_name)
-            shift, scale, gate = vectors.get(name, (None, None, None))
+            own = self.layer_scale[name] if self.residual.layer_scale else None
+            shift, scale, gate = vectors.get(name, (None, None, own))
             h = x if self.residual.position == "post" else norm(x)
             if shift is not None and scale is not None:
                 h = modulate(h, shift, scale)

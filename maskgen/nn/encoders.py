@@ -43,13 +43,13 @@ class _Encoder(nn.Module):
         self.blocks = sizes.blocks()
         self.norm = nn.LayerNorm(sizes.width, eps=1e-6, elementwise_affine=is_norm_learned)
 
-    def states(self, x: Tensor, visible: TokenSubset | None) -> EncoderStates:
+    def states(self, x: Tensor, visible: TokenSubset | None, bias: Tensor | None = None) -> EncoderStates:
         """x (B, P + L, D), positions added -> states of the prefix and the K visible tokens.
 
         `visible` None means all L tokens. Rows with fewer than K visible tokens are padded; no token attends to the
-        padding, and its outputs are undefined.
+        padding, and its outputs are undefined. `bias` (1, H, P + L, P + L) of the attention scores is for all tokens.
         """
-        mask = None
+        mask = bias
         if visible is not None:
             n_prefix = x.shape[1] - visible.length
             x = torch.cat([x[:, :n_prefix], visible.gather(x[:, n_prefix:])], 1)
@@ -80,9 +80,9 @@ class VisibleEncoder(_Encoder):
 class LayeredEncoder(_Encoder):
     """Blocks over a prefix and the visible tokens; returns every block's output, for decoders that use them all."""
 
-    def forward(self, x: Tensor, visible: TokenSubset | None) -> EncoderStates:
+    def forward(self, x: Tensor, visible: TokenSubset | None, bias: Tensor | None = None) -> EncoderStates:
         """x (B, P + L, D), positions added -> states, see `states`."""
-        return self.states(x, visible)
+        return self.states(x, visible, bias)
 
 
 def key_mask(visible: TokenSubset, n_prefix: int) -> Tensor | None:

@@ -87,14 +87,14 @@ def bert_block(sizes: BlockSizes, eps: float = 1e-12) -> Block:
     return Block(sizes.width, mixer, mlp, Residual(Norm(eps=eps), "post"))
 
 
-def vit_block(sizes: BlockSizes, is_modulated: bool = False) -> Block:
+def vit_block(sizes: BlockSizes, is_modulated: bool = False, layer_scale: float = 0.0) -> Block:
     """ViT's: LayerNorm before each branch (arXiv 2010.11929); with `is_modulated` it has no weights of its own.
 
-    The vectors of the modulation are then given to `Block.forward`.
+    The vectors of the modulation are then given to `Block.forward`. `layer_scale` as in `Residual`.
     """
     mixer = sizes.token_mixer()
     mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout)
-    return Block(sizes.width, mixer, mlp, Residual(PLAIN if is_modulated else Norm()))
+    return Block(sizes.width, mixer, mlp, Residual(PLAIN if is_modulated else Norm(), layer_scale=layer_scale))
 
 
 def uvit_block(sizes: BlockSizes) -> Block:
@@ -246,7 +246,7 @@ def init_attention(layer: SelfAttention | CrossAttention, std: float) -> None:
 
 @dataclass(frozen=True)
 class ViTSizes:
-    """Sizes of a stack of ViT blocks (arXiv 2010.11929).
+    """Sizes of a stack of ViT blocks (arXiv 2010.11929); `layer_scale` as in `Residual`.
 
     Raises:
         ValueError: sizes that are not possible.
@@ -259,8 +259,11 @@ class ViTSizes:
     dropout: float = 0.0
     backend: AttentionBackend = "auto"
     head_width: int = 0
+    layer_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.layer_scale < 0:
+            raise ValueError(f"layer_scale must be at least 0 (0 = none), got {self.layer_scale}")
         if min(self.width, self.depth, self.heads) < 1 or not self.mlp_ratio > 0 or not 0 <= self.dropout < 1:
             raise ValueError(
                 "width, depth, heads and mlp_ratio must be positive and dropout in [0, 1), got "
@@ -286,4 +289,4 @@ class ViTSizes:
 
     def blocks(self) -> nn.ModuleList:
         """The stack."""
-        return nn.ModuleList(vit_block(self.block) for _ in range(self.depth))
+        return nn.ModuleList(vit_block(self.block, layer_scale=self.layer_scale) for _ in range(self.depth))

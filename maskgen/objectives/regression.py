@@ -25,7 +25,7 @@ from maskgen.objectives.base import (
 )
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by, visible_of
-from maskgen.objectives.targets.base import TargetSpec
+from maskgen.objectives.targets.base import NumberError, NumberTarget, TargetSpec
 from maskgen.objectives.targets.copies import EmaTeacher, require_decay
 from maskgen.objectives.targets.pixels import Normalised, Pixels
 from maskgen.objectives.targets.source import Source
@@ -42,6 +42,7 @@ class MaskedRegression(Objective):
         process: absorbing; its mask ratio is MAE's with `schedule: {type: fixed, ratio: 0.75}`.
         target: what is predicted of a token: `normalised` pixels (better features, but predictions are no pictures),
             `pixels`, `hog`, `teacher`, ... A bool is the former `normalise`: normalised pixels or pixels.
+        error: of a number of targets that have numbers: `squared`, or `absolute` (SimMIM).
         decode_ratio: share of the masked tokens that a training step predicts (CrossMAE, arXiv 2401.14391: a third, its
             prediction ratio 0.25 at 75 % masking). A model in evaluation mode predicts all.
         teacher_decay: a mask strategy that evaluates the network evaluates a moving average of it, as AttMask and HPM
@@ -56,6 +57,7 @@ class MaskedRegression(Objective):
         process: Process,
         target: TargetSpec | bool = Normalised(),
         decode_ratio: float = 1.0,
+        error: NumberError = "squared",
         teacher_decay: float | None = None,
         layout: TokenLayout | int = 0,
     ) -> None:
@@ -69,6 +71,9 @@ class MaskedRegression(Objective):
         self.decode_ratio, self.teacher_decay = decode_ratio, teacher_decay
         self.spec = (Normalised() if target else Pixels()) if isinstance(target, bool) else target
         self.target = self.spec.build(layout)
+        self.error = error
+        if isinstance(self.target, NumberTarget):
+            self.target.kind = error
         self.teacher: EmaTeacher | None = None
         self.makes_tokens, self.checkpoint = self.spec.is_image, self.spec.checkpoint
         self.copies_network = self.spec.copies_network or teacher_decay is not None
@@ -79,6 +84,10 @@ class MaskedRegression(Objective):
             raise ValueError(
                 f"objective.decode_ratio: {self.decode_ratio} of the masked patches needs a decoder in which they do "
                 "not attend to each other; take model.decoder cross, or 1"
+            )
+        if self.error != "squared" and not isinstance(self.target, NumberTarget):
+            raise ValueError(
+                f"objective.error: {self.error} is of targets that are numbers (pixels, normalised, hog); leave it out"
             )
         if not self.makes_tokens and context.has_previews:
             raise ValueError("train.preview_every: this target is no image; use 0, or objective.target pixels")
@@ -120,7 +129,7 @@ class MaskedRegression(Objective):
         truth = self.target(x_0)
         error = self.target.error(point.value.float(), truth, targets)  # (M,)
         value = error.sum() / number_of(error, is_train)
-        logs = {"loss": mean_of(value), self.target.error_name: sum_of(error), **self.target.logs(truth)}
+        logs = {"loss": mean_of(value), self.target.error_name(): sum_of(error), **self.target.logs(truth)}
         return with_difficulty(Loss(value, logs), point.difficulty, error, targets.is_kept())
 
     def _update(self, model: object, progress: float) -> None:

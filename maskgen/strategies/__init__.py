@@ -2,7 +2,7 @@
 
 from maskgen.strategies.base import STRATEGIES, Guide, MaskStrategy, first, spread_evenly
 from maskgen.strategies.guided import Attention, Hard
-from maskgen.strategies.oblivious import Blocks, Color, Grid, Random
+from maskgen.strategies.oblivious import Blocks, Color, Grid, Random, Units
 
 __all__ = [
     "STRATEGIES",
@@ -14,6 +14,7 @@ __all__ = [
     "Hard",
     "MaskStrategy",
     "Random",
+    "Units",
     "first",
     "spread_evenly",
 ]

@@ -72,7 +72,9 @@ def test_the_rule_of_weights_is_exact_and_never_neutral(monkeypatch: pytest.Monk
     assert harness.draw(0, "norm.bias", (1000,)).abs().min() > 0
 
 
-@pytest.mark.parametrize("name", ["dit", "mdt", "mdtv2", "maskdit", "microdit", "mar", "emigm", "mae", "crossmae"])
+@pytest.mark.parametrize(
+    "name", ["dit", "mdt", "mdtv2", "maskdit", "microdit", "mar", "emigm", "mae", "crossmae", "simmim"]
+)
 def test_a_file_is_recognised_as_its_layout_alone(name: str) -> None:
     state = {key: torch.empty(shape, device="meta") for key, shape in facts(name)["tensors"].items()}
     found = Published(state)

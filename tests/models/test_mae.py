@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.errors import UserError
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
@@ -284,3 +285,36 @@ def test_the_encoder_of_vit_l_costs_what_is_published(switches: dict[str, Any], 
         network = MODELS.build(spec, token_width=768, grid=(14, 14))
     stages = count(Subject(network, regression(), (196, 768))).stages
     assert (stages["embedding"] + 12 * stages["encoder"]) / 1e9 == pytest.approx(gmacs, abs=0.005)
+
+
+def test_relative_positions_tell_places_apart_and_nothing_else_does() -> None:
+    network = mae(decoder="linear", encoder_sees="all", positions="relative", layer_scale=0.1).eval()
+    x = torch.randn(1, 16, WIDTH, generator=torch.Generator().manual_seed(0))
+    turned = x.flip(1)  # the grid turned by half a circle: every offset has the opposite sign
+    table = network.bias.weight.data
+    table[:-3] = (table[:-3] + table[:-3].flip(0)) / 2  # a bias that does not tell them apart
+    torch.testing.assert_close(network.features(turned), network.features(x).flip(1), atol=1e-5, rtol=1e-4)
+    table[:-3] = torch.randn(table[:-3].shape, generator=torch.Generator().manual_seed(1))
+    assert not torch.allclose(network.features(turned), network.features(x).flip(1), atol=1e-4)
+
+
+def test_relative_positions_need_all_patches_of_their_grid() -> None:
+    with pytest.raises(ValueError, match="positions relative needs an encoder of all patches"):
+        mae(positions="relative")
+    network = mae(decoder="linear", encoder_sees="all", positions="relative")
+    assert not network.traits.has_attention_scores
+    with pytest.raises(UserError, match="relative positions are of a grid"):
+        change_grid(network, (8, 8))
+
+
+def test_a_branch_is_scaled_from_its_start_on() -> None:
+    scaled, plain = mae(layer_scale=0.5), mae()
+    state = plain.state_dict()
+    for name in state:
+        if name.startswith("encoder.") and name.endswith(
+            ("out.weight", "out.bias", "contract.weight", "contract.bias")
+        ):
+            state[name] = 2 * state[name]
+    scaled.load_state_dict({**scaled.state_dict(), **state})
+    x = torch.randn(1, 16, WIDTH, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(scaled.features(x), plain.features(x), atol=1e-5, rtol=1e-4)

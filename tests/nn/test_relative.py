@@ -14,7 +14,7 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.nn.mixers.attention import attend
 from maskgen.nn.mixers.biased import BiasedAttention
-from maskgen.nn.mixers.relative import RelativeBias, relative_index
+from maskgen.nn.mixers.relative import RelativeBias, SharedBias, class_index, relative_index
 from tests.cases import each
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "image_continuous.json").read_text())
@@ -75,3 +75,15 @@ def test_a_bias_that_learns_goes_where_its_gradient_is_fast() -> None:
     assert type(attend(q, k, v, "sdpa", mask=bias).grad_fn).__name__ == "BiasedAttentionBackward"
     assert type(attend(q, k, v, "sdpa", mask=bias.detach()).grad_fn).__name__ != "BiasedAttentionBackward"
     torch.testing.assert_close(attend(q, k, v, "sdpa", mask=bias), attend(q, k, v, "sdpa", mask=bias.detach()))
+
+
+def test_a_class_token_has_the_last_three_rows_of_the_table() -> None:
+    index = class_index((2, 3))[0]
+    n_rows = 3 * 5 + 3
+    assert torch.equal(index[1:, 1:], relative_index((2, 3))[0])
+    assert (index[0, 1:] == n_rows - 3).all()
+    assert (index[1:, 0] == n_rows - 2).all()
+    assert index[0, 0] == n_rows - 1
+    bias = SharedBias((2, 3), 4)
+    assert bias().shape == (1, 4, 7, 7)
+    assert list(bias.state_dict()) == ["weight"]

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from maskgen.cli.commands import main
 from maskgen.core.lock import RunLock
 from maskgen.evaluation.report import Entry
 from maskgen.sample.bench_report import Book
+from tests.launch import processes, start
 
 Command = Callable[..., tuple[int, str, str]]
 SWEEP = ("--samplers", "maskgit,first_hitting", "--steps", "2,3", "--guidance", "1,2", "--num", "12")
@@ -245,38 +245,34 @@ def test_a_metric_that_cannot_work_is_refused_before_anything_is_drawn(
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def started(launch: list[str], *arguments: str | Path, cache: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASKGEN_CACHE": str(cache)}
-    command = [sys.executable, *launch, "maskgen.sample.bench", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_give_the_numbers_of_one(digits_run: Path, digits_judge: Path, tmp_path: Path) -> None:
-    launches = {"one": ["-m"], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]}
+def test_two_processes_give_the_numbers_of_one(
+    digits_run: Path, digits_judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     metrics = [word for name in ("kid", "precision-recall", "fid-infinity") for word in ("--metric", name)]
-    for name, launch in launches.items():
-        options = ("--steps", "2", "--images", "230", "--protocol", digits_judge, "--device", "cpu", *metrics)
-        process = started(launch, digits_run, *options, "--output", tmp_path / name, cache=tmp_path / f"cache-{name}")
-        out, error = process.communicate(timeout=500)
-        assert process.returncode == 0, error[-3000:]
-        assert out.count("| checkpoint |") == 1, "one process speaks"
-    (one,), (two,) = (rows(tmp_path / name).values() for name in launches)
+    options = ("--steps", "2", "--images", "230", "--protocol", digits_judge, "--device", "cpu", *metrics)
+    names = {"one": 1, "two": 2}
+    for name, n in names.items():
+        monkeypatch.setenv("MASKGEN_CACHE", str(tmp_path / f"cache-{name}"))
+        words = [digits_run, *options, "--output", tmp_path / name]
+        said = processes(n, "maskgen.sample.bench", words, tmp_path / "logs")
+        assert sum(text.count("| checkpoint |") for text in said) == 1, "one process speaks"
+    (one,), (two,) = (rows(tmp_path / name).values() for name in names)
     assert two["score"]["value"] == pytest.approx(one["score"]["value"], rel=1e-10)
     assert two["accuracy"] == one["accuracy"]
     assert two["evaluations"] == one["evaluations"]
     found = [[(entry["name"], entry["value"]) for entry in row["others"]] for row in (one, two)]
     assert [name for name, _ in found[0]] == [name for name, _ in found[1]]
     assert [value for _, value in found[1]] == pytest.approx([value for _, value in found[0]], rel=1e-9)
-    shards = [sorted(file.name for file in (tmp_path / name / "samples").rglob("*.npz")) for name in launches]
+    shards = [sorted(file.name for file in (tmp_path / name / "samples").rglob("*.npz")) for name in names]
     assert shards[0] == shards[1]
     assert len(shards[0]) == 3
 
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
-    """The threads of the processes that `started` starts, for what is compared with them."""
+    """The threads of the process that is killed, for what is compared with it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -290,14 +286,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     digits_run: Path, digits_judge: Path, tmp_path: Path
 ) -> None:
     options = ("--steps", "2,20", "--num", "300", "--protocol", digits_judge, "--device", "cpu")
-    process = started(["-m"], digits_run, *options, "--output", tmp_path / "killed", cache=tmp_path / "cache")
+    words = [digits_run, *options, "--output", tmp_path / "killed"]
+    process = start("maskgen.sample.bench", words, tmp_path / "log", MASKGEN_CACHE=str(tmp_path / "cache"))
     deadline = time.monotonic() + 300
-    while len(list((tmp_path / "killed").rglob("images-*.npz"))) < 4 and process.poll() is None:
+    while len(list((tmp_path / "killed").rglob("images-*.npz"))) < 4 and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it was killed before its end"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was killed before its end"
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("images-*.npz")}
     run(digits_run, *options, "--output", tmp_path / "killed")
     run(digits_run, *options, "--output", tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo), started by torchrun as a user would."""
+"""Two processes on the CPU (gloo), started as torchrun does; once by torchrun itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 
 from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.train.program import run
+from tests.launch import processes
 from tests.tiny import VECTORS
 
 COMMON = [
@@ -25,10 +26,7 @@ COMMON = [
 
 
 def torchrun(output: Path, recipe: str, *arguments: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "maskgen.train", recipe, *COMMON, *arguments, "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes(2, "maskgen.train", [recipe, *COMMON, *arguments, "--output", output], output.parent / "logs")
 
 
 @pytest.mark.slow

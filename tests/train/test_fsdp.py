@@ -1,4 +1,4 @@
-"""Parameters spread over two processes on the CPU (FSDP 2, gloo), started by torchrun as a user would."""
+"""Parameters spread over two processes on the CPU (FSDP 2, gloo), started as torchrun does."""
 
 from __future__ import annotations
 

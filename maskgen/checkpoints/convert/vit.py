@@ -49,6 +49,22 @@ def on_our_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / (2 * deviation)).flatten(1), bias + shift
 
 
+def to_our_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A head that predicts normalised pixels -> the same of pixels in [-1, 1].
+
+    Args:
+        weight: (3 p^2, D, 1, 1), a convolution, rows channels first.
+        bias: (3 p^2,).
+
+    Returns:
+        Weight (3 p^2, D) and bias (3 p^2,).
+    """
+    mean, deviation = (
+        bias.new_tensor(values).repeat_interleave(len(bias) // 3) for values in (MEAN, DEVIATION)
+    )  # fmt: skip
+    return 2 * deviation[:, None] * weight.flatten(1), 2 * (deviation * bias + mean) - 1
+
+
 def pixels_last(value: Tensor) -> Tensor:
     """Rows of a head that predicts patches (p, p, 3) -> (3, p, p), as our patches are."""
     rows: Tensor = value.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-N_UNUSED = 3
-"""Rows of BEiT's tables for a class token; unused, kept so that public weights fit."""
+N_CLASS = 3
+"""Rows of BEiT's tables for a class token; networks without one keep them, so that public weights fit."""
 
 
 def relative_index(grid: tuple[int, int], keep: Tensor | None = None, device: torch.device | str = "cpu") -> Tensor:
@@ -26,7 +27,7 @@ class RelativeBias(nn.Embedding):
     """Indices of token pairs, `relative_index` (B, n, n) -> bias (B, H, n, n), one value per head."""
 
     def __init__(self, grid: tuple[int, int], heads: int) -> None:
-        super().__init__((2 * grid[0] - 1) * (2 * grid[1] - 1) + N_UNUSED, heads)
+        super().__init__((2 * grid[0] - 1) * (2 * grid[1] - 1) + N_CLASS, heads)
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.weight, std=0.02)
@@ -36,3 +37,29 @@ class RelativeBias(nn.Embedding):
         bias = self.weight.t().contiguous().index_select(1, index.flatten())  # (H, B n n)
         spread: Tensor = bias.unflatten(1, index.shape)
         return spread.transpose(0, 1)
+
+
+class SharedBias(RelativeBias):
+    """The bias of a class token and a grid of tokens, one table for all blocks of a network (SimMIM; BEiT)."""
+
+    index: Tensor
+
+    def __init__(self, grid: tuple[int, int], heads: int) -> None:
+        super().__init__(grid, heads)
+        self.register_buffer("index", class_index(grid), persistent=False)
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        """(1, H, 1 + L, 1 + L)."""
+        return super().forward(self.index)
+
+
+def class_index(grid: tuple[int, int]) -> Tensor:
+    """`relative_index` (1, 1 + L, 1 + L) with a class token in front.
+
+    Its rows are the last three of the table: from it to tokens, from tokens to it, and its own.
+    """
+    n_rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + N_CLASS
+    index = F.pad(relative_index(grid), (1, 0, 1, 0), value=n_rows - 3)
+    index[:, 1:, 0] = n_rows - 2
+    index[:, 0, 0] = n_rows - 1
+    return index

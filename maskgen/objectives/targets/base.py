@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from maskgen.core.subset import TokenSubset
 from maskgen.objectives.targets.source import Source
 from maskgen.tokenizers.image.patches import unpatchify
 
+NumberError = Literal["squared", "absolute"]
+
 OWN_WIDTH = -1
 """A target width that stands for the width of the network's own features."""
 
@@ -27,11 +29,9 @@ class TokenTarget(nn.Module, ABC):
     Its buffers (a teacher's weights, prototypes) are stored in checkpoints, so that a run resumes exactly.
 
     Attributes:
-        error_name: what the error is called in logs.
         width: W, numbers predicted per token; 0 for D, `OWN_WIDTH` for the width of the network's features.
     """
 
-    error_name: ClassVar[str] = "error"
     width: int = 0
 
     @abstractmethod
@@ -62,9 +62,30 @@ class TokenTarget(nn.Module, ABC):
     def update(self, network: nn.Module, progress: float) -> None:
         """Called before every training step; `progress` is the share of the steps that are done."""
 
+    def error_name(self) -> str:
+        """What the error is called in logs."""
+        return "error"
+
     def logs(self, truth: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002 - of those that have some
         """Further values to log, (2,) each: a sum and its count."""
         return {}
+
+
+class NumberTarget(TokenTarget):
+    """Targets that are numbers (B, L, W), compared one by one.
+
+    Attributes:
+        kind: error of a number.
+    """
+
+    kind: NumberError = "squared"
+
+    def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
+        apart = value - targets.pack(targets.gather(truth))
+        return (apart.square() if self.kind == "squared" else apart.abs()).mean(-1)
+
+    def error_name(self) -> str:
+        return f"{self.kind}_error"
 
 
 class TargetSpec(ABC):

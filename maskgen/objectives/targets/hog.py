@@ -10,8 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.streams import TokenLayout
-from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget, grid_of, images_of, patch_size
+from maskgen.objectives.targets.base import (
+    TARGETS,
+    NumberTarget,
+    TargetSpec,
+    TokenTarget,
+    grid_of,
+    images_of,
+    patch_size,
+)
 
 
 def oriented_gradients(images: Tensor, cell: int, bins: int) -> Tensor:
@@ -31,7 +38,7 @@ def oriented_gradients(images: Tensor, cell: int, bins: int) -> Tensor:
     return F.normalize(histograms, dim=2)
 
 
-class _Gradients(TokenTarget):
+class _Gradients(NumberTarget):
     def __init__(self, layout: TokenLayout | int, cell: int, bins: int) -> None:
         super().__init__()
         self.grid, self.bins = grid_of(layout), bins
@@ -49,9 +56,6 @@ class _Gradients(TokenTarget):
         cells = found.unflatten(4, (w, -1)).unflatten(3, (h, -1))  # (B, C, bins, h, n, w, n)
         histograms: Tensor = cells.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2)
         return histograms
-
-    def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        return (value - targets.pack(targets.gather(truth))).square().mean(-1)
 
 
 @TARGETS.register("hog")

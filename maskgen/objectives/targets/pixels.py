@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from maskgen.core.streams import TokenLayout
-from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import TARGETS, TargetSpec, TokenTarget
+from maskgen.objectives.targets.base import TARGETS, NumberTarget, TargetSpec, TokenTarget
 
 
-class _Tokens(TokenTarget):
-    error_name = "squared_error"
-
+class _Tokens(NumberTarget):
     def forward(self, x_0: Tensor) -> Tensor:
         return x_0
-
-    def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        return (value - targets.pack(targets.gather(truth))).square().mean(-1)
 
 
 class _NormalisedTokens(_Tokens):

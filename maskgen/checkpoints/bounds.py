@@ -1,0 +1,74 @@
+"""The construction of a network from sizes that anybody may have written, bounded by the weights that are there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn.modules import module
+
+from maskgen.checkpoints.manifest import CheckpointError
+
+MORE_PARTS, MORE_ELEMENTS = 2_000, 2**28
+"""Modules, parameters and buffers, and numbers in them, that a network may register beyond `PER_STORED` for each stored
+tensor and number."""
+
+PER_STORED = 16
+"""A parameter may be registered again, by a list of modules or in place of another; a buffer need not be stored."""
+
+
+class TooLargeError(Exception):
+    """A network has far more parts or numbers than its weights."""
+
+
+@contextmanager
+def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[None]:
+    """Context in which a network is built that has about as many parts and numbers as are stored of it.
+
+    Sizes in a recipe can ask for any amount of memory and time; the file bounds what is believed.
+
+    Args:
+        stored: its tensors, by shape; None bounds nothing.
+        home: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: the network has far more, or more than memory can hold.
+    """
+    if stored is None:
+        yield
+        return
+    n_elements = sum(value.numel() for value in stored.values())
+    try:
+        with _counted(MORE_PARTS + PER_STORED * len(stored), MORE_ELEMENTS + PER_STORED * n_elements):
+            yield
+    except (TooLargeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(
+            f"{home}: sizes in its recipe or description do not belong to its weights ({n_elements:,} numbers): the "
+            "network would be far larger"
+        ) from error
+
+
+@contextmanager
+def _counted(n_parts: int, n_elements: int) -> Iterator[None]:
+    """Raise `TooLargeError` in this thread at the registration of one part or number too many."""
+    thread, left = threading.get_ident(), [n_parts, n_elements]
+
+    def count(_module: nn.Module, _name: str, part: Tensor | nn.Module | None) -> None:
+        if threading.get_ident() != thread:
+            return
+        left[0] -= 1
+        left[1] -= part.numel() if isinstance(part, Tensor) else 0
+        if min(left) < 0:
+            raise TooLargeError
+
+    with ExitStack() as hooks:
+        for register in (
+            module.register_module_module_registration_hook,
+            module.register_module_parameter_registration_hook,
+            module.register_module_buffer_registration_hook,
+        ):
+            hooks.callback(register(count).remove)
+        yield

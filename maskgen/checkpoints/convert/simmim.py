@@ -1,0 +1,73 @@
+"""The public layout of SimMIM's ViT (microsoft/SimMIM) -> `maskgen.models.mae.MAE` with relative positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
+from maskgen.checkpoints.convert.dit import count, renamed
+from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.vit import heads_of, on_our_pixels, to_our_pixels, vit_names
+from maskgen.nn.mixers.relative import N_CLASS
+
+_NAMES = vit_names("blocks", "encoder.blocks") | {
+    r"cls_token": "class_token",
+    r"mask_token": "mask_token",
+    r"norm\.(weight|bias)": r"encoder.norm.\1",
+    r"patch_embed\.proj\.(weight|bias)": r"embedding.\1",
+    r"rel_pos_bias\.relative_position_bias_table": "bias.weight",
+    r"blocks\.(\d+)\.gamma_1": r"encoder.blocks.\1.layer_scale.attention",
+    r"blocks\.(\d+)\.gamma_2": r"encoder.blocks.\1.layer_scale.mlp",
+    r"blocks\.(\d+)\.attn\.(q|v)_bias": r"blocks.\1.\2_bias",
+    r"decoder\.0\.(weight|bias)": r"head.\1",
+}
+_TABLE = "encoder.rel_pos_bias.relative_position_bias_table"
+
+
+def simmim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict with the names and layouts of a `MAE` on pixels in [-1, 1].
+
+    Keys have no bias there, which a softmax does not see: here one of zeros.
+
+    Raises:
+        UserError: a key that no SimMIM has.
+    """
+    bare = {name.removeprefix("encoder."): value for name, value in state.items()}
+    ours = renamed(bare, _NAMES, ("relative_position_index",), "SimMIM")
+    for block in range(count(bare, "blocks")):
+        q, v = (ours.pop(f"blocks.{block}.{part}_bias") for part in ("q", "v"))
+        ours[f"encoder.blocks.{block}.attention.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    ours["embedding.weight"], ours["embedding.bias"] = on_our_pixels(ours["embedding.weight"], ours["embedding.bias"])
+    ours["head.weight"], ours["head.bias"] = to_our_pixels(ours["head.weight"], ours["head.bias"])
+    return ours | {key: ours[key].flatten() for key in ("class_token", "mask_token")}
+
+
+@CONVERTERS.register("simmim")
+class SimMIMWeights(Converter):
+    """SimMIM (microsoft/SimMIM), its ViT pre-trained on ImageNet, for features and pictures of masked pixels."""
+
+    parameters = "86 M (B)"
+    licence = "MIT"
+    page = "arxiv.org/abs/2111.09886"
+
+    def recognises(self, found: Published) -> bool:
+        return {"encoder.mask_token", "encoder.blocks.0.attn.q_bias", _TABLE, "decoder.0.weight"} <= found.state.keys()
+
+    def target(self, found: Published) -> Target:
+        state = found.state
+        width, _, _, patch = state["encoder.patch_embed.proj.weight"].shape
+        side = (math.isqrt(len(state[_TABLE]) - N_CLASS) + 1) // 2
+        depth = len({name.split(".")[2] for name in state if name.startswith("encoder.blocks.")})
+        spec = {
+            "type": "mae", "width": width, "depth": depth, "heads": heads_of(width), "encoder_sees": "all",
+            "positions": "relative", "layer_scale": 0.1, "decoder": {"type": "linear"},
+        }  # fmt: skip
+        tree = shipped("image/imagenet-simmim-b", model=spec, tokenizer={"type": "patches", "size": patch})
+        return image_target(tree, (side, side), pixels=patch, n_classes=0, token_width=3 * patch**2)
+
+    def tensors(self, found: Published) -> dict[str, Tensor]:
+        return simmim(found.state)
