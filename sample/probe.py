@@ -42,8 +42,9 @@ from .metric import METRICS, metric
 from .pictures import check_writable
 from .probe_features import encoder_of
 from .progress import progress_bar
+from .text_probe import TEXT_METHODS, text_report
 
-Method = Literal["linear", "knn", "finetune"]
+Method = Literal["linear", "knn", "finetune", "retrieval", "inversion"]
 BASELINE_FORMAT = 1
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def run(
     /,
     *,
     data: str | None = None,
-    methods: Sequence[Method] = ("linear", "knn"),
+    methods: Sequence[Method] = (),
     num: int | None = None,
     label_share: float | Sequence[float] = 1.0,
     has_baseline: bool = True,
@@ -70,7 +71,7 @@ def run(
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
         num: maximum number of training images.
         label_share: share of the training images of each class that is used; several for a score of each.
-        has_baseline: whether raw pixels are probed as well.
+        has_baseline: whether raw pixels, or counts of a text's tokens, are probed as well.
         choices: `block`, `cells` (see `encoder_of`), `subspace` (see `Ground`), `epochs`, `minutes`, `lr` of tuning.
 
     Raises:
@@ -78,16 +79,20 @@ def run(
     """
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
-    place, subspace = (choices.pop("block", 0), choices.pop("cells", 1)), choices.pop("subspace", None)
-    settings = _tuning(methods, seed, choices)
-    encoder = encoder_of(checkpoint, source, place[0], pick_device(device), place[1])
+    place = {key: choices.pop(key) for key in ("block", "cells", "subspace") if key in choices}
+    chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, choices)
+    if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
+        return publish(text_report(checkpoint, source, chosen, seed, pick_device(device), has_baseline), path)
+    chosen = _of_images(chosen or ("linear", "knn"), source)
+    encoders = [
+        encoder_of(checkpoint, source, place.get("block", 0), pick_device(device), place.get("cells", 1)),
+        PIXELS,
+    ]
     shares = (label_share,) if isinstance(label_share, int | float) else label_share
     grounds = [ground_of(checkpoint, data, num, share) for share in dict.fromkeys(shares)]
-    encoders = [encoder, PIXELS][: 1 + has_baseline]
-    if subspace is not None:
-        found = grounds[0].subspace(subspace)
-        encoders = [within(one, found, grounds[0].train.digest()) for one in encoders]
-    entries = list(_entries(grounds, encoders, methods, settings, source))
+    if (subspace := place.get("subspace")) is not None:
+        encoders = grounds[0].within(subspace, encoders)
+    entries = list(_entries(grounds, encoders[: 1 + has_baseline], chosen, settings, source))
     return publish(Report(entries[0], others=entries[1:], notes=grounds[0].notes(checkpoint)), path)
 
 
@@ -95,15 +100,27 @@ def _entries(
     grounds: Sequence[Ground], encoders: Sequence[Encoder], methods: Sequence[Method], settings: Tuning, source: str
 ) -> Iterator[Entry]:
     """Scores of the checkpoint's features, then of the baseline, which cannot be fine-tuned."""
-    chosen = tuple(dict.fromkeys(methods))
     for ground in grounds:
         made: Made = {"sampler": {"checkpoint": source, "step": ground.step}}
-        for method in chosen:
+        for method in methods:
             yield ground.entry(ground.probed(method, encoders[0], settings), encoders[0], **made)
     for encoder in encoders[1:]:
-        for method in (one for one in chosen if one != "finetune"):
+        for method in (one for one in methods if one != "finetune"):
             for ground in grounds:
                 yield ground.entry(ground.probed(method, encoder, settings), encoder)
+
+
+def _of_images(methods: tuple[Method, ...], source: str) -> tuple[Method, ...]:
+    """The methods, if all are for images.
+
+    Raises:
+        UserError: one is not.
+    """
+    if wrong := [one for one in methods if one in TEXT_METHODS]:
+        raise UserError(
+            f"--method {wrong[0]} is for text generators, {source} is of images; use linear, knn or finetune"
+        )
+    return methods
 
 
 @METRICS.register("probe")
@@ -179,8 +196,12 @@ class Ground:
     share: float = 1.0
     step: int = 0
 
-    def subspace(self, spec: str) -> VarianceSubspace:
-        """Directions of the training images' variance, `top:0.9` or `bottom:0.1`.
+    def within(self, spec: str, encoders: Sequence[Encoder]) -> list[Encoder]:
+        """Encoders of images projected to directions of the training images' variance.
+
+        Args:
+            spec: `top:0.9` or `bottom:0.1`, the principal directions with the first or last share of the variance.
+            encoders: of whole images.
 
         Raises:
             UserError: no such end or share.
@@ -190,9 +211,10 @@ class Ground:
             if end not in ("top", "bottom"):
                 raise ValueError("it is top:SHARE or bottom:SHARE")
             images = torch.cat([batch for _, batch in self.train.batches(BATCH, range(len(self.train)))])
-            return VarianceSubspace.fit(to_float(images), "top" if end == "top" else "bottom", float(share))
+            found = VarianceSubspace.fit(to_float(images), "top" if end == "top" else "bottom", float(share))
         except ValueError as error:
             raise UserError(f"--subspace {spec}: {error}") from None
+        return [within(one, found, self.train.digest()) for one in encoders]
 
     def _labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
         """Features of the training and the test images."""

@@ -85,10 +85,8 @@ def _loaded(checkpoint: Checkpoint, source: str) -> tuple[nn.Module, ImageTokeni
         UserError: it is no generator of images, or its network offers no features.
     """
     recipe = checkpoint.recipe
-    if recipe.kind == "text" or recipe.task != "generator":
-        raise UserError(
-            f"{source} is a {'text generator' if recipe.kind == 'text' else recipe.task}; probe one of images"
-        )
+    if recipe.task != "generator":
+        raise UserError(f"{source} is a {recipe.task}; probe a generator")
     network, tokenizer = load_model(checkpoint)
     assert tokenizer is not None
     if not traits_of(network).has_features:

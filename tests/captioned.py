@@ -14,7 +14,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "boat", "car", 
 SIZES: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def tiny_encoder(home: Path, kind: str = "bert", seed: int = 0) -> Path:
+def tiny_encoder(home: Path, kind: str = "bert", seed: int = 0, length: int = 32) -> Path:
     """A folder with an encoder of width 8 and its tokenizer, as the hub would have it."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -34,7 +34,7 @@ def tiny_encoder(home: Path, kind: str = "bert", seed: int = 0) -> Path:
                 transformers.T5Config(vocab_size=n, decoder_start_token_id=0, **sizes)
             )
         else:
-            text = {"vocab_size": n, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3, **SIZES}
+            text = {"vocab_size": n, "max_position_embeddings": length, "bos_token_id": 2, "eos_token_id": 3, **SIZES}
             text |= {"projection_dim": 8}
             vision = {**SIZES, "image_size": 8, "patch_size": 4}
             model = transformers.CLIPModel(

@@ -60,7 +60,9 @@ class Scoring(_Part):
 class Probing(_Part):
     """`maskgen probe` of the last checkpoint."""
 
-    methods: tuple[Literal["linear", "knn", "finetune"], ...] = Field(("linear", "knn"), min_length=1)
+    methods: tuple[Literal["linear", "knn", "finetune", "retrieval", "inversion"], ...] = Field(
+        ("linear", "knn"), min_length=1
+    )
     options: tuple[str, ...] = ()
 
 
@@ -190,7 +192,12 @@ class Experiment(_Part):
             yield Score(metric, "evaluate", options, measure.also, measure.num or 0)
         if self.probe is not None:
             methods = [word for method in self.probe.methods for word in ("--method", method)]
-            yield Score("probe", "probe", (*methods, *self.probe.options), ("linear_probe", "knn", "finetune"))
+            yield Score(
+                "probe",
+                "probe",
+                (*methods, *self.probe.options),
+                ("linear_probe", "knn", "finetune", "retrieval_top1", "inversion_accuracy"),
+            )
 
     def along(self, name: str) -> Score | None:
         """The scorings of earlier checkpoints, for arms with a training of their own."""

@@ -19,14 +19,13 @@ from maskgen.core.files import obey_umask
 from maskgen.core.rng import fold
 from maskgen.data.base import ImageSource
 from maskgen.nn.lora import add_lora, matching
+from maskgen.recipes.build import DataFacts
 from maskgen.recipes.checks import traits_of_model
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 from .parts import Parts
-
-Grid = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,18 @@ def source_of(recipe: Recipe) -> Checkpoint | None:
     return source
 
 
-def built_grid(recipe: Recipe, source: Checkpoint | None) -> Grid | None:
-    """The grid a network with positions by a formula is built with: that of the checkpoint it starts from."""
-    if source is None or recipe.kind != "image" or recipe.task != "generator" or traits_of_model(recipe).has_fixed_grid:
-        return None
+def known_of(recipe: Recipe, source: Checkpoint | None) -> DataFacts:
+    """What a network takes over from the checkpoint it starts from: architecture, and the grid of its positions.
+
+    Positions by a formula are those of the checkpoint's grid, brought to the new one; learned ones are interpolated.
+    """
+    if source is None:
+        return DataFacts()
+    if recipe.kind != "image" or recipe.task != "generator" or traits_of_model(recipe).has_fixed_grid:
+        return DataFacts(architecture=source.facts.architecture)
     facts = source.facts
     shape = facts.built_for or source.image_shape
-    return facts.built_grid or load_tokenizer(source.recipe, shape, source.path).grid
+    return DataFacts(built_grid=facts.built_grid or load_tokenizer(source.recipe, shape, source.path).grid)
 
 
 def begin(parts: Parts, recipe: Recipe, source: Checkpoint | None, directory: Path, *, is_main: bool) -> Origin:
@@ -121,7 +125,8 @@ def go_on(parts: Parts, recipe: Recipe, start: Checkpoint) -> Origin:
         base: Base = start.info["base"]
         trained = base["trained"]
         try:
-            fill_base(parts.module, start.tensors(), base_tensors(base, start.path))
+            below = base_tensors(base, start.path, parts.module.state_dict())
+            fill_base(parts.module, start.tensors(), below)
         except RuntimeError as error:
             raise CheckpointError(f"{start.path}: the weights below its changes do not fit: {error}") from None
     _restrict(parts.module, recipe, trained)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from maskgen.core.errors import Diverged
 from maskgen.core.predictions import Batch
 from maskgen.core.rng import Rng, fold
+from maskgen.core.traits import network_of
+from maskgen.models.base import FollowsProgress
 from maskgen.objectives import Objective, takes_progress
 from maskgen.recipes.budget import TrainSettings, learning_rate, stretch_at
 
@@ -107,6 +109,9 @@ class Loop:
         stretch = stretch_at(self.settings, self.step)
         n_micro, keep_ratio = stretch.accumulate, stretch.keep_ratio_at(self.step)
         arguments: dict[str, float] = {"keep_ratio": keep_ratio}
+        network: object = network_of(self.model)
+        if isinstance(network, FollowsProgress):
+            network.follow(self.step / self.settings.steps)
         if takes_progress(self.objective):
             arguments["progress"] = self.step / self.settings.steps
         self.rows.clear()

@@ -27,6 +27,7 @@ from maskgen.data.image.views import ViewedSplit, ViewedTokens, pair_of
 from maskgen.data.loader import Rows, flip
 from maskgen.data.text.rows import TextData, document_ids, text_data
 from maskgen.models import change_grid
+from maskgen.models.base import HasArchitecture
 from maskgen.objectives import Objective
 from maskgen.recipes.build import DataFacts, System, build_system
 from maskgen.recipes.schema import Recipe
@@ -99,7 +100,8 @@ class Parts:
             if self.system.facts.target_width:
                 shapes["target_width"] = self.system.facts.target_width
             return {"classes": list(self.classes), **shapes, "data": self.data}
-        return {"classes": [], "length": self.source.length, "data": self.data}
+        built = {"architecture": self.module.architecture()} if isinstance(self.module, HasArchitecture) else {}
+        return {"classes": [], "length": self.source.length, "data": self.data, **built}
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def build(
     recipe: Recipe,
     accelerator: Accelerator,
     directory: Path | None = None,
-    grid: tuple[int, ...] | None = None,
+    known: DataFacts = DataFacts(),
 ) -> Parts:
     """Data, networks and objective of a recipe, on the accelerator's device.
 
@@ -123,10 +125,10 @@ def build(
         recipe: of the run.
         accelerator: its device.
         directory: of the run, whose own tokenizer is taken if it has one.
-        grid: that the network is built with, if it is another one than that of the tokens.
+        known: grid and architecture of a network that has been trained before.
     """
     if recipe.kind == "text":
-        return _build_text(recipe, accelerator, directory)
+        return _build_text(recipe, accelerator, directory, known)
     source = recipe.build_data()
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
         train: Rows = source.split("train")
@@ -138,8 +140,8 @@ def build(
             captions, train, test = _captions(recipe, source, train, test, accelerator)
     caption_shape = None if captions is None else (captions.length, captions.width)
     facts = replace(DataFacts.of(source, caption_shape), built_for=source.image_shape)
-    if grid is not None and tokenizer is not None and grid != tokenizer.grid:
-        facts = replace(facts, built_grid=grid)
+    if known.built_grid is not None and tokenizer is not None and known.built_grid != tokenizer.grid:
+        facts = replace(facts, built_grid=known.built_grid)
     with accelerator.local_main_process_first():
         target_source = load_target_source(recipe)
     system = build_system(recipe, facts, tokenizer, source=target_source)
@@ -245,7 +247,7 @@ def _captions(
     return table, CaptionedRows(train, of_train), CaptionedRows(test, of_test)
 
 
-def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None) -> Parts:
+def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None, known: DataFacts) -> Parts:
     source, is_main = recipe.build_text(), accelerator.is_main_process
     with accelerator.local_main_process_first():
         tokenizer = _text_tokenizer(recipe, source, directory, is_kept=is_main)
@@ -258,7 +260,7 @@ def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None
     eos = tokenizer.eos if recipe.train.document_attention else None
     if recipe.train.document_attention and eos is None:
         raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")
-    system = build_system(recipe, DataFacts.of(source), tokenizer)
+    system = build_system(recipe, replace(DataFacts.of(source), architecture=known.architecture), tokenizer)
     system.network.to(accelerator.device)
     return Parts(source, system, train, held_out, _text_to_batch(accelerator.device, eos))
 

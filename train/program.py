@@ -29,7 +29,7 @@ from .callbacks import drop_after
 from .clock import Clock
 from .ema import Ema
 from .failures import forget_failures, share_failure
-from .finetuning import begin, built_grid, go_on, source_of
+from .finetuning import begin, go_on, known_of, source_of
 from .loop import Loop
 from .optim import build_optimizer
 from .parts import Parts, at_resolution, build, check_grids
@@ -147,8 +147,7 @@ def _built(
         _prepare(directory, recipe, start)
     accelerator.wait_for_everyone()
     source = source_of(recipe) if start is None else None
-    grid = built_grid(recipe, source) if start is None else start.facts.built_grid
-    parts = build(recipe, accelerator, directory, grid)
+    parts = build(recipe, accelerator, directory, known_of(recipe, source) if start is None else start.facts)
     check_grids(parts, recipe)
     if start is None:
         origin = begin(parts, recipe, source, directory, is_main=accelerator.is_main_process)

@@ -67,8 +67,18 @@ def weights_in(folder: Path, weights: str) -> dict[str, Tensor]:
     return {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
 
 
-def base_tensors(base: Base, home: Path) -> dict[str, Tensor]:
+def has_base(home: Path) -> bool:
+    """Whether the weights below the low-rank changes of checkpoint `home` are in its run directory."""
+    return any((run / BASE / MODEL).is_file() for run in (home.parent, home))
+
+
+def base_tensors(base: Base, home: Path, built: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors below low-rank changes: those in the run directory of checkpoint `home`, else those of the source.
+
+    Args:
+        base: what the checkpoint says of them.
+        home: the checkpoint.
+        built: of the network as it is built, which a pretrained network of another library is filled with.
 
     Raises:
         CheckpointError: they are not there, or have been changed.
@@ -77,7 +87,7 @@ def base_tensors(base: Base, home: Path) -> dict[str, Tensor]:
         if (run / BASE / MODEL).is_file():
             return _verified(weights_in(run / BASE, "ema"), base, run / BASE)
     if not base["source"]:
-        raise CheckpointError(f"{home} holds low-rank changes; the weights below them, {home.parent / BASE}, are gone")
+        return _verified(dict(built), base, home)
     try:
         folder = locate(base["source"])
     except CheckpointError as error:
@@ -91,8 +101,8 @@ def _verified(tensors: dict[str, Tensor], base: Base, place: Path) -> dict[str, 
     digest = digest_of(tensors)
     if digest != base["digest"]:
         raise CheckpointError(
-            f"{place} holds other weights (digest {digest[:12]}) than those the changes were trained on "
-            f"({base['digest'][:12]})"
+            f"{place}: the weights below its low-rank changes are others (digest {digest[:12]}) than those they were "
+            f"trained on ({base['digest'][:12]}); these were in the folder {BASE} of the run"
         )
     return tensors
 
@@ -119,7 +129,7 @@ def fill_network(
             raise CheckpointError(f"{home} holds low-rank changes, but does not name the weights they belong to")
         else:
             changes = {name: value.float() for name, value in stored.items()}
-            fill_merged(network, lora, changes, base_tensors(base, home))
+            fill_merged(network, lora, changes, base_tensors(base, home, network.state_dict()))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{home}: weights do not fit the recipe: {reason}") from None

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.adapters import fill_network
+from maskgen.checkpoints.adapters import fill_network, has_base
 from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.bounds import bounded_build
 from maskgen.checkpoints.filling import without_weights
@@ -86,6 +87,8 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
+    if checkpoint.recipe.lora is not None and not has_base(checkpoint.path):
+        facts = replace(facts, architecture=None)  # the weights below the changes are those of its source
     tokenizer: ImageTokenizer | TextTokenizer | None = None
     built_on = None
     if recipe.task == "generator" and recipe.kind == "text":
@@ -100,7 +103,8 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
     lora, stored = checkpoint.recipe.lora, checkpoint.stored()
     headers = None if lora is not None else stored.headers()  # changes are smaller than the network
-    with bounded_build(headers, checkpoint.path), without_weights(lora is None):
+    is_empty = lora is None and facts.architecture is None  # transformers ties weights as it builds
+    with bounded_build(headers, checkpoint.path), without_weights(is_empty):
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
     fill_network(system.network, lora, stored, checkpoint.info.get("base"), checkpoint.path, dtype)
     system.network.eval().requires_grad_(False)

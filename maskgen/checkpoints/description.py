@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from maskgen.core.terminal import printable
 
 MOST_CLASSES = 10**6
@@ -56,6 +58,19 @@ def class_names(value: object) -> tuple[str, ...]:
         count = f"{len(value):,} of them" if isinstance(value, list | tuple) else _short(value)
         raise ValueError(f"classes must be a list of at most {MOST_CLASSES:,} names, got {count}")
     return tuple(printable(str(name)) for name in value)
+
+
+def keys_of(value: object, name: str) -> Mapping[str, object] | None:
+    """A tree of keys; None where it is left out.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must have keys, got {_short(value)}")
+    return {str(key): one for key, one in value.items()}
 
 
 def _short(value: object) -> str:

@@ -44,11 +44,14 @@ def fill_mapped(network: nn.Module, stored: StoredTensors, dtype: torch.dtype | 
     if wrong := [name for name, value in headers.items() if value.shape != needed[name].shape]:
         name = wrong[0]
         raise RuntimeError(f"size mismatch for {name}: {tuple(headers[name].shape)}, not {tuple(needed[name].shape)}")
+    made: dict[nn.Parameter, nn.Parameter] = {}
     for prefix, module in network.named_modules():
         place = f"{prefix}." if prefix else ""
         number = dtype if dtype is not None and isinstance(module, MATRICES) else torch.float32
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, _filled(parameter, stored[place + name], number))
+            if parameter not in made:  # one that two modules share is stored under its first name
+                made[parameter] = _filled(parameter, stored[place + name], number)
+            setattr(module, name, made[parameter])
         for name, buffer in module.named_buffers(recurse=False):
             if place + name in headers:
                 buffer.copy_(stored[place + name])

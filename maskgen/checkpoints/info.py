@@ -56,12 +56,14 @@ class Checkpoint:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
             vocab_size = description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
-            return DataFacts(length=self.length, vocab_size=vocab_size)
+            architecture = description.keys_of(self.info.get("architecture"), "architecture")
+            return DataFacts(length=self.length, vocab_size=vocab_size, architecture=architecture)
         built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
-        facts = DataFacts(len(self.classes), self.image_shape, built_for, grid, 0, caption_shape)
-        return replace(facts, target_width=description.size(self.info.get("target_width", 0), "target_width", least=-1))
+        target_width = description.size(self.info.get("target_width", 0), "target_width", least=-1)
+        facts = DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
+        return replace(facts, target_width=target_width)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

@@ -105,10 +105,8 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
     "--method",
     "methods",
     multiple=True,
-    type=click.Choice(["linear", "knn", "finetune"]),
-    default=("linear", "knn"),
-    show_default=True,
-    help="Probe to run; may be repeated.",
+    type=click.Choice(["linear", "knn", "finetune", "retrieval", "inversion"]),
+    help="Probe to run; may be repeated. Default: linear and knn of images, retrieval and inversion of text.",
 )
 @click.option("--num", type=click.IntRange(2), metavar="N", help="Maximum number of training images.")
 @click.option(
@@ -146,7 +144,7 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
     help="Fine-tuning: CPU minutes to train for, instead of --epochs.",
 )
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Fine-tuning: learning rate. Default: 1e-3.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Fine-tuning: random seed.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Fine-tuning and text: random seed.")
 @click.option(
     "--baseline",
     type=click.Choice(["pixels", "none"]),
@@ -157,10 +155,11 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option("--output", metavar="FILE.json", help="Also write the report there.")
 @DEVICE
 def probe(checkpoint: str, baseline: str, **options: object) -> None:
-    """Measure how well the features of CHECKPOINT's network predict image classes: accuracy on the test images.
+    """Measure what the features of CHECKPOINT's network hold: image classes, or which texts belong together.
 
     linear: logistic regression on the mean feature of the unmasked tokens; knn: nearest neighbours by cosine
-    similarity; finetune: the network itself, trained briefly as a classifier. Features are cached.
+    similarity; finetune: the network itself, trained briefly as a classifier. Features are cached. Of text generators,
+    retrieval: which passage is the second half of this one; inversion: tokens recovered from the last hidden vectors.
     """
     say(program("sample.probe").run(checkpoint, has_baseline=baseline == "pixels", **options))
 

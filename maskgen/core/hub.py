@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from maskgen.core.errors import UserError, first_line
@@ -33,6 +34,34 @@ def hub_or_folder(source: str) -> str:
     if is_hub_id(source):
         return source
     raise FileNotFoundError(f"no directory {source!r}, and it is not a hub id (owner/name)")
+
+
+def model_files(source: str) -> tuple[str, str | None]:
+    """Where the files of a language model are: folder or hub id, and the name of the GGUF file if it is one.
+
+    Args:
+        source: folder, hub id, GGUF file, or `package:NAME`, an installed package with one GGUF file in it.
+
+    Raises:
+        UserError: neither of these.
+    """
+    if source.startswith("package:"):
+        spec = find_spec(source.removeprefix("package:"))
+        folders = [] if spec is None else list(spec.submodule_search_locations or ())
+        found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+        if len(found) != 1:
+            state = f"has {len(found)} GGUF files" if spec is not None else "is not installed"
+            raise UserError(f"{source}: the package {state}; pip install {source.removeprefix('package:')}")
+        return str(found[0].parent), found[0].name
+    if source.endswith(".gguf"):
+        file = local_path(source)
+        if not file.is_file():
+            raise UserError(f"no file {source}")
+        return str(file.parent), file.name
+    try:
+        return hub_or_folder(source), None
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
 
 
 def without_advice(error: Exception) -> str:

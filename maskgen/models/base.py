@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -12,10 +12,29 @@ from maskgen.nn.lora import LoraSettings
 
 MODELS: Registry[nn.Module] = Registry(
     "model",
-    derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "target_width"),
+    derived=(
+        *("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "architecture"),
+        "target_width",
+    ),
     home="maskgen.models:MODELS",
     shared={"lora": LoraSettings},
 )
+
+
+@runtime_checkable
+class HasArchitecture(Protocol):
+    """A network whose configuration is not in its recipe, so that checkpoints store it."""
+
+    def architecture(self) -> dict[str, object]:
+        """What it is built from in place of its source."""
+
+
+@runtime_checkable
+class FollowsProgress(Protocol):
+    """A network that depends on how far its training is."""
+
+    def follow(self, progress: float) -> None:
+        """Take the share of the training steps that are done."""
 
 
 def change_grid(network: nn.Module, grid: tuple[int, ...]) -> None:

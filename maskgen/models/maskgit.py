@@ -25,6 +25,7 @@ from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_2d, rotation_released
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.patching import TokenPatches, require_patch
+from maskgen.nn.prefix import PrefixPlace, prefix_order, reordered
 from maskgen.nn.published_blocks import BlockSizes, NormKind, ViTSizes, require_condition, token_blocks
 
 
@@ -58,6 +59,8 @@ class MaskGIT(nn.Module):
         patch: side of the squares of tokens that blocks treat as one, joined and split by linear layers.
         attention: `auto`, `sdpa` or `xformers`.
         mixer: how tokens are mixed, `attention` or another of `MIXERS`.
+        condition_place: of class token and registers in the row: `head`, `middle` (MaskMamba's) or `tail`; attention
+            does not see the difference, mixers that scan the tokens in order do.
     """
 
     traits = NetworkTraits(
@@ -94,20 +97,20 @@ class MaskGIT(nn.Module):
         patch: int = 1,
         attention: AttentionBackend = "auto",
         mixer: Mixer = ATTENTION,
+        condition_place: PrefixPlace = "head",
     ) -> None:
         super().__init__()
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, width // heads if norm == "rms" else 0)
         require_condition(norm, condition, qk_norm, has_null_label, has_time)
         require_patch(registers, patch, positions)
         self.vocab_size, self.length, self.n_classes = vocab_size, grid[0] * grid[1], n_classes
-        self.grid, self.head_width = grid, width // heads
+        self.grid, self.head_width, self.place = grid, width // heads, condition_place
         self.condition, self.has_null_label = condition if n_classes else "none", has_null_label
         self.n_registers, is_modulated = registers, self.condition == "adaln" or has_time
         keys = {"positions": positions, "has_null_label": has_null_label, "has_difficulty": has_difficulty}
         traits = self.traits_for({**keys, "patch": patch, "mixer": mixer})
         self.traits = replace(traits, conditions=("class",) if n_classes else ())
-        self._add_embedding(width, positions)
-        self.patches = TokenPatches(width, patch, grid) if patch > 1 else None
+        self._add_embedding(width, positions, patch)
         self._add_blocks(norm, replace(sizes.block, qk_norm=qk_norm, mixer=mixer), depth, is_modulated)
         self.head = maskgit_head(head, width, self.embedding if tied else None, vocab_size, norm, is_modulated)
         self._init(width, depth, has_time, has_difficulty)
@@ -153,7 +156,7 @@ class MaskGIT(nn.Module):
         self.length = grid[0] * grid[1]
         self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
 
-    def _add_embedding(self, width: int, positions: str) -> None:
+    def _add_embedding(self, width: int, positions: str, patch: int) -> None:
         """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""
         n_class = int(self.condition == "token")
         self.n_prefix, self.is_raster = n_class + self.n_registers, positions == "raster"
@@ -165,6 +168,7 @@ class MaskGIT(nn.Module):
         self.register_buffer("rotation", turns, persistent=False)
         if positions == "rotary":
             self.set_grid(self.grid)
+        self.patches = TokenPatches(width, patch, self.grid) if patch > 1 else None
 
     def tables(self) -> Tables:
         """Rows of the token table and of the head."""
@@ -250,10 +254,12 @@ class MaskGIT(nn.Module):
         x, rotation = self._embed(x_t, cond)
         if subset is not None:
             x, rotation = self._drop(x, rotation, subset)
-        hidden = self._hidden(x_t, t, cond)
+        n_tokens = self.length if self.patches is None else self.patches.n_patches
+        order, hidden = prefix_order(self.n_prefix, n_tokens, self.place, subset), self._hidden(x_t, t, cond)
+        x, rotation = reordered(x, order), None if rotation is None else reordered(rotation, order)
         for index, block in enumerate(self.blocks[:n_blocks]):
             x = block(x, self._modulation(index, hidden), rotation=rotation)
-        return x
+        return x if order is None else reordered(x, order.argsort(1))
 
     def _modulation(self, index: int, hidden: Tensor | None) -> Tensor | None:
         """(B, 6 D) of a block."""

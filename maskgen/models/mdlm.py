@@ -25,7 +25,7 @@ from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import rotation_1d
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.modulation import modulate
-from maskgen.nn.patterns import packed
+from maskgen.nn.patterns import AttentionPattern, FullAttention, packed
 from maskgen.nn.published_blocks import BlockSizes, text_block
 
 
@@ -66,7 +66,12 @@ class TextTransformer(nn.Module):
     """
 
     traits = NetworkTraits(
-        tokens=("discrete",), streams=("text",), conditions=(), has_null_label=False, has_fixed_grid=False
+        tokens=("discrete",),
+        streams=("text",),
+        conditions=(),
+        has_null_label=False,
+        has_fixed_grid=False,
+        has_features=True,
     )
 
     def __init__(
@@ -136,6 +141,7 @@ class TextTransformer(nn.Module):
         mask: AttentionMask = None,
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        cond: Condition | None = None,
     ) -> Tensor:
         """ids (B, L), t (B,) -> hidden vectors (B, L, D).
 
@@ -145,24 +151,61 @@ class TextTransformer(nn.Module):
             mask: which tokens attend to which; keys of cached tokens come first.
             positions: (L,), or (B, L) if rows differ; None continues after the cached tokens.
             cache: keys and values of the tokens before `ids`; those of `ids` are appended.
+            cond: of a network with classes.
         """
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        rotation = rotation_1d(positions, self.head_width, self.rotary_base)
-        x, cond = F.dropout(self.embedding(ids), self.dropout, self.training), self._condition(t)
-        for index, block in enumerate(self.blocks):
-            layer = None if cache is None else cache.layers[index]
-            x = block(x, cond, rotation=rotation, mask=mask, cache=layer)
+        x, rotation = self.placed(self.embedding(ids), positions)
+        x = self._through(x, self.condition(t, cond), rotation, mask, cache)
         if cache is not None:
             cache.append(ids)
         return x
 
-    def logits(self, x: Tensor, t: Tensor, where: Tensor | None) -> Categorical:
+    def _through(
+        self,
+        x: Tensor,
+        vector: Tensor | None,
+        rotation: Tensor | None,
+        mask: AttentionMask,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Embeddings (B, L, D) -> hidden vectors."""
+        x = F.dropout(x, self.dropout, self.training)
+        for index, block in enumerate(self.blocks):
+            layer = None if cache is None else cache.layers[index]
+            x = block(x, vector, rotation=rotation, mask=mask, cache=layer)
+        return x
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        """Which tokens attend to which outside training."""
+        return FullAttention()
+
+    def inputs(self, x_t: Tensor) -> Tensor:
+        """(B, L) ids whose hidden vector i predicts token i."""
+        return x_t
+
+    def features(self, x_0: Tensor) -> Tensor:
+        """Texts x_0 (B, L) int64 -> what all blocks make of them, (B, L, D), before the last norm."""
+        return self.features_of(self.embedding(self.inputs(x_0)))
+
+    def features_of(self, vectors: Tensor) -> Tensor:
+        """`features` of the embeddings (B, L, D) of a network's inputs, which need not be those of tokens."""
+        n_rows, length = vectors.shape[:2]
+        x, rotation = self.placed(vectors, torch.arange(length, device=vectors.device))
+        vector = self.condition(torch.zeros(n_rows, device=vectors.device))
+        return self._through(x, vector, rotation, self.pattern.mask(length, x.device))
+
+    def placed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings x (B, L, D) at positions (L,) or (B, L) -> what enters the blocks, and the rotation there."""
+        return x, rotation_1d(positions, self.head_width, self.rotary_base)
+
+    def logits(self, x: Tensor, t: Tensor, where: Tensor | None, cond: Condition | None = None) -> Categorical:
         """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""
-        x, cond = self.norm(x), self._condition(t)
-        if self.modulation is not None and cond is not None:
-            shift, scale = self.modulation(cond)[:, None].chunk(2, -1)
+        x, vector = self.norm(x), self.condition(t, cond)
+        if self.modulation is not None and vector is not None:
+            shift, scale = self.modulation(vector)[:, None].chunk(2, -1)
             x = modulate(x, shift, scale)
         if where is not None:
             x = x[where]
@@ -170,8 +213,8 @@ class TextTransformer(nn.Module):
             return Categorical(self.head(x), where)
         return Categorical(F.linear(x, self.head.weight[: self.vocab_size], self.head.bias[: self.vocab_size]), where)
 
-    def _condition(self, t: Tensor) -> Tensor | None:
-        """(B, C)"""
+    def condition(self, t: Tensor, cond: Condition | None = None) -> Tensor | None:  # noqa: ARG002 - text has no classes
+        """The vector (B, C) that modulates blocks and output at times t (B,); None without."""
         if self.time is None:
             return None
         return F.silu(self.time(t if self.has_time else torch.zeros_like(t)))

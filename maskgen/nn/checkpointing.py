@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -18,6 +18,14 @@ class Recomputable(nn.Module, ABC):
     holds no state that changes with each call, such as running statistics. A block of another library becomes one by
     `Recomputable.register`.
     """
+
+
+@runtime_checkable
+class RecomputesItself(Protocol):
+    """A network of another library, with gradient checkpointing of its own."""
+
+    def recompute(self) -> int:
+        """Turn it on; the number of parts."""
 
 
 def blocks_of(network: nn.Module) -> Iterator[Recomputable]:
@@ -38,6 +46,8 @@ def recompute(network: nn.Module) -> int:
     Raises:
         ValueError: a network without blocks.
     """
+    if isinstance(network, RecomputesItself):
+        return network.recompute()
     blocks = list(blocks_of(network))
     if not blocks:
         raise ValueError(f"{type(network).__name__} has no blocks to recompute")

@@ -69,6 +69,7 @@ def add_lora(network: nn.Module, settings: LoraSettings) -> LoraModel:
         r=settings.rank,
         lora_alpha=settings.rank if settings.alpha is None else settings.alpha,
         lora_dropout=settings.dropout,
+        fan_in_fan_out=all(_is_conv1d(network.get_submodule(name)) for name in names),
         target_modules="|".join(re.escape(name) for name in names),
     )
     changed = LoraModel(network, config, "default")

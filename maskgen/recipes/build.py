@@ -5,6 +5,7 @@ Training takes the facts from its data, sampling from a checkpoint, and `maskgen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -36,6 +37,7 @@ class DataFacts:
         image_shape: (C, H, W) of images; None for text.
         built_for: (C, H, W) that the network was built with, if phases have changed the resolution since.
         built_grid: grid of tokens that the network was built with, if it was trained on another one before.
+        architecture: stored configuration of a network of another library; None to read it from its source.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
         vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
@@ -46,6 +48,7 @@ class DataFacts:
     image_shape: ImageShape | None = None
     built_for: ImageShape | None = None
     built_grid: tuple[int, ...] | None = None
+    architecture: Mapping[str, object] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
     vocab_size: int = 0
@@ -164,6 +167,8 @@ def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) 
         "caption_width": caption_width,
         "target_width": facts.target_width,
     }
+    if facts.architecture is not None:
+        derived["architecture"] = facts.architecture
     if facts.image_shape is not None:
         derived["image_shape"] = facts.built_for or facts.image_shape
     if layout is not None:

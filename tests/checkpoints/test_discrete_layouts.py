@@ -64,10 +64,25 @@ def test_a_tensor_of_another_network_and_a_width_that_was_never_published_are_re
             CONVERTERS.build(layout).target(Published(state))
 
 
-def test_a_captioned_u_vit_says_what_its_file_lacks() -> None:
-    state = published("interpolants") | {"context_embed.proj.weight": torch.empty(512, 768)}
-    with pytest.raises(UserError, match="embedding of the empty text that is not in the file"):
-        CONVERTERS.build("interpolants").target(Published(state))
+def test_a_captioned_u_vit_is_guided_only_with_its_text_encoder_beside_it(tmp_path: Path) -> None:
+    state = published("interpolants")
+    del state["label_emb.embedding_table.weight"]
+    state |= {"context_embed.proj.weight": torch.empty(512, 8), "context_embed.proj.bias": torch.empty(512)}
+    state["pos_embed"] = torch.empty(1, 77 + 1 + 16, 512)
+    state = {name: torch.zeros(value.shape) for name, value in state.items()}
+    converter = CONVERTERS.build("interpolants")
+    alone = Published(state)
+    clip = tiny_encoder(tmp_path / "text_encoder", "clip", length=77)
+    tiny_encoder(tmp_path / "tokenizer", "clip")
+    beside = Published(state, folder=clip.parent)
+    for found, scale in ((alone, 1.0), (beside, 2.0)):
+        target = converter.target(found)
+        recipe = parse_recipe(target.recipe)
+        network: Any = build_network(recipe, target.facts, target.layout)
+        network.load_state_dict(converter.tensors(found))
+        assert recipe.guidance.scale == scale
+        assert bool(network.null_caption.value.any()) == (found is beside)
+        assert network.null_caption.value.shape == target.facts.caption_shape == (77, 8)
 
 
 def packed(tree: Any) -> Any:

@@ -16,7 +16,14 @@ from maskgen.objectives import OBJECTIVES
 DERIVED = {"vocab_size": 0, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 8, 8)}
 
 
+REQUIRED: dict[str, dict[str, Any]] = {
+    "huggingface": {"config": {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 5}}
+}
+"""Keys without a default."""
+
+
 def build(name: str, **keys: Any) -> nn.Module:
+    keys = REQUIRED.get(name, {}) | keys
     tokens = declared_traits(MODELS.get(name), MODELS.check({"type": name, **keys})[1]).tokens
     derived = DERIVED | ({"vocab_size": 5, "token_width": 0} if tokens[:1] == ("discrete",) else {})
     with torch.device("meta"):

@@ -224,3 +224,22 @@ def test_patches_are_joined_and_split_in_place() -> None:
     x = torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1])[None, :, None] + torch.tensor([0.0, 10.0])
     torch.testing.assert_close(patches.split(patches.join(x)), x)
     assert patches.n_patches == 2
+
+
+@pytest.mark.parametrize("place", ["head", "middle", "tail"])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_the_class_token_stands_where_it_is_told_and_is_in_no_answer(place: str, positions: str) -> None:
+    torch.manual_seed(0)
+    spec = {"type": "maskgit", "width": 16, "depth": 2, "heads": 2, "condition": "token", "condition_place": place}
+    network: Any = MODELS.build({**spec, "positions": positions}, vocab_size=5, grid=(3, 3), n_classes=2).eval()
+    x, cond = torch.arange(9)[None] % 5, Condition(torch.tensor([1]))
+    whole = network(x, torch.zeros(1), cond).logits
+    assert whole.shape == (1, 9, 5)
+    kept = TokenSubset(torch.arange(9)[None], 9)
+    torch.testing.assert_close(network(x, torch.zeros(1), cond, subset=kept).logits, whole)
+    some = TokenSubset(torch.tensor([[1, 3, 7]]), 9)
+    changed = x.clone()
+    changed[0, [0, 2, 4, 5, 6, 8]] = 0
+    few = (network(one, torch.zeros(1), cond, subset=some).logits[:, [1, 3, 7]] for one in (x, changed))
+    torch.testing.assert_close(*few)
+    assert network.attention_scores(x, cond).shape == (1, 9)

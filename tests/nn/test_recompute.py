@@ -26,13 +26,15 @@ SIZES = {"width": 32, "depth": 2, "heads": 4}
 DERIVED: dict[str, Any] = {
     "vocab_size": 5, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 16, 16), "caption_width": 6
 }  # fmt: skip
+FOREIGN = ("classifier", "huggingface")
+"""Networks without blocks of ours; those of transformers have a test beside theirs."""
 KEYS: dict[str, Any] = {
     "diffmae": {"decoder": {"type": "cross_self", "depth": 2}},
     "uvit": {"depth": 3, "caption_length": 3},
     "amused": {"hidden": 64, "channels": 32, "channel_heads": 4, "n_residual": 1, "caption_length": 2},
 }
 NETWORKS = {
-    **{name: {"type": name, **SIZES, **KEYS.get(name, {})} for name in MODELS.names() if name != "classifier"},
+    **{name: {"type": name, **SIZES, **KEYS.get(name, {})} for name in MODELS.names() if name not in FOREIGN},
     **{f"dit {name}": {"type": "dit", **SIZES, "depth": 6, "masking": name} for name in SWITCHES.names()},
     "dropout": {"type": "mdlm", **SIZES, "dropout": 0.3},
     "registers": {"type": "maskgit", **SIZES, "norm": "rms", "head": "linear", "registers": 2, "patch": 2},

@@ -18,7 +18,7 @@ from maskgen.evaluation.probes.finetune import Tuning
 from maskgen.evaluation.probes.representation import PIXELS, features_of
 from maskgen.sample.probe import ground_of
 from maskgen.sample.probe_features import encoder_of
-from tests.tiny import FIELD, GENERATOR, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
+from tests.tiny import FIELD, GENERATOR, POEM, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]
 CPU = torch.device("cpu")
@@ -150,8 +150,9 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[o
         "no such data": ((root / "ok", "--data", "nowhere"), "unknown data set 'nowhere'"),
         "no labels": ((root / "ok", "--data", root / "bare"), "have no labels"),
         "text data": ((root / "ok", "--data", "kjv"), "has no images"),
-        "a tokenizer": ((root / "fsq",), "is a tokenizer; probe one of images"),
-        "text": ((root / "text",), "is a text generator; probe one of images"),
+        "a tokenizer": ((root / "fsq",), "is a tokenizer; probe a generator"),
+        "text": ((root / "text", "--method", "linear"), "is for images"),
+        "an image": ((root / "ok", "--method", "retrieval"), "is for text generators"),
         "no features": ((root / "mdt",), "cannot be probed: the blocks of a MDTTrunk"),
         "no null label": ((root / "bound",), "its features depend on a class"),
         "a block of MaskGIT": ((root / "ok", "--block", 1), "--block 1 is of diffusion transformers"),
@@ -166,7 +167,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[o
 @pytest.mark.parametrize(
     "case",
     [
-        *("other images", "no such data", "no labels", "text data", "a tokenizer", "text", "no features"),
+        *("other images", "no such data", "no labels", "text data", "a tokenizer", "text", "an image", "no features"),
         *("no null label", "a block of MaskGIT", "no such block", "a share of nothing", "epochs of nothing"),
         *("no minutes", "one image"),
     ],
@@ -180,3 +181,17 @@ def test_what_cannot_be_probed_is_one_message(
     assert message in error
     assert "Traceback" not in error
     assert not out
+
+
+def test_a_text_generator_is_probed_by_retrieval_and_inversion(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "poem.txt").write_text(10 * POEM)
+    text_checkpoint(tmp_path / "text")
+    code, out, error = command("probe", tmp_path / "text", "--output", tmp_path / "r.json")
+    assert code == 0, error
+    tree = json.loads((tmp_path / "r.json").read_text())
+    found = {(one["name"], one["of"]): one["value"] for one in [tree["score"], *tree["others"]]}
+    assert [name for name, _ in found] == [
+        *["retrieval_top1[infonce]", "retrieval_top1[cosine]"] * 2, "inversion_accuracy"
+    ]  # fmt: skip
+    assert all(0 <= value <= 1 for value in found.values())
+    assert "inversion_accuracy" in out

@@ -71,12 +71,12 @@ def poems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def filled(first: Path, start: dict[str, Any] | None = None, **changes: Any) -> nn.Module:
     """The network of a run of no steps from a checkpoint: what training would begin with."""
-    from maskgen.train.finetuning import begin, built_grid, source_of
+    from maskgen.train.finetuning import begin, known_of, source_of
 
     tree = copy.deepcopy(GENERATOR) | changes
     recipe = parse_recipe(tree | {"start": {"checkpoint": str(first)} | (start or {}), "train": TRAIN})
     source = source_of(recipe)
-    parts = build(recipe, Accelerator(cpu=True), None, built_grid(recipe, source))
+    parts = build(recipe, Accelerator(cpu=True), None, known_of(recipe, source))
     begin(parts, recipe, source, first, is_main=False)
     return parts.module
 
@@ -241,7 +241,7 @@ def test_an_adapter_refuses_another_base(first: Path, tmp_path: Path) -> None:
     path = trained(tmp_path / "run", GENERATOR, first, model={"lora": {"rank": 2}})
     other = trained(tmp_path / "other", GENERATOR, seed=1)
     shutil.copyfile(other / "model.safetensors", tmp_path / "run" / "base" / "model.safetensors")
-    with pytest.raises(CheckpointError, match="holds other weights"):
+    with pytest.raises(CheckpointError, match="low-rank changes are others"):
         load_system(read_checkpoint(path))
 
 

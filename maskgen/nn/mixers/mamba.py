@@ -96,10 +96,10 @@ class SelectiveSSM(nn.Module):
         """(B, L, E) -> (B, L, E); y_t depends on x up to t."""
         settings, given = self.settings, x.dtype
         delta, b, c = self.select(x).split([self.rank, settings.d_state, settings.d_state], -1)
-        if given.itemsize < 4:
-            x, delta, b, c = x.float(), delta.float(), b.float(), c.float()
-        delta = delta if self.step is None else delta @ self.step.mT
-        delta, rates = F.softplus(delta + self.step_bias), -self.log_rates.exp()
+        kind = torch.promote_types(given, torch.float32)
+        x, delta, b, c = (one.to(kind) for one in (x, delta, b, c))
+        delta = delta if self.step is None else delta @ self.step.mT.to(kind)
+        delta, rates = F.softplus(delta + self.step_bias.to(kind)), -self.log_rates.to(kind).exp()
         if settings.scan == "ssd":
             y = run_dual(x.unflatten(-1, (self.rank, -1)), delta, rates, b, c, settings.backend).flatten(2)
         else:
@@ -213,6 +213,9 @@ class _BiMambaKeys(Mixer):
     scan: ScanKind = "selective"
     head_width: int = 32
     backend: ScanBackend = "auto"
+
+    def __post_init__(self) -> None:
+        self.settings(AttentionSettings(1, 1))
 
     @property
     def traits(self) -> MixerTraits:

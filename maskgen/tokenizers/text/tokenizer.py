@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import atomic, local_path
-from maskgen.core.hub import download, hub_or_folder
+from maskgen.core.hub import download, hub_or_folder, model_files
 from maskgen.core.terminal import first_few, printable
 from maskgen.tokenizers.base import TOKENIZERS
 from maskgen.tokenizers.text.cuts import before_space, cut_of, pieces
@@ -212,12 +212,14 @@ def huggingface(source: str, eos: str | None = None) -> TextTokenizer:
     """A tokenizer in Hugging Face's format: a `tokenizer.json`, a folder with one, or a hub id.
 
     Args:
-        source: file, folder or `owner/name`.
+        source: file, folder, `owner/name`, a GGUF file, or `package:NAME`, an installed package with one in it.
         eos: the token that ends a document; null takes the first of <|endoftext|>, </s> and [SEP] that exists.
 
     Raises:
         TokenizerError: no tokenizer there, or it has no such token.
     """
+    if source.endswith(".gguf") or source.startswith("package:"):
+        return TextTokenizer(_of_gguf(source), eos)
     file = local_path(source)
     if not file.is_file():
         try:
@@ -230,6 +232,20 @@ def huggingface(source: str, eos: str | None = None) -> TextTokenizer:
     if eos is None:
         eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
     return TextTokenizer(tokenizer, eos)
+
+
+def _of_gguf(source: str) -> Tokenizer:
+    """The tokenizer of a GGUF file, as transformers reads it."""
+    folder, name = model_files(source)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise TokenizerError("GGUF files need transformers: pip install 'maskgen[huggingface]'") from None
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise TokenizerError(f"no tokenizer in {source}: {first_line(error)}") from None
+    return tokenizer
 
 
 def _without_merges(names: list[str], eos: bool) -> Tokenizer:
