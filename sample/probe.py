@@ -84,16 +84,26 @@ def run(
     if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
         return publish(text_report(checkpoint, source, chosen, seed, pick_device(device), has_baseline), path)
     chosen = _of_images(chosen or ("linear", "knn"), source)
-    encoders = [
-        encoder_of(checkpoint, source, place.get("block", 0), pick_device(device), place.get("cells", 1)),
-        PIXELS,
-    ]
     shares = (label_share,) if isinstance(label_share, int | float) else label_share
     grounds = [ground_of(checkpoint, data, num, share) for share in dict.fromkeys(shares)]
-    if (subspace := place.get("subspace")) is not None:
-        encoders = grounds[0].within(subspace, encoders)
+    encoders = _encoders(checkpoint, source, grounds[0], pick_device(device), **place)
     entries = list(_entries(grounds, encoders[: 1 + has_baseline], chosen, settings, source))
     return publish(Report(entries[0], others=entries[1:], notes=grounds[0].notes(checkpoint)), path)
+
+
+def _encoders(
+    checkpoint: Checkpoint,
+    source: str,
+    ground: Ground,
+    device: torch.device,
+    *,
+    block: int = 0,
+    cells: int = 1,
+    subspace: str | None = None,
+) -> list[Encoder]:
+    """The checkpoint's features and raw pixels, of images in a subspace if one is given."""
+    encoders = [encoder_of(checkpoint, source, block, device, cells), PIXELS]
+    return encoders if subspace is None else ground.within(subspace, encoders)
 
 
 def _entries(
