@@ -68,9 +68,12 @@ def _score_text(
     packed = text_data(source, split, tokenizer).packed
     data = TextData(packed, source.length, source.length)  # training rows may overlap; here each token counts once
 
+    traits = traits_of(network)
+    left_out = tokenizer.decode(data.tail) if traits.has_fixed_grid and not traits.is_autoregressive else ""
+
     def batches() -> Iterator[Tensor]:
         yield from (x_0 for x_0, _ in _shown(data, data.length))
-        if len(data.tail):
+        if len(data.tail) and not left_out:
             yield data.tail[None]
 
     mask_id, schedule = tokenizer.vocab_size, schedule_of(checkpoint)
@@ -78,7 +81,8 @@ def _score_text(
     found = corpus_likelihood(
         network.to(device), batches(), rng, mask_id=mask_id, strata=strata, schedule=schedule, eos=eos
     )
-    return replace(found, n_characters=data.characters, n_bytes=data.n_bytes), f"{source.name} {split}"
+    n_characters, n_bytes = data.characters - len(left_out), data.n_bytes - len(left_out.encode())
+    return replace(found, n_characters=n_characters, n_bytes=n_bytes), f"{source.name} {split}"
 
 
 def _score_images(

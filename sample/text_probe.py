@@ -40,29 +40,44 @@ def text_report(
     model, tokenizer = load_text_model(checkpoint)
     if not traits_of(model).has_features:
         raise UserError(f"{source}: a {type(model).__name__} has no features to be probed")
-    network: Any = network_of(model.to(device))
     text = checkpoint.recipe.build_text()
     train, test = (
         TextData(text_data(text, split, tokenizer).packed, text.length, text.length) for split in ("train", "test")
     )
-    name = f"{type(network).__name__}, mean of tokens"
-    entries: list[Entry] = []
     made: Made = {"seed": seed, "sampler": {"checkpoint": source, "step": checkpoint.step}}
-    if "retrieval" in methods:
-
-        def embed(rows: Tensor) -> Tensor:
-            found: Tensor = network.features(rows.to(device)).mean(1).cpu()
-            return found
-
-        def counted(rows: Tensor) -> Tensor:
-            return F.one_hot(rows, tokenizer.vocab_size).float().mean(1)
-
-        encoders = {name: embed} | ({"counts of tokens": counted} if has_baseline else {})
-        for label, encoder in encoders.items():
-            entries += _retrieval(encoder, label, (train, test), made)
-    if "inversion" in methods:
-        entries.append(_inversion(network, test, Rng.stream(seed, "inversion"), made))
+    n_counted = tokenizer.vocab_size if has_baseline else 0
+    entries = text_entries(network_of(model.to(device)), (train, test), methods, n_counted, made)
     return Report(entries[0], others=entries[1:])
+
+
+def text_entries(
+    network: Any, data: tuple[TextData, TextData], methods: Sequence[str], n_counted: int, made: Made
+) -> list[Entry]:
+    """What the methods find in a network with the trait `has_features`, on its device.
+
+    Args:
+        network: of text.
+        data: rows of the training and the test split.
+        methods: of `TEXT_METHODS`.
+        n_counted: vocabulary size V, for retrieval by counts of tokens beside; 0 for none.
+        made: the seed, and where the network is from.
+    """
+    device, entries = network.embedding.weight.device, list[Entry]()
+
+    def embed(rows: Tensor) -> Tensor:
+        found: Tensor = network.features(rows.to(device)).mean(1).cpu()
+        return found
+
+    def counted(rows: Tensor) -> Tensor:
+        return F.one_hot(rows, n_counted).float().mean(1)
+
+    if "retrieval" in methods:
+        encoders = {f"{type(network).__name__}, mean of tokens": embed}
+        for label, encoder in (encoders | ({"counts of tokens": counted} if n_counted else {})).items():
+            entries += _retrieval(encoder, label, data, made)
+    if "inversion" in methods:
+        entries.append(_inversion(network, data[1], Rng.stream(made.get("seed", 0), "inversion"), made))
+    return entries
 
 
 def _retrieval(embed: Embed, name: str, data: tuple[TextData, TextData], made: Made) -> Iterator[Entry]:

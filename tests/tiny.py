@@ -123,7 +123,7 @@ def text_checkpoint(
     tokenizer = recipe.build_text_tokenizer(source)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = recipe.build_model(vocab_size=tokenizer.vocab_size)
+        network = recipe.build_model(vocab_size=tokenizer.vocab_size, grid=(source.length,))
     if not is_uniform:
         rng = Rng.stream("weights")
         for parameter in network.parameters():

@@ -183,3 +183,14 @@ def test_data_that_went_away_are_named(tmp_path: Path) -> None:
     (tmp_path / "poem.txt").unlink()
     with pytest.raises(UserError, match=r"poem\.txt. is no file or folder"):
         likelihood.run(str(tmp_path / "c"))
+
+
+def test_a_network_for_rows_of_one_length_is_scored_without_the_short_row_at_the_end(tmp_path: Path) -> None:
+    found = {}
+    for mixer in ("attention", "token"):
+        text_checkpoint(tmp_path / mixer, is_uniform=True, model={**KINDS["mdlm"]["model"], "mixer": mixer})
+        found[mixer] = scored(tmp_path / mixer, tmp_path / f"{mixer}.json")
+    whole, all_rows = found["token"], found["attention"]
+    name = next(name for name in whole if name.startswith("bits_per_char"))
+    assert whole[name]["n_samples"] < all_rows[name]["n_samples"]
+    assert whole[name]["value"] == pytest.approx(all_rows[name]["value"], rel=1e-6)
