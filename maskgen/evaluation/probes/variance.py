@@ -17,7 +17,7 @@ End = Literal["top", "bottom"]
 class VarianceSubspace:
     """Principal directions of images from one end, and the projection of images to them.
 
-    Reconstruction spends its capacity on the top, while the bottom holds much of what tells classes apart (arXiv
+    Reconstruction spends its capacity on the top, while the bottom holds much of what separates classes (arXiv
     2402.11337, section 3).
 
     Attributes:

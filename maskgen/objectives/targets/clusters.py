@@ -78,8 +78,8 @@ class _Clusters(TokenTarget):
         self.prototypes.copy_(F.normalize(self.prototypes, dim=-1))
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        wanted = targets.pack(targets.gather(truth))
-        return -(wanted * F.log_softmax(value / self.spec.temperature, -1)).sum(-1)
+        assigned = targets.pack(targets.gather(truth))
+        return -(assigned * F.log_softmax(value / self.spec.temperature, -1)).sum(-1)
 
     def logs(self, truth: Tensor) -> Mapping[str, Tensor]:
         share = truth.flatten(0, 1).mean(0)
