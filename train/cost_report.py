@@ -126,6 +126,8 @@ def _assumed(recipe: Recipe, assumed: Assumed) -> tuple[DataFacts, TokenLayout |
 
 
 def _vocab_size(recipe: Recipe) -> int:
+    if isinstance(recipe.tokenizer, dict) and recipe.tokenizer.get("vocab_size"):  # of an own BPE: at most
+        return int(recipe.tokenizer["vocab_size"])
     try:
         with torch.device("cpu"):
             return recipe.build_text_tokenizer(recipe.build_text()).vocab_size

@@ -24,6 +24,7 @@ from maskgen.nn.checkpointing import recompute
 from maskgen.recipes.budget import stretch_at
 from maskgen.recipes.load import load_recipe
 from maskgen.recipes.schema import Recipe
+from maskgen.tokenizers.text.specials import CONFIG
 
 from .callbacks import drop_after
 from .clock import Clock
@@ -205,7 +206,8 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
     if start is None:
         if (directory / RECIPE).is_file():  # a run that ended before its first checkpoint
             shutil.rmtree(directory / "tokenizer", ignore_errors=True)
-            (directory / TOKENIZER).unlink(missing_ok=True)
+            for name in (TOKENIZER, CONFIG):
+                (directory / name).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # the tokenizer of that name may change while the run goes on
     elif recipe.kind == "text":  # the run directory may hold nothing but the checkpoint

