@@ -189,3 +189,10 @@ def test_a_power_law_is_found_again_and_two_sizes_are_too_few() -> None:
     assert found(80.0) == pytest.approx(law(80.0), rel=1e-3)
     with pytest.raises(ValueError, match="at least three sizes, got 2"):
         scaling.fit(costs[:2], [1.0, 0.9])
+
+
+def test_solvers_of_a_head_are_compared_at_equal_evaluations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run(monkeypatch, "head_solvers", "--steps", "2", "--num", "20", "--output", tmp_path / "head.json")
+    rows = json.loads((tmp_path / "head.json").read_text())["rows"]
+    assert [row["evaluations"] for row in rows] == [8, 8, 8, 14, 14, 14]
+    assert all(row["error"] >= 0 for row in rows)
