@@ -87,9 +87,13 @@ def require_supported(
 
 
 def _require_spreadable(recipe: Recipe) -> None:
+    if recipe.lora is not None:
+        raise UserError("FSDP: low-rank changes (model.lora) are not sharded; use DDP, or train all weights")
     name = OBJECTIVES.check(recipe.objective)[0]
     if traits_of_objective(name).learns_exponents:
         raise UserError(f"FSDP: objective {name} reads parameters outside of the network; use DDP")
+    if recipe.task == "generator" and recipe.build_objective(2 if recipe.has_discrete_tokens else 0).copies_network:
+        raise UserError("FSDP: objective.target or objective.teacher_decay keeps a copy of the whole network; use DDP")
 
 
 def wrap_blocks(accelerator: Accelerator, module: nn.Module) -> None:

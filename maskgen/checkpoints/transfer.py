@@ -147,13 +147,16 @@ def _rows(given: Tensor, own: Tensor, kinds: tuple[RowKind, ...], match: Match) 
 
 
 def _starts(kinds: tuple[RowKind, ...], counts: Mapping[str, int], n_rows: int) -> dict[RowKind, int] | None:
-    """The first row of each kind; None if the table has another number of rows."""
+    """The first row of each kind, where `unused` are the rows that are left; None for another number of rows."""
+    n_unused = n_rows - sum(counts.get(kind, 0) for kind in kinds)
+    if n_unused < 0 or (n_unused and "unused" not in kinds):
+        return None
     starts: dict[RowKind, int] = {}
     at = 0
     for kind in kinds:
         starts[kind] = at
-        at += counts.get(kind, 0)
-    return starts if at == n_rows or (at < n_rows and kinds[-1] == "unused") else None
+        at += counts.get(kind, n_unused)
+    return starts
 
 
 def _interpolated(given: Tensor, own: Tensor, before: Grid, after: Grid) -> Tensor | None:
