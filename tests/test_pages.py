@@ -112,7 +112,7 @@ def short(words: Sequence[str]) -> list[str]:
     if name == "evaluate":
         metric = after(words, "--metric", "")
         few = {"likelihood": {"--strata": "1"}, "inpainting": {"--num": "6", "--completions": "2"}}
-        few |= {"generative-perplexity": {"--num": "2", "--steps": "4"}, "probe": {}}
+        few |= {"choices": {"--draws": "4"}, "generative-perplexity": {"--num": "2", "--steps": "4"}, "probe": {}}
         return having(words, few.get(metric, {"--num": "20"}))
     if words[:2] == ["bench", "fid"]:
         return having(words, {"--images" if "--images" in words else "--num": "8"})

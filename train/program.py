@@ -160,6 +160,7 @@ def _built(
         if accelerator.is_main_process:
             check_data(start, parts)
             warn_of_threads(start)
+    _ = parts.objective  # its copies of the network are made of its first weights, before anything wraps it
     loop = _loop(recipe, parts, start, accelerator)
     info = {} if start is None else start.info
     context.clock.count_on(spent_until(directory, info))
@@ -180,7 +181,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
         gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
-        restore(start, parts.module, ema, optimizer)
+        restore(start, parts.module, ema, optimizer, parts.objective.state)
     info = {} if start is None else start.info
     return Loop(
         model=model,
@@ -192,6 +193,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
         accelerator=accelerator,
         settings=recipe.train,
         seed=recipe.seed,
+        state=parts.objective.state,
         step=0 if start is None else start.step,
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,9 @@ class Checkpoint:
         built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
-        return DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
+        target_width = description.size(self.info.get("target_width", 0), "target_width", least=-1)
+        facts = DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
+        return replace(facts, target_width=target_width)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

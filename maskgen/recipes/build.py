@@ -41,6 +41,7 @@ class DataFacts:
         architecture: stored configuration of a network of another library; None to read it from its source.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
+        target_width: numbers that the network predicts per token, as `Objective.target_width`; 0 for those of a token.
     """
 
     n_classes: int = 0
@@ -50,6 +51,7 @@ class DataFacts:
     architecture: Mapping[str, object] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
+    target_width: int = 0
 
     @classmethod
     def of(cls, source: ImageSource | TextSource, caption_shape: tuple[int, int] | None = None) -> DataFacts:
@@ -67,6 +69,7 @@ class System:
         network: of the recipe's model; a tokenizer or classifier where the recipe trains one.
         tokenizer: of a generator; None for other tasks, and where only the layout is known.
         layout: of the rows of a generator; None for other tasks.
+        source: what the objective's `checkpoint` names; None without one, and outside of training.
     """
 
     recipe: Recipe
@@ -74,11 +77,17 @@ class System:
     network: nn.Module
     tokenizer: AnyTokenizer | None = None
     layout: TokenLayout | None = None
+    source: nn.Module | None = None
 
     @cached_property
     def objective(self) -> Objective:
-        """The training loss."""
-        return self.recipe.build_objective() if self.layout is None else self.recipe.build_objective(self.layout)
+        """The training loss, with copies of the network as it is at the first use."""
+        objective = _objective(self.recipe, self.layout)
+        try:
+            objective.attach(self.network, self.source)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        return objective
 
     @cached_property
     def field_process(self) -> Gaussian | None:
@@ -115,6 +124,7 @@ def build_system(
     *,
     layout: TokenLayout | None = None,
     built_on: TokenLayout | None = None,
+    source: nn.Module | None = None,
 ) -> System:
     """Build the network of a recipe, on the default device.
 
@@ -124,6 +134,7 @@ def build_system(
         tokenizer: of a generator.
         layout: of a generator whose tokenizer is not there.
         built_on: layout that the network is built with before its grid is changed to that of `layout`.
+        source: what the objective's `checkpoint` names, for training.
 
     Raises:
         RecipeError: a part refuses these sizes.
@@ -131,12 +142,18 @@ def build_system(
     """
     if layout is None and tokenizer is not None:
         layout = layout_of(tokenizer, facts)
+    if layout is not None and not facts.target_width:
+        facts = replace(facts, target_width=_objective(recipe, layout).target_width(source))
     if layout is not None and facts.built_grid is not None:
         built_on = TokenLayout.of(replace(layout.streams[0], shape=facts.built_grid))
     network = build_network(recipe, facts, built_on or layout)
     if layout is not None and built_on is not None:
         change_grid(network, layout.shape)
-    return System(recipe, facts, network, tokenizer, layout)
+    return System(recipe, facts, network, tokenizer, layout, source)
+
+
+def _objective(recipe: Recipe, layout: TokenLayout | None) -> Objective:
+    return recipe.build_objective() if layout is None else recipe.build_objective(layout)
 
 
 def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) -> nn.Module:
@@ -144,7 +161,11 @@ def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) 
     if recipe.task == "tokenizer":
         return recipe.build_tokenizer(_image_shape(facts))
     caption_width = 0 if facts.caption_shape is None else facts.caption_shape[1]
-    derived: dict[str, object] = {"n_classes": facts.n_classes, "caption_width": caption_width}
+    derived: dict[str, object] = {
+        "n_classes": facts.n_classes,
+        "caption_width": caption_width,
+        "target_width": facts.target_width,
+    }
     if facts.architecture is not None:
         derived["architecture"] = facts.architecture
     if facts.image_shape is not None:

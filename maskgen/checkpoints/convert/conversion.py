@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.autoencoder import source_digests
-from maskgen.checkpoints.checkpoint import MODEL, RECIPE, TOKENIZER, newest_in, write_checkpoint
+from maskgen.checkpoints.checkpoint import (
+    MODEL,
+    RECIPE,
+    TOKENIZER,
+    CheckpointError,
+    load_tokenizer,
+    newest_in,
+    write_checkpoint,
+)
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, DiffusersFolder, Target
 from maskgen.checkpoints.convert.files import read_published
 from maskgen.checkpoints.convert.filled import check_filled, write_folder
@@ -93,6 +101,7 @@ def run(
         return write_folder(found, name, folder, local_path(output), None if dtype is None else DTYPES[dtype])
     with TemporaryDirectory(prefix="maskgen-convert-") as scratch:
         plan = planned(found, name, file, tokenizer, Path(scratch))
+        _check_copied_tokenizer(plan, tokenizer, file)
         home = _text_tokenizer(plan, tokenizer, Path(scratch))
         return _write(plan, output, dtype, _info(plan, file, weights), home)
 
@@ -209,6 +218,28 @@ def _check_tokenizer(recipe: Recipe, target: Target, file: str) -> None:
         f"{file} was trained on tokens of {layout.width} numbers in a grid {layout.shape}, but the tokenizer "
         f"{arguments.get('source', name)} has {sizes['token_width']} in {sizes['grid']}; give its own by --tokenizer"
     )
+
+
+def _check_copied_tokenizer(plan: Plan, given: str | None, file: str) -> None:
+    """Hold the tokens against those of a tokenizer that is copied into the checkpoint.
+
+    Raises:
+        UserError: it is not there, or has other tokens.
+    """
+    layout, shape = plan.target.layout, plan.target.facts.image_shape
+    if plan.recipe.tokenizer_source is None or layout is None or shape is None:
+        return
+    try:
+        own = load_tokenizer(plan.recipe, shape).layout
+    except CheckpointError:
+        if given is not None:
+            raise
+        raise UserError(f"{file} needs its tokenizer; give it by --tokenizer FOLDER_OR_FILE") from None
+    if (own.vocab_size, own.shape) != (layout.vocab_size, layout.shape):
+        raise UserError(
+            f"{file} was trained on {layout.vocab_size:,} tokens in a grid {layout.shape}, but the tokenizer has "
+            f"{own.vocab_size:,} in {own.shape}; give its own by --tokenizer"
+        )
 
 
 def _image_tokenizer(tree: Mapping[str, object], given: str, size: int, scratch: Path) -> object:
