@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -13,11 +12,11 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, load_model, read_checkpoint
+from maskgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.files import write_json
-from maskgen.core.traits import network_of, traits_of
+from maskgen.core.pixels import to_float
 from maskgen.core.version import __version__
 from maskgen.data.base import ImageSplit
 from maskgen.data.cache import default_cache_dir
@@ -33,19 +32,19 @@ from maskgen.evaluation.probes.classifiers import (
     share_of_labels,
 )
 from maskgen.evaluation.probes.finetune import Tuning, finetuned
-from maskgen.evaluation.probes.representation import PIXELS, Encoder, digest, features_of
+from maskgen.evaluation.probes.representation import BATCH, PIXELS, Encoder, digest, features_of
+from maskgen.evaluation.probes.variance import VarianceSubspace, within
 from maskgen.evaluation.protocols.features import packages
 from maskgen.evaluation.report import Entry, Made, Report, publish
-from maskgen.processes.preconditioned import Preconditioned
 
 from .labelled import labelled_split, open_data
 from .metric import METRICS, metric
 from .pictures import check_writable
+from .probe_features import encoder_of
 from .progress import progress_bar
 from .text_probe import TEXT_METHODS, text_report
 
 Method = Literal["linear", "knn", "finetune", "retrieval", "inversion"]
-LINEAR, KNN = "linear_probe[mean,bn,lbfgs]", f"knn[mean,cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
 BASELINE_FORMAT = 1
 
 log = logging.getLogger(__name__)
@@ -58,39 +57,67 @@ def run(
     data: str | None = None,
     methods: Sequence[Method] = (),
     num: int | None = None,
-    label_share: float = 1.0,
-    block: int = 0,
+    label_share: float | Sequence[float] = 1.0,
     has_baseline: bool = True,
     seed: int = 0,
     output: str | None = None,
     device: str = "auto",
-    **tuning: Any,
+    **choices: Any,
 ) -> str:
     """Probe the network of a checkpoint by `methods`; the table it prints.
 
     Args:
         source, methods, output, device: see `maskgen probe`.
         data: a data set by name, as YAML, or a folder of images; default the one of its training.
-        num, label_share: maximum number of training images, and the share of each class that is used.
-        block: of a diffusion transformer, counted from 1; 0 is the middle one.
+        num: maximum number of training images.
+        label_share: share of the training images of each class that is used; several for a score of each.
         has_baseline: whether raw pixels, or counts of a text's tokens, are probed as well.
-        seed: of fine-tuning; **tuning are its `epochs`, `minutes` and `lr`.
+        choices: `block`, `cells` (see `encoder_of`), `subspace` (see `Ground`), `epochs`, `minutes`, `lr` of tuning.
 
     Raises:
         UserError: a checkpoint, data set, option or output that cannot be used.
     """
     path = check_writable(output, (".json",)) if output else None
     checkpoint = read_checkpoint(source)
-    chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, tuning)
+    place = {key: choices.pop(key) for key in ("block", "cells", "subspace") if key in choices}
+    chosen, settings = tuple(dict.fromkeys(methods)), _tuning(methods, seed, choices)
     if checkpoint.recipe.kind == "text" and checkpoint.recipe.task == "generator":
         return publish(text_report(checkpoint, source, chosen, seed, pick_device(device), has_baseline), path)
     chosen = _of_images(chosen or ("linear", "knn"), source)
-    encoder = encoder_of(checkpoint, source, block, pick_device(device))
-    ground = ground_of(checkpoint, data, num, label_share)
-    made: Made = {"sampler": {"checkpoint": source, "step": checkpoint.step}}
-    entries = [ground.entry(ground.probed(method, encoder, settings), encoder, **made) for method in chosen]
-    entries += ground.baseline([one for one in chosen if has_baseline and one != "finetune"], settings)
-    return publish(Report(entries[0], others=entries[1:], notes=ground.notes(checkpoint)), path)
+    shares = (label_share,) if isinstance(label_share, int | float) else label_share
+    grounds = [ground_of(checkpoint, data, num, share) for share in dict.fromkeys(shares)]
+    encoders = _encoders(checkpoint, source, grounds[0], pick_device(device), **place)
+    entries = list(_entries(grounds, encoders[: 1 + has_baseline], chosen, settings, source))
+    return publish(Report(entries[0], others=entries[1:], notes=grounds[0].notes(checkpoint)), path)
+
+
+def _encoders(
+    checkpoint: Checkpoint,
+    source: str,
+    ground: Ground,
+    device: torch.device,
+    *,
+    block: int = 0,
+    cells: int = 1,
+    subspace: str | None = None,
+) -> list[Encoder]:
+    """The checkpoint's features and raw pixels, of images in a subspace if one is given."""
+    encoders = [encoder_of(checkpoint, source, block, device, cells), PIXELS]
+    return encoders if subspace is None else ground.within(subspace, encoders)
+
+
+def _entries(
+    grounds: Sequence[Ground], encoders: Sequence[Encoder], methods: Sequence[Method], settings: Tuning, source: str
+) -> Iterator[Entry]:
+    """Scores of the checkpoint's features, then of the baseline, which cannot be fine-tuned."""
+    for ground in grounds:
+        made: Made = {"sampler": {"checkpoint": source, "step": ground.step}}
+        for method in methods:
+            yield ground.entry(ground.probed(method, encoders[0], settings), encoders[0], **made)
+    for encoder in encoders[1:]:
+        for method in (one for one in methods if one != "finetune"):
+            for ground in grounds:
+                yield ground.entry(ground.probed(method, encoder, settings), encoder)
 
 
 def _of_images(methods: tuple[Method, ...], source: str) -> tuple[Method, ...]:
@@ -111,54 +138,6 @@ def _of_images(methods: tuple[Method, ...], source: str) -> tuple[Method, ...]:
 def evaluate(source: str, /, *, seed: int = 0, output: str | None = None, device: str = "auto") -> str:
     """Linear probe and nearest neighbours of the network's features, as `maskgen probe` does by default."""
     return run(source, seed=seed, output=output, device=device)
-
-
-def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device) -> Encoder:
-    """What the features of a checkpoint are: of unmasked tokens, without a class, averaged over the tokens.
-
-    Raises:
-        UserError: it is no generator of images, or its network offers no features.
-    """
-    recipe = checkpoint.recipe
-    if recipe.task != "generator":
-        raise UserError(f"{source} is a {recipe.task}; probe a generator")
-    network, tokenizer = load_model(checkpoint)
-    assert tokenizer is not None
-    if not traits_of(network).has_features:
-        raise UserError(f"{source}: a {type(network).__name__} has no features to be probed")
-    features: Callable[..., Tensor] = network_of(network).features
-    choices = _choices(features, block, source)
-    network, tokenizer, process = network.to(device), tokenizer.to(device), recipe.field_process()
-    if process is not None and "t" in inspect.signature(features).parameters:
-        features = Preconditioned(process, network).features
-
-    def pooled(images: Tensor) -> Tensor:
-        found: Tensor = features(tokenizer.encode(images), **choices)
-        return found.mean(1)
-
-    try:
-        pooled(torch.zeros(1, *checkpoint.image_shape, device=device))
-    except ValueError as error:
-        raise UserError(f"{source} cannot be probed: {error}") from None
-    place = f"block {block or 'in the middle'}" if choices else "the encoder"
-    identity = {
-        "weights": checkpoint.info["files"][MODEL]["sha256"],
-        "tokenizer": tokenizer.fingerprint(),
-        "model": recipe.model,
-        "process": recipe.process if process is not None else None,
-        "block": block,
-        "device": device.type,
-    }
-    return Encoder(f"{type(network).__name__} after {place}, mean of tokens", identity, pooled, device, network)
-
-
-def _choices(features: Callable[..., Tensor], block: int, source: str) -> dict[str, int]:
-    """Arguments of `features` beside the tokens."""
-    if "block" in inspect.signature(features).parameters:
-        return {"block": block}
-    if block:
-        raise UserError(f"--block {block} is of diffusion transformers; {source} is probed after its encoder")
-    return {}
 
 
 def _tuning(methods: Sequence[Method], seed: int, choices: Mapping[str, Any]) -> Tuning:
@@ -215,12 +194,37 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Ground:
-    """Labelled images to fit on and to score on; `rows` of `train` have a label that is used."""
+    """Labelled images to fit on and to score on; of `train`, the labels of `rows` are used, a `share` of each class.
+
+    `step` is that of the checkpoint.
+    """
 
     train: SplitSet
     test: SplitSet
     rows: Tensor
     n_classes: int
+    share: float = 1.0
+    step: int = 0
+
+    def within(self, spec: str, encoders: Sequence[Encoder]) -> list[Encoder]:
+        """Encoders of images projected to directions of the training images' variance.
+
+        Args:
+            spec: `top:0.9` or `bottom:0.1`, the principal directions with the first or last share of the variance.
+            encoders: of whole images.
+
+        Raises:
+            UserError: no such end or share.
+        """
+        end, _, share = spec.partition(":")
+        try:
+            if end not in ("top", "bottom"):
+                raise ValueError("it is top:SHARE or bottom:SHARE")
+            images = torch.cat([batch for _, batch in self.train.batches(BATCH, range(len(self.train)))])
+            found = VarianceSubspace.fit(to_float(images), "top" if end == "top" else "bottom", float(share))
+        except ValueError as error:
+            raise UserError(f"--subspace {spec}: {error}") from None
+        return [within(one, found, self.train.digest()) for one in encoders]
 
     def _labelled(self, encoder: Encoder) -> tuple[Labelled, Labelled]:
         """Features of the training and the test images."""
@@ -236,7 +240,7 @@ class Ground:
         if method == "finetune":
             train, test = Chosen(self.train.split, self.train.rows[self.rows]), Chosen(self.test.split, self.test.rows)
             accuracy = finetuned(encoder, train, test, self.n_classes, tuning, progress_bar("fine-tuning"))
-            return Found(f"finetune[mean,bn,adamw,{tuning.length}]", accuracy, asdict(tuning))
+            return Found(f"finetune[{encoder.pooling},bn,adamw,{tuning.length}]", accuracy, asdict(tuning))
         if encoder is not PIXELS:
             return self._probed(method, encoder)
         facts = {"images": [self.train.digest(), self.test.digest()], "rows": self.rows.tolist(), "method": method}
@@ -251,14 +255,20 @@ class Ground:
     def _probed(self, method: Method, encoder: Encoder) -> Found:
         train, test = self._labelled(encoder)
         if method == "knn":
-            return Found(KNN, nearest_neighbours(train, test), {})
+            name = f"knn[{encoder.pooling},cosine,k={NEIGHBOURS},T={TEMPERATURE}]"
+            return Found(name, nearest_neighbours(train, test), {})
         probe = linear_probe(train, test)
-        return Found(LINEAR, probe.accuracy, {"l2": probe.strength, "has_converged": probe.has_converged})
+        return Found(
+            f"linear_probe[{encoder.pooling},bn,lbfgs]",
+            probe.accuracy,
+            {"l2": probe.strength, "has_converged": probe.has_converged},
+        )
 
     def entry(self, found: Found, encoder: Encoder, **made: Unpack[Made]) -> Entry:
         """The number in a report."""
+        labels = "" if self.share == 1 else f",{self.share:.3g} of labels]"
         return Entry(
-            found.name,
+            found.name.removesuffix("]") + labels if labels else found.name,
             encoder.name,
             found.accuracy.value,
             found.accuracy.n,
@@ -269,10 +279,6 @@ class Ground:
             facts=found.facts,
             **made,
         )
-
-    def baseline(self, methods: Sequence[Method], tuning: Tuning) -> list[Entry]:
-        """What the methods find in raw pixels."""
-        return [self.entry(self.probed(method, PIXELS, tuning), PIXELS) for method in methods]
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a reader should know."""
@@ -302,4 +308,4 @@ def ground_of(checkpoint: Checkpoint, data: str | None, num: int | None, label_s
         raise UserError(f"--label-share: {error}") from None
     if len(rows) < 2:
         raise UserError(f"--label-share {label_share:g} leaves {len(rows)} training image; a probe needs at least 2")
-    return Ground(train, test, rows, len(source.classes))
+    return Ground(train, test, rows, len(source.classes), label_share, checkpoint.step)

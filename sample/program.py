@@ -16,7 +16,7 @@ from maskgen.pipelines.text import TextPipeline
 from . import images, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
-TEXT_ONLY = ("length", "infill", "show_steps")
+TEXT_ONLY = ("length", "new_tokens", "infill", "chat", "system", "show_steps")
 IMAGE_ONLY = ("classes", "picture", "hole", "strength", "animate", "scale", "guidance", "guidance_interval")
 
 
@@ -28,7 +28,7 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     """
     pipeline = load(source, device=device)
     if isinstance(pipeline, TextPipeline):
-        texts.run(pipeline, **_one_prompt(_without(options, IMAGE_ONLY, f"{source} writes text")))
+        texts.run(pipeline, **_beginning(_without(options, IMAGE_ONLY, f"{source} writes text")))
         return options.get("output") or ""
     assert isinstance(pipeline, ImagePipeline)
     chosen = _without(options, TEXT_ONLY, f"{source} makes images")
@@ -44,12 +44,20 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
 
 
-def _one_prompt(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a text, which has one beginning."""
+def _beginning(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a text, which has one beginning: a prompt, or a conversation with it as the user's message."""
     prompts = options.pop("prompts", ())
+    is_chat, system = options.pop("chat", False), options.pop("system", None)
     if len(prompts) > 1:
         raise UserError(f"--prompt: a text has one beginning, got {len(prompts)}")
-    return {**options, "prompt": prompts[0]} if prompts else options
+    if not is_chat:
+        if system is not None:
+            raise UserError("--system is a message of a conversation; give --chat as well")
+        return {**options, "prompt": prompts[0]} if prompts else options
+    if not prompts:
+        raise UserError("--chat answers a message: give it by --prompt TEXT")
+    turns = [] if system is None else [{"role": "system", "content": system}]
+    return {**options, "messages": [*turns, {"role": "user", "content": prompts[0]}]}
 
 
 def evaluate(source: str, /, *, metrics: Sequence[str] = (), **options: Any) -> str:

@@ -16,7 +16,7 @@ from maskgen.pipelines.text import TextPipeline
 
 from .pictures import check_writable
 
-OPTIONS = {"length", "prompt", "infill", "seed", "batch_size"}
+OPTIONS = {"length", "new_tokens", "prompt", "infill", "messages", "seed", "batch_size"}
 """Arguments of a call that are not the sampler's."""
 
 SNAPSHOTS = 10

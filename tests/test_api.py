@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,20 +87,3 @@ def test_overrides_are_text_or_values() -> None:
 def test_the_module_runs_as_a_program() -> None:
     found = subprocess.run([sys.executable, "-m", "maskgen", "--help"], capture_output=True, text=True, check=True)
     assert "Usage: maskgen" in found.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
-def test_the_python_of_the_readme_passes_a_strict_type_check(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    blocks.append("import maskgen\nreveal_type(maskgen.load('kjv-md4'))\nreveal_type(maskgen.load('x'))\n")
-    files = [tmp_path / f"readme_{index}.py" for index in range(len(blocks))]
-    for file, block in zip(files, blocks, strict=True):
-        file.write_text(block, encoding="utf-8")
-    mypy = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *map(str, files)]
-    found = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout
-    assert 'Revealed type is "maskgen.pipelines.text.TextPipeline"' in found.stdout
-    union = "maskgen.pipelines.image.ImagePipeline | maskgen.pipelines.text.TextPipeline"
-    assert f'Revealed type is "{union}"' in found.stdout

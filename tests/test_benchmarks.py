@@ -179,3 +179,20 @@ def test_every_mask_strategy_is_timed_and_drawn(
     for name in STRATEGIES.names():
         assert f"\n{name}: " in said
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_power_law_is_found_again_and_two_sizes_are_too_few() -> None:
+    scaling: Any = script("scaling")
+    law = scaling.PowerLaw(0.2, 1.5, 0.5)
+    costs = [10.0, 20.0, 40.0]
+    found = scaling.fit(costs, [law(cost) for cost in costs])
+    assert found(80.0) == pytest.approx(law(80.0), rel=1e-3)
+    with pytest.raises(ValueError, match="at least three sizes, got 2"):
+        scaling.fit(costs[:2], [1.0, 0.9])
+
+
+def test_solvers_of_a_head_are_compared_at_equal_evaluations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run(monkeypatch, "head_solvers", "--steps", "2", "--num", "20", "--output", tmp_path / "head.json")
+    rows = json.loads((tmp_path / "head.json").read_text())["rows"]
+    assert [row["evaluations"] for row in rows] == [8, 8, 8, 14, 14, 14]
+    assert all(row["error"] >= 0 for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -111,7 +112,7 @@ def short(words: Sequence[str]) -> list[str]:
     if name == "evaluate":
         metric = after(words, "--metric", "")
         few = {"likelihood": {"--strata": "1"}, "inpainting": {"--num": "6", "--completions": "2"}}
-        few |= {"generative-perplexity": {"--num": "2", "--steps": "4"}, "probe": {}}
+        few |= {"choices": {"--draws": "4"}, "generative-perplexity": {"--num": "2", "--steps": "4"}, "probe": {}}
         return having(words, few.get(metric, {"--num": "20"}))
     if words[:2] == ["bench", "fid"]:
         return having(words, {"--images" if "--images" in words else "--num": "8"})
@@ -294,10 +295,19 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_the_python_of_the_pages_has_types(examples: list[Path]) -> None:
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *map(str, examples)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+def test_the_python_of_the_pages_passes_a_strict_type_check(examples: list[Path], tmp_path: Path) -> None:
+    assert any("readme" in path.name for path in examples)
+    revealed = tmp_path / "revealed.py"
+    revealed.write_text("import maskgen\nreveal_type(maskgen.load('kjv-md4'))\nreveal_type(maskgen.load('x'))\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        [*command, *map(str, examples), str(revealed)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert 'Revealed type is "maskgen.pipelines.text.TextPipeline"' in done.stdout
+    union = "maskgen.pipelines.image.ImagePipeline | maskgen.pipelines.text.TextPipeline"
+    assert f'Revealed type is "{union}"' in done.stdout
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from maskgen.checkpoints.checkpoint import load_tokenizer
+from maskgen.checkpoints.target_source import load_target_source
 from maskgen.core.errors import UserError
 from maskgen.core.streams import Stream, TokenLayout
 from maskgen.recipes.budget import plan
@@ -98,8 +99,10 @@ def cost_of_system(system: System) -> Cost:
 def _on_meta(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) -> System:
     """The system to count; a tokenizer that is trained is built on the CPU, as its quantiser reads values."""
     device = torch.device("cpu") if recipe.task == "tokenizer" else nullcontext()
+    with torch.device("cpu"):
+        source = load_target_source(recipe)
     with device:
-        return build_system(anywhere(recipe), facts, layout=layout)
+        return build_system(anywhere(recipe), facts, layout=layout, source=source)
 
 
 def _subjects(recipe: Recipe, assumed: Assumed) -> dict[int | None, Subject]:
@@ -123,6 +126,8 @@ def _assumed(recipe: Recipe, assumed: Assumed) -> tuple[DataFacts, TokenLayout |
 
 
 def _vocab_size(recipe: Recipe) -> int:
+    if isinstance(recipe.tokenizer, dict) and recipe.tokenizer.get("vocab_size"):  # of an own BPE: at most
+        return int(recipe.tokenizer["vocab_size"])
     try:
         with torch.device("cpu"):
             return recipe.build_text_tokenizer(recipe.build_text()).vocab_size

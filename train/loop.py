@@ -60,6 +60,7 @@ class Loop:
     Learning rate, keep ratio and micro-batches follow `settings` at the step; `data` belong to its phase.
 
     Attributes:
+        state: tensors of the objective beside the network's, `Objective.state`.
         skipped, skipped_in_a_row: steps whose gradient was not finite, which changed nothing.
         is_between: the weights are those after `step` whole steps; not while the optimizer changes them.
     """
@@ -73,6 +74,7 @@ class Loop:
     accelerator: Accelerator
     settings: TrainSettings
     seed: int
+    state: nn.Module | None = None
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
@@ -100,6 +102,8 @@ class Loop:
         """One optimizer step: the logs of its micro-batches together; skipped, without logs, if it is not finite."""
         logs = Means()
         self._buffers = _persistent_buffers(self.model)
+        if self.state is not None:
+            self._buffers += _persistent_buffers(self.state)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings) * group["scale"]
         stretch = stretch_at(self.settings, self.step)
@@ -133,7 +137,7 @@ class Loop:
         return (logs.sums if is_finite else {}), is_finite
 
     def undo(self) -> None:
-        """Restore the buffers that the forward pass of the step changed: running statistics, a codebook."""
+        """Restore the buffers that the forward pass of the step changed: running statistics, a codebook, a teacher."""
         for buffer, before in self._buffers:
             buffer.copy_(before)
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from maskgen.checkpoints.checkpoint import TOKENIZER, load_tokenizer
+from maskgen.checkpoints.target_source import load_target_source
 from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_float
 from maskgen.core.predictions import Batch, Condition
@@ -96,6 +97,8 @@ class Parts:
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
+            if self.system.facts.target_width:
+                shapes["target_width"] = self.system.facts.target_width
             return {"classes": list(self.classes), **shapes, "data": self.data}
         built = {"architecture": self.module.architecture()} if isinstance(self.module, HasArchitecture) else {}
         return {"classes": [], "length": self.source.length, "data": self.data, **built}
@@ -139,7 +142,9 @@ def build(
     facts = replace(DataFacts.of(source, caption_shape), built_for=source.image_shape)
     if known.built_grid is not None and tokenizer is not None and known.built_grid != tokenizer.grid:
         facts = replace(facts, built_grid=known.built_grid)
-    system = build_system(recipe, facts, tokenizer)
+    with accelerator.local_main_process_first():
+        target_source = load_target_source(recipe)
+    system = build_system(recipe, facts, tokenizer, source=target_source)
     _check_trainable(recipe, system, source)
     system.network.to(accelerator.device)
     to_batch = _to_batch(recipe, tokenizer, source, accelerator.device, captions)

@@ -24,6 +24,7 @@ from maskgen.nn.checkpointing import recompute
 from maskgen.recipes.budget import stretch_at
 from maskgen.recipes.load import load_recipe
 from maskgen.recipes.schema import Recipe
+from maskgen.tokenizers.text.specials import CONFIG
 
 from .callbacks import drop_after
 from .clock import Clock
@@ -159,6 +160,7 @@ def _built(
         if accelerator.is_main_process:
             check_data(start, parts)
             warn_of_threads(start)
+    _ = parts.objective  # its copies of the network are made of its first weights, before anything wraps it
     loop = _loop(recipe, parts, start, accelerator)
     info = {} if start is None else start.info
     context.clock.count_on(spent_until(directory, info))
@@ -179,7 +181,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
         gather_for(parts.module, strategy.requires)
     ema = Ema(parts.module, recipe.train.ema)
     if start is not None:  # not before: accelerate reloads the state it finds, which AdamW refuses of Muon's matrices
-        restore(start, parts.module, ema, optimizer)
+        restore(start, parts.module, ema, optimizer, parts.objective.state)
     info = {} if start is None else start.info
     return Loop(
         model=model,
@@ -191,6 +193,7 @@ def _loop(recipe: Recipe, parts: Parts, start: Checkpoint | None, accelerator: A
         accelerator=accelerator,
         settings=recipe.train,
         seed=recipe.seed,
+        state=parts.objective.state,
         step=0 if start is None else start.step,
         skipped=info.get("skipped", 0),
         skipped_in_a_row=info.get("skipped_in_a_row", 0),
@@ -203,7 +206,8 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
     if start is None:
         if (directory / RECIPE).is_file():  # a run that ended before its first checkpoint
             shutil.rmtree(directory / "tokenizer", ignore_errors=True)
-            (directory / TOKENIZER).unlink(missing_ok=True)
+            for name in (TOKENIZER, CONFIG):
+                (directory / name).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # the tokenizer of that name may change while the run goes on
     elif recipe.kind == "text":  # the run directory may hold nothing but the checkpoint

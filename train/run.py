@@ -279,7 +279,7 @@ class Run:
         is_main = accelerator.is_main_process
         means = self.means.state(accelerator)
         has_base = "base" in self.origin.info
-        tensors = collect(self.parts.module, loop.ema, loop.optimizer, is_kept=is_main, has_base=has_base)
+        tensors = collect(self.parts.module, loop.ema, loop.optimizer, loop.state, is_kept=is_main, has_base=has_base)
         if not is_main:
             return
         info = {**self.context.about, **self.origin.info} | _facts(accelerator) | self.parts.facts() | self.clock.tree()

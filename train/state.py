@@ -28,10 +28,17 @@ from .sharding import gathered, like
 
 
 def collect(
-    module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, *, is_kept: bool = True, has_base: bool = False
+    module: nn.Module,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    objective: nn.Module | None = None,
+    *,
+    is_kept: bool = True,
+    has_base: bool = False,
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint by file: averaged weights for use, raw ones and the optimizer's state for resuming.
+    """The tensors of a checkpoint by file: averaged weights for use, the rest for resuming.
 
+    The rest are raw weights, the optimizer's state and the objective's own tensors (`Objective.state`).
     With a base, frozen parameters are left out: they are its. With sharded parameters all processes must call; one that
     does not keep the tensors gets none.
     """
@@ -41,6 +48,8 @@ def collect(
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             training[f"optimizer.{names[id(parameter)]}.{key}"] = value
+    if objective is not None:
+        training |= {f"objective.{name}": value for name, value in objective.state_dict().items()}
     averaged = {name: value for name, value in ema.state_dict().items() if name not in below}
     files = {MODEL: averaged, TRAINING: training}
     return {name: gathered(tensors, is_kept=is_kept) for name, tensors in files.items()}
@@ -55,7 +64,13 @@ def save(
     return path
 
 
-def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    objective: nn.Module | None = None,
+) -> None:
     """Load a saved state into newly built parts."""
     training = checkpoint.tensors(TRAINING)
     now = module.state_dict()
@@ -63,6 +78,8 @@ def restore(checkpoint: Checkpoint, module: nn.Module, ema: Ema, optimizer: torc
     below = now if "base" in checkpoint.info else {}  # what a checkpoint of low-rank changes does not hold
     module.load_state_dict(below | {key: like(value, now[key]) if key in now else value for key, value in raw.items()})
     ema.load(checkpoint.tensors(MODEL))
+    if objective is not None:
+        objective.load_state_dict({key[10:]: value for key, value in training.items() if key.startswith("objective.")})
     for name, parameter in module.named_parameters():
         prefix = f"optimizer.{name}."
         state: dict[str, Tensor] = {k[len(prefix) :]: v for k, v in training.items() if k.startswith(prefix)}

@@ -3,7 +3,7 @@
     python benchmarks/parity/mdt.py --public DIR    # a copy of sail-sg/MDT, branch mdtv1
 
 Outputs of all tokens, outputs with tokens dropped (side-interpolater), power-cosine guidance of three channels, and
-the sum of both passes' losses with equal noise and equal dropped tokens.
+the sum of both passes' losses with equal noise and equal dropped tokens, and guided samples of four steps.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from harness import Input, Parity, Tensors, converted, imported, run
-from noised import drawn, image_of, kept_first, latent_tokens, loss_of
+from noised import drawn, image_of, kept_first, latent_tokens, loss_of, samples_of, their_samples
 from torch import Tensor, nn
 
 from maskgen.core.predictions import NULL, Condition
 from maskgen.samplers.guidance import Guidance
 
-SIDE, CLASSES, DROPPED = 4, 7, 0.3
+STEPS, SIDE, CLASSES, DROPPED = 4, 4, 7, 0.3
 GUIDANCE = Guidance(scale=3.8, ramp="power_cosine", power=4.0, channels=3)
 KEPT = 1 - DROPPED
 
@@ -48,7 +48,11 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
     with drawn(rand=draws):
         masked = losses(network, x, t, {"y": labels, "enable_mask": True}, noise=inputs["noise_2"])["loss"].mean()
     return {
-        "outputs": network(x, t, labels), "dropped": dropped, "guided": guided[: len(x)], "loss": full + masked
+        "outputs": network(x, t, labels), "dropped": dropped, "guided": guided[: len(x)], "loss": full + masked,
+        "samples": their_samples(
+            create_diffusion(str(STEPS)), network.forward_with_cfg, inputs["noises"], y=both,
+            cfg_scale=GUIDANCE.scale, scale_pow=GUIDANCE.power,
+        ),
     }  # fmt: skip
 
 
@@ -65,6 +69,7 @@ def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
     return {
         "outputs": image_of(outputs, SIDE), "dropped": image_of(network(x, t, cond, subset=subset), SIDE),
         "guided": image_of(guided, SIDE), "loss": full + masked,
+        "samples": samples_of(recipe, network, inputs["noises"], labels, GUIDANCE),
     }  # fmt: skip
 
 
@@ -74,6 +79,7 @@ PARITY = Parity(
     {
         "latents": Input(LATENTS),
         "noise": Input(LATENTS),
+        "noises": Input((STEPS + 1, *LATENTS)),
         "noise_2": Input(LATENTS),
         "order": Input((2, SIDE**2)),
         "t": Input((2,), below=1000),

@@ -13,7 +13,10 @@ from torch import Tensor
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
+from maskgen.processes.preconditioned import Preconditioned
 from maskgen.recipes.load import load_recipe
+from maskgen.samplers.gaussian.sampler import FieldSampler
+from maskgen.samplers.guidance import Guidance
 from maskgen.tokenizers.image.patches import patchify, unpatchify
 
 PATCH = 2
@@ -72,3 +75,35 @@ def drawn(**values: Sequence[Tensor]) -> Iterator[None]:
     """Torch's draws of public code (`rand`, `randn`, `randn_like`, `randint`) are these tensors, in turn."""
     with mock.patch.multiple(torch, **{name: mock.Mock(side_effect=list(given)) for name, given in values.items()}):
         yield
+
+
+def samples_of(recipe: str, network: Any, noises: Tensor, labels: Tensor, guidance: Guidance) -> Tensor:
+    """(B, C, H, W), as many DDPM steps as there are noises after the first; learned variance, linspace spacing.
+
+    Args:
+        recipe: name of a shipped recipe, for its process.
+        network: our network.
+        noises: (1 + N, B, C, H, W), the start and that of each step.
+        labels: (B,).
+        guidance: of the sampling.
+    """
+    process: Any = load_recipe(recipe).field_process()
+    start, *steps = noises.unbind()
+    denoise = guidance.bind(
+        Preconditioned(process, network), Condition(labels), time_step=1 / process.steps, patch_area=PATCH**2
+    )
+    sampler = FieldSampler("ddpm", len(steps), "linspace")
+    draws = mock.Mock(side_effect=[latent_tokens(noise).mT for noise in steps])
+    with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", draws):
+        x_0 = sampler(denoise, latent_tokens(start), Rng.stream(0), process=process)
+    return latents_of(x_0, start.shape[-1] // PATCH)
+
+
+def their_samples(diffusion: Any, model: Any, noises: Tensor, **arguments: Any) -> Tensor:
+    """The same of a public diffusion, whose guided model is given every row twice."""
+    start, *steps = (noise.repeat(2, 1, 1, 1) for noise in noises.unbind())
+    with drawn(randn_like=steps):
+        both: Tensor = diffusion.p_sample_loop(
+            model, start.shape, start, clip_denoised=False, model_kwargs=arguments, device="cpu"
+        )
+    return both[: len(both) // 2]

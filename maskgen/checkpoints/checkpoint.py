@@ -5,7 +5,7 @@ checkpoint-500/
     recipe.yaml              the resolved recipe
     checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
     tokenizer/               a copy of an image generator's trained tokenizer, unless the zoo has it
-    tokenizer.json           a text generator's tokenizer, as the library `tokenizers` stores it
+    tokenizer.json           a text generator's tokenizer; tokenizer_config.json: roles of its special tokens
     training.safetensors     raw weights and optimizer state, for --resume
 """
 
@@ -46,9 +46,10 @@ from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere, merged
 from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.specials import CONFIG
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
-_OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, "tokenizer", "README.md"}
+_OURS = {MODEL, TRAINING, RECIPE, INFO, TOKENIZER, CONFIG, "tokenizer", "README.md"}
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
@@ -223,7 +224,7 @@ def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None =
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
     recipe, tensors = usable(checkpoint)
     if recipe.kind == "text":
-        verify(checkpoint.path / TOKENIZER, checkpoint.info["files"].get(TOKENIZER))
+        checkpoint.text_tokenizer()
     if dtype is not None:
         tensors = _cast(tensors, dtype)
     info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training", "base")}
@@ -242,7 +243,8 @@ def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> No
     source = recipe.tokenizer_source
     if recipe.kind == "text":
         if home is not None:
-            shutil.copyfile(home / TOKENIZER, target / TOKENIZER)
+            for name in (name for name in (TOKENIZER, CONFIG) if (home / name).is_file()):
+                shutil.copyfile(home / name, target / name)
     elif recipe.task == "generator" and source is not None and source not in zoo_names():
         copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
 

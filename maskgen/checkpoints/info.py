@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from maskgen.checkpoints.stored import StoredTensors
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts
 from maskgen.recipes.schema import Recipe
+from maskgen.tokenizers.text.specials import CONFIG
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 
@@ -55,13 +56,14 @@ class Checkpoint:
     def facts(self) -> DataFacts:
         """Facts of the data it was trained on."""
         if self.recipe.kind == "text":
-            vocab_size = description.size(self.info.get("vocab_size", 0), "vocab_size", least=0)
             architecture = description.keys_of(self.info.get("architecture"), "architecture")
-            return DataFacts(length=self.length, vocab_size=vocab_size, architecture=architecture)
+            return DataFacts(length=self.length, architecture=architecture)
         built_for = description.image_shape(self.info.get("built_for", self.image_shape), "built_for")
         caption_shape = None if self.recipe.captions is None else self.caption_shape
         grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
-        return DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
+        target_width = description.size(self.info.get("target_width", 0), "target_width", least=-1)
+        facts = DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
+        return replace(facts, target_width=target_width)
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.
@@ -91,5 +93,6 @@ class Checkpoint:
 
     def text_tokenizer(self) -> TextTokenizer:
         """A text generator's tokenizer, checked as `tensors` are."""
-        verify(self.path / TOKENIZER, self.info["files"].get(TOKENIZER))
+        for name in (TOKENIZER, *({CONFIG} & self.info["files"].keys())):
+            verify(self.path / name, self.info["files"].get(name))
         return TextTokenizer.load(self.path / TOKENIZER)

@@ -9,6 +9,7 @@ from maskgen.core.errors import closest
 from maskgen.core.files import local_path
 from maskgen.core.hub import download, is_hub_id
 from maskgen.recipes.shipped import INFO, zoo_names, zoo_path
+from maskgen.tokenizers.text.specials import CONFIG
 
 MODEL, TRAINING, RECIPE, TOKENIZER = "model.safetensors", "training.safetensors", "recipe.yaml", "tokenizer.json"
 
@@ -29,7 +30,7 @@ def locate(source: str) -> Path:
         raise CheckpointError(f"{source} is a file; a checkpoint is a directory with {MODEL} and {RECIPE}")
     if is_hub_id(source):
         try:
-            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER)])
+            return download(source, [f"**{name}" for name in (MODEL, RECIPE, INFO, TOKENIZER, CONFIG)])
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
     if "/" in source:

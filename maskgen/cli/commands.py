@@ -20,7 +20,7 @@ SETTINGS: dict[str, object] = {
 }
 COMMANDS = (
     *(training.train, sampling.sample, scoring.evaluate, scoring.fid, scoring.statistics, scoring.probe),
-    *(scoring.report, benchmarking.bench, training.cost, training.precompute, training.runs),
+    *(scoring.layers, scoring.report, benchmarking.bench, training.cost, training.precompute, training.runs),
     *(
         converting.convert,
         converting.export,

@@ -6,6 +6,7 @@ import click
 
 from maskgen.cli.names import CHECKPOINT, CONVERTERS, EXPORTERS, Name, registered
 from maskgen.cli.options import listing, program, say
+from maskgen.cli.tables import table
 from maskgen.core import catalogue
 
 
@@ -36,7 +37,7 @@ def convert(source: tuple[str, ...], output: str | None, dry_run: bool, is_list:
     in them never runs.
     """
     if is_list:
-        say("\n".join(_described(entry) for entry in catalogue.entries(CONVERTERS).values()))
+        say(table([(entry.name, _described(entry)) for _, entry in sorted(catalogue.entries(CONVERTERS).items())]))
         return
     *old, file = source or (None,)
     if file is None or (output is None and not dry_run) or len(old) > 1:
@@ -50,10 +51,9 @@ def convert(source: tuple[str, ...], output: str | None, dry_run: bool, is_list:
 
 def _described(entry: catalogue.Entry) -> str:
     """A layout in two lines: what it is; parameters, licence, page, and what it needs."""
-    texts = {"parameters": "", "licence": "", "page": "", **entry.texts}
-    facts = [f"{texts['parameters']} parameters" if texts["parameters"] else "", texts["licence"], texts["page"]]
-    needs = [f"needs {texts['needs']}"] if texts.get("needs") else []
-    return f"{entry.name:10}  {entry.summary}\n{'':12}{'; '.join(filter(None, [*facts, *needs]))}"
+    titles = {"parameters": "parameters: ", "licence": "", "page": "", "needs": "needs "}
+    facts = [f"{title}{entry.texts[name]}" for name, title in titles.items() if entry.texts.get(name)]
+    return f"{entry.summary}\n  {'; '.join(facts)}"
 
 
 @click.command()

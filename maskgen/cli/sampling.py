@@ -26,6 +26,11 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
     metavar="TEXT",
     help="Caption of an image (may be repeated, samples cycle through them), or the beginning of a text.",
 )
+@click.option("--chat", is_flag=True, help="Answer --prompt as a message, in the layout of the chat template.")
+@click.option("--system", metavar="TEXT", help="System message of --chat.")
+@click.option(
+    "--new-tokens", type=click.IntRange(1), metavar="N", help="Tokens after the prompt, in place of --length."
+)
 @click.option("--infill", metavar="TEXT", help='Text with gaps, one _ per token: "In the ____ God created".')
 @click.option("--picture", metavar="FILE", help="Image to complete; see --hole.")
 @click.option(

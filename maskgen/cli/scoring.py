@@ -82,6 +82,16 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @click.option(
     "--length", type=click.IntRange(1), metavar="N", help="Tokens per generated text. Default: as in training."
 )
+@click.option("--file", metavar="TASKS.jsonl", help="Choices: tasks, an object with prompt, choices and answer a line.")
+@click.option(
+    "--draws", type=click.IntRange(1), metavar="N", help="Choices: masks per answer of a masked model. Default: 128."
+)
+@click.option(
+    "--chat",
+    is_flag=True,
+    default=None,
+    help="Choices: give the prompt as a message, in the layout of the chat template.",
+)
 @LIST_METRICS
 @LIST_PROTOCOLS
 @DEVICE
@@ -112,9 +122,18 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option(
     "--label-share",
     type=float,
-    default=1.0,
+    multiple=True,
+    default=(1.0,),
     show_default=True,
-    help="Share of the training images of each class whose label is used.",
+    help="Share of the training images of each class whose label is used; may be repeated.",
+)
+@click.option(
+    "--cells",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Average features over N x N parts of the image, side by side, not over all of it.",
 )
 @click.option(
     "--block",
@@ -122,6 +141,11 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
     default=0,
     metavar="N",
     help="Block of a diffusion transformer whose features are probed. Default: the middle one.",
+)
+@click.option(
+    "--subspace",
+    metavar="top:SHARE|bottom:SHARE",
+    help="Project images to the principal directions that hold the first or last SHARE of the pixels' variance.",
 )
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="Fine-tuning: number of epochs. Default: 3.")
 @click.option(
@@ -148,6 +172,23 @@ def probe(checkpoint: str, baseline: str, **options: object) -> None:
     retrieval: which passage is the second half of this one; inversion: tokens recovered from the last hidden vectors.
     """
     say(program("sample.probe").run(checkpoint, has_baseline=baseline == "pixels", **options))
+
+
+@click.command()
+@click.argument("checkpoint", type=CHECKPOINT)
+@click.option("--num", type=click.IntRange(1), default=64, show_default=True, help="Number of test images.")
+@click.option(
+    "--block", type=click.IntRange(0), default=0, metavar="N", help="Diffusion transformers: the last block to run."
+)
+@click.option("--output", metavar="DIR", help="Also write layers.json, layers.png and attention.png there.")
+@DEVICE
+def layers(checkpoint: str, **options: object) -> None:
+    """Show what the blocks of CHECKPOINT's network do to the tokens of images.
+
+    Coding rate and share of nonzero numbers, compression in the subspaces of MSSA, entropy of each head's attention,
+    and how much the features change if a head contributes nothing.
+    """
+    say(program("sample.layers").run(checkpoint, **options))
 
 
 @click.command()

@@ -52,7 +52,7 @@ class Header:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        counts = (self.n_rows, self.length, self.piece, self.steps, self.tail + 1)
+        counts = (self.n_rows + 1, self.length, self.piece, self.steps, self.tail + 1)
         if self.kind not in ("text", "image") or not all(isinstance(n, int) and 0 < n < 2**40 for n in counts):
             raise ValueError("a count or the kind is impossible")
 

@@ -29,6 +29,7 @@ class CheckContext:
         resolution: the first image size of a phase that has one, None without.
         has_views: training has two views of each image.
         has_previews: training writes samples.
+        has_pixels: tokens are patches of pixels.
     """
 
     kind: StreamKind
@@ -42,6 +43,7 @@ class CheckContext:
     resolution: int | None = None
     has_views: bool = False
     has_previews: bool = False
+    has_pixels: bool = False
 
 
 def check_part(part: object, context: CheckContext) -> None:

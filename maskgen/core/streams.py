@@ -35,6 +35,8 @@ class Stream:
         vocab_size: V, number of token ids; 0 for continuous tokens.
         shape: grid of the tokens, n-dimensional: (h, w) of an image, (L,) of a text, (T, h, w) of a video.
         width: D, numbers in a continuous token; 0 for discrete ones.
+        forbidden: ids that are never generated: an own [MASK] of a published vocabulary, padding.
+        stop: ids that end a text: what follows is not generated.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Stream:
     vocab_size: int
     shape: tuple[int, ...]
     width: int = 0
+    forbidden: tuple[int, ...] = ()
+    stop: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(StreamKind):
@@ -115,6 +119,11 @@ class TokenLayout:
     def mask_id(self) -> int:
         """The id of [MASK], one for all streams."""
         return self.vocab_size
+
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """Ids of all streams that end a text."""
+        return tuple(self.offset(stream.name) + token for stream in self.streams for token in stream.stop)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -208,14 +217,18 @@ class TokenLayout:
         return found
 
     def allowed(self, device: torch.device | str = "cpu") -> Tensor | None:
-        """(L, V) bool, the ids of each position's stream; None for one stream, where all are."""
-        if len(self.streams) == 1 or not self.has_discrete_tokens:
+        """(L, V) bool, the ids of each position's stream that it may have; None where all are allowed."""
+        never = [self.offset(stream.name) + token for stream in self.streams for token in stream.forbidden]
+        if (len(self.streams) == 1 and not never) or not self.has_discrete_tokens:
             return None
         owner = _repeated([stream.vocab_size for stream in self.streams], device)
+        owner[never] = -1
+        if len(self.streams) == 1:
+            return (owner == 0).expand(self.length, -1)
         return self.stream_ids(device)[:, None] == owner
 
     def limited(self, logits: Tensor, where: Tensor | None = None) -> Tensor:
-        """Logits with `OUTSIDE` at ids of other streams than the position's; of one stream, as they are.
+        """Logits with `OUTSIDE` at ids of other streams than the position's, and at ids that are never generated.
 
         Args:
             logits: (B, L, V), or (M, V) of the M positions where `where` (B, L) is True, in row order.

@@ -12,7 +12,10 @@ from maskgen.nn.lora import LoraSettings
 
 MODELS: Registry[nn.Module] = Registry(
     "model",
-    derived=("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "architecture"),
+    derived=(
+        *("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "architecture"),
+        "target_width",
+    ),
     home="maskgen.models:MODELS",
     shared={"lora": LoraSettings},
 )

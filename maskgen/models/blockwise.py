@@ -14,7 +14,8 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.mdlm import TextSizes, TextTransformer
+from maskgen.models.text import TextTransformer
+from maskgen.models.text_settings import TextSizes
 from maskgen.nn.cache import KeyValueCache
 from maskgen.nn.mixers.registry import Mixer, mixer_name
 from maskgen.nn.mixers.self_attention import ATTENTION

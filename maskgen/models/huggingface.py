@@ -17,7 +17,7 @@ from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.pretrained import Kind, configuration_of, initialised, pretrained, with_tied, without_tied
 from maskgen.nn.patterns import packed
-from maskgen.tokenizers.text.tokenizer import huggingface as read_tokenizer
+from maskgen.tokenizers.text.pretrained import huggingface as read_tokenizer
 
 MASK_NAMES = ("[MASK]", "<mask>")
 

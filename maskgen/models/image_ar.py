@@ -15,7 +15,7 @@ from maskgen.core.predictions import NULL, Condition
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.blockwise import Autoregressive
-from maskgen.models.mdlm import TextSizes
+from maskgen.models.text_settings import TextSizes
 from maskgen.nn.embeddings import LabelEmbedding
 
 

@@ -37,6 +37,7 @@ class PatchEncoder(nn.Module, ABC):
         sizes: sizes of the encoder.
         decoder: of the masked patches.
         sees_all: the encoder's input includes [MASK]s.
+        target_width: numbers predicted per patch; 0 for those of a patch, -1 for the encoder's width.
 
     Raises:
         ValueError: a decoder that does not fit the encoder.
@@ -46,7 +47,13 @@ class PatchEncoder(nn.Module, ABC):
     positions: Tensor
 
     def __init__(
-        self, token_width: int, grid: tuple[int, int], sizes: ViTSizes, decoder: DecoderSpec, sees_all: bool = False
+        self,
+        token_width: int,
+        grid: tuple[int, int],
+        sizes: ViTSizes,
+        decoder: DecoderSpec,
+        sees_all: bool = False,
+        target_width: int = 0,
     ) -> None:
         super().__init__()
         decoder.require_fit(sizes.depth, sees_all)
@@ -56,7 +63,8 @@ class PatchEncoder(nn.Module, ABC):
         self.register_buffer("positions", class_and_grid(grid, grid, sizes.width), persistent=False)
         self.encoder = LayeredEncoder(sizes, is_norm_learned=decoder.reads_output)
         self.decoder = decoder.build(sizes, grid)
-        self.head = nn.Linear(self.decoder.width, token_width)
+        n_out = sizes.width if target_width < 0 else target_width or token_width
+        self.head = nn.Linear(self.decoder.width, n_out)
         self.bias: SharedBias | None = None
 
     @classmethod
@@ -124,10 +132,11 @@ class MAE(PatchEncoder):
         positions: `sincos`, added to the embedded patches; or `relative`, a bias of the attention scores, learned once
             for all blocks, of an encoder that sees all (SimMIM).
         layer_scale: start of a learned factor of each branch of the encoder's blocks; 0 is none, SimMIM's is 0.1.
+        target_width: numbers predicted per patch, see `PatchEncoder`.
     """
 
     traits = NetworkTraits(
-        objectives=("masked_regression",),
+        objectives=("masked_regression", "projected_regression"),
         tokens=("continuous",),
         streams=("image",),
         conditions=(),
@@ -153,11 +162,12 @@ class MAE(PatchEncoder):
         attention: AttentionBackend = "auto",
         positions: Positions = "sincos",
         layer_scale: float = 0.0,
+        target_width: int = 0,
     ) -> None:
         sees_all = encoder_sees == "all"
         _require_all(positions, sees_all)
         sizes = ViTSizes(width, depth, heads, mlp_ratio, dropout, attention, layer_scale=layer_scale)
-        super().__init__(token_width, grid, sizes, decoder, sees_all)
+        super().__init__(token_width, grid, sizes, decoder, sees_all, target_width)
         self.traits = self.traits_for({"has_difficulty": has_difficulty, "decoder": decoder, "positions": positions})
         if positions == "relative":
             self.bias, self.positions = SharedBias(grid, heads), torch.zeros_like(self.positions)

@@ -53,25 +53,40 @@ class LabelEmbedding(nn.Embedding):
 class TimeEmbedding(nn.Module):
     """t (B,) -> (B, D): cosines and sines of scale * t, then Linear - SiLU - Linear (DiT, arXiv 2212.09748).
 
-    The default scale is for t in [0, 1]; networks of a Gaussian process are given its c_noise and take scale 1. `gelu`
-    replaces SiLU by the tanh GELU (MicroDiT).
+    The default scale is for t in [0, 1]; networks of a Gaussian process are given its c_noise and take scale 1.
+
+    Args:
+        width: D.
+        n_frequencies: cosines and sines together.
+        scale: of t.
+        gelu: the tanh GELU in place of SiLU (MicroDiT).
+        hidden: width between the two layers; 0 is D.
+        is_inclusive: the frequencies fall to exactly 1e-4 (MD4), else to one step before it.
     """
 
-    def __init__(self, width: int, n_frequencies: int = 256, scale: float = 1000.0, gelu: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        n_frequencies: int = 256,
+        scale: float = 1000.0,
+        gelu: bool = False,
+        hidden: int = 0,
+        is_inclusive: bool = False,
+    ) -> None:
         super().__init__()
-        self.n_frequencies = n_frequencies
-        self.scale = scale
+        self.n_frequencies, self.scale, self.is_inclusive = n_frequencies, scale, is_inclusive
         activation = nn.GELU("tanh") if gelu else nn.SiLU()
-        self.mlp = nn.Sequential(nn.Linear(n_frequencies, width), activation, nn.Linear(width, width))
+        hidden = hidden or width
+        self.mlp = nn.Sequential(nn.Linear(n_frequencies, hidden), activation, nn.Linear(hidden, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        waves = time_waves(self.scale * t.float(), self.n_frequencies)
+        waves = time_waves(self.scale * t.float(), self.n_frequencies, self.is_inclusive)
         embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return embedded
 
 
-def time_waves(t: Tensor, n: int) -> Tensor:
-    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 down to 1 / 10,000."""
+def time_waves(t: Tensor, n: int, is_inclusive: bool = False) -> Tensor:
+    """t (B,) -> (B, n): cosines, then sines, of t at n / 2 frequencies from 1 to a step before 1e-4, or to 1e-4."""
     half = n // 2
-    angles = t.float()[:, None] * 10_000.0 ** (-torch.arange(half, device=t.device) / half)
+    angles = t.float()[:, None] * 10_000.0 ** (-torch.arange(half, device=t.device) / (half - int(is_inclusive)))
     return torch.cat([angles.cos(), angles.sin()], 1)

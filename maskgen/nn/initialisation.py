@@ -16,6 +16,6 @@ def init_transformer(module: nn.Module, std: float = 0.02) -> None:
 
 def zero(layer: nn.Linear) -> nn.Linear:
     """The layer with weight and bias set to zero, as adaLN-zero starts (arXiv 2212.09748)."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

@@ -111,14 +111,6 @@ def dit_block(sizes: BlockSizes, cond_width: int) -> Block:
     return Block(sizes.width, mixer, mlp, Residual(PLAIN, is_fused=True), zero(modulation))
 
 
-def text_block(sizes: BlockSizes, cond_width: int = 0) -> Block:
-    """MDLM's: no bias in attention and norms, tanh GELU (arXiv 2406.07524); adaLN-zero with a `cond_width` above 0."""
-    mixer = sizes.token_mixer(has_bias=False)
-    mlp = Mlp(sizes.width, sizes.hidden, sizes.dropout, "gelu_tanh")
-    modulation = zero(nn.Linear(cond_width, 6 * sizes.width)) if cond_width else None
-    return Block(sizes.width, mixer, mlp, Residual(Norm(eps=1e-5, has_bias=False)), modulation)
-
-
 def llama_block(sizes: BlockSizes, eps: float = 1e-5) -> Block:
     """LLaMA's, for all tokens at once: RMSNorm, no biases, SwiGLU (MaskGIL); queries and keys are normalised over the
     width, without weights, if they are (Halton-MaskGIT, arXiv 2503.17076).

@@ -13,6 +13,7 @@ from maskgen.objectives.denoising import Denoising
 from maskgen.objectives.images import Classification, Reconstruction, shift_images
 from maskgen.objectives.masked import MaskedTokens
 from maskgen.objectives.masked_denoising import MaskedDenoising
+from maskgen.objectives.projection import ProjectedRegression
 from maskgen.objectives.regression import MaskedRegression
 from maskgen.objectives.state_dependent import StateDependentTokens
 from maskgen.objectives.token_diffusion import TokenDiffusion
@@ -28,6 +29,7 @@ __all__ = [
     "NextToken",
     "Objective",
     "ObjectiveTraits",
+    "ProjectedRegression",
     "Reconstruction",
     "StateDependentTokens",
     "TokenDiffusion",

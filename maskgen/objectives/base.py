@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext
 from maskgen.core.devices import mean_over_ranks
@@ -61,6 +61,9 @@ class Objective(ABC):
         strategy: mask strategy; None for one that masks otherwise or not at all.
         contrastive: contrastive term on two views; None without.
         makes_tokens: whether predictions are tokens, so that samples can be made of them.
+        state: tensors beside those of the network (a teacher's weights), stored in checkpoints; None without.
+        checkpoint: of a network or tokenizer that the loss is computed with; empty for none.
+        copies_network: its state is a copy of the whole network.
     """
 
     traits: ClassVar[ObjectiveTraits]
@@ -69,10 +72,32 @@ class Objective(ABC):
     strategy: MaskStrategy | None = None
     contrastive: Contrastive | None = None
     makes_tokens: bool = True
+    state: nn.Module | None = None
+    checkpoint: str = ""
+    copies_network: bool = False
 
     @abstractmethod
     def __call__(self, model: Any, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0) -> Loss:
         """Loss of a batch; `keep_ratio` is the share of the tokens that the network computes."""
+
+    def target_width(self, source: nn.Module | None) -> int:  # noqa: ARG002
+        """Numbers that the network predicts per token: 0 for those of a token, -1 for the width of its features.
+
+        Args:
+            source: what `checkpoint` names; None if it is not loaded.
+        """
+        return 0
+
+    def attach(self, network: nn.Module, source: nn.Module | None) -> None:  # noqa: B027
+        """Make `state`, before the first step.
+
+        Args:
+            network: that is trained, with its first weights.
+            source: what `checkpoint` names; None if it is not loaded, outside of training.
+
+        Raises:
+            ValueError: the source does not fit.
+        """
 
     def check(self, context: CheckContext) -> None:  # noqa: B027 - most objectives have nothing to check
         """Check the other parts of a recipe.

@@ -13,17 +13,20 @@ from maskgen.core.errors import UserError
 from maskgen.core.pixels import to_uint8
 from maskgen.core.predictions import NULL, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout
 from maskgen.core.traits import traits_of
 from maskgen.processes import Gaussian, is_mask, put_masks
 from maskgen.processes.preconditioned import Preconditioned
-from maskgen.recipes.build import System
+from maskgen.recipes.build import System, text_layout
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.guidance import Guidance, training_time
+from maskgen.samplers.masked.ending import end_of_text
 from maskgen.samplers.masked.layout import Blocks, Groups
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.samplers.masked.unmasking import Scheduled
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 
@@ -97,9 +100,16 @@ class Generator:
         assert isinstance(sampler, MaskedSampler)
         time = training_time(sampler.unmasking.schedule, self.schedule)
         denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time)
-        x_0 = sampler(denoise, x_1, Rng.per_sample(seeds), mask_id=mask_id, grid=grid, on_step=on_step)
+        rng, streams = Rng.per_sample(seeds), self._streams(x_1.shape[1])
+        x_0 = sampler(denoise, x_1, rng, mask_id=mask_id, grid=grid, on_step=on_step, streams=streams)
         # A patch may be known in part: it is generated as a whole, and its known pixels are restored.
         return torch.where(known.isnan(), x_0, known) if known is not None and x_0.is_floating_point() else x_0
+
+    def _streams(self, length: int) -> TokenLayout | None:
+        """The row of a text tokenizer with special tokens; None for all others, which need none."""
+        if isinstance(self.tokenizer, ImageTokenizer) or self.tokenizer.specials == Specials():
+            return None
+        return text_layout(self.tokenizer.vocab_size, length, self.tokenizer.specials)
 
     def _masked(self, n: int, length: int, known: Tensor | None) -> Tensor:
         """x_1: known tokens and [MASK], (n, length) int64, or (n, length, D) float for continuous tokens."""
@@ -186,7 +196,24 @@ class Generator:
         """(B, C, H, W) uint8 on the CPU, one a seed."""
         return self.decode(self.tokens(seeds, labels, known, captions=captions))
 
-    def texts(self, tokens: Tensor) -> list[str]:
-        """Tokens (B, L) -> a text each, `_` where one is still masked."""
+    def texts(self, tokens: Tensor, known: Tensor | None = None, is_answer: bool = False) -> list[str]:
+        """Tokens (B, L) -> a text each, `_` where one is still masked; without prefix and what follows its end.
+
+        Args:
+            tokens: rows.
+            known: (1, L) or (B, L), -1 at generated tokens; None if all are.
+            is_answer: leave out the known tokens at the beginning.
+        """
         assert isinstance(self.tokenizer, TextTokenizer)
-        return [self.tokenizer.decode(row) for row in tokens.cpu()]
+        tokens, specials = tokens.cpu(), self.tokenizer.specials
+        is_open = torch.ones_like(tokens, dtype=torch.bool) if known is None else (known < 0).cpu().expand_as(tokens)
+        ends = end_of_text(tokens, is_open, specials.stop).tolist()
+        starts = [_start(row, tuple(specials.prefix)) for row in tokens]
+        if is_answer:
+            starts = is_open.int().argmax(1).tolist()
+        return [self.tokenizer.decode(row[a:b]) for row, a, b in zip(tokens, starts, ends, strict=True)]
+
+
+def _start(row: Tensor, prefix: tuple[int, ...]) -> int:
+    """How many tokens at the beginning of a row are the prefix of every text."""
+    return len(prefix) if tuple(row[: len(prefix)].tolist()) == prefix else 0

@@ -87,8 +87,8 @@ class ImagePipeline(Pipeline):
         objective = self.checkpoint.recipe.build_objective(self.generator.tokenizer.vocab_size)
         if not objective.makes_tokens:
             raise UserError(
-                f"{self.checkpoint.path} predicts normalised patches, which cannot be turned into images; train with "
-                "objective.normalise=false"
+                f"{self.checkpoint.path} predicts a target that cannot be turned into images (normalised patches, "
+                "features, ...); train with objective.target=pixels"
             )
         return super().with_sampler(sampler, guidance, **arguments)
 

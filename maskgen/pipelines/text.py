@@ -20,6 +20,7 @@ from maskgen.pipelines.outputs import TextOutput, TextStep
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
+from maskgen.tokenizers.text.specials import Message
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 GAP = "_"
@@ -27,10 +28,28 @@ GAP = "_"
 
 
 class Request(NamedTuple):
-    """What is to be generated: given tokens (1, L) or (N, L) int64, -1 elsewhere, or None; the length of a text."""
+    """What is to be generated.
+
+    Attributes:
+        known: given tokens (1, L) or (N, L) int64, -1 elsewhere, or None.
+        length: of a text.
+        is_answer: the text is the answer alone.
+    """
 
     known: Tensor | None
     length: int | None
+    is_answer: bool = False
+
+
+class Given(NamedTuple):
+    """What a call is given: see `TextPipeline.__call__`."""
+
+    length: int | None = None
+    prompt: str | None = None
+    infill: str | None = None
+    messages: Sequence[Message] | None = None
+    new_tokens: int | None = None
+    known: Tensor | None = None
 
 
 class TextPipeline(Pipeline):
@@ -73,17 +92,23 @@ class TextPipeline(Pipeline):
         if infill is not None and GAP not in infill:
             raise UserError(f"infill {infill!r} has no gap; write {GAP} for every token to generate")
         given = self._tokens(prompt if prompt is not None else infill or "", has_gaps=infill is not None)
-        if prompt is not None and len(given) >= length:
+        return self._opened(given, length, is_whole=infill is not None)
+
+    def _opened(self, given: Tensor, length: int, *, is_whole: bool = False) -> Tensor:
+        """(1, L) int64: given tokens, then tokens to generate; a whole text may end with the given ones."""
+        if not is_whole and len(given) >= length:
             raise UserError(f"the prompt has {len(given)} tokens and length is {length}: nothing is left to write")
         return torch.cat([given, given.new_full((max(length - len(given), 0),), -1)])[None]
 
     def _tokens(self, text: str, *, has_gaps: bool) -> Tensor:
-        if not has_gaps:
-            return self.tokenizer.encode(text)
-        parts = re.split(f"({GAP}+)", text)
+        prefix = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64)
+        parts = re.split(f"({GAP}+)", text) if has_gaps else [text]
         return torch.cat([
-            torch.full((len(part),), -1) if part.startswith(GAP) else self.tokenizer.encode(part)
-            for part in parts if part
+            prefix,
+            *(
+                torch.full((len(part),), -1) if has_gaps and part.startswith(GAP) else self.tokenizer.encode(part)
+                for part in parts if part
+            ),
         ])  # fmt: skip
 
     def __call__(
@@ -93,6 +118,8 @@ class TextPipeline(Pipeline):
         *,
         prompt: str | None = None,
         infill: str | None = None,
+        messages: Sequence[Message] | None = None,
+        new_tokens: int | None = None,
         known: Tensor | None = None,
         sampler: SamplerLike | None = None,
         guidance: float | Guidance | None = None,
@@ -105,26 +132,25 @@ class TextPipeline(Pipeline):
         """Draw texts; each depends on its own seed and on its given tokens alone, not on the batch.
 
         Args:
-            num: how many; 4 by default, or one for each seed of a list.
-            length: tokens; as in training by default, or as long as an infill.
-            prompt: text at the beginning.
-            infill: a text in which every `_` is a token to generate.
-            known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere: gaps of its own for each row. It sets the
-                length, and excludes prompt and infill.
+            num: how many; 4 by default, or one a seed of a list.
+            length: tokens; as in training by default, or of an infill.
+            prompt, infill: text at the beginning; or a text in which every `_` is a token to generate.
+            messages: a conversation, `[{"role": "user", "content": "..."}]`; the texts are answers.
+            new_tokens: tokens after prompt or messages, in place of length.
+            known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere, in place of prompt, infill and length.
             sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
             guidance: refused, as text checkpoints have no classes.
             seed: of text 0, text i has `seed + i`; or a list with a seed for each text.
-            batch_size: texts computed together.
-            progress, on_step: see `ImagePipeline`.
+            batch_size, progress, on_step: see `ImagePipeline`.
             **arguments: of the sampler: `steps`, `temperature`, `top_p`, ...
         """
         generator = self.with_sampler(sampler, guidance, **arguments)
         seeds, num = seeds_of(seed, num, 4)
-        given = self._request(length, prompt, infill, known)
+        given = self._request(Given(length, prompt, infill, messages, new_tokens, known))
         with ProgressBar(progress, n_batches(num, batch_size)) as bar:
             batches = list(self._draw(generator, seeds, given, batch_size, both(bar, on_step)))
         tokens, orders = (torch.cat(column) for column in zip(*batches, strict=True))
-        return TextOutput(generator.texts(tokens), tokens, tuple(seeds), orders)
+        return TextOutput(generator.texts(tokens, given.known, given.is_answer), tokens, tuple(seeds), orders)
 
     def stream(
         self,
@@ -141,7 +167,7 @@ class TextPipeline(Pipeline):
         """(step, tokens, texts) after each step of a decoding of all texts in one batch; arguments as for a call."""
         generator = self.with_sampler(sampler, **arguments)
         seeds, num = seeds_of(seed, num, 4)
-        given = self._request(length, prompt, infill, known)
+        given = self._request(Given(length, prompt, infill, known=known))
 
         def decode(on_step: OnStep) -> Tensor:
             return next(iter(self._draw(generator, seeds, given, num, on_step)))[0]
@@ -153,22 +179,32 @@ class TextPipeline(Pipeline):
         for step, x_t in steps_of(decode):
             yield TextStep(step, x_t.cpu(), generator.texts(x_t))
 
-    def _request(self, length: int | None, prompt: str | None, infill: str | None, known: Tensor | None) -> Request:
+    def _request(self, given: Given) -> Request:
         """What a call generates.
 
         Raises:
-            UserError: wrong types, or given tokens together with a prompt, an infill or another length.
+            UserError: wrong types, or arguments that exclude each other.
         """
-        if length is not None:
-            whole_number("length", length, 1)
-        prompt, infill = optional_text("prompt", prompt), optional_text("infill", infill)
-        if known is None:
-            return Request(self.known(length or (0 if infill else self.generator.length), prompt, infill), length)
-        if not isinstance(known, Tensor) or known.is_floating_point():
-            raise wrong_type("known", known, "an int64 tensor of tokens")
-        if not (prompt is None and infill is None and length in (None, known.shape[-1])):
-            raise UserError("known already gives the tokens and the length; leave out prompt, infill and length")
-        return Request(known, length)
+        _check_given(given)
+        if given.known is not None:
+            return Request(given.known, given.length)
+        if given.infill is not None:
+            return Request(self.known(given.length or 0, infill=given.infill), given.length)
+        start = self._beginning(given)
+        if start is None:
+            return Request(None, given.new_tokens or given.length)
+        length = given.length or self.generator.length
+        if given.new_tokens is not None:
+            length = len(start) + given.new_tokens
+        return Request(self._opened(start, length), length, is_answer=given.messages is not None)
+
+    def _beginning(self, given: Given) -> Tensor | None:
+        """(N,) int64, the tokens that a text begins with; None without."""
+        if given.messages is not None:
+            return self.tokenizer.encode_chat(given.messages)
+        if given.prompt is not None or self.tokenizer.specials.prefix:
+            return self._tokens(given.prompt or "", has_gaps=False)
+        return None
 
     def draw(
         self,
@@ -223,3 +259,28 @@ class TextPipeline(Pipeline):
                 f"known must be ({num}, L) or (1, L) tokens, 0 to {size - 1} and -1 for tokens to generate, got "
                 f"{tuple(known.shape)} up to {int(known.max()) if known.numel() else 'none'}"
             )
+
+
+def _check_given(given: Given) -> None:
+    """Check types, and that no two arguments say the same.
+
+    Raises:
+        UserError: one is wrong.
+    """
+    for name, count in (("length", given.length), ("new_tokens", given.new_tokens)):
+        if count is not None:
+            whole_number(name, count, 1)
+    optional_text("prompt", given.prompt)
+    optional_text("infill", given.infill)
+    if given.known is not None:
+        if not isinstance(given.known, Tensor) or given.known.is_floating_point():
+            raise wrong_type("known", given.known, "an int64 tensor of tokens")
+        others = (given.prompt, given.infill, given.messages, given.new_tokens)
+        if any(one is not None for one in others) or given.length not in (None, given.known.shape[-1]):
+            raise UserError("known already gives the tokens and the length; leave out prompt, infill and length")
+    if given.prompt is not None and given.infill is not None:
+        raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+    if given.messages is not None and not (given.prompt is None and given.infill is None):
+        raise UserError("messages are a whole conversation; leave out prompt and infill")
+    if given.new_tokens is not None and (given.length is not None or given.infill is not None):
+        raise UserError("new_tokens counts tokens after a prompt; leave out length and infill")

@@ -22,6 +22,7 @@ from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 ImageShape = tuple[int, int, int]
@@ -40,7 +41,7 @@ class DataFacts:
         architecture: stored configuration of a network of another library; None to read it from its source.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
-        vocab_size: ids of text that the network has, where they are more than its tokenizer's; 0 for as many.
+        target_width: numbers that the network predicts per token, as `Objective.target_width`; 0 for those of a token.
     """
 
     n_classes: int = 0
@@ -50,7 +51,7 @@ class DataFacts:
     architecture: Mapping[str, object] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
-    vocab_size: int = 0
+    target_width: int = 0
 
     @classmethod
     def of(cls, source: ImageSource | TextSource, caption_shape: tuple[int, int] | None = None) -> DataFacts:
@@ -68,6 +69,7 @@ class System:
         network: of the recipe's model; a tokenizer or classifier where the recipe trains one.
         tokenizer: of a generator; None for other tasks, and where only the layout is known.
         layout: of the rows of a generator; None for other tasks.
+        source: what the objective's `checkpoint` names; None without one, and outside of training.
     """
 
     recipe: Recipe
@@ -75,11 +77,17 @@ class System:
     network: nn.Module
     tokenizer: AnyTokenizer | None = None
     layout: TokenLayout | None = None
+    source: nn.Module | None = None
 
     @cached_property
     def objective(self) -> Objective:
-        """The training loss."""
-        return self.recipe.build_objective() if self.layout is None else self.recipe.build_objective(self.layout)
+        """The training loss, with copies of the network as it is at the first use."""
+        objective = _objective(self.recipe, self.layout)
+        try:
+            objective.attach(self.network, self.source)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        return objective
 
     @cached_property
     def field_process(self) -> Gaussian | None:
@@ -116,6 +124,7 @@ def build_system(
     *,
     layout: TokenLayout | None = None,
     built_on: TokenLayout | None = None,
+    source: nn.Module | None = None,
 ) -> System:
     """Build the network of a recipe, on the default device.
 
@@ -125,6 +134,7 @@ def build_system(
         tokenizer: of a generator.
         layout: of a generator whose tokenizer is not there.
         built_on: layout that the network is built with before its grid is changed to that of `layout`.
+        source: what the objective's `checkpoint` names, for training.
 
     Raises:
         RecipeError: a part refuses these sizes.
@@ -132,12 +142,18 @@ def build_system(
     """
     if layout is None and tokenizer is not None:
         layout = layout_of(tokenizer, facts)
+    if layout is not None and not facts.target_width:
+        facts = replace(facts, target_width=_objective(recipe, layout).target_width(source))
     if layout is not None and facts.built_grid is not None:
         built_on = TokenLayout.of(replace(layout.streams[0], shape=facts.built_grid))
     network = build_network(recipe, facts, built_on or layout)
     if layout is not None and built_on is not None:
         change_grid(network, layout.shape)
-    return System(recipe, facts, network, tokenizer, layout)
+    return System(recipe, facts, network, tokenizer, layout, source)
+
+
+def _objective(recipe: Recipe, layout: TokenLayout | None) -> Objective:
+    return recipe.build_objective() if layout is None else recipe.build_objective(layout)
 
 
 def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) -> nn.Module:
@@ -145,7 +161,11 @@ def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) 
     if recipe.task == "tokenizer":
         return recipe.build_tokenizer(_image_shape(facts))
     caption_width = 0 if facts.caption_shape is None else facts.caption_shape[1]
-    derived: dict[str, object] = {"n_classes": facts.n_classes, "caption_width": caption_width}
+    derived: dict[str, object] = {
+        "n_classes": facts.n_classes,
+        "caption_width": caption_width,
+        "target_width": facts.target_width,
+    }
     if facts.architecture is not None:
         derived["architecture"] = facts.architecture
     if facts.image_shape is not None:
@@ -159,12 +179,13 @@ def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
     """The rows of a tokenizer's tokens as one stream."""
     if isinstance(tokenizer, ImageTokenizer):
         return tokenizer.layout
-    return text_layout(facts.vocab_size or tokenizer.vocab_size, facts.length)
+    return text_layout(tokenizer.vocab_size, facts.length, tokenizer.specials)
 
 
-def text_layout(vocab_size: int, length: int) -> TokenLayout:
+def text_layout(vocab_size: int, length: int, specials: Specials = Specials()) -> TokenLayout:
     """Rows of text as one stream."""
-    return TokenLayout.of(Stream("text", "text", vocab_size, (length,)))
+    never, stop = specials.forbidden, specials.stop
+    return TokenLayout.of(Stream("text", "text", vocab_size, (length,), forbidden=never, stop=stop))
 
 
 def _image_shape(facts: DataFacts) -> ImageShape:

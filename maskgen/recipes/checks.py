@@ -90,6 +90,7 @@ def _context(recipe: Recipe, objective: Objective) -> CheckContext:
         resolution=_resolution(recipe),
         has_views=recipe.train.views is not None,
         has_previews=recipe.train.preview_every > 0,
+        has_pixels=recipe.has_pixels,
     )
 
 

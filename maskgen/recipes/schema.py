@@ -23,7 +23,7 @@ from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS, FieldSampler, MaskedSampl
 from maskgen.samplers.guidance import Guidance, Ramp
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
-from maskgen.tokenizers.base import is_discrete
+from maskgen.tokenizers.base import has_pixels, is_discrete
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 T = TypeVar("T")
@@ -107,6 +107,13 @@ class Recipe(BaseModel):
         if self.tokenizer is None or self.tokenizer_source is not None:
             return True
         return is_discrete(TOKENIZERS.check(self.tokenizer, "tokenizer")[0])
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether tokens are patches of pixels."""
+        if self.tokenizer is None or self.tokenizer_source is not None or self.kind != "image":
+            return False
+        return has_pixels(TOKENIZERS.check(self.tokenizer, "tokenizer")[0])
 
     @property
     def is_field(self) -> bool:

@@ -39,11 +39,13 @@ class ImageTokenizer(nn.Module, Tokenizer):
 
     A final class sets `grid` (h, w), L = h w, and `vocab_size`; for continuous tokens `has_discrete_tokens` is False,
     `vocab_size` 0 and `token_width` D.
+    With `has_pixels` a continuous token is a patch of pixels in [-1, 1], as `patchify` makes them.
     A continuous token has `patch_area` numbers per channel, channels first.
     """
 
     kind: ClassVar[StreamKind] = "image"
     has_discrete_tokens: ClassVar[bool] = True
+    has_pixels: ClassVar[bool] = False
     vocab_size: int
     token_width: int = 0
     patch_area: int = 1
@@ -109,6 +111,12 @@ def is_discrete(name: str) -> bool:
     """Whether a registered tokenizer makes ids of a vocabulary."""
     entry = TOKENIZERS.get(name)
     return entry.has_discrete_tokens if _is_image_tokenizer(entry) else True
+
+
+def has_pixels(name: str) -> bool:
+    """Whether a registered tokenizer's tokens are patches of pixels."""
+    entry = TOKENIZERS.get(name)
+    return _is_image_tokenizer(entry) and entry.has_pixels
 
 
 def _is_image_tokenizer(entry: object) -> TypeGuard[type[ImageTokenizer]]:

@@ -18,7 +18,7 @@ from maskgen.checkpoints.convert.mar import HEADS, SIZES, emigm, emigm_spec, mar
 from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.models import MODELS
-from maskgen.recipes.load import parse_recipe
+from maskgen.recipes.load import load_recipe, parse_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY = pytest.mark.parametrize(
@@ -148,3 +148,14 @@ def test_the_recipe_is_that_of_the_size_and_has_its_heads_and_guidance() -> None
             assert (recipe.model["width"], recipe.model["heads"]) == (width, HEADS[width]), recipe.summary
             scales[layout, width] = recipe.guidance.scale
     assert [scales["mar", width] for width in (768, 1024, 1280)] == [2.9, 3.0, 3.2]
+
+
+def test_a_file_of_emigm_at_512_pixels_gets_its_autoencoder_and_interval(tmp_path: Path) -> None:
+    state = emigm_file() | {
+        "z_proj.weight": torch.zeros(448, 32), "diffloss.net.final_layer.linear.weight": torch.zeros(64, 16),
+        "diffloss.net.final_layer.linear.bias": torch.zeros(64), "diffloss.net.input_proj.weight": torch.zeros(16, 32),
+    }  # fmt: skip
+    torch.save(state, tmp_path / "emigm.pth")
+    recipe = read_checkpoint(run(str(tmp_path / "emigm.pth"), str(tmp_path / "out"))).recipe
+    assert recipe.tokenizer == load_recipe("image/imagenet-emigm-b-512").tokenizer
+    assert recipe.guidance.interval == (0.15, 0.35)

@@ -13,12 +13,14 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import CheckpointError, load_system, read_checkpoint
+from maskgen.checkpoints.checkpoint import MODEL, CheckpointError, load_system, read_checkpoint, write_checkpoint
 from maskgen.checkpoints.convert.autoencoder_kl import WHOLE, kl_config
 from maskgen.checkpoints.convert.conversion import run
+from maskgen.checkpoints.convert.converter import shipped
 from maskgen.checkpoints.convert.vqgan import flax_names, vqgan_spec, vqgan_tensors
 from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
+from maskgen.recipes.load import parse_recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import KLTokenizer
 from tests.checkpoints.test_files import saved, small_dit
@@ -182,3 +184,35 @@ def test_another_autoencoder_than_at_conversion_is_refused(tmp_path: Path) -> No
     save_file({"a": torch.ones(1)}, tmp_path / "kl" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(CheckpointError, match=r"its autoencoder .* is missing or another one"):
         load_system(checkpoint)
+
+
+def vqgan(codes: int, size: int, folder: Path) -> str:
+    """A tokenizer's checkpoint, 16 pixels to a token."""
+    sizes = {"codes": codes, "dim": 4, "width": 32, "multipliers": [1] * 5, "blocks": 1, "latent_width": 8}
+    spec = {"type": "vqgan", **sizes, "attention": "none"}
+    recipe = parse_recipe(
+        shipped("tokenizer/imagenet-vq", tokenizer=spec, data={"type": "folder", "path": ".", "size": size})
+    )
+    network = recipe.build_tokenizer((3, size, size))
+    info = {"step": 0, "classes": [], "image_shape": [3, size, size]}
+    write_checkpoint(folder, recipe, {MODEL: network.state_dict()}, info)
+    return str(folder)
+
+
+def test_a_generator_holds_a_copy_of_its_tokenizer_which_must_fit(tmp_path: Path) -> None:
+    state = public("halton")
+    codes, side = len(state["tok_emb.weight"]) - 1, round(len(state["pos_emb.weight"]) ** 0.5)
+    generator = str(saved(tmp_path / "halton.pth", {"model_state_dict": state}))
+    with pytest.raises(UserError, match="needs its tokenizer; give it by --tokenizer"):
+        run(generator, str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"trained on .* tokens in a grid .*, but the tokenizer has 7 in"):
+        run(generator, str(tmp_path / "out"), tokenizer=vqgan(7, 16 * side, tmp_path / "other"))
+    with pytest.raises(UserError, match="is a generator in the layout halton, not a tokenizer"):
+        run(generator, str(tmp_path / "out"), tokenizer=generator)
+    tokenizer = vqgan(codes, 16 * side, tmp_path / "own")
+    checkpoint = read_checkpoint(run(generator, str(tmp_path / "out"), tokenizer=tokenizer))
+    (tmp_path / "own").rename(tmp_path / "elsewhere")
+    system = load_system(checkpoint)
+    assert system.tokenizer is not None
+    assert system.layout is not None
+    assert (system.layout.vocab_size, system.layout.shape) == (codes, (side, side))

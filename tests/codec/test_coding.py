@@ -34,6 +34,14 @@ def packed(text_file: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("text", ["", "In the beginning", "b" * 128])
+def test_a_text_of_any_length_comes_back(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    codec.compress("kjv-ar", str(tmp_path / "a.txt"), str(tmp_path / "a.mgc"))
+    codec.decompress(str(tmp_path / "a.mgc"), str(tmp_path / "b.txt"))
+    assert (tmp_path / "b.txt").read_text(encoding="utf-8") == text
+
+
 def test_a_text_comes_back(packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "back.txt"
     codec.decompress(str(packed), str(out), batch_size=1)

@@ -15,6 +15,7 @@ from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.models.mdlm import MDLM
+from maskgen.recipes.load import load_recipe
 from tests.cases import each
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
@@ -25,7 +26,14 @@ VARIANTS: list[dict[str, Any]] = [
     {"cond_width": 6, "has_mask_row": True},
     {"qk_norm": True, "has_mask_row": True},
     {"has_exponents": True, "mlp_ratio": 1.5, "rotary_base": 100.0},
-]
+    {"norm": "rms", "mlp": "swiglu", "mlp_width": 12, "rotary": "half", "head_bias": False, "mask_row": 3},
+    {"norm": "rms", "mlp": "geglu", "n_kv_heads": 1, "qkv_bias": True, "head_bias": False, "is_tied": True},
+    {
+        "norm": "plain", "mlp": "glu", "embedding_width": 4, "cond_width": 6, "has_time": True,
+        "time_embedding": "md4",
+    },
+    {"cond_width": 6, "has_time": True, "time_embedding": "sigma", "has_mask_row": True},
+]  # fmt: skip
 every_variant = each("variant", VARIANTS)
 
 
@@ -281,11 +289,50 @@ def test_dropout_of_embeddings_and_attention_weights_can_be_set_apart() -> None:
     apart = MDLM(7, dropout=0.5, embedding_dropout=0.0, attention_dropout=0.0, **sizes)
     ids = torch.arange(6)[None]
     probe = apart.blocks[0].get_submodule("attention")
-    assert apart.dropout == 0
+    assert apart.settings.embedding_dropout == 0
     assert (probe.settings.dropout, probe.settings.weight_dropout) == (0.5, 0.0)
     none, default = MDLM(7, dropout=0.0, **sizes), MDLM(7, dropout=0.5, **sizes)
-    assert default.dropout == 0.5
+    assert default.settings.embedding_dropout is None
     default.load_state_dict(none.state_dict())
     assert default.eval()(ids, torch.zeros(1)).logits.equal(none.eval()(ids, torch.zeros(1)).logits)
     with pytest.raises(ValueError, match="attention_dropout must be in"):
         MDLM(7, attention_dropout=1.0, **sizes)
+
+
+def test_a_mask_row_is_the_embedding_of_the_mask_and_is_never_predicted() -> None:
+    network, (x_t, t) = build({"mask_row": 3}), given()
+    assert network.embedding.num_embeddings == V
+    answer = network(x_t, t)
+    assert answer.logits.softmax(-1)[..., 3].max() == 0
+    assert torch.equal(answer.logits, network(torch.where(x_t == V, 3, x_t), t).logits)
+    answer.log_prob(torch.zeros_like(x_t)).sum().backward()
+    with pytest.raises(ValueError, match="mask_row must be below the vocabulary's 7, got 7"):
+        MDLM(V, mask_row=V)
+
+
+def test_a_shifted_network_predicts_a_token_from_the_place_before_it() -> None:
+    plain, shifted, (x_t, t) = build(), build({"is_shifted": True}), given()
+    straight, moved = plain(x_t, t).logits, shifted(x_t, t).logits
+    assert torch.equal(moved[:, 1:], straight[:, :-1])
+    assert torch.equal(moved[:, 0], straight[:, 0])
+    assert not shifted.traits.drops_tokens
+
+
+def test_a_network_told_sigma_is_one_told_the_time_of_that_noise() -> None:
+    variant = {"cond_width": 6, "has_time": True}
+    network, told = build(variant), build(variant | {"time_embedding": "sigma"})
+    x_t, t = given()
+    sigma = -torch.log1p(-0.999 * t)
+    torch.testing.assert_close(told(x_t, t).logits, network(x_t, sigma / 1000).logits, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "size"), [("llada-8b", 8_015_581_184, 126_464), ("dream-7b", 7_615_616_512, 152_064)]
+)
+def test_the_published_language_models_have_their_parameters(name: str, n: int, size: int) -> None:
+    recipe = load_recipe(f"text/{name}")
+    assert isinstance(recipe.tokenizer, dict)
+    assert recipe.tokenizer["vocab_size"] == size
+    with torch.device("meta"):
+        network = recipe.build_model(vocab_size=size)
+    assert sum(parameter.numel() for parameter in network.parameters()) == n

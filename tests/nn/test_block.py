@@ -27,12 +27,13 @@ from maskgen.nn.published_blocks import (
     captioned_block,
     cross_block,
     dit_block,
-    text_block,
     vit_block,
 )
+from maskgen.nn.text_block import TextBlockSettings, text_block
 
 WIDTH, LENGTH, COND = 8, 5, 3
 SIZES = BlockSizes(WIDTH, 2)
+TEXT = TextBlockSettings(WIDTH, 2, 4 * WIDTH)
 ROTATION = rotation_1d(torch.arange(LENGTH), 4)
 NORMS = [
     Norm(),
@@ -149,7 +150,7 @@ def test_zero_gates_are_the_identity_and_unit_gates_the_plain_block() -> None:
 
 def test_adaptive_blocks_start_as_the_identity_and_captions_alone_pass() -> None:
     x, cond = noise(2, LENGTH, WIDTH), noise(2, COND)
-    for block in (dit_block(SIZES, COND), text_block(SIZES, COND)):
+    for block in (dit_block(SIZES, COND), text_block(TEXT, COND)):
         assert torch.equal(block.double()(x, cond), x)
     captioned = captioned_block(CaptionedSizes(WIDTH, WIDTH, 4, 16, 0, 2.0, COND, True, 0.02, "auto")).double()
     captions = noise(2, 3, WIDTH, seed=4)
@@ -192,7 +193,7 @@ def test_parameters_of_published_blocks_keep_their_names_and_order() -> None:
         "bert": bert_block(SIZES),
         "vit": vit_block(SIZES),
         "dit": dit_block(SIZES, COND),
-        "text": text_block(SIZES, COND),
+        "text": text_block(TEXT, COND),
         "captioned": captioned_block(CaptionedSizes(WIDTH, WIDTH, 4, 16, 0, 2.0, COND, True, 0.02, "auto")),
     }
     for name, block in blocks.items():

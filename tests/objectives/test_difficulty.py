@@ -16,6 +16,7 @@ from maskgen.models import MODELS
 from maskgen.objectives import MaskedDenoising, MaskedRegression, MaskedTokens
 from maskgen.objectives.difficulty import relative_loss
 from maskgen.objectives.guides import expected_losses, guide_by
+from maskgen.objectives.targets.pixels import Pixels
 from maskgen.objectives.token_diffusion import TokenDiffusion
 from maskgen.processes import Absorbing, Gaussian
 from maskgen.schedules import Fixed, Linear
@@ -301,7 +302,7 @@ def test_a_masked_autoencoder_is_the_same_with_and_without_expecting_losses() ->
 @pytest.mark.learned
 def test_a_masked_autoencoder_learns_which_patches_are_hard() -> None:
     model = patch_network(has_difficulty=True)
-    objective = MaskedRegression(Absorbing(PATCHES, Fixed(0.5), strategy=Hard()), normalise=False)
+    objective = MaskedRegression(Absorbing(PATCHES, Fixed(0.5), strategy=Hard()), target=Pixels())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(60):
         x_0 = Rng.stream("noise", step).normal((32, 12, D))

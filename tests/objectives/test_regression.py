@@ -12,7 +12,8 @@ from maskgen.core.predictions import NULL, Batch, Condition, Field, Point
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.objectives import Denoising, MaskedDenoising, MaskedRegression
-from maskgen.objectives.regression import normalised, some_of
+from maskgen.objectives.regression import some_of
+from maskgen.objectives.targets.pixels import Pixels, normalised
 from maskgen.processes import Absorbing, Gaussian, is_mask
 from maskgen.schedules import Betas, Fixed, Linear, LogNormal, Rectified
 
@@ -38,14 +39,14 @@ class Guess:
 @pytest.mark.parametrize("process", [MAE, Absorbing(0, Linear(), "bernoulli"), Absorbing(0, Linear())])
 def test_the_loss_is_the_mean_squared_error_of_masked_tokens_and_of_no_others(process: Absorbing) -> None:
     guess = Guess(Rng.stream("guess").normal(x_0.shape))
-    loss = MaskedRegression(process, normalise=False)(guess, Batch(x_0), Rng.stream(0))
+    loss = MaskedRegression(process, target=Pixels())(guess, Batch(x_0), Rng.stream(0))
     is_masked = is_mask(guess.x_t, 0)
     expected = (guess.values - x_0)[is_masked].square().mean()
     assert float(loss.value) == pytest.approx(float(expected), rel=1e-5)
     assert torch.equal(guess.targets.is_kept(), is_masked)
     assert torch.equal(guess.subset.is_kept(), ~is_masked)
     elsewhere = guess.values + 9 * ~is_masked[..., None]
-    again = MaskedRegression(process, normalise=False)(Guess(elsewhere), Batch(x_0), Rng.stream(0))
+    again = MaskedRegression(process, target=Pixels())(Guess(elsewhere), Batch(x_0), Rng.stream(0))
     assert torch.equal(again.value, loss.value)
 
 
@@ -76,7 +77,7 @@ def test_knowing_nothing_of_normalised_tokens_costs_their_biased_variance() -> N
 
 @pytest.mark.parametrize("process", [MAE, Absorbing(0, Linear(), "bernoulli")])
 def test_a_training_step_decodes_a_share_of_the_masked_tokens_and_a_validation_all(process: Absorbing) -> None:
-    objective = MaskedRegression(process, normalise=False, decode_ratio=1 / 3)
+    objective = MaskedRegression(process, target=Pixels(), decode_ratio=1 / 3)
     for training in (True, False):
         guess = Guess(torch.zeros_like(x_0), training)
         loss = objective(guess, Batch(x_0), Rng.stream(0))
@@ -122,7 +123,7 @@ def test_at_maximal_noise_the_task_is_that_of_mae() -> None:
     values = Rng.stream("guess").normal(x_0.shape)
     denoises, regresses = Guess(values), Guess(values)
     first = MaskedDenoising(Gaussian(Rectified(), "x_0", steps=1))(denoises, Batch(x_0), Rng.stream(0))
-    second = MaskedRegression(MAE, normalise=False)(regresses, Batch(x_0), Rng.stream(0))
+    second = MaskedRegression(MAE, target=Pixels())(regresses, Batch(x_0), Rng.stream(0))
     assert torch.allclose(denoises.t, torch.zeros(N), atol=1e-6)  # the last of T = 1 steps, counted from 0
     assert torch.equal(denoises.subset.keep, regresses.subset.keep)
     assert float(first.value) == pytest.approx(float(second.value), rel=1e-6)

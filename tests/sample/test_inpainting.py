@@ -115,8 +115,8 @@ def test_normalised_patches_make_no_picture(command: Command, tmp_path: Path) ->
     for name, more in (("sample", []), ("evaluate", ["--metric", "inpainting"])):
         code, _, error = command(name, str(tmp_path / "model"), *more)
         assert code == 2
-        assert "predicts normalised patches" in error
-        assert "objective.normalise=false" in error
+        assert "predicts a target that cannot be turned into images" in error
+        assert "objective.target=pixels" in error
         assert len(error.strip().splitlines()) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from maskgen.checkpoints.checkpoint import read_checkpoint
 from maskgen.evaluation.probes.classifiers import SETTINGS
 from maskgen.evaluation.probes.finetune import Tuning
 from maskgen.evaluation.probes.representation import PIXELS, features_of
-from maskgen.sample.probe import encoder_of, ground_of
+from maskgen.sample.probe import ground_of
+from maskgen.sample.probe_features import encoder_of
 from tests.tiny import FIELD, GENERATOR, POEM, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
 
 Command = Callable[..., tuple[int, str, str]]
@@ -108,7 +110,7 @@ def test_a_run_is_probed_and_the_report_says_how(command: Command, digits_run: P
         assert abs(one["n_reference"] - 200) < 6
         assert one["standard_error"] == pytest.approx((one["value"] * (1 - one["value"]) / 297) ** 0.5)
     assert entries[2]["value"] > 0.85  # digits are easy
-    assert "linear_probe[mean,bn,lbfgs]" in out
+    assert re.search(r"linear_probe\[mean,bn,lbfgs,0\.\d+ of labels\]", out)
 
 
 @pytest.mark.slow

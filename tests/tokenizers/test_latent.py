@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderDC, AutoencoderKL, VQModel
 
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+from maskgen.tokenizers.image.latent import sizes_without_weights
+from maskgen.tokenizers.image.patches import unpatchify
 
 SHAPE = (3, 16, 24)
 SIZES: dict[str, Any] = {
@@ -70,6 +72,26 @@ def test_kl_reconstructs_as_diffusers_does(kl: tuple[Path, Any]) -> None:
     assert tokenizer.vocab_size == 0
     torch.testing.assert_close(latents, ((posterior.mean - 0.25) * 0.5).flatten(2).mT)
     torch.testing.assert_close(tokenizer.decode(latents), ((net.decode(posterior.mean).sample + 1) / 2).clamp(0, 1))
+
+
+@torch.no_grad()
+def test_dc_reconstructs_as_diffusers_does_and_has_no_spread(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_block_out_channels": (8, 8, 8), f"{side}_layers_per_block": (1, 1, 1)}
+        sizes |= {f"{side}_qkv_multiscales": ((), (), ())}
+    net = AutoencoderDC(latent_channels=4, scaling_factor=0.5, **sizes).eval()
+    net.save_pretrained(tmp_path)
+    shape = (3, 16, 24)
+    tokenizer = build("autoencoder_dc", tmp_path, shape, patch=2)  # type: ignore[arg-type]
+    sizes_found = sizes_without_weights("autoencoder_dc", shape, {"source": str(tmp_path), "patch": 2})
+    assert sizes_found == tokenizer.sizes() == {"vocab_size": 0, "token_width": 16, "grid": (2, 3)}
+    tokens = tokenizer.encode(images())
+    latents = net.encode(2 * images() - 1).latent
+    torch.testing.assert_close(unpatchify(tokens, (2, 3), 2), latents * 0.5)
+    torch.testing.assert_close(tokenizer.decode(tokens), ((net.decode(latents).sample + 1) / 2).clamp(0, 1))
+    assert not tokenizer.moments(images())[..., 16:].any()  # type: ignore[operator]
 
 
 def test_nothing_in_them_is_trained(vq: tuple[Path, Any], kl: tuple[Path, Any]) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from maskgen.core.registry import SpecError
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.text.cuts import PIECE
-from maskgen.tokenizers.text.tokenizer import EOS, TextTokenizer, TokenizerError, huggingface
+from maskgen.tokenizers.text.pretrained import huggingface
+from maskgen.tokenizers.text.tokenizer import EOS, TextTokenizer, TokenizerError
 
 CORPUS = ["the cat sat on the mat\nand the dog\n", "Größe: 3 € — naïve café 😀\t\r\n  two  spaces "]
 SPECS: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict, Unpack
@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.autoencoder import source_digests
-from maskgen.checkpoints.checkpoint import MODEL, RECIPE, TOKENIZER, newest_in, write_checkpoint
+from maskgen.checkpoints.checkpoint import (
+    MODEL,
+    RECIPE,
+    TOKENIZER,
+    CheckpointError,
+    load_tokenizer,
+    newest_in,
+    write_checkpoint,
+)
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, DiffusersFolder, Target
 from maskgen.checkpoints.convert.files import read_published
 from maskgen.checkpoints.convert.filled import check_filled, write_folder
@@ -26,7 +34,7 @@ from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import sizes_without_weights
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, huggingface
+from maskgen.tokenizers.text.pretrained import tokenizer_folder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,6 +101,7 @@ def run(
         return write_folder(found, name, folder, local_path(output), None if dtype is None else DTYPES[dtype])
     with TemporaryDirectory(prefix="maskgen-convert-") as scratch:
         plan = planned(found, name, file, tokenizer, Path(scratch))
+        _check_copied_tokenizer(plan, tokenizer, file)
         home = _text_tokenizer(plan, tokenizer, Path(scratch))
         return _write(plan, output, dtype, _info(plan, file, weights), home)
 
@@ -211,6 +220,28 @@ def _check_tokenizer(recipe: Recipe, target: Target, file: str) -> None:
     )
 
 
+def _check_copied_tokenizer(plan: Plan, given: str | None, file: str) -> None:
+    """Hold the tokens against those of a tokenizer that is copied into the checkpoint.
+
+    Raises:
+        UserError: it is not there, or has other tokens.
+    """
+    layout, shape = plan.target.layout, plan.target.facts.image_shape
+    if plan.recipe.tokenizer_source is None or layout is None or shape is None:
+        return
+    try:
+        own = load_tokenizer(plan.recipe, shape).layout
+    except CheckpointError:
+        if given is not None:
+            raise
+        raise UserError(f"{file} needs its tokenizer; give it by --tokenizer FOLDER_OR_FILE") from None
+    if (own.vocab_size, own.shape) != (layout.vocab_size, layout.shape):
+        raise UserError(
+            f"{file} was trained on {layout.vocab_size:,} tokens in a grid {layout.shape}, but the tokenizer has "
+            f"{own.vocab_size:,} in {own.shape}; give its own by --tokenizer"
+        )
+
+
 def _image_tokenizer(tree: Mapping[str, object], given: str, size: int, scratch: Path) -> object:
     """The recipe's `tokenizer` with the given one in place of its own.
 
@@ -243,15 +274,16 @@ def _text_tokenizer(plan: Plan, given: str | None, scratch: Path) -> Path | None
     """A directory with the tokenizer of a text generator; None for other checkpoints.
 
     Raises:
-        UserError: there is none, or it has more tokens than the network.
+        UserError: there is none, or its vocabulary is not the network's.
     """
     layout = plan.target.layout
     if plan.recipe.kind != "text" or layout is None:
         return None
-    found: TextTokenizer | None = huggingface(given) if given is not None else plan.converter.text_tokenizer(plan.found)
+    folder = plan.found.folder if given is None else tokenizer_folder(given)
+    found = plan.converter.text_tokenizer(replace(plan.found, folder=folder))
     if found is None:
         raise UserError(f"{plan.name} needs its tokenizer: name it with --tokenizer FOLDER_OR_ID")
-    if found.vocab_size > layout.vocab_size:
+    if found.vocab_size != layout.vocab_size:
         raise UserError(
             f"the tokenizer has {found.vocab_size:,} tokens, the network {layout.vocab_size:,}; it is of another model"
         )
@@ -270,8 +302,6 @@ def _info(plan: Plan, file: str, weights: WeightsKind | None) -> dict[str, objec
     path = local_path(file)
     source = {"name": path.name, "layout": plan.name, "sha256": plan.found.digest()}
     sizes: dict[str, object] = {"length": facts.length}
-    if plan.target.layout is not None and recipe.kind == "text":
-        sizes["vocab_size"] = plan.target.layout.vocab_size
     if facts.image_shape is not None:
         sizes = {"image_shape": facts.image_shape}
     if facts.caption_shape is not None:

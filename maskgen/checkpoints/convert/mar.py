@@ -51,6 +51,8 @@ HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}
 """Heads of the published widths, which the weights do not tell."""
 SIZES = {448: "xs", 512: "s", 768: "b", 1024: "l", 1280: "h"}
 """Widths -> the names of the recipes; MAR was published from b on."""
+DC_WIDTH, DC_PIXELS = 32, 32
+"""Of a token of DC-AE, which eMIGM's networks for 512 pixels have: numbers and side in pixels."""
 
 
 def mar(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,12 +112,14 @@ class MARLayout(Converter):
         needed = {"diffloss.net.cond_embed.weight", "mask_token", "z_proj.weight", "diffusion_pos_embed_learned"}
         return needed <= state.keys()
 
-    def target_of(self, recipe: str, spec: Mapping[str, object], state: Mapping[str, Tensor]) -> Target:
-        """The target of a shipped recipe with another `model`."""
+    def target_of(
+        self, recipe: str, spec: Mapping[str, object], state: Mapping[str, Tensor], pixels: int = 16
+    ) -> Target:
+        """The target of a shipped recipe with another `model`; `pixels` is the side of a token."""
         side = math.isqrt(state["diffusion_pos_embed_learned"].shape[-2])
         n_classes, width = len(state["class_emb.weight"]), state["z_proj.weight"].shape[1]
         tree = shipped(f"image/imagenet-{recipe}", model=spec)
-        return image_target(tree, (side, side), pixels=16, n_classes=n_classes, token_width=width)
+        return image_target(tree, (side, side), pixels=pixels, n_classes=n_classes, token_width=width)
 
 
 @CONVERTERS.register("mar")
@@ -145,14 +149,17 @@ class EMIGMWeights(MARLayout):
     parameters = "69 M (XS) to 942 M (H)"
     licence = "Apache-2.0"
     page = "arxiv.org/abs/2503.07197"
-    needs = "autoencoder MAR KL-16"
+    needs = "autoencoder MAR KL-16; at 512 pixels DC-AE"
 
     def recognises(self, found: Published) -> bool:
         return self.is_masked_autoregressive(found.state) and found.state["mask_token"].ndim == 2
 
     def target(self, found: Published) -> Target:
         spec = emigm_spec(found.state)
-        return self.target_of(f"emigm-{SIZES[len(found.state['z_proj.weight'])]}", spec, found.state)
+        width, token_width = found.state["z_proj.weight"].shape
+        if token_width == DC_WIDTH and SIZES[width] != "h":
+            return self.target_of(f"emigm-{SIZES[width]}-512", spec, found.state, DC_PIXELS)
+        return self.target_of(f"emigm-{SIZES[width]}", spec, found.state)
 
     def tensors(self, found: Published) -> dict[str, Tensor]:
         return emigm(found.state)

@@ -40,6 +40,7 @@ class Encoder:
         network: images (B, C, H, W) float in [0, 1] -> pooled features (B, D), in gradient mode or without.
         device: where it runs.
         module: what of it can be trained.
+        pooling: how tokens are averaged, for the name of a score.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Encoder:
     network: Callable[[Tensor], Tensor]
     device: torch.device = field(default=torch.device("cpu"))
     module: nn.Module | None = None
+    pooling: str = "mean"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "sigmoid"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "relu": F.relu,
+    "sigmoid": torch.sigmoid,
 }
 
 
@@ -25,7 +27,7 @@ class Mlp(nn.Module):
         width: D.
         hidden: width between the two layers.
         dropout: of the output.
-        activation: `gelu` (exact), `gelu_tanh` (its approximation), `silu` or `relu`.
+        activation: `gelu` (exact), `gelu_tanh` (its approximation), `silu`, `relu` or `sigmoid`.
         has_bias: of both layers.
     """
 

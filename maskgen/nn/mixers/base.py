@@ -54,8 +54,16 @@ class TokenMixer(nn.Module, ABC):
             cache: states of the tokens before x; those of x are appended.
         """
 
-    def weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:  # noqa: ARG002 - of those that have them
+    def weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, L), attention from each token to each, mean over the heads.
+
+        Raises:
+            ValueError: a mixer without attention weights.
+        """
+        return self.head_weights(x, rotation).mean(1)
+
+    def head_weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:  # noqa: ARG002 - of those that have them
+        """(B, L, D) -> (B, H, L, L), attention from each token to each.
 
         Raises:
             ValueError: a mixer without attention weights.

@@ -49,11 +49,11 @@ class SelfAttention(TokenMixer):
         x = merge_heads(attend(q, k, v, self.backend, dropout if self.training else 0.0, mask))
         return F.dropout(self.out(x), settings.dropout, self.training)
 
-    def weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, L), attention from each token to each, mean over the heads."""
+    def head_weights(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, H, L, L), attention from each token to each."""
         q, k, _ = self._projected(x, rotation)
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1) if q.shape[1] != k.shape[1] else k
-        weights: Tensor = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)
+        weights: Tensor = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
         return weights
 
     def _projected(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

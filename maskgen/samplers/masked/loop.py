@@ -16,6 +16,7 @@ from maskgen.core.streams import TokenLayout
 from maskgen.processes import is_mask, put_masks
 from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.samplers.gaussian.sampler import FieldSampler
+from maskgen.samplers.masked.ending import ended
 from maskgen.samplers.masked.joint import Joint, PerToken
 from maskgen.samplers.masked.layout import Full, Layout
 from maskgen.samplers.masked.order import Confidence, Order, Proposal
@@ -114,16 +115,16 @@ class MaskedSampler:
             grid: shape of the token grid; (L,) by default.
             on_step: called after each step.
             source: of the tokens; by default they are sampled with `temperature` and `top_p`.
-            streams: of the row, None for one stream.
+            streams: of the row, None for one stream without forbidden and stop tokens.
 
         Raises:
             UserError: settings that continuous tokens do not have; a source that these settings cannot use.
         """
-        by = self._sampled(source, x_1)
-        allowed = None if streams is None else streams.allowed(x_1.device)
-        length, x_t, done = x_1.shape[1], x_1.clone(), 0
-        plan = list(spans(self.layout, self.unmasking, self.steps, is_mask(x_1, mask_id), streams))
+        by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
+        length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
+        plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
         for span in plan:
+            x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
             # A block may take fewer steps in another batch: the random stream of the next one must not depend on it.
             own = rng if self.layout.is_single(length) else rng.fork("span", span.index)
             block = Block(denoise, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)

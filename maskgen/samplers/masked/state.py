@@ -20,7 +20,7 @@ class Block:
     Attributes:
         denoise, mask_id, grid, source: arguments of `MaskedSampler`.
         by: temperature and nucleus of the tokens.
-        allowed: (L, V) bool, tokens of the stream of each position; None for one stream.
+        allowed: (L, V) bool, tokens that a position may have; None for all.
         rng: random stream of the block.
         is_open: (B, L) bool, its positions.
     """
@@ -35,7 +35,10 @@ class Block:
     is_open: Tensor
 
     def within_streams(self, prediction: Categorical) -> Categorical:
-        """The prediction with logit -inf for tokens of other streams than that of the position."""
+        """The prediction with logit -inf for tokens that the position cannot have: those of other streams, [MASK]."""
+        if self.mask_id < prediction.logits.shape[-1] and len(prediction.logits):
+            column = torch.tensor([self.mask_id], device=prediction.logits.device)
+            prediction = replace(prediction, logits=prediction.logits.index_fill(-1, column, -torch.inf))
         if self.allowed is None or not len(prediction.logits):
             return prediction
         assert prediction.where is not None

@@ -17,7 +17,7 @@ class PatchTokenizer(ImageTokenizer):
         size: side of a patch.
     """
 
-    has_discrete_tokens = False
+    has_discrete_tokens, has_pixels = False, True
     vocab_size = 0
 
     def __init__(self, image_shape: tuple[int, int, int], size: int = 2) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 
 from maskgen.core.errors import UserError, first_line
-from maskgen.core.files import atomic, local_path
-from maskgen.core.hub import download, hub_or_folder, model_files
+from maskgen.core.files import atomic
 from maskgen.core.terminal import first_few, printable
 from maskgen.tokenizers.base import TOKENIZERS
 from maskgen.tokenizers.text.cuts import before_space, cut_of, pieces
+from maskgen.tokenizers.text.specials import CONFIG, Message, Specials, rendered
 
 Corpus = Callable[[], Iterator[str]]
 """Returns an iterator over documents, from the first each time it is called."""
 
 
 EOS = "<|endoftext|>"
-USUAL_EOS = (EOS, "</s>", "[SEP]")
 BATCH = 2**20
 _MASK = "\uffff"  # not a character, so no tokenizer has it
 
@@ -49,19 +48,21 @@ class TextTokenizer:
     Args:
         tokenizer: copied, without truncation, padding and post-processing.
         eos: the token that ends a document.
+        specials: roles of its special tokens.
 
     Raises:
         TokenizerError: the tokenizer has no such token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, eos: str | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, eos: str | None = None, specials: Specials = Specials()) -> None:
         spec: dict[str, Any] = json.loads(tokenizer.to_str())
         if "dropout" in spec["model"]:
             spec["model"]["dropout"] = None  # merges left out at random are for training, with another stream than ours
         number = tokenizer.get_vocab(with_added_tokens=True)
         if eos is not None and eos not in number:
             raise TokenizerError(f"the tokenizer has no token {eos!r} to end a document with; name one that it has")
-        self.vocab_size = max(number.values(), default=-1) + 1
+        self.vocab_size = max(specials.vocab_size, max(number.values(), default=-1) + 1)
+        self.specials = specials
         self.eos = None if eos is None else number[eos]
         self._names = ["\ufffd"] * self.vocab_size
         for name, token in number.items():
@@ -108,6 +109,25 @@ class TextTokenizer:
         """
         return pieces(text, self._cut)
 
+    def encode_chat(self, messages: Sequence[Message]) -> Tensor:
+        """(N,) int64: a conversation in the layout of the chat template, up to where the answer begins.
+
+        Raises:
+            TokenizerError: no chat template, or a message with the name of a special token.
+        """
+        if not self.specials.chat_template:
+            raise TokenizerError("this tokenizer has no chat template; give a prompt, without chat")
+        names = [one.content for one in self._tokenizer.get_added_tokens_decoder().values() if one.special]
+        for content in (message["content"] for message in messages):
+            if found := next((name for name in names if name in content), None):
+                raise TokenizerError(f"a message holds the special token {found!r}, which would end it; leave it out")
+        self._tokenizer.encode_special_tokens = False
+        try:
+            ids = self._tokenizer.encode(rendered(self.specials.chat_template, messages), add_special_tokens=False).ids
+        finally:
+            self._tokenizer.encode_special_tokens = True
+        return torch.tensor(ids, dtype=torch.int64)
+
     def decode(self, tokens: Tensor, mask: str = "_") -> str:
         """(N,) int64 -> text; the end of a document becomes a newline, a number outside the vocabulary `mask`."""
         names = [self._names[token] if 0 <= token < self.vocab_size else _MASK for token in tokens.tolist()]
@@ -126,6 +146,7 @@ class TextTokenizer:
         """Write `tokenizer.json` as other programs read it; its post-processor names the token that ends a document."""
         with atomic(file) as out:
             out.write(self._tokenizer.to_str(pretty=True).encode())
+        self.specials.save(file.with_name(CONFIG), self._tokenizer)
 
     @classmethod
     def load(cls, file: Path) -> TextTokenizer:
@@ -134,9 +155,10 @@ class TextTokenizer:
         Raises:
             TokenizerError: no such file, or no tokenizer in it.
         """
-        tokenizer = _read(file)
+        tokenizer = read_tokenizer(file)
         template = (json.loads(tokenizer.to_str())["post_processor"] or {}).get("single") or [{}]
-        return cls(tokenizer, template[-1].get("SpecialToken", {}).get("id"))
+        specials = Specials.load(file.with_name(CONFIG))
+        return cls(tokenizer, template[-1].get("SpecialToken", {}).get("id"), specials)
 
     def fingerprint(self) -> str:
         """SHA-256 of the whole tokenizer."""
@@ -207,47 +229,6 @@ def bpe(corpus: Corpus, vocab_size: int = 4096, eos: bool = True) -> TextTokeniz
     return TextTokenizer(tokenizer, EOS if eos else None)
 
 
-@TOKENIZERS.register("huggingface")
-def huggingface(source: str, eos: str | None = None) -> TextTokenizer:
-    """A tokenizer in Hugging Face's format: a `tokenizer.json`, a folder with one, or a hub id.
-
-    Args:
-        source: file, folder, `owner/name`, a GGUF file, or `package:NAME`, an installed package with one in it.
-        eos: the token that ends a document; null takes the first of <|endoftext|>, </s> and [SEP] that exists.
-
-    Raises:
-        TokenizerError: no tokenizer there, or it has no such token.
-    """
-    if source.endswith(".gguf") or source.startswith("package:"):
-        return TextTokenizer(_of_gguf(source), eos)
-    file = local_path(source)
-    if not file.is_file():
-        try:
-            place = hub_or_folder(source)
-            folder = Path(place) if Path(place).is_dir() else download(place, ["tokenizer.json"])
-        except FileNotFoundError as error:
-            raise TokenizerError(f"no tokenizer {source!r}: {first_line(error)}") from None
-        file = folder / "tokenizer.json"
-    tokenizer = _read(file)
-    if eos is None:
-        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
-    return TextTokenizer(tokenizer, eos)
-
-
-def _of_gguf(source: str) -> Tokenizer:
-    """The tokenizer of a GGUF file, as transformers reads it."""
-    folder, name = model_files(source)
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise TokenizerError("GGUF files need transformers: pip install 'maskgen[huggingface]'") from None
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        raise TokenizerError(f"no tokenizer in {source}: {first_line(error)}") from None
-    return tokenizer
-
-
 def _without_merges(names: list[str], eos: bool) -> Tokenizer:
     """Each name a token; the end of a document is one more, which no text encodes to."""
     names = [*names, EOS] if eos else names
@@ -295,7 +276,12 @@ def _ending(eos: str, token: int) -> dict[str, object]:
     }
 
 
-def _read(file: Path) -> Tokenizer:
+def read_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer.json.
+
+    Raises:
+        TokenizerError: it is missing or damaged.
+    """
     if not file.is_file():
         raise TokenizerError(f"no tokenizer at {file}: there is no such file")
     try:
