@@ -4,7 +4,7 @@
 
 A head of MAR and eMIGM (a token of one number; condition: one of two classes) is trained on a mixture of three normal
 distributions per class. Each solver starts from the same noise. `error`, of the solver alone: mean distance to the
-samples of 1,000 evaluations of the same head. `truth`, of head and solver: Wasserstein-1 to samples of the mixture;
+samples of 200 evaluations of the same head. `truth`, of head and solver: Wasserstein-1 to samples of the mixture;
 `floor` is that of two sets of such samples.
 """
 
@@ -32,7 +32,7 @@ MEAN = torch.tensor([[-1.5, 0.2, 1.3], [-0.8, 0.0, 1.6]])
 STD = torch.tensor([[0.2, 0.1, 0.3], [0.3, 0.1, 0.15]])
 WEIGHT = torch.tensor([0.3, 0.3, 0.4])
 EVALUATIONS = (8, 14)
-LONG = FieldSampler("dpm_single", 1000, "logsnr", order=3, sigma_min=0.01)
+LONG = FieldSampler("dpm_single", 200, "logsnr", order=3, sigma_min=0.01)
 
 
 def solvers(n: int) -> dict[str, FieldSampler]:
