@@ -34,7 +34,8 @@ def build(name: str, **keys: Any) -> nn.Module:
 def test_a_built_network_has_the_traits_that_were_declared_and_offers_what_they_promise(name: str) -> None:
     declared, network = declared_traits(MODELS.get(name)), build(name)
     traits = traits_of(network)
-    assert replace(traits, conditions=declared.conditions) == declared
+    of_sizes = {"conditions": declared.conditions, "groups": declared.groups}  # of classes and grid, which no key has
+    assert replace(traits, **of_sizes) == declared  # type: ignore[arg-type]
     assert set(traits.conditions) <= set(declared.conditions)
     assert set(traits.objectives) <= set(OBJECTIVES.names())
     assert traits.objectives
