@@ -154,7 +154,7 @@ class MaskGIT(nn.Module):
         turns = rotation_2d(grid, self.head_width, extent=self.grid)
         still = torch.ones(self.n_prefix, turns.shape[1], dtype=turns.dtype)  # class token and registers have none
         self.length = grid[0] * grid[1]
-        self.rotation = torch.cat([still, turns]).to(self.embedding.weight.device)
+        self.rotation = torch.cat([still, turns]).to(turns.device if self.rotation is None else self.rotation.device)
 
     def _add_embedding(self, width: int, positions: str, patch: int) -> None:
         """One table of codes, [MASK] and labels, as in BERT; learned positions, or rotary ones."""

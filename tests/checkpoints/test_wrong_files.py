@@ -261,7 +261,7 @@ def test_there_are_more_than_twenty_kinds_of_wrong_files() -> None:
 def test_a_message_names_what_is_wrong_with_options_too(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.pt", dit())
     given: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"layout": "dti"}, "unknown layout 'dti'; did you mean dit?"),
+        ({"layout": "dti"}, "unknown layout 'dti'; did you mean .*dit? choose"),
         ({"layout": "mdtv2"}, "in the layout of dit, not of mdtv2; use --layout dit"),
         ({"weights": "ema"}, "holds one set of weights; leave out --weights ema"),
     )
