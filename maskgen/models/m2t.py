@@ -117,7 +117,10 @@ class M2T(nn.Module):
         """Slots (B, n), those after the cached ones -> hidden vectors (B, n, D)."""
         start = 0 if cache is None else cache.length
         slots = slice(start, start + ids.shape[1])
-        x = self.embedding(ids) + self.positions[self.predicted[slots]] + self.shown_positions[self.shown[slots]]
+        places = F.embedding(self.predicted[slots], self.positions) + F.embedding(
+            self.shown[slots], self.shown_positions
+        )
+        x = self.embedding(ids) + places
         x, vectors = self.dropout(x), self._condition(ids, cond)
         mask = self.pattern.mask(slots.stop, ids.device, start)
         for index, block in enumerate(self.blocks):

@@ -41,7 +41,7 @@ def write(path: Path, content: dict[str, Any] | str) -> str:
         ({"guidance": {"scale": -1}}, ["guidance", "at least 0", "-1"]),
         ({"sampler": {"type": "maskgit", "steps": 0}}, ["sampler", "steps must be at least 1", "0"]),
         ({"objective": {"type": "masked_tokens", "label_smoothing": 2}}, ["objective", "label_smoothing", "2"]),
-        ({"model": {"type": "maskgit", "norm": "sideways"}}, ["model.norm", "'pre' or 'post'", "'sideways'"]),
+        ({"model": {"type": "maskgit", "norm": "sideways"}}, ["model.norm", "'pre', 'post' or 'rms'", "'sideways'"]),
         ({"model": "maskgti"}, ["model: unknown model 'maskgti'", "choose from", "maskgit"]),
         ({"data": "mnits"}, ["data: unknown data set 'mnits'", "digits"]),
         ({"tokenizer": {"levels": 4}}, ["tokenizer", "needs `type:`", "pixels"]),
