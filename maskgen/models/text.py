@@ -66,7 +66,8 @@ class TextTransformer(nn.Module):
         self.embedding = nn.Embedding(n_embeddings, settings.embedding_width or width)
         self.projection = nn.Linear(settings.embedding_width, width) if settings.embedding_width else None
         self.time = settings.build_time()
-        places = [MixerPlace(math.prod(grid) if grid else 0, layer, settings.depth) for layer in range(settings.depth)]
+        length = math.prod(grid) if grid else 0
+        places = (MixerPlace(length, layer, settings.depth) for layer in range(settings.depth))
         self.blocks = nn.ModuleList(text_block(settings.block, cond_width, place) for place in places)
         self.norm = settings.block.build_norm().build(width)
         self.modulation = zero(nn.Linear(cond_width, 2 * width)) if cond_width else None

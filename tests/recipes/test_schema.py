@@ -102,7 +102,11 @@ def test_images_are_no_text() -> None:
         ("mdlm", {"model": None}, ["text needs a model and a tokenizer"]),
         ("mdlm", {"tokenizer": {"from": "x"}}, ["tokenizer:", "made from the data or read from a file", "`from`"]),
         ("mdlm", {"tokenizer": "pixels"}, ["tokenizer: pixels is not for text; choose from bpe, bytes, characters"]),
-        ("mdlm", {"model": "maskgit"}, ["model: maskgit is not for text; choose from ar, bd3, mdlm"]),
+        (
+            "mdlm",
+            {"model": "maskgit"},
+            ["model: maskgit is not for text; choose from ar, bd3, huggingface, leave_one_out, mdlm"],
+        ),
         ("mdlm", {"model": "classifier"}, ["model: classifier takes no tokenizer; change either"]),
         ("mdlm", {"model": "bd3"}, ["objective: bd3 is trained by block_tokens, not by masked_tokens"]),
         ("mdlm", {"model": "ar"}, ["objective: ar is trained by next_token, not by masked_tokens"]),
@@ -128,7 +132,11 @@ def test_images_are_no_text() -> None:
         ("ar", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective next_token", "use 1, got 0.5"]),
         ("genmd4", {"train": {"keep_ratio": 0.5}}, ["train.keep_ratio: objective state_dependent", "use 1, got 0.5"]),
         ("bytes", {"train": {"document_attention": True, "keep_ratio": 0.5}}, ["train.keep_ratio", "use 1, got 0.5"]),
-        ("bd3", {"train": {"document_attention": True}}, ["train.document_attention", "model mdlm", "leave it out"]),
+        (
+            "bd3",
+            {"train": {"document_attention": True}},
+            ["train.document_attention", "model huggingface or mdlm", "leave it out"],
+        ),
         ("genmd4", {"train": {"document_attention": True}}, ["train.document_attention", "objective masked_tokens"]),
         ("mdlm", {"train": {"optimizer": "sgd"}}, ["train.optimizer", "'adamw' or 'muon'", "'sgd'"]),
         ("mdlm", {"data": {"type": "text_file"}}, ["data.path: missing"]),
@@ -148,7 +156,7 @@ def test_parts_of_text_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tokenizer": "characters"}, ["tokenizer: characters is not for images; choose from autoencoder_kl"]),
+        ({"tokenizer": "characters"}, ["tokenizer: characters is not for images; choose from autoencoder_dc"]),
         ({"train": {"document_attention": True}}, ["train.document_attention", "text", "leave it out"]),
     ],
 )
@@ -231,7 +239,7 @@ def test_a_strategy_that_asks_is_refused_where_the_network_does_not_answer(strat
     changes = {"process": {"type": "absorbing", "strategy": strategy}, "objective": "masked_tokens"}
     with pytest.raises(RecipeError) as error:
         parse_recipe(text_tree(tmp_path / "poem.txt", **changes))
-    assert str(error.value).endswith("model mdlm does not compute; choose from block, color, grid, random")
+    assert str(error.value).endswith("model mdlm does not compute; choose from block, color, grid, random, units")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def refused(text: Path, kinds: dict[str, Path], digits: Path, folder: Path) -> d
         "argument that is the pipeline's": (("sample", digits, "on_step=3"), "on_step: unknown key"),
         "fidelity of text": (
             (*evaluate, "--metric", "fidelity"),
-            "choose from diversity, generative-perplexity, likelihood",
+            "choose from choices, diversity, generative-perplexity, likelihood",
         ),
         "perplexity of images": (
             ("evaluate", digits, "--metric", "generative-perplexity"),

@@ -172,7 +172,7 @@ def test_what_would_give_another_score_has_another_report() -> None:
 def test_a_number_of_samples_reaches_every_score_of_samples(name: str) -> None:
     experiment = read_experiment(None, name)
     arm = next(iter(experiment.arms))
-    if experiment.evaluate is None and not experiment.metrics:
+    if not any(score.num for score in experiment.scores(arm)):
         with pytest.raises(UserError, match="--num 7: nothing is scored by samples here, only by probe"):
             experiment.with_num(7)
         return

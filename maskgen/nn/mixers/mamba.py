@@ -90,7 +90,8 @@ class SelectiveSSM(nn.Module):
         if self.step is not None:
             nn.init.uniform_(self.step, -(self.rank**-0.5), self.rank**-0.5)
         steps = torch.empty(n_steps).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
-        self.step_bias.data = steps + torch.log(-torch.expm1(-steps))  # softplus^-1
+        with torch.no_grad():
+            self.step_bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus^-1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, E) -> (B, L, E); y_t depends on x up to t."""

@@ -58,7 +58,7 @@ class Specials:
 
     @classmethod
     def load(cls, file: Path) -> Specials:
-        """Those that `save` wrote; none if there is no such file.
+        """Those that `save` wrote; none if there is no such file, or it is another program's.
 
         Raises:
             UserError: a damaged file.
@@ -66,7 +66,10 @@ class Specials:
         if not file.is_file():
             return cls()
         try:
-            stored = read_json(file)["maskgen"]
+            config = read_json(file)
+            if "maskgen" not in config:  # another program's
+                return cls()
+            stored = config["maskgen"]
             prefix, stop, forbidden = (tuple(map(int, stored[key])) for key in ("prefix", "stop", "forbidden"))
             mask = None if stored["mask"] is None else int(stored["mask"])
             return cls(int(stored["vocab_size"]), mask, prefix, stop, forbidden, str(stored["chat_template"]))
