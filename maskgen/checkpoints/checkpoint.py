@@ -104,7 +104,9 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
     lora, stored = checkpoint.recipe.lora, checkpoint.stored()
     headers = None if lora is not None else stored.headers()  # changes are smaller than the network
-    is_empty = lora is None and facts.architecture is None  # transformers ties weights as it builds
+    # transformers ties weights as it builds. A tokenizer's initial weights are drawn, though not used: a generator's
+    # come after them in a training, and a seed keeps its run.
+    is_empty = lora is None and facts.architecture is None and recipe.task == "generator"
     with bounded_build(headers, checkpoint.path), without_weights(is_empty):
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
     fill_network(system.network, lora, stored, checkpoint.info.get("base"), checkpoint.path, dtype)
