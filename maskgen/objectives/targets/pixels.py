@@ -36,7 +36,9 @@ class Pixels(TargetSpec):
 class Normalised(TargetSpec):
     """Each token normalised by itself, (x - mean) / sqrt(variance + 1e-6), the variance unbiased (MAE, section 4.1)."""
 
-    def build(self, layout: TokenLayout | int) -> TokenTarget:  # noqa: ARG002
+    def build(self, layout: TokenLayout | int) -> TokenTarget:
+        if isinstance(layout, TokenLayout) and layout.width == 1:
+            raise ValueError("target: normalised needs tokens of at least 2 numbers, these have 1; use target pixels")
         return _NormalisedTokens()
 
 
