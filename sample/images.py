@@ -40,21 +40,24 @@ def run(
         output: a sheet (`.png`, `.jpg`, `.webp`), an `.npz`, or a folder.
         animate: file of an animation of the unmasking, `.gif` or `.png`.
         scale: whole factor by which images of a sheet are enlarged.
-        **choices: other arguments of an `ImagePipeline`'s call.
+        **choices: other arguments of an `ImagePipeline`'s call, or with `sketch` of its `from_sketch`.
 
     Raises:
         UserError: a sampler, class or output that cannot be used; raised before anything is sampled.
     """
     path = check_writable(output, IMAGE_ENDINGS)
     film = check_writable(animate, (".gif", ".png")) if animate else None
-    pipeline.with_sampler(**{key: value for key, value in choices.items() if key not in OPTIONS})  # refuses others
+    is_sketched = "sketch" in choices
+    if not is_sketched:
+        pipeline.with_sampler(**{key: value for key, value in choices.items() if key not in OPTIONS})  # refuses others
     recorder = Recorder(pipeline.tokenizer, is_field=pipeline.generator.process is not None)
 
     def on_step(done: int, total: int, x_t: Tensor) -> None:  # noqa: ARG001 - an `OnStep`
         recorder.add(x_t, done)
 
     watcher = None if film is None else on_step
-    result = pipeline(num, list(classes) or None, progress=None, on_step=watcher, **choices)
+    draw = pipeline.from_sketch if is_sketched else pipeline
+    result = draw(num=num, classes=list(classes) or None, progress=None, on_step=watcher, **choices)
     titles = _titles(pipeline, classes, choices.get("prompts") or ())
     n_columns = len(titles) if len(titles) <= min(num, MAX_COLUMNS) else 0
     write_images(path, result.pixels, result.labels, n_columns, titles if n_columns else (), scale)

@@ -17,7 +17,12 @@ from . import images, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "new_tokens", "infill", "chat", "system", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "strength", "animate", "scale", "guidance", "guidance_interval")
+IMAGE_ONLY = (
+    "classes", "picture", "hole", "strength", "sketch", "structure", "edges", "animate", "scale", "guidance",
+    "guidance_interval",
+)  # fmt: skip
+OF_PICTURE, OF_SKETCH = ("hole", "strength"), ("structure", "edges")
+NOT_OF_SKETCH = ("picture", "prompts", "sampler", "guidance_interval", "animate")
 
 
 def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
@@ -37,9 +42,13 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
     chosen["output"] = chosen.get("output") or "samples.png"
     if not chosen.get("hole"):
         chosen.pop("hole", None)
-    for name in ("hole", "strength"):
-        if name in chosen and "picture" not in chosen:
-            raise UserError(f"--{name} is of a picture: give --picture FILE")
+    for names, whole in ((OF_PICTURE, "picture"), (OF_SKETCH, "sketch")):
+        for name in names:
+            if name in chosen and whole not in chosen:
+                raise UserError(f"--{name} is of a {whole}: give --{whole} FILE")
+    for name in NOT_OF_SKETCH:
+        if "sketch" in chosen and chosen.get(name):
+            raise UserError(f"--{name.replace('_', '-')} does not go with --sketch, which has a decoding of its own")
     images.run(pipeline, **chosen)
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
 

@@ -46,6 +46,14 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
     metavar="SHARE",
     help="Share of the hole's tokens to generate, drawn at random: a variation of --picture. Default: 1.",
 )
+@click.option("--sketch", metavar="FILE", help="Drawing whose structure the images take (MaskGIT checkpoints).")
+@click.option(
+    "--structure",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Weight of the sketch against the confidence of the network. Default: 0.9.",
+)
+@click.option("--edges", is_flag=True, help="--sketch is a photograph: its edges are the sketch.")
 @click.option("--show-steps", is_flag=True, help="Print the first text after every decoding step.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Sample i depends on seed + i only.")
 @click.option(

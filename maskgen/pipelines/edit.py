@@ -56,7 +56,7 @@ class Edit:
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], the share of tokens to generate, got {strength:g}")
-        given, (height, width) = _brought(picture, image_shape), image_shape[1:]
+        given, (height, width) = as_picture(picture, image_shape), image_shape[1:]
         if hole is None:
             hole = "center" if strength == 1 else "all"
         holes = [hole] if isinstance(hole, str | Path | Tensor) else list(hole)
@@ -90,8 +90,12 @@ class Edit:
         return torch.where(self.wanted, images, self.picture)
 
 
-def _brought(picture: Picture, image_shape: tuple[int, int, int]) -> Tensor:
-    """A picture as (C, H, W) uint8."""
+def as_picture(picture: Picture, image_shape: tuple[int, int, int]) -> Tensor:
+    """A picture as (C, H, W) uint8.
+
+    Raises:
+        UserError: it cannot be read, or is no tensor of that shape.
+    """
     channels, height, width = image_shape
     if isinstance(picture, Tensor):
         if picture.shape != image_shape or picture.dtype != torch.uint8:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
 from maskgen.pipelines.classes import Classes, ClassNames
 from maskgen.pipelines.edit import Edit, Holes, Picture
 from maskgen.pipelines.generator import Generator
-from maskgen.pipelines.outputs import ImageOutput, ImageStep
+from maskgen.pipelines.outputs import ImageBatch, ImageOutput, ImageStep, joined
 from maskgen.pipelines.partial import decode_partial
+from maskgen.pipelines.sketch import Sketch, require_attention
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
@@ -37,14 +38,6 @@ class Conditioning:
 
     captions: CaptionTable | None = None
     edit: Edit | None = None
-
-
-class ImageBatch(NamedTuple):
-    """A batch of samples: tokens (B, L) or (B, L, D), images (B, C, H, W) uint8, unmasking steps (B, L) or None."""
-
-    tokens: Tensor
-    images: Tensor
-    unmasked_at: Tensor | None
 
 
 class ImagePipeline(Pipeline):
@@ -152,7 +145,46 @@ class ImagePipeline(Pipeline):
         labels, names, given = self.labels(classes, num), *self._conditioning(prompts, picture, hole, strength)
         with ProgressBar(progress, n_batches(num, batch_size)) as bar:
             batches = list(self.draw(generator, num, labels, seeds, batch_size, both(bar, on_step), given))
-        return _output(batches, seeds, labels, names)
+        return joined(batches, seeds, labels, names)
+
+    def from_sketch(
+        self,
+        sketch: Picture,
+        num: int | None = None,
+        classes: Classes | None = None,
+        *,
+        edges: bool = False,
+        guidance: float | Guidance | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 250,
+        progress: Progress = False,
+        on_step: OnStep | None = None,
+        **arguments: Any,
+    ) -> ImageOutput:
+        """Draw samples with the structure of a sketch (MaskSketch, arXiv 2302.05496); other arguments as of a call.
+
+        Args:
+            sketch: a drawing, in the colours of the data; see `Edit.of`.
+            edges: take the edges of `sketch`, for a photograph.
+            **arguments: `steps`, `structure` (0 follows the class alone, 1 the sketch alone), `layers`, and others of
+                `SketchSampler`.
+
+        Raises:
+            UserError: a sketch or argument that cannot be used, or a checkpoint other than a MaskGIT.
+        """
+        generator, given = (
+            self.with_sampler(None, guidance),
+            Sketch.of(sketch, self.checkpoint.image_shape, edges=edges, **arguments),
+        )
+        require_attention(generator)
+        seeds, num = seeds_of(seed, num, 8)
+        labels, batches = self.labels(classes, num), []
+        with ProgressBar(progress, n_batches(num, batch_size)) as bar, self._computing():
+            for rows in slices(num, batch_size):
+                some = None if labels is None else labels[rows]
+                tokens = given.tokens(generator, seeds[rows], some, both(bar, on_step))
+                batches.append(ImageBatch(tokens.cpu(), generator.decode(tokens), None))
+        return joined(batches, seeds, labels, [])
 
     def stream(
         self,
@@ -268,20 +300,3 @@ class ImagePipeline(Pipeline):
                 images if given.edit is None else given.edit.paste(images),
                 None if order is None else order.steps(tokens),
             )
-
-
-def _output(
-    batches: Sequence[ImageBatch], seeds: Sequence[int], labels: Tensor | None, names: Sequence[str]
-) -> ImageOutput:
-    """The batches of a call as one output."""
-    pixels = torch.cat([batch.images for batch in batches])
-    orders = [batch.unmasked_at for batch in batches if batch.unmasked_at is not None]
-    return ImageOutput(
-        images=to_pil(pixels),
-        labels=None if labels is None else labels.tolist(),
-        tokens=torch.cat([batch.tokens for batch in batches]),
-        pixels=pixels,
-        prompts=[names[index % len(names)] for index in range(len(pixels))] if names else None,
-        seeds=tuple(seeds),
-        unmasked_at=torch.cat(orders) if orders else None,
-    )

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from maskgen.core.files import local_path
+from maskgen.data.image.pictures import to_pil
 from maskgen.pipelines.sheet import write_images, write_texts
 
 
@@ -107,3 +109,28 @@ class TextStep(NamedTuple):
 def _times(shape: Sequence[int]) -> str:
     """A shape as `3 x 32 x 32`."""
     return " x ".join(map(str, shape))
+
+
+class ImageBatch(NamedTuple):
+    """A batch of samples: tokens (B, L) or (B, L, D), images (B, C, H, W) uint8, unmasking steps (B, L) or None."""
+
+    tokens: Tensor
+    images: Tensor
+    unmasked_at: Tensor | None
+
+
+def joined(
+    batches: Sequence[ImageBatch], seeds: Sequence[int], labels: Tensor | None, names: Sequence[str]
+) -> ImageOutput:
+    """The batches of a call as one output."""
+    pixels = torch.cat([batch.images for batch in batches])
+    orders = [batch.unmasked_at for batch in batches if batch.unmasked_at is not None]
+    return ImageOutput(
+        images=to_pil(pixels),
+        labels=None if labels is None else labels.tolist(),
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        pixels=pixels,
+        prompts=[names[index % len(names)] for index in range(len(pixels))] if names else None,
+        seeds=tuple(seeds),
+        unmasked_at=torch.cat(orders) if orders else None,
+    )
