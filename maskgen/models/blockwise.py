@@ -62,7 +62,7 @@ class Blockwise(TextTransformer):
         return Cached(self)
 
     @property
-    def is_shifted(self) -> bool:
+    def has_final_inputs(self) -> bool:
         """See `InTurn`."""
         return self.is_autoregressive
 

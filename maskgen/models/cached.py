@@ -16,15 +16,14 @@ from maskgen.nn.patterns import AttentionPattern
 
 
 class InTurn(Protocol):
-    """A network whose row is slots, group by group; a slot attends to its own group and to the groups before it.
-
-    Attributes:
-        is_shifted: the slots of a group show tokens of the groups before it only.
-    """
+    """A network whose row is slots, group by group; a slot attends to its own group and to the groups before it."""
 
     traits: NetworkTraits
     blocks: nn.ModuleList
-    is_shifted: bool
+
+    @property
+    def has_final_inputs(self) -> bool:
+        """Whether the slots of a group show tokens of the groups before it only, so that they change no more."""
 
     @property
     def pattern(self) -> AttentionPattern:
@@ -85,8 +84,8 @@ class Cached:
         rows = where.any(1)
         some = None if cond is None else cond.rows(rows)
         is_all = bool(rows.all())
-        # A shifted input is final once its token is queried: the next call need not compute it again.
-        cache = self.cache if is_all and self.network.is_shifted else self.cache.fork(None if is_all else rows)
+        # Final inputs go into the cache with the query itself: the next call need not compute them again.
+        cache = self.cache if is_all and self.network.has_final_inputs else self.cache.fork(None if is_all else rows)
         x = self.network.continued(ids[rows, :end], t[rows], some, cache)
         return Categorical(self.network.answered(x, start, t[rows], some, where[rows]).logits, where)
 

@@ -46,7 +46,7 @@ class M2T(nn.Module):
 
     traits = NetworkTraits(objectives=("next_token",), tokens=("discrete",), streams=("image",), has_cache=True)
 
-    is_shifted = True
+    has_final_inputs = True
     predicted: Tensor
     shown: Tensor
     allowed: Tensor

@@ -177,7 +177,8 @@ class BiMamba(BiScan):
         x, z = self.expand(x).chunk(2, -1)
         ahead = self.scans[0](self.convolutions[0](x))
         back = self.scans[1](self.convolutions[1](x.flip(1))).flip(1)
-        return (ahead + back) * F.silu(z)
+        gated: Tensor = (ahead + back) * F.silu(z)
+        return gated
 
 
 class BiMambaV2(BiScan):
