@@ -1,6 +1,6 @@
 """MaskSketch on Fashion-MNIST: how near the samples are to their sketch, and how good they are.
 
-    python benchmarks/sketch.py [--num 250] [--steps 30] [--source edges|picture] [--output FILE.json] [--sheet FILE.png]
+    python benchmarks/sketch.py [--num 250] [--steps 30] [--source edges|picture] [--output FILE] [--sheet FILE.png]
 
 Sketches are edges of test images (or the images), one a sample with the image's class, all for the zoo's
 `fashion-maskgit`. Edge distance: symmetric Chamfer distance in pixels between the edges of a sample and of the test
