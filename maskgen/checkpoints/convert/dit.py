@@ -23,21 +23,22 @@ HEAD = {
     r"final_layer\.linear\.(weight|bias)": r"trunk.head.out.\1",
     r"final_layer\.adaLN_modulation\.1\.(weight|bias)": r"trunk.head.modulation.\1",
 }
-_PARTS = {
+LAYERS = {
     "attn.qkv": "attention.qkv",
     "attn.proj": "attention.out",
     "mlp.fc1": "mlp.expand",
     "mlp.fc2": "mlp.contract",
-    "adaLN_modulation.1": "modulation",
 }
+"""Of a block of timm: names there and here."""
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Heads of the published widths; a DiT's weights do not say them."""
 
 
-def blocks(theirs: str, ours: str) -> dict[str, str]:
-    """Patterns of all tensors of a list of blocks."""
+def blocks(theirs: str, ours: str, norms: Mapping[str, str] = {"adaLN_modulation.1": "modulation"}) -> dict[str, str]:
+    """Patterns of all tensors of a list of blocks: those of timm's layers, and of `norms`."""
     return {
-        rf"{theirs}\.(\d+)\.{re.escape(part)}\.(weight|bias)": rf"{ours}.\1.{name}.\2" for part, name in _PARTS.items()
+        rf"{theirs}\.(\d+)\.{re.escape(part)}\.(weight|bias)": rf"{ours}.\1.{name}.\2"
+        for part, name in {**LAYERS, **norms}.items()
     }
 
 
@@ -151,7 +152,18 @@ def check_positions(key: str, state: Mapping[str, Tensor]) -> None:
 
 def count(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many blocks a list of that name has."""
-    return len({key.split(".")[1] for key in state if key.startswith(f"{prefix}.")})
+    return len({key.removeprefix(f"{prefix}.").split(".")[0] for key in state if key.startswith(f"{prefix}.")})
+
+
+def heads_of(width: int, known: Mapping[int, int]) -> int:
+    """Heads of a published width, which the weights do not tell.
+
+    Raises:
+        UserError: it was never published.
+    """
+    if width not in known:
+        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*known]}")
+    return known[width]
 
 
 def has_variance(state: Mapping[str, Tensor]) -> bool:
@@ -168,6 +180,4 @@ def sizes(state: Mapping[str, Tensor]) -> dict[str, object]:
     if "x_embedder.proj.weight" not in state:
         raise UserError("x_embedder.proj.weight is missing; is the file of another network?")
     width = len(state["x_embedder.proj.weight"])
-    if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
-    return {"width": width, "heads": HEADS[width]}
+    return {"width": width, "heads": heads_of(width, HEADS)}

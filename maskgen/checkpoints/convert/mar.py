@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import blocks, count, renamed
+from maskgen.checkpoints.convert.dit import blocks, count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 
@@ -90,12 +90,17 @@ def mar_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     if "z_proj.weight" not in state or "diffloss.net.cond_embed.weight" not in state:
         raise UserError("z_proj.weight or diffloss.net.cond_embed.weight is missing; is the file of another network?")
     width, length = len(state["z_proj.weight"]), state["diffusion_pos_embed_learned"].shape[-2]
-    if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
-    depth = len({key.split(".")[3] for key in state if key.startswith("diffloss.net.res_blocks.")})
-    head = {"type": "diffusion", "width": len(state["diffloss.net.cond_embed.weight"]), "depth": depth}
+    head = {
+        "type": "diffusion", "width": len(state["diffloss.net.cond_embed.weight"]),
+        "depth": count(state, "diffloss.net.res_blocks"),
+    }  # fmt: skip
     buffer = state["encoder_pos_embed_learned"].shape[-2] - length
-    sizes = {"width": width, "depth": count(state, "encoder_blocks"), "heads": HEADS[width], "n_buffer": buffer}
+    sizes = {
+        "width": width,
+        "depth": count(state, "encoder_blocks"),
+        "heads": heads_of(width, HEADS),
+        "n_buffer": buffer,
+    }
     return {"type": "mar", **sizes, "head": head}
 
 
