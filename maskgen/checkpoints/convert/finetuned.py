@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, shipped
-from maskgen.checkpoints.convert.dit import count, renamed
+from maskgen.checkpoints.convert.dit import count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
-from maskgen.checkpoints.convert.vit import heads_of, on_our_pixels, vit_names
+from maskgen.checkpoints.convert.vit import HEADS, on_our_pixels, vit_names
 from maskgen.nn.mixers.relative import N_CLASS
 from maskgen.recipes.build import DataFacts
 
@@ -64,7 +64,8 @@ class FineTuned(Converter):
         else:
             side = math.isqrt(state["pos_embed"].shape[1] - 1)
         model = {
-            "type": "vit", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width), "patch": patch,
+            "type": "vit", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width, HEADS),
+            "patch": patch,
             "pool": "mean" if "fc_norm.weight" in state else "class",
             "positions": "learned" if table is None else "relative",
             "layer_scale": 0.1 if "blocks.0.gamma_1" in state else 0.0,
