@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, DiffusersFolder
-from maskgen.checkpoints.convert.dit import count
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count
 from maskgen.checkpoints.convert.vqgan import taming_names
 from maskgen.core.errors import UserError
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 from maskgen.checkpoints.convert.vit import on_our_pixels, pixels_last
 from maskgen.core.errors import UserError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 
 HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
 """Heads of the published widths: the weights do not say them (the small network has 6 of 85 channels)."""

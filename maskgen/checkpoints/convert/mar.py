@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import blocks, count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
+from maskgen.checkpoints.convert.vit import vit_names
 from maskgen.core.errors import UserError
 
-_NORMS = {
-    rf"{side}_blocks\.(\d+)\.norm{n}\.(weight|bias)": rf"{side}.blocks.\1.{name}.\2"
-    for side in ("encoder", "decoder")
-    for n, name in ((1, "attention_norm"), (2, "mlp_norm"))
-}
 _SINGLE = {
     r"class_emb\.weight": "labels.weight",
     r"fake_latent": "null",
@@ -44,9 +40,7 @@ _HEAD = {
         r"in_ln": "norm", r"mlp\.0": "expand", r"mlp\.2": "contract", r"adaLN_modulation\.1": "modulation"
     }.items()
 }  # fmt: skip
-_NAMES = (
-    _SINGLE | _NORMS | _HEAD | blocks("encoder_blocks", "encoder.blocks") | blocks("decoder_blocks", "decoder.blocks")
-)
+_NAMES = _SINGLE | _HEAD | vit_names("encoder_blocks", "encoder.blocks") | vit_names("decoder_blocks", "decoder.blocks")
 HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}
 """Heads of the published widths, which the weights do not tell."""
 SIZES = {448: "xs", 512: "s", 768: "b", 1024: "l", 1280: "h"}

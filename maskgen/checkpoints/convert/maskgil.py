@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2560: 40}
 """Heads of the published widths; the weights do not say them."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, heads_of
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.convert.dit import blocks
+from maskgen.checkpoints.convert.tensor_names import block_names
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 
@@ -22,7 +22,7 @@ _NORMS = {"norm1": "attention_norm", "norm2": "mlp_norm"}
 
 def vit_names(theirs: str, ours: str) -> dict[str, str]:
     """Patterns of all tensors of a list of ViT blocks."""
-    return blocks(theirs, ours, _NORMS)
+    return block_names(theirs, ours, _NORMS)
 
 
 def on_our_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, shipped
-from maskgen.checkpoints.convert.dit import count
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts
 
