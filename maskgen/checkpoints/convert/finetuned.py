@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, shipped
-from maskgen.checkpoints.convert.dit import count, heads_of, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 from maskgen.checkpoints.convert.vit import HEADS, on_our_pixels, vit_names
 from maskgen.nn.mixers.relative import N_CLASS
 from maskgen.recipes.build import DataFacts

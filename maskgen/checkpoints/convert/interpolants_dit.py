@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import HEAD, blocks, check_positions, count, heads_of, renamed
+from maskgen.checkpoints.convert.dit import HEAD, check_positions, dit_blocks
 from maskgen.checkpoints.convert.interpolants import HEADS
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 from maskgen.core.errors import UserError
 
 _NAMES = (
     HEAD
-    | blocks("blocks", "trunk.blocks")
+    | dit_blocks("blocks", "trunk.blocks")
     | {
         r"x_pre_embed\.weight": "embedding.weight",
         r"patch_embed\.proj\.(weight|bias)": r"joined.\1",
