@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,16 +47,13 @@ def run(
     """
     path = check_writable(output, IMAGE_ENDINGS)
     film = check_writable(animate, (".gif", ".png")) if animate else None
-    is_sketched = "sketch" in choices
-    if not is_sketched:
-        pipeline.with_sampler(**{key: value for key, value in choices.items() if key not in OPTIONS})  # refuses others
+    draw = _drawn_by(pipeline, choices)
     recorder = Recorder(pipeline.tokenizer, is_field=pipeline.generator.process is not None)
 
     def on_step(done: int, total: int, x_t: Tensor) -> None:  # noqa: ARG001 - an `OnStep`
         recorder.add(x_t, done)
 
     watcher = None if film is None else on_step
-    draw = pipeline.from_sketch if is_sketched else pipeline
     result = draw(num=num, classes=list(classes) or None, progress=None, on_step=watcher, **choices)
     titles = _titles(pipeline, classes, choices.get("prompts") or ())
     n_columns = len(titles) if len(titles) <= min(num, MAX_COLUMNS) else 0
@@ -64,6 +61,14 @@ def run(
     if film is not None:
         write_animation(film, recorder, result.pixels, n_columns)
     return result
+
+
+def _drawn_by(pipeline: ImagePipeline, choices: Mapping[str, Any]) -> Callable[..., ImageOutput]:
+    """What draws the samples; a sampler that the checkpoint cannot use is refused here, before anything is opened."""
+    if "sketch" in choices:
+        return pipeline.from_sketch
+    pipeline.with_sampler(**{key: value for key, value in choices.items() if key not in OPTIONS})
+    return pipeline
 
 
 def _titles(pipeline: ImagePipeline, classes: Sequence[str], prompts: Sequence[str]) -> list[str]:

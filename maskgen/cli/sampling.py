@@ -31,7 +31,11 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 @click.option(
     "--new-tokens", type=click.IntRange(1), metavar="N", help="Tokens after the prompt, in place of --length."
 )
-@click.option("--infill", metavar="TEXT", help='Text with gaps, one _ per token: "In the ____ God created".')
+@click.option(
+    "--infill",
+    metavar="TEXT",
+    help='Text with gaps, one _ per token, or _{3,9}: as many as fit best: "In the ____ God created".',
+)
 @click.option("--picture", metavar="FILE", help="Image to complete; see --hole.")
 @click.option(
     "--hole",

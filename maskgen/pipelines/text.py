@@ -15,6 +15,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
 from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
+from maskgen.pipelines.gaps import GAP, has_ranges, with_lengths
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.outputs import TextOutput, TextStep
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
@@ -22,9 +23,6 @@ from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.tokenizers.text.specials import Message
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
-
-GAP = "_"
-"""Stands for one token to generate, in the text given to `infill`."""
 
 
 class Request(NamedTuple):
@@ -94,6 +92,18 @@ class TextPipeline(Pipeline):
         given = self._tokens(prompt if prompt is not None else infill or "", has_gaps=infill is not None)
         return self._opened(given, length, is_whole=infill is not None)
 
+    def with_lengths(self, infill: str) -> str:
+        """An infill whose gaps of unknown length `_{3,9}` have become the number of `_` that fits best.
+
+        Raises:
+            UserError: see `maskgen.pipelines.gaps.with_lengths`.
+        """
+        if not has_ranges(infill):
+            return infill
+        return with_lengths(
+            infill, lambda text: self._tokens(text, has_gaps=True), self.model, self.tokenizer.vocab_size
+        )
+
     def _opened(self, given: Tensor, length: int, *, is_whole: bool = False) -> Tensor:
         """(1, L) int64: given tokens, then tokens to generate; a whole text may end with the given ones."""
         if not is_whole and len(given) >= length:
@@ -134,7 +144,8 @@ class TextPipeline(Pipeline):
         Args:
             num: how many; 4 by default, or one a seed of a list.
             length: tokens; as in training by default, or of an infill.
-            prompt, infill: text at the beginning; or a text in which every `_` is a token to generate.
+            prompt, infill: text at the beginning; or a text in which every `_` is a token to generate, and `_{3,9}` as
+                many of them as fit best.
             messages: a conversation, `[{"role": "user", "content": "..."}]`; the texts are answers.
             new_tokens: tokens after prompt or messages, in place of length.
             known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere, in place of prompt, infill and length.
@@ -189,7 +200,7 @@ class TextPipeline(Pipeline):
         if given.known is not None:
             return Request(given.known, given.length)
         if given.infill is not None:
-            return Request(self.known(given.length or 0, infill=given.infill), given.length)
+            return Request(self.known(given.length or 0, infill=self.with_lengths(given.infill)), given.length)
         start = self._beginning(given)
         if start is None:
             return Request(None, given.new_tokens or given.length)
