@@ -144,8 +144,7 @@ class TextPipeline(Pipeline):
         Args:
             num: how many; 4 by default, or one a seed of a list.
             length: tokens; as in training by default, or of an infill.
-            prompt, infill: text at the beginning; or a text in which every `_` is a token to generate, and `_{3,9}` as
-                many of them as fit best.
+            prompt, infill: text at the beginning; or a text with a `_` for each token to generate; `_{3,9}`: the best.
             messages: a conversation, `[{"role": "user", "content": "..."}]`; the texts are answers.
             new_tokens: tokens after prompt or messages, in place of length.
             known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere, in place of prompt, infill and length.
