@@ -70,12 +70,14 @@ class Batch:
 
     `documents` (B, L) int64: document index of each token in a packed row; None for full attention.
     `view` (B, L) int64: tokens of another view of each image, for a contrastive term; None without one.
+    `is_answer` (B, L) bool: the tokens that may be masked and are learned; None for all.
     """
 
     x_0: Tensor
     cond: Condition | None = None
     documents: Tensor | None = None
     view: Tensor | None = None
+    is_answer: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from maskgen.core.rng import Rng
 from maskgen.models.huggingface import HuggingFaceDenoiser
 from maskgen.recipes.build import DataFacts, build_system
 from maskgen.recipes.load import parse_recipe
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, characters
+from maskgen.tokenizers.text.learned import characters
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 from tests import tiny
 
 SMALL = {"intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.errors import UserError
-from maskgen.core.files import read_regular
+from maskgen.core.files import numbered_lines
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
@@ -60,12 +60,9 @@ def read_tasks(file: Path) -> list[Task]:
         UserError: no such file, no task, or a line that is none; the message says which.
     """
     try:
-        text = read_regular(file).decode()
+        lines = numbered_lines(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tasks at {file}: {error}") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise UserError(f"{file} holds no task; a line is {EXAMPLE}")
+        raise UserError(f"no tasks at {file}: {error}; a line is {EXAMPLE}") from None
     return [_task(line, f"{file}, line {number}") for number, line in lines]
 
 
