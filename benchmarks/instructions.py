@@ -1,9 +1,9 @@
 """Instruction tuning of a small network on a made-up task: exact match before and after.
 
-    python benchmarks/instructions.py --output DIR [--steps 1500] [--seed 0] [--arms plain complementary cap]
+    python benchmarks/instructions.py --output DIR [--steps 1200] [--seed 0] [--arms plain complementary cap]
 
 2,000 rows of three kinds: two numbers to add, a word to reverse, a text to copy with a rule. The network is that of
-`text/sft`, trained from scratch; `before` is its checkpoint at step 1.
+`text/sft`, smaller, trained from scratch; `before` is its checkpoint at step 1.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     options = parser.parse_args()
@@ -79,7 +81,8 @@ def main() -> None:
     for arm in options.arms:
         name = f"{arm}-{options.seed}"
         keys = [f"data.path={data}", "data.length=32", "data.test_fraction=0", f"train.steps={options.steps}",
-                f"seed={options.seed}", *ARMS[arm]]  # fmt: skip
+                f"model.width={options.width}", f"model.depth={options.depth}", f"seed={options.seed}",
+                *ARMS[arm]]  # fmt: skip
         first = maskgen.train("text/sft", [*keys, "train.steps=1"], output=folder / f"before-{name}", device="cpu")
         began = time.process_time()
         last = maskgen.train("text/sft", keys, output=folder / f"after-{name}", resume="auto", device="cpu")
