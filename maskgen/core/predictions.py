@@ -216,6 +216,13 @@ class Categorical:
         is_outside = torch.empty_like(is_late).scatter(-1, order, is_late)
         return Categorical(self.logits.masked_fill(is_outside, -torch.inf), self.where)
 
+    def likeliest(self, top_k: int) -> Categorical:
+        """Only the `top_k` likeliest tokens and those as likely as the last of them; 0 keeps all."""
+        if not 0 < top_k < self.logits.shape[-1]:
+            return self
+        least = self.logits.topk(top_k, -1).values[..., -1:]
+        return Categorical(self.logits.masked_fill(self.logits < least, -torch.inf), self.where)
+
     def log_probs(self) -> Tensor:
         """Log-probabilities in float32 or wider, shape of `logits`."""
         return F.log_softmax(self.logits.float() if self.logits.dtype.itemsize < 4 else self.logits, -1)

@@ -39,7 +39,7 @@ def tree(folder: Path, steps: int, **changes: Any) -> dict[str, Any]:
         "objective": {"type": "masked_tokens", "weight": "elbo", "label_dropout": 0.0},
         "sampler": {"type": "llada", "block_length": 4},
         "train": {
-            "steps": steps, "batch_size": 16, "warmup": 0, "lr": 0.01, "ema": 0.9, "checkpoint_every": steps,
+            "steps": steps, "batch_size": 16, "warmup": 0, "lr": 0.005, "ema": 0.9, "checkpoint_every": steps,
             "preview_every": 0, "validation_rows": 0, "tensorboard": False,
         },
     } | changes  # fmt: skip
@@ -61,7 +61,7 @@ def scores(checkpoint: Path, **options: Any) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
-    return maskgen.train(written(folder, 150), output=folder / "run", device="cpu")
+    return maskgen.train(written(folder, 200), output=folder / "run", device="cpu")
 
 
 def test_answers_of_any_length_are_learned_and_end(tuned: Path) -> None:

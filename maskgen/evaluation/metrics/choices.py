@@ -118,18 +118,18 @@ def answer_nll(
     traits, n = traits_of(model), len(answer)
     if not n or draws < 1 or traits.has_exponents:
         raise ValueError(f"needs an answer, draws and a model without learned rates, got {n} tokens and {draws} draws")
-    row = torch.cat([prompt, answer])[None].to(_device(model, prompt))
+    row = torch.cat([prompt, answer])[None].to(model_device(model, prompt))
     is_answer = (torch.arange(row.shape[1], device=row.device) >= len(prompt))[None]
     if traits.is_autoregressive:
         prediction = categorical_at(model(row, torch.zeros(1, device=row.device)), is_answer)
         return AnswerNll(-float(prediction.log_prob(row[is_answer]).double().sum()), 0.0, 1, is_bound=False)
     drawn = _masks(torch.arange(len(prompt), row.shape[1]), traits.block_length, rng, draws)
     times = (Linear() if isinstance(schedule, Fixed) else schedule).inverse(1 - drawn.ratios).clamp(0, 1).float()
-    means = _weighted(model, row, drawn, times, mask_id).view(drawn.n_groups, -1).mean(1)
+    means = masked_costs(model, row, drawn, times, mask_id).view(drawn.n_groups, -1).mean(1)
     return AnswerNll(float(means.mean()), drawn.error(means), len(times), is_bound=traits.block_length != 1)
 
 
-def _weighted(
+def masked_costs(
     model: Callable[..., Categorical | Tensor], row: Tensor, drawn: AnswerMasks, times: Tensor, mask_id: int
 ) -> Tensor:
     """(M,) float64 on the CPU, the weighted cross-entropy of each mask of the answer that ends a row (1, L)."""
@@ -200,7 +200,7 @@ def _every_mask(n: int) -> AnswerMasks:
     return AnswerMasks(masks, weights[:, None].expand(-1, n), k.double() / (n + 1), is_fixed=True)
 
 
-def _device(model: object, like: Tensor) -> torch.device:
+def model_device(model: object, like: Tensor) -> torch.device:
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     return next((one.device for one in parameters), like.device)
 
