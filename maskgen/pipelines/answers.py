@@ -30,7 +30,7 @@ def answered(
     new_tokens: int,
     seed: int = 0,
     batch_size: int = 32,
-    on_done: Callable[[int], None] = lambda _: None,
+    on_done: Callable[[int], object] = lambda _: None,
 ) -> list[Answer]:
     """An answer to each prompt, in order; that of prompt i depends on the prompt and on `seed` + i only.
 

@@ -140,7 +140,7 @@ def test_an_answer_is_an_index_or_one_of_the_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "holds no task"),
+        ("", "no tasks at .* there is nothing in it"),
         ("{", "line 1: not a task"),
         ('{"prompt": "a", "choices": ["b", "c"]}', "line 1: not a task"),
         ('{"prompt": 1, "choices": ["b", "c"], "answer": 0}', "prompt must be a text"),
