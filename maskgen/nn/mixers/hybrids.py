@@ -15,7 +15,7 @@ from maskgen.nn.mixers.self_attention import ATTENTION
 
 @dataclass(frozen=True)
 class _TwoMixers(Mixer):
-    """What a stack of both can do; final classes say which is where."""
+    """What a stack of both can do; final classes decide which is where."""
 
     first: Mixer
     second: Mixer = ATTENTION
