@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext, under
-from maskgen.core.predictions import NULL, Condition, Field
+from maskgen.core.predictions import Condition, Field, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
@@ -160,5 +159,5 @@ class DiT(nn.Module):
         """Condition of the blocks (B, width): time plus class."""
         hidden: Tensor = self.time(t)
         if self.labels is not None:
-            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
+            hidden = hidden + self.labels(labels_of(cond, t))
         return F.silu(hidden)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from maskgen.core.devices import device_of
 from maskgen.core.predictions import Categorical
 from maskgen.core.traits import traits_of
-from maskgen.evaluation.metrics.choices import AnswerMasks, masked_costs, model_device
+from maskgen.evaluation.metrics.choices import AnswerMasks, masked_costs
 from maskgen.schedules import Fixed, Linear, Schedule
 
 
@@ -44,7 +45,7 @@ def pseudo_nll(
         raise ValueError(f"needs an answer and a window of at least 1, got {n} tokens and window {window}")
     if traits.is_autoregressive or traits.block_length is not None or traits.has_exponents:
         raise ValueError("a pseudo-likelihood needs a masked network with full attention; use the likelihood (choices)")
-    row = torch.cat([prompt, answer])[None].to(model_device(model, prompt))
+    row = torch.cat([prompt, answer])[None].to(device_of(model, prompt.device))
     place = torch.arange(n)
     after = place[None] - place[:, None]
     masks = (after >= 0) & (after < (n if window is None else window))  # (n, n), row i scores token i
