@@ -31,7 +31,7 @@ def run(
     device: str = "auto",
     **choices: Any,
 ) -> str:
-    """Scores of tasks of lm-evaluation-harness, `tasks=arc_easy,piqa`, also of a folder: `include_path=DIR`.
+    """Scores of tasks of lm-evaluation-harness, `tasks=arc_easy,piqa`, or of those in a folder, `include_path=DIR`.
 
     Raises:
         UserError: lm-eval is not installed; a checkpoint, task, sampler or output that cannot be used.
@@ -54,7 +54,7 @@ def run(
             num_fewshot=fewshot,
             limit=limit,
             apply_chat_template=chat,
-            task_manager=manager(include_path=folder),
+            task_manager=manager(include_path=folder, include_defaults=folder is None),
             bootstrap_iters=0,
             log_samples=False,
         )
