@@ -14,10 +14,10 @@ from maskgen.core.predictions import Condition, Field, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.trunks import NoMasking, Sizes, Switch, check_masking, init_trunk, require_mixer
+from maskgen.models.trunks import NoMasking, Sizes, Switch, check_masking, init_trunk, masking_name
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.nn.mixers.attention import AttentionBackend
-from maskgen.nn.mixers.registry import Mixer
+from maskgen.nn.mixers.registry import Mixer, mixer_name
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.processes import Gaussian
 
@@ -68,7 +68,7 @@ class DiT(nn.Module):
             raise ValueError(
                 f"width, depth, heads and mlp_ratio must be positive, got {width}, {depth}, {heads} and {mlp_ratio}"
             )
-        require_mixer(masking, mixer)
+        _require_mixer(masking, mixer)
         self.masking, self.has_variance, self.width, self.base_grid = masking, has_variance, width, grid
         traits = self.traits_for({"masking": masking, "positions": positions, "mixer": mixer})
         self.traits = replace(traits, conditions=("class",) if n_classes else ())
@@ -104,7 +104,7 @@ class DiT(nn.Module):
         Raises:
             ValueError: they do not go together.
         """
-        require_mixer(context.model["masking"], context.model["mixer"])
+        _require_mixer(context.model["masking"], context.model["mixer"])
         check_masking(context, context.model["positions"])
         if context.model["has_variance"] and isinstance(context.process, Gaussian):
             try:
@@ -168,3 +168,16 @@ class DiT(nn.Module):
         if self.labels is not None:
             hidden = hidden + self.labels(labels_of(cond, t))
         return F.silu(hidden)
+
+
+def _require_mixer(masking: Switch, mixer: Mixer) -> None:
+    """Check that a masking's blocks can have a mixer.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if masking.needs_attention and mixer != ATTENTION:
+        raise ValueError(
+            f"model.mixer: masking {masking_name(masking)} adds a bias to attention scores, {mixer_name(mixer)} has none; "
+            "use mixer attention, or another masking"
+        )

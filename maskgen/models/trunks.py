@@ -18,7 +18,7 @@ from maskgen.nn.embeddings import sincos_2d, sincos_over
 from maskgen.nn.heads import AdaHead
 from maskgen.nn.initialisation import zero
 from maskgen.nn.mixers.attention import AttentionBackend
-from maskgen.nn.mixers.registry import Mixer, mixer_name
+from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.published_blocks import BlockSizes, dit_block
 
@@ -103,19 +103,6 @@ class Switch(ABC):
 SWITCHES: Registry[Switch] = Registry("masking", Switch, home="maskgen.models:SWITCHES")
 
 
-def require_mixer(masking: Switch, mixer: Mixer) -> None:
-    """Check that a masking's blocks can have a mixer.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    if masking.needs_attention and mixer != ATTENTION:
-        raise ValueError(
-            f"model.mixer: masking {_name_of(masking)} adds a bias to attention scores, {mixer_name(mixer)} has none; "
-            "use mixer attention, or another masking"
-        )
-
-
 def check_masking(context: CheckContext, positions: str = "sincos") -> None:
     """Check a network with the key `masking` against what training drops and the resolutions of its phases.
 
@@ -125,18 +112,19 @@ def check_masking(context: CheckContext, positions: str = "sincos") -> None:
     masking: Switch = context.model["masking"]
     if context.keep_ratio < 1 and not masking.drops:
         raise ValueError(
-            f"train.keep_ratio: model.masking {_name_of(masking)} drops no tokens; choose another or use 1, got "
+            f"train.keep_ratio: model.masking {masking_name(masking)} drops no tokens; choose another or use 1, got "
             f"{context.keep_ratio}"
         )
     if context.resolution is not None and (masking.fixed_grid or positions == "learned"):
-        what = f"masking {_name_of(masking)} is" if masking.fixed_grid else "learned positions are"
+        what = f"masking {masking_name(masking)} is" if masking.fixed_grid else "learned positions are"
         way = "another masking" if masking.fixed_grid else "model.positions sincos"
         raise ValueError(
             f"train.phases: resolution {context.resolution}: {what} for one grid of tokens; use {way}, or leave it out"
         )
 
 
-def _name_of(masking: Switch) -> str:
+def masking_name(masking: Switch) -> str:
+    """The name of a masking in recipes."""
     return next((name for name in SWITCHES.names() if SWITCHES.get(name) is type(masking)), type(masking).__name__)
 
 
