@@ -178,6 +178,6 @@ def _require_mixer(masking: Switch, mixer: Mixer) -> None:
     """
     if masking.needs_attention and mixer != ATTENTION:
         raise ValueError(
-            f"model.mixer: masking {masking_name(masking)} adds a bias to attention scores, {mixer_name(mixer)} has none; "
-            "use mixer attention, or another masking"
+            f"model.mixer: masking {masking_name(masking)} adds a bias to attention scores, {mixer_name(mixer)} has "
+            "none; use mixer attention, or another masking"
         )
