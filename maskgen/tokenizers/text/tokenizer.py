@@ -23,6 +23,8 @@ from maskgen.tokenizers.text.specials import CONFIG, Message, Specials, end_of_t
 
 EOS = "<|endoftext|>"
 BATCH = 2**20
+SPACES = "\u0120\u2581"
+"""How byte-level BPE and SentencePiece write a space."""
 _MASK = "\uffff"  # not a character, so no tokenizer has it
 
 # Loaders fork after texts were encoded in threads; unless this is set, each fork prints a warning.
@@ -102,11 +104,8 @@ class TextTokenizer:
 
     @cached_property
     def joins_space(self) -> bool:
-        """Whether a word and the space before it are one token."""
-        try:
-            return any(len(self.encode_after(f" {letter}")) == 1 for letter in "aot")
-        except TokenizerError:
-            return False
+        """Whether a word and the space before it are one token, as byte-level BPE and SentencePiece write it."""
+        return any(len(name) > 1 and name[0] in SPACES and name[1].isalpha() for name in self.token_names())
 
     def end_of_turn(self) -> int | None:
         """The special token that ends an answer in the chat template; None without."""
@@ -158,9 +157,13 @@ class TextTokenizer:
         for content in (message["content"] for message in messages):
             if found := next((name for name in names if name in content), None):
                 raise TokenizerError(f"a message holds the special token {found!r}, which would end it; leave it out")
+        return self.encode_named(rendered(self.specials.chat_template, messages))
+
+    def encode_named(self, text: str) -> Tensor:
+        """(N,) int64 of a text in which the name of a special token stands for it."""
         self._tokenizer.encode_special_tokens = False
         try:
-            ids = self._tokenizer.encode(rendered(self.specials.chat_template, messages), add_special_tokens=False).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         finally:
             self._tokenizer.encode_special_tokens = True
         return torch.tensor(ids, dtype=torch.int64)
