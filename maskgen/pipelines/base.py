@@ -13,7 +13,16 @@ from typing import Any, Self
 import torch
 
 from maskgen.checkpoints.card import card
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_checkpoint
+from maskgen.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    copy_for_use,
+    load_placed,
+    load_system,
+    read_checkpoint,
+)
+from maskgen.checkpoints.filling import DTYPES, cast_matrices
+from maskgen.checkpoints.placement import DeviceMap, MaxMemory, Placement, Spread, spread_of
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
@@ -28,8 +37,6 @@ from maskgen.samplers.guidance import Guidance
 SamplerLike = str | Mapping[str, object] | MaskedSampler | FieldSampler
 """A preset (`maskgen samplers`), a mapping with `type` and its arguments, or a sampler."""
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 class Pipeline(ABC):
     """Samples from a checkpoint; `ImagePipeline` and `TextPipeline` are called to draw samples.
@@ -38,6 +45,7 @@ class Pipeline(ABC):
         checkpoint: of a generator.
         device: of the network and the tokenizer.
         dtype: see `to`; None is float32.
+        spread: over several devices, in place of `device`.
 
     Raises:
         CheckpointError: the checkpoint is a tokenizer or a classifier, or its weights cannot be used.
@@ -45,7 +53,13 @@ class Pipeline(ABC):
 
     generator: Generator
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        spread: Spread | None = None,
+    ) -> None:
         if checkpoint.recipe.task != "generator":
             raise CheckpointError(
                 f"{checkpoint.path} is a {checkpoint.recipe.task}; only a generator can be sampled from"
@@ -54,11 +68,19 @@ class Pipeline(ABC):
         self.checkpoint = checkpoint
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
-        self.generator = self._make(checkpoint, device, dtype)
+        if dtype is not None:
+            self._set_dtype(dtype)
+        self._placement: Placement | None = None
+        if spread is None:
+            system = load_system(checkpoint, dtype)
+        else:
+            system, self._placement = load_placed(checkpoint, spread, dtype)
+            device = self._placement.device
+        self.generator = Generator.of(system, device)
         if self.generator.guidance.scale != 1 and not self._can_be_guided():
             # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
             self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
-        self.to(device, dtype)
+        self._move(device)
 
     @abstractmethod
     def _check_kind(self, checkpoint: Checkpoint) -> None:
@@ -73,15 +95,19 @@ class Pipeline(ABC):
             return False
         return True
 
-    @abstractmethod
-    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator: ...
-
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        device_map: DeviceMap | None = None,
+        max_memory: MaxMemory | None = None,
     ) -> Self:
         """See `maskgen.load`."""
-        return cls(read_checkpoint(source), pick_device(device), dtype)
+        spread = spread_of(device, device_map, max_memory)
+        return cls(read_checkpoint(source), pick_device(device), dtype, spread)
 
     @property
     def model(self) -> Any:
@@ -92,6 +118,11 @@ class Pipeline(ABC):
     def device(self) -> torch.device:
         """The device of the network."""
         return self.generator.device
+
+    @property
+    def device_map(self) -> dict[str, str] | None:
+        """Where blocks of the network are, "" for all else; None for a network on one device."""
+        return None if self._placement is None else self._placement.described()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,22 +210,30 @@ class Pipeline(ABC):
                 are stored in it and matrix products computed in it; norms, embeddings and the sampler stay float32.
 
         Raises:
-            UserError: a device that is not there, or another dtype.
+            UserError: a device that is not there, another dtype, or a network that is spread over devices.
         """
+        if self._placement is not None:
+            raise UserError("this network is spread over devices (device_map); load it again to change that")
         if dtype is not None:
-            if dtype not in DTYPES:
-                raise wrong_type("dtype", str(dtype), "torch.float32, torch.bfloat16 or torch.float16")
-            self._dtype = dtype
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-                    module.to(dtype)
+            self._set_dtype(dtype)
+            cast_matrices(self.model, dtype)
         if device is not None:
-            place, tokenizer = pick_device(device), self.generator.tokenizer
-            self.model.to(place)
-            if isinstance(tokenizer, torch.nn.Module):
-                tokenizer = tokenizer.to(place)
-            self.generator = replace(self.generator, tokenizer=tokenizer, device=place)
+            self._move(pick_device(device))
         return self
+
+    def _set_dtype(self, dtype: torch.dtype) -> None:
+        if dtype not in DTYPES.values():
+            raise wrong_type("dtype", str(dtype), "torch.float32, torch.bfloat16 or torch.float16")
+        self._dtype = dtype
+
+    def _move(self, device: torch.device) -> None:
+        """Move tokenizer and network, unless that is spread over devices."""
+        if self._placement is None:
+            self.model.to(device)
+        tokenizer = self.generator.tokenizer
+        if isinstance(tokenizer, torch.nn.Module):
+            tokenizer = tokenizer.to(device)
+        self.generator = replace(self.generator, tokenizer=tokenizer, device=device)
 
     def _computing(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""

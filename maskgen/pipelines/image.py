@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
@@ -62,9 +62,10 @@ class ImagePipeline(Pipeline):
         assert isinstance(self.generator.tokenizer, ImageTokenizer)
         return self.generator.tokenizer
 
-    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator:
-        self.classes = checkpoint.classes
-        return Generator.of(load_system(checkpoint, dtype), device)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their ids."""
+        return self.checkpoint.classes
 
     @property
     def class_names(self) -> ClassNames:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError
 from maskgen.core.errors import UserError
 from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
@@ -58,9 +58,6 @@ class TextPipeline(Pipeline):
     def _check_kind(self, checkpoint: Checkpoint) -> None:
         if checkpoint.recipe.kind != "text":
             raise CheckpointError(f"{checkpoint.path} generates images, not text; use maskgen.load_image")
-
-    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator:
-        return Generator.of(load_system(checkpoint, dtype), device)
 
     @property
     def tokenizer(self) -> TextTokenizer:
