@@ -95,10 +95,11 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     fused, has_turns = fused_parts(module), settings.optimizer == "muon"
     parts = {name: _n_parts(name, p, fused) if has_turns and name in matrices else 0 for name, p in named.items()}
-    unequal = sorted({kind for kind in parts.values() if isinstance(kind, tuple)})
+    # an order of its own, which the states in checkpoints have: numbers of equal parts, then lists of unequal ones
+    fusions = sorted(set(parts.values()) - {0}, key=lambda kind: (isinstance(kind, tuple), kind))
     scales = rate_scales(module, settings.layer_decay)
     groups = []
-    for n_parts, is_decayed in ((1, True), (3, True), *((kind, True) for kind in unequal), (0, True), (0, False)):
+    for n_parts, is_decayed in (*((kind, True) for kind in fusions), (0, True), (0, False)):
         chosen = [name for name in named if parts[name] == n_parts and (name in matrices) == is_decayed]
         for scale in sorted({scales[name] for name in chosen}):
             decay = settings.weight_decay if is_decayed else 0.0

@@ -121,7 +121,7 @@ class CRATE(nn.Module):
         if where is not None:
             return Point(self.head(hidden[where]), where)
         chosen = TokenSubset.of(is_masked) if targets is None else targets
-        return Point(self.head(chosen.pack(chosen.gather(hidden))), chosen.is_kept())
+        return Point(self.head(chosen.select(hidden)), chosen.is_kept())
 
     def features(self, x_0: Tensor) -> Tensor:
         """Encoder output (B, L, D) of unmasked patches (B, L, token_width), without the class token."""

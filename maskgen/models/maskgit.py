@@ -255,7 +255,7 @@ class MaskGIT(nn.Module):
         if subset is not None:
             x, rotation = self._drop(x, rotation, subset)
         n_tokens = self.length if self.patches is None else self.patches.n_patches
-        order, hidden = prefix_order(self.n_prefix, n_tokens, self.place, subset), self._hidden(x_t, t, cond)
+        order, hidden = prefix_order(self.n_prefix, n_tokens, self.place, subset, x.device), self._hidden(x_t, t, cond)
         x, rotation = reordered(x, order), None if rotation is None else reordered(rotation, order)
         for index, block in enumerate(self.blocks[:n_blocks]):
             x = block(x, self._modulation(index, hidden), rotation=rotation)

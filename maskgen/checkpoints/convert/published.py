@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from maskgen.checkpoints.manifest import stamp
 from maskgen.checkpoints.stored import StoredTensors
 
 WeightsKind = Literal["ema", "model"]
@@ -55,8 +55,4 @@ class Published:
 
     def digest(self) -> dict[str, str]:
         """SHA-256 of each file with weights, by its name."""
-        found = {}
-        for path in self.files:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        return {path.name: str(stamp(path)["sha256"]) for path in self.files}
