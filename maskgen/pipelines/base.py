@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from maskgen.checkpoints.placement import DeviceMap, MaxMemory, Placement, Sprea
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
-from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
+from maskgen.pipelines.arguments import guided, within, wrong_type
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.settings import HEAD_NFE as HEAD_NFE
 from maskgen.pipelines.settings import settings_of as settings_of
@@ -258,9 +258,9 @@ class Pipeline(ABC):
         if sampler is not None or arguments:
             generator = replace(generator, sampler=self._sampler(sampler, arguments))
         if guidance is not None:
-            generator = replace(generator, guidance=_guided(generator.guidance, guidance))
+            generator = replace(generator, guidance=guided(generator.guidance, guidance))
         if guidance_interval is not None:
-            generator = replace(generator, guidance=_within(generator.guidance, guidance_interval))
+            generator = replace(generator, guidance=within(generator.guidance, guidance_interval))
             if generator.guidance.scale == 1:
                 self._check_guidance()
                 raise UserError("guidance interval: guidance is off, its scale is 1; give a scale (--guidance) as well")
@@ -301,47 +301,3 @@ def _spec(sampler: str | Mapping[str, object]) -> dict[str, object]:
     """A preset as a mapping with `type`."""
     spec: dict[str, object] = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
     return {**spec, "type": str(spec["type"]).replace("-", "_")} if "type" in spec else spec
-
-
-def _guided(before: Guidance, guidance: float | Guidance) -> Guidance:
-    """Guidance of another scale, or another guidance.
-
-    Raises:
-        UserError: a scale that is negative, infinite or no number.
-    """
-    if isinstance(guidance, Guidance):
-        return guidance
-    scale = finite_number("guidance", guidance)
-    if scale < 0:
-        raise UserError(f"guidance must be at least 0 (1 is off), got {guidance}")
-    return replace(before, scale=scale)
-
-
-def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
-    """Raises:
-    UserError: no interval in [0, 1].
-    """
-    try:
-        low, high = interval
-        return replace(guidance, interval=(low, high))
-    except ValueError:
-        raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
-
-
-def slices(num: int, batch_size: int) -> Iterator[slice]:
-    """0..num in batches.
-
-    Raises:
-        UserError: num or batch_size below 1.
-    """
-    n_batches(num, batch_size)
-    return (slice(start, min(start + batch_size, num)) for start in range(0, num, batch_size))
-
-
-def n_batches(num: int, batch_size: int) -> int:
-    """Batches of at most `batch_size` samples.
-
-    Raises:
-        UserError: num or batch_size below 1, or no whole number.
-    """
-    return -(-whole_number("num", num, 1) // whole_number("batch_size", batch_size, 1))

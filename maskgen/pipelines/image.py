@@ -17,8 +17,8 @@ from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
-from maskgen.pipelines.arguments import seeds_of, texts_of
-from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
+from maskgen.pipelines.arguments import n_batches, seeds_of, slices, texts_of
+from maskgen.pipelines.base import Pipeline, SamplerLike
 from maskgen.pipelines.classes import Classes, ClassNames
 from maskgen.pipelines.edit import Edit, Holes, Picture
 from maskgen.pipelines.generator import Generator

@@ -13,8 +13,8 @@ from torch import Tensor
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError
 from maskgen.core.errors import UserError
 from maskgen.core.traits import traits_of
-from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
-from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
+from maskgen.pipelines.arguments import n_batches, optional_text, seeds_of, slices, whole_number, wrong_type
+from maskgen.pipelines.base import Pipeline, SamplerLike
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.outputs import TextOutput, TextStep
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
