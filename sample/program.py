@@ -18,7 +18,7 @@ from . import images, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "new_tokens", "infill", "chat", "system", "show_steps")
-IMAGE_ONLY = ("classes", "picture", "hole", "strength", "animate", "scale", "guidance", "guidance_interval")
+IMAGE_ONLY = ("classes", "picture", "hole", "strength", "animate", "scale")
 
 
 def sample(source: str, /, **options: Any) -> str:

@@ -113,7 +113,7 @@ def guided(before: Guidance, guidance: float | Guidance) -> Guidance:
     return replace(before, scale=scale)
 
 
-def within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
+def guided_within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
     """Raises:
     UserError: no interval in [0, 1].
     """

@@ -26,7 +26,7 @@ from maskgen.checkpoints.placement import DeviceMap, MaxMemory, Placement, Sprea
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
-from maskgen.pipelines.arguments import guided, within, wrong_type
+from maskgen.pipelines.arguments import guided, guided_within, wrong_type
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.settings import HEAD_NFE as HEAD_NFE
 from maskgen.pipelines.settings import settings_of as settings_of
@@ -260,7 +260,7 @@ class Pipeline(ABC):
         if guidance is not None:
             generator = replace(generator, guidance=guided(generator.guidance, guidance))
         if guidance_interval is not None:
-            generator = replace(generator, guidance=within(generator.guidance, guidance_interval))
+            generator = replace(generator, guidance=guided_within(generator.guidance, guidance_interval))
             if generator.guidance.scale == 1:
                 self._check_guidance()
                 raise UserError("guidance interval: guidance is off, its scale is 1; give a scale (--guidance) as well")
