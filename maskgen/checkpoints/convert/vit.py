@@ -14,7 +14,7 @@ from maskgen.nn.embeddings import sincos_2d
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in [0, 1], red, green and blue: what the public encoders' pixels are normalised by."""
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published encoders' widths, which the weights do not tell."""
+"""Heads of the published encoders' widths, which the weights do not determine."""
 DECODER_HEADS = {128: 4, 256: 8, 512: 16}
 """The same of their decoders; 128 is of no published file."""
 _NORMS = {"norm1": "attention_norm", "norm2": "mlp_norm"}
