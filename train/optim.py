@@ -113,7 +113,8 @@ def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
     """Learning rate of each parameter over that of the last layer: decay^(layers after it) (BEiT, arXiv 2106.08254).
 
     The blocks of all lists are layers in their order, what stands before them (embeddings, positions) is below the
-    first, and the rest above the last. A list of matrices as long as the blocks (modulations) goes with them.
+    first, and the rest above the last. A list of matrices or tables as long as the blocks (modulations, biases) goes
+    with them.
     """
     names = [name for name, _ in module.named_parameters()]
     if decay == 1:
@@ -123,7 +124,7 @@ def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
     layers: dict[str, int] = {}
     n_layers = 0
     for name, parts in stacks:
-        is_beside = isinstance(parts[0], nn.Linear) and len(parts) == n_layers
+        is_beside = isinstance(parts[0], nn.Linear | nn.Embedding) and len(parts) == n_layers
         first = 0 if is_beside else n_layers
         layers |= {f"{name}.{index}.": first + index + 1 for index in range(len(parts))}
         n_layers += 0 if is_beside else len(parts)

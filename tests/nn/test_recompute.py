@@ -26,8 +26,8 @@ SIZES = {"width": 32, "depth": 2, "heads": 4}
 DERIVED: dict[str, Any] = {
     "vocab_size": 5, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 16, 16), "caption_width": 6
 }  # fmt: skip
-FOREIGN = ("classifier", "huggingface")
-"""Networks without blocks of ours; those of transformers have a test beside theirs."""
+FOREIGN = ("classifier", "vit", "huggingface")
+"""Classifiers, whose recipes refuse it, and networks of transformers, which have a test beside theirs."""
 KEYS: dict[str, Any] = {
     "diffmae": {"decoder": {"type": "cross_self", "depth": 2}},
     "uvit": {"depth": 3, "caption_length": 3},

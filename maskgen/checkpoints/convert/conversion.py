@@ -26,6 +26,7 @@ from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Diffuse
 from maskgen.checkpoints.convert.files import read_published
 from maskgen.checkpoints.convert.filled import check_filled, write_folder
 from maskgen.checkpoints.convert.published import Published, WeightsKind
+from maskgen.checkpoints.filling import DTYPES
 from maskgen.core.errors import UserError, unknown
 from maskgen.core.files import local_path
 from maskgen.core.terminal import first_few, printable
@@ -35,8 +36,6 @@ from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import sizes_without_weights
 from maskgen.tokenizers.text.pretrained import tokenizer_folder
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Options(TypedDict, total=False):
@@ -160,6 +159,8 @@ def planned(found: Published, name: str, file: str, tokenizer: str | None, scrat
     target = converter.target(headers)
     assert isinstance(target, Target)
     tree, shapes = dict(target.recipe), converter.tensors(headers)
+    if tokenizer is not None and target.layout is None:
+        raise UserError(f"{file} holds no generator (layout {name}) and has no tokenizer; leave out --tokenizer")
     if tokenizer is not None and target.facts.image_shape is not None:
         tree["tokenizer"] = _image_tokenizer(tree, tokenizer, target.facts.image_shape[1], scratch)
     n_parameters = sum(value.numel() for value in shapes.values())
