@@ -45,8 +45,8 @@ class Horizon:
         return Categorical(torch.zeros(0, 2, device=x_t.device) if logits is None else logits, where)
 
 
-def within(denoise: Denoise, blocks: Tensor, index: int, lookahead: int | None, mask_id: int) -> Denoise:
-    """The denoiser in a block, limited to `lookahead` tokens after it; itself for None.
+def within(denoise: Denoise, blocks: Tensor, index: int, lookahead: int, mask_id: int) -> Denoise:
+    """The denoiser in a block, limited to `lookahead` tokens after it.
 
     Args:
         denoise: the network.
@@ -55,8 +55,6 @@ def within(denoise: Denoise, blocks: Tensor, index: int, lookahead: int | None, 
         lookahead: tokens.
         mask_id: V.
     """
-    if lookahead is None:
-        return denoise
     place = torch.arange(blocks.shape[1], device=blocks.device)
     last = torch.where(blocks <= index, place, -1).amax(1)
     return Horizon(denoise, (last + 1 + lookahead).clamp(max=blocks.shape[1]), mask_id)

@@ -132,18 +132,25 @@ class MaskedSampler:
         by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
         length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
-        blocks = self.layout.blocks(is_open, streams)
         for span in plan:
             x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
-            # A block may take fewer steps in another batch: the random stream of the next one must not depend on it.
-            own = rng if self.layout.is_single(length) else rng.fork("span", span.index)
-            limited = within(denoise, blocks, span.index, self.lookahead, mask_id)
-            block = Block(limited, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
+            own, seen = self._stream(rng, span.index, length), self._seen(denoise, span.index, is_open, mask_id)
+            block = Block(seen, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
             for x_s in self._decode(block, x_t, span.n_steps):
                 x_t, done = x_s, done + 1
                 if on_step is not None:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
         return x_t
+
+    def _stream(self, rng: Rng, index: int, length: int) -> Rng:
+        """Random numbers of a block. It may take fewer steps in another batch, which those of others don't depend on."""
+        return rng if self.layout.is_single(length) else rng.fork("span", index)
+
+    def _seen(self, denoise: Denoise, index: int, is_open: Tensor, mask_id: int) -> Denoise:
+        """The network in a block, given no more of a row than `lookahead` tokens after it."""
+        if self.lookahead is None:
+            return denoise
+        return within(denoise, self.layout.blocks(is_open), index, self.lookahead, mask_id)
 
     def _sampled(self, source: TokenSource | None, x_1: Tensor) -> Sampled:
         """How tokens are sampled where the source, if any, does not give them."""
