@@ -143,7 +143,7 @@ class MaskedSampler:
         return x_t
 
     def _stream(self, rng: Rng, index: int, length: int) -> Rng:
-        """Random numbers of a block. It may take fewer steps in another batch, which those of others don't depend on."""
+        """Random numbers of a block. It may take fewer steps in another batch, on which others must not depend."""
         return rng if self.layout.is_single(length) else rng.fork("span", index)
 
     def _seen(self, denoise: Denoise, index: int, is_open: Tensor, mask_id: int) -> Denoise:
