@@ -12,6 +12,12 @@ from maskgen.evaluation.report import Entry, Report, publish
 from .metric import METRICS, metric
 from .pictures import check_writable
 
+NEEDED = (
+    ("lm_eval", "simple_evaluate"),
+    ("lm_eval.tasks", "TaskManager"),
+    ("maskgen.sample.harness_model", "HarnessModel"),
+)
+
 
 @METRICS.register("lm-eval")
 @metric("text")
@@ -40,28 +46,41 @@ def run(
     if not names:
         raise UserError("--metric lm-eval needs tasks=NAME,NAME; `lm_eval ls tasks` lists them")
     path = check_writable(output, (".json",)) if output else None
-    try:
-        lm_eval = importlib.import_module("lm_eval")
-        manager = importlib.import_module("lm_eval.tasks").TaskManager
-        model = importlib.import_module("maskgen.sample.harness_model").HarnessModel
-    except ImportError as error:
-        raise UserError(f"--metric lm-eval: {error}; pip install 'maskgen[lm-eval]'") from None
     folder = None if include_path is None else str(local_path(include_path))
+    arguments = {"tasks": names, "num_fewshot": fewshot, "limit": limit, "apply_chat_template": chat}
+    found = _evaluated((source, draws, new_tokens, seed, device), choices, folder, arguments)
+    entries = [entry for name in names for entry in _entries(name, found, seed)]
+    return publish(Report(entries[0], others=entries[1:]), path)
+
+
+def _evaluated(
+    model: tuple[object, ...], choices: dict[str, Any], folder: str | None, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """The results of the harness.
+
+    Args:
+        model: arguments of `HarnessModel`.
+        choices: of its sampler.
+        folder: of the tasks; None for those of the harness.
+        arguments: of `lm_eval.simple_evaluate`.
+
+    Raises:
+        UserError: lm-eval is not installed, or has no such task.
+    """
     try:
-        found = lm_eval.simple_evaluate(
-            model=model(source, draws, new_tokens, seed, device, **choices),
-            tasks=names,
-            num_fewshot=fewshot,
-            limit=limit,
-            apply_chat_template=chat,
+        evaluate, manager, build = (getattr(importlib.import_module(module), name) for module, name in NEEDED)
+        found: dict[str, Any] = evaluate(
+            model=build(*model, **choices),
             task_manager=manager(include_path=folder, include_defaults=folder is None),
             bootstrap_iters=0,
             log_samples=False,
+            **arguments,
         )
+    except ImportError as error:
+        raise UserError(f"--metric lm-eval: {error}; pip install 'maskgen[lm-eval]'") from None
     except (ValueError, KeyError, FileNotFoundError, ConnectionError) as error:
         raise UserError(f"lm-eval: {first_line(error)}") from None
-    entries = [entry for name in names for entry in _entries(name, found, seed)]
-    return publish(Report(entries[0], others=entries[1:]), path)
+    return found
 
 
 def _entries(task: str, found: dict[str, Any], seed: int) -> list[Entry]:

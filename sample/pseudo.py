@@ -8,7 +8,7 @@ from maskgen.checkpoints.checkpoint import load_text_model, read_checkpoint
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
-from maskgen.evaluation.metrics.choices import EXAMPLE, accuracy, read_tasks
+from maskgen.evaluation.metrics.choices import EXAMPLE, Task, accuracy, read_tasks
 from maskgen.evaluation.metrics.pseudo_likelihood import pseudo_nll
 from maskgen.evaluation.report import Entry, Report, publish
 
@@ -45,27 +45,33 @@ def run(
     network, tokenizer = load_text_model(checkpoint)
     network.to(pick_device(device))
     rows = [task_tokens(task, tokenizer, chat) for task in tasks]
-    schedule, mask_id = schedule_of(checkpoint), tokenizer.vocab_size
-    of, right, entries = local_path(file).name, [task.answer for task in tasks], []
+    schedule, entries = schedule_of(checkpoint), []
     for name, size in sizes.items():
         try:
             scores = [
-                [pseudo_nll(network, *row, size, schedule, mask_id=mask_id) for row in task]
+                [pseudo_nll(network, *row, size, schedule, mask_id=tokenizer.vocab_size) for row in task]
                 for task in tqdm(rows, f"window {name}", unit="task", disable=None)
             ]
         except ValueError as error:
             raise UserError(f"{source}: {error}") from None
-        per_token = [
-            [nats / len(answer) for nats, (_, answer) in zip(one, task, strict=True)]
-            for one, task in zip(scores, rows, strict=True)
-        ]
-        kind = "left to right" if size is None else f"pseudo-likelihood, window {name}"
-        for measure, values in (("accuracy", scores), ("accuracy_per_token", per_token)):
-            value, error_of = accuracy(values, right)
-            entries.append(Entry(f"{measure}[{kind}]", of, value, len(tasks), standard_error=error_of))
+        lengths = [[len(answer) for _, answer in task] for task in rows]
+        entries += _entries(name, tasks, scores, lengths, local_path(file).name)
     chance = sum(1 / len(task.choices) for task in tasks) / len(tasks)
-    entries.append(Entry("accuracy[uniform baseline]", of, chance, len(tasks)))
+    entries.append(Entry("accuracy[uniform baseline]", local_path(file).name, chance, len(tasks)))
     return publish(Report(entries[0], others=entries[1:]), path)
+
+
+def _entries(
+    window: str, tasks: list[Task], scores: list[list[float]], lengths: list[list[int]], of: str
+) -> list[Entry]:
+    """Accuracy by pseudo-log-likelihood, and by that of a token."""
+    per_token = [[nats / n for nats, n in zip(*row, strict=True)] for row in zip(scores, lengths, strict=True)]
+    kind = "left to right" if window == "all" else f"pseudo-likelihood, window {window}"
+    entries = []
+    for measure, values in (("accuracy", scores), ("accuracy_per_token", per_token)):
+        value, error = accuracy(values, [task.answer for task in tasks])
+        entries.append(Entry(f"{measure}[{kind}]", of, value, len(tasks), standard_error=error))
+    return entries
 
 
 def _windows(text: str) -> dict[str, int | None]:

@@ -45,7 +45,7 @@ class Horizon:
         return Categorical(torch.zeros(0, 2, device=x_t.device) if logits is None else logits, where)
 
 
-def within(denoise: Denoise, blocks: Tensor, index: int, lookahead: int, mask_id: int) -> Denoise:
+def up_to_horizon(denoise: Denoise, blocks: Tensor, index: int, lookahead: int, mask_id: int) -> Denoise:
     """The denoiser in a block, limited to `lookahead` tokens after it.
 
     Args:

@@ -17,7 +17,7 @@ from maskgen.processes import is_mask, put_masks
 from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.samplers.gaussian.sampler import FieldSampler
 from maskgen.samplers.masked.ending import ended
-from maskgen.samplers.masked.horizon import within
+from maskgen.samplers.masked.horizon import up_to_horizon
 from maskgen.samplers.masked.joint import Joint, PerToken
 from maskgen.samplers.masked.layout import Full, Layout
 from maskgen.samplers.masked.order import Confidence, Order, Proposal
@@ -150,7 +150,7 @@ class MaskedSampler:
         """The network in a block, given no more of a row than `lookahead` tokens after it."""
         if self.lookahead is None:
             return denoise
-        return within(denoise, self.layout.blocks(is_open), index, self.lookahead, mask_id)
+        return up_to_horizon(denoise, self.layout.blocks(is_open), index, self.lookahead, mask_id)
 
     def _sampled(self, source: TokenSource | None, x_1: Tensor) -> Sampled:
         """How tokens are sampled where the source, if any, does not give them."""
