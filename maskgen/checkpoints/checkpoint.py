@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.adapters import fill_network, has_base
+from maskgen.checkpoints.adapters import believed, fill_network, has_base
 from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.bounds import bounded_build
 from maskgen.checkpoints.filling import without_weights
@@ -102,14 +102,15 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
-    lora, stored = checkpoint.recipe.lora, checkpoint.stored()
-    headers = None if lora is not None else stored.headers()  # changes are smaller than the network
+    lora, stored, base = checkpoint.recipe.lora, checkpoint.stored(), checkpoint.info.get("base")
+    headers = believed(stored, checkpoint.recipe, base, checkpoint.path)
     # transformers ties weights as it builds. A tokenizer's initial weights are drawn, though not used: a generator's
     # come after them in a training, and a seed keeps its run.
     is_empty = lora is None and facts.architecture is None and recipe.task == "generator"
     with bounded_build(headers, checkpoint.path), without_weights(is_empty):
         system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    fill_network(system.network, lora, stored, checkpoint.info.get("base"), checkpoint.path, dtype)
+    with bounded_build(headers, checkpoint.path):  # of low-rank changes
+        fill_network(system.network, lora, stored, base, checkpoint.path, dtype)
     system.network.eval().requires_grad_(False)
     return system
 

@@ -92,6 +92,15 @@ class Recipe(BaseModel):
         return None if self.model is None else MODELS.check(self.model, "model")[1].get("lora")
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the network is loaded by another library, with sizes and weights of its own."""
+        if self.model is None:
+            return False
+        name, arguments = MODELS.check(self.model, "model")
+        takes_architecture = "architecture" in inspect.signature(MODELS.get(name)).parameters
+        return takes_architecture and arguments.get("source") is not None
+
+    @property
     def data_entry(self) -> type[ImageSource | TextSource]:
         """The class of the data, with its declared traits."""
         return cast(type[ImageSource | TextSource], DATASETS.get(DATASETS.check(self.data, "data")[0]))
