@@ -16,6 +16,7 @@ from maskgen.checkpoints.filling import fill_mapped
 from maskgen.checkpoints.locate import MODEL, TRAINING, locate
 from maskgen.checkpoints.manifest import CheckpointError
 from maskgen.checkpoints.stored import StoredTensors
+from maskgen.core.errors import first_line
 from maskgen.nn.lora import LoraSettings, add_lora
 from maskgen.recipes.schema import Recipe
 
@@ -59,7 +60,7 @@ def weights_in(folder: Path, weights: str) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from None
+        raise CheckpointError(f"{file} cannot be read: {first_line(error)}") from None
     if weights == "ema":
         return tensors
     return {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}

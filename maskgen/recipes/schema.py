@@ -33,7 +33,7 @@ Task = Literal["generator", "tokenizer", "classifier"]
 class GuidanceSettings(BaseModel):
     """Fields of `maskgen.samplers.guidance.Guidance`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scale: float = 1.0
     ramp: Ramp = "constant"

@@ -17,7 +17,16 @@ from maskgen.checkpoints.manifest import sealed
 from maskgen.nn.lora import LoraSettings, add_lora
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.shipped import zoo_names
-from tests.tiny import CLASSES, FIELD, GENERATOR, SHAPE, VECTORS, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
+from tests.tiny import (
+    CLASSES,
+    FIELD,
+    GENERATOR,
+    SHAPE,
+    VECTORS,
+    generator_checkpoint,
+    text_checkpoint,
+    tokenizer_checkpoint,
+)
 
 MAKERS: dict[str, Callable[[Path], object]] = {
     "maskgit": generator_checkpoint,
