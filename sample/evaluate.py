@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskgen.checkpoints.checkpoint import Checkpoint, load_model, read_checkpoint
-from maskgen.core.devices import pick_device
+from maskgen.core.devices import device_of, pick_device
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path, require_writable
 from maskgen.core.pixels import to_float, to_uint8
@@ -259,7 +259,7 @@ class Restored(SplitSet):
     def __init__(self, tokenizer: ImageTokenizer, split: ImageSplit) -> None:
         super().__init__(split, "tokenizer reconstructions")
         self.tokenizer = tokenizer
-        self.device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
+        self.device = device_of(tokenizer)
         self.signal = Reconstruction()
         self.use = CodebookUse(tokenizer.vocab_size)
 

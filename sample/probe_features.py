@@ -97,9 +97,13 @@ def _loaded(checkpoint: Checkpoint, source: str) -> tuple[nn.Module, ImageTokeni
 def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.device, cells: int = 1) -> Encoder:
     """`token_features`, averaged over each of cells x cells parts of the grid; 1 is the mean of all tokens.
 
+    Of a classifier what its head reads.
+
     Raises:
         UserError: see `token_features`; also a grid with fewer cells.
     """
+    if checkpoint.recipe.task == "classifier":
+        return _pooled(checkpoint, source, block, device, cells)
     found = token_features(checkpoint, source, block, device)
     grid, name = found.grid, f"{found.name}, mean of tokens"
     if cells > min(grid):
@@ -115,6 +119,20 @@ def encoder_of(checkpoint: Checkpoint, source: str, block: int, device: torch.de
         found.network,
         pooling,
     )
+
+
+def _pooled(checkpoint: Checkpoint, source: str, block: int, device: torch.device, cells: int) -> Encoder:
+    """What the head of a classifier reads, one vector an image.
+
+    Raises:
+        UserError: a block or parts of the image are asked for.
+    """
+    if block or cells > 1:
+        raise UserError(f"{source} is a classifier, whose features are one vector; leave out --block and --cells")
+    network = load_model(checkpoint)[0].to(device)
+    identity = {"weights": checkpoint.info["files"][MODEL]["sha256"], "device": device.type}
+    features: Callable[[Tensor], Tensor] = network_of(network).features
+    return Encoder(f"{type(network).__name__} before its head", identity, features, device, network, "head")
 
 
 def mean_in_cells(features: Tensor, grid: tuple[int, int], cells: int) -> Tensor:

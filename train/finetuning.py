@@ -22,6 +22,7 @@ from maskgen.checkpoints.adapters import (
 )
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, CheckpointError, load_tokenizer, read_checkpoint
 from maskgen.checkpoints.transfer import NEW, Match, RowSources, transfer
+from maskgen.core.devices import device_of
 from maskgen.core.errors import UserError
 from maskgen.core.files import obey_umask
 from maskgen.core.rng import fold
@@ -103,9 +104,8 @@ def begin(parts: Parts, recipe: Recipe, source: Checkpoint | None, directory: Pa
         below = weights_in(source.path, weights)
         done = transfer(network, below, _match(parts, recipe, source), recipe.start.checkpoint)
         network.load_state_dict(done.state)
-        digest = digest_of(below)
-        info["start"] = {**recipe.start.model_dump(include={"checkpoint", "weights"}), "digest": digest}
-        info["start"] |= {"step": source.step, "recipe": source.recipe.summary}  # type: ignore[operator]
+        digest, named = digest_of(below), recipe.start.model_dump(include={"checkpoint", "weights"})
+        info["start"] = {**named, "digest": digest, "step": source.step, "recipe": source.recipe.summary}
         trained = sorted(done.changed & {name for name, _ in network.named_parameters()})
         kind = "averaged" if weights == "ema" else "raw"
         notes += [f"from {recipe.start.checkpoint}: {kind} weights of step {source.step:,}, digest {digest[:12]}"]
@@ -156,7 +156,7 @@ def _match(parts: Parts, recipe: Recipe, source: Checkpoint) -> Match:
         return Match(classes=classes, skip=skip)
     is_equal = source.recipe.tokenizer == recipe.tokenizer and source.image_shape == parts.source.image_shape
     if not is_equal or recipe.tokenizer_source is not None:
-        other = load_tokenizer(source.recipe, source.image_shape, source.path).to(_device(after))
+        other = load_tokenizer(source.recipe, source.image_shape, source.path).to(device_of(after))
     else:
         other = after
     ids, n_before = range(after.vocab_size), other.vocab_size
@@ -173,10 +173,6 @@ def _is_same(one: ImageTokenizer, other: ImageTokenizer) -> bool:
         and first.keys() == second.keys()
         and all(torch.equal(value, second[name]) for name, value in first.items())
     )
-
-
-def _device(tokenizer: ImageTokenizer) -> torch.device:
-    return next((value.device for value in tokenizer.state_dict().values()), torch.device("cpu"))
 
 
 def _keep(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:

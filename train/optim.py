@@ -95,10 +95,11 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.A
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     fused, has_turns = fused_parts(module), settings.optimizer == "muon"
     parts = {name: _n_parts(name, p, fused) if has_turns and name in matrices else 0 for name, p in named.items()}
-    unequal = sorted({kind for kind in parts.values() if isinstance(kind, tuple)})
+    # an order of its own, which the states in checkpoints have: numbers of equal parts, then lists of unequal ones
+    fusions = sorted(set(parts.values()) - {0}, key=lambda kind: (isinstance(kind, tuple), kind))
     scales = rate_scales(module, settings.layer_decay)
     groups = []
-    for n_parts, is_decayed in ((1, True), (3, True), *((kind, True) for kind in unequal), (0, True), (0, False)):
+    for n_parts, is_decayed in (*((kind, True) for kind in fusions), (0, True), (0, False)):
         chosen = [name for name in named if parts[name] == n_parts and (name in matrices) == is_decayed]
         for scale in sorted({scales[name] for name in chosen}):
             decay = settings.weight_decay if is_decayed else 0.0
@@ -112,7 +113,8 @@ def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
     """Learning rate of each parameter over that of the last layer: decay^(layers after it) (BEiT, arXiv 2106.08254).
 
     The blocks of all lists are layers in their order, what stands before them (embeddings, positions) is below the
-    first, and the rest above the last. A list of matrices as long as the blocks (modulations) goes with them.
+    first, and the rest above the last. A list of matrices or tables as long as the blocks (modulations, biases) goes
+    with them.
     """
     names = [name for name, _ in module.named_parameters()]
     if decay == 1:
@@ -122,7 +124,7 @@ def rate_scales(module: nn.Module, decay: float) -> dict[str, float]:
     layers: dict[str, int] = {}
     n_layers = 0
     for name, parts in stacks:
-        is_beside = isinstance(parts[0], nn.Linear) and len(parts) == n_layers
+        is_beside = isinstance(parts[0], nn.Linear | nn.Embedding) and len(parts) == n_layers
         first = 0 if is_beside else n_layers
         layers |= {f"{name}.{index}.": first + index + 1 for index in range(len(parts))}
         n_layers += 0 if is_beside else len(parts)

@@ -154,7 +154,7 @@ def _built(
         origin = begin(parts, recipe, source, directory, is_main=accelerator.is_main_process)
     else:
         origin = go_on(parts, recipe, start)
-    if start is not None:  # the checkpoint was written in the phase of the step before it
+        # the checkpoint was written in the phase of the step before it
         resolution = stretch_at(recipe.train, max(start.step - 1, 0)).resolution
         parts = at_resolution(parts, recipe, resolution, accelerator)
         if accelerator.is_main_process:

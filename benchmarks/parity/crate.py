@@ -17,7 +17,7 @@ import torch
 from harness import Input, Parity, Tensors, converted, imported, run
 from torch import Tensor, nn
 
-from maskgen.checkpoints.convert.crate import DEVIATION, MEAN
+from maskgen.checkpoints.convert.vit import DEVIATION, MEAN
 from maskgen.core.subset import TokenSubset
 from maskgen.nn.embeddings import sincos_2d
 from maskgen.objectives.targets.pixels import normalised

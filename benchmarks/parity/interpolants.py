@@ -38,6 +38,7 @@ def build(public: Path) -> nn.Module:
 
 
 def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
+    """Outputs of either public network."""
     from dynamics import dynamic_di  # of the public code
 
     x, labels, x_0 = inputs["tokens"], inputs["labels"], inputs["x_0"]
@@ -54,26 +55,26 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    network, x, labels = converted("interpolants", state), inputs["tokens"], inputs["labels"]
+    return converted_outputs("interpolants", "image/imagenet-uvit-interpolants", state, inputs)
+
+
+def converted_outputs(layout: str, recipe: str, state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
+    """Outputs of our network of a layout, the loss by the objective of a shipped recipe."""
+    network, x, labels = converted(layout, state), inputs["tokens"], inputs["labels"]
     t, cond = torch.zeros(len(x)), Condition(labels)
     given, null = (network(x, t, one) for one in (cond, Condition(torch.full_like(labels, NULL))))
     noise = torch.zeros(x.shape)
-    loss = loss_of_masks("image/imagenet-uvit-interpolants", network, inputs["x_0"], x, noise, cond)
+    loss = loss_of_masks(recipe, network, inputs["x_0"], x, noise, cond)
     guided = given.guide(null, SCALE).logits
     return {"logits": given.logits, "null": null.logits, "guided": guided, "loss": loss}
 
 
-PARITY = Parity(
-    "interpolants",
-    {
-        "tokens": Input((2, SIDE * SIDE), below=CODES + 1),
-        "x_0": Input((2, SIDE * SIDE), below=CODES),
-        "labels": Input((2,), below=CLASSES),
-    },
-    build,
-    theirs,
-    ours,
-)
+INPUTS = {
+    "tokens": Input((2, SIDE * SIDE), below=CODES + 1),
+    "x_0": Input((2, SIDE * SIDE), below=CODES),
+    "labels": Input((2,), below=CLASSES),
+}
+PARITY = Parity("interpolants", INPUTS, build, theirs, ours)
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,59 +21,65 @@ TYPES = {
 """Number formats of a safetensors header."""
 
 
+class _Place(NamedTuple):
+    """Where a tensor is: its file, its name there, and itself on the meta device."""
+
+    file: Path
+    name: str
+    header: Tensor
+
+
 class StoredTensors(Mapping[str, Tensor]):
     """Tensors of .safetensors files by name, mapped from the disk when they are looked up.
 
     Every look-up has a mapping of its own, so that a tensor's memory is given back as soon as it is dropped.
-
-    Args:
-        homes: name -> file.
-
-    Raises:
-        UserError: a file is missing, damaged or cut off, or lacks one of its tensors.
+    Made by `of` and `of_shards`.
     """
 
-    def __init__(self, homes: Mapping[str, Path]) -> None:
-        self._homes = dict(homes)
-        self._headers: dict[str, Tensor] = {}
-        for path in dict.fromkeys(self._homes.values()):
-            headers = _headers(path)
-            for name in (name for name, home in self._homes.items() if home == path):
-                if name not in headers:
-                    raise UserError(f"{path} lacks {printable(name)}, which the index says it holds; download it again")
-                self._headers[name] = headers[name]
+    def __init__(self, places: Mapping[str, _Place]) -> None:
+        self._places = dict(places)
 
     @classmethod
     def of(cls, path: Path) -> StoredTensors:
-        """All tensors of one file."""
-        return cls(dict.fromkeys(_headers(path), path))
+        """All tensors of one file.
+
+        Raises:
+            UserError: it is missing, damaged or cut off.
+        """
+        return cls({name: _Place(path, name, header) for name, header in _headers(path).items()})
+
+    @classmethod
+    def of_shards(cls, homes: Mapping[str, Path]) -> StoredTensors:
+        """Tensors of several files: name -> file.
+
+        Raises:
+            UserError: a file is missing, damaged or cut off, or lacks one of its tensors.
+        """
+        headers = {path: _headers(path) for path in dict.fromkeys(homes.values())}
+        for name, path in homes.items():
+            if name not in headers[path]:
+                raise UserError(f"{path} lacks {printable(name)}, which the index says it holds; download it again")
+        return cls({name: _Place(path, name, headers[path][name]) for name, path in homes.items()})
 
     def headers(self) -> dict[str, Tensor]:
         """The tensors on the meta device."""
-        return dict(self._headers)
+        return {name: place.header for name, place in self._places.items()}
 
     def renamed(self, names: Mapping[str, str]) -> StoredTensors:
         """The same tensors under other names: new -> present."""
-        view = StoredTensors({})
-        view._homes = {new: self._homes[old] for new, old in names.items()}
-        view._headers = {new: self._headers[old] for new, old in names.items()}
-        view._stored = {new: self._stored.get(old, old) for new, old in names.items()}
-        return view
-
-    _stored: Mapping[str, str] = {}
-    """Names in the files, where they differ."""
+        return StoredTensors({new: self._places[old] for new, old in names.items()})
 
     def __getitem__(self, name: str) -> Tensor:
-        home = self._homes[name]
-        with safe_open(home, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(self._stored.get(name, name))
+        place = self._places[name]
+        with safe_open(place.file, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(place.name)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._homes)
+        return len(self._places)
 
 
 def _headers(path: Path) -> dict[str, Tensor]:

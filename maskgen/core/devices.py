@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from maskgen.core.errors import UserError
 
@@ -48,6 +50,13 @@ def _numbered(device: torch.device) -> torch.device:
     if device.index >= torch.cuda.device_count():
         raise UserError(f"device {device}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
     return device
+
+
+def device_of(network: object, default: torch.device = torch.device("cpu")) -> torch.device:
+    """Where the tensors of a network are; `default` for one without any, or a plain function."""
+    if not isinstance(network, nn.Module):
+        return default
+    return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), default)
 
 
 def pick_precision(precision: Literal["auto", "no", "bf16"], device: torch.device) -> Precision:

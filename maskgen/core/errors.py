@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line: the first of its message, or its type where there is no message.
+    """An error in one line: the first of its message, or its type where there is no message.
 
     Of a file that the system refuses, its reason without error number and name.
     """

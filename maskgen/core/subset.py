@@ -73,6 +73,10 @@ class TokenSubset:
         """The kept tokens: (B, L, D) -> (B, K, D), or (B, L) -> (B, K)."""
         return x.gather(1, self._index(x))
 
+    def select(self, x: Tensor) -> Tensor:
+        """The kept tokens without padding, row by row: (B, L, ...) -> (N, ...)."""
+        return self.pack(self.gather(x))
+
     def scatter(self, x: Tensor, fill: Tensor | float = 0.0) -> Tensor:
         """Kept tokens at their positions, `fill` elsewhere: (B, K, D) -> (B, L, D), or (B, K) -> (B, L)."""
         whole = torch.empty(x.shape[0], self.length, *x.shape[2:], dtype=x.dtype, device=x.device)

@@ -14,6 +14,7 @@ from maskgen.core.predictions import Categorical, Condition
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.cached import Cached
 from maskgen.models.text import TextTransformer
 from maskgen.models.text_settings import TextSizes
 from maskgen.nn.cache import KeyValueCache
@@ -59,6 +60,28 @@ class Blockwise(TextTransformer):
     def cached(self) -> Cached:
         """The network for sampling, with keys and values of finished blocks kept."""
         return Cached(self)
+
+    @property
+    def has_final_inputs(self) -> bool:
+        """See `InTurn`."""
+        return self.is_autoregressive
+
+    def span(self, where: Tensor) -> tuple[int, int] | None:
+        """See `InTurn`; a block."""
+        blocks = where.any(0).nonzero()[:, 0] // self.block_length
+        if not len(blocks) or bool((blocks != blocks[0]).any()):
+            return None
+        start = int(blocks[0]) * self.block_length
+        return start, min(start + self.block_length, where.shape[1])
+
+    def continued(self, ids: Tensor, t: Tensor, cond: Condition | None, cache: KeyValueCache) -> Tensor:
+        """See `InTurn`."""
+        n = cache.length
+        return self.hidden(ids[:, n:], t, self.pattern.mask(ids.shape[1], ids.device, n), cache=cache, cond=cond)
+
+    def answered(self, x: Tensor, start: int, t: Tensor, cond: Condition | None, where: Tensor) -> Categorical:
+        """See `InTurn`."""
+        return self.logits(x, t, where[:, start : start + x.shape[1]], cond)
 
 
 @MODELS.register("bd3")
@@ -150,69 +173,6 @@ class Autoregressive(Blockwise):
         _refuse(subset)
         mask = self.pattern.mask(x_t.shape[1], x_t.device)
         return self.logits(self.hidden(self.inputs(x_t), t, mask, cond=cond), t, where, cond)
-
-
-class Cached:
-    """A `Blockwise` network as a denoiser that computes each finished block once.
-
-    Exact: cached tokens are compared with those of every call, and dropped from the first difference on; other classes
-    drop all. One object per decoding; a call for positions in several blocks is computed without the cache.
-    """
-
-    def __init__(self, network: Blockwise) -> None:
-        self.network = network
-        self.cache = KeyValueCache(len(network.blocks))
-        self.labels: Tensor | None = None
-        self.traits = replace(network.traits, has_cache=False, keeps_rows=True)
-
-    def __call__(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        *,
-        subset: TokenSubset | None = None,
-        where: Tensor | None = None,
-    ) -> Categorical:
-        """As the network; x_t (B, L), the same rows in every call."""
-        _refuse(subset)
-        size = self.network.block_length
-        blocks = torch.zeros(0) if where is None else where.any(0).nonzero()[:, 0] // size
-        if where is None or not len(blocks) or bool((blocks != blocks[0]).any()):
-            plain: Categorical = self.network(x_t, t, cond, where=where)
-            return plain
-        start = int(blocks[0]) * size
-        end = min(start + size, x_t.shape[1])
-        ids = self.network.inputs(x_t)
-        self._extend(ids, t, start, cond)
-        rows = where.any(1)
-        some = None if cond is None else cond.rows(rows)
-        is_all = bool(rows.all())
-        # A shifted input is final once its token is queried: the next call need not compute it again.
-        is_final = is_all and self.network.is_autoregressive
-        cache = self.cache if is_final else self.cache.fork(None if is_all else rows)
-        x = self._hidden(ids[rows, :end], t[rows], cache, some)
-        return Categorical(self.network.logits(x, t[rows], where[rows, start:end], some).logits, where)
-
-    def _extend(self, ids: Tensor, t: Tensor, start: int, cond: Condition | None) -> None:
-        """Make the cache hold exactly the tokens before `start`."""
-        labels = None if cond is None else cond.labels
-        shared = min(self.cache.matching(ids), start) if _is_same(labels, self.labels) else 0
-        self.labels = labels
-        self.cache.crop(self.network.pattern.closed(shared))
-        if self.cache.length < start:
-            self._hidden(ids[:, :start], t, self.cache, cond)
-
-    def _hidden(self, ids: Tensor, t: Tensor, cache: KeyValueCache, cond: Condition | None) -> Tensor:
-        """Hidden vectors of the tokens of `ids` (B, L) that are not in the cache, which then has them."""
-        n = cache.length
-        mask = self.network.pattern.mask(ids.shape[1], ids.device, n)
-        return self.network.hidden(ids[:, n:], t, mask, cache=cache, cond=cond)
-
-
-def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two batches have the same labels."""
-    return one is other or (one is not None and other is not None and torch.equal(one, other))
 
 
 def _refuse(subset: object) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.groups import FixedOrder, GroupPlan
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.predictions import Categorical, Condition, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
+from maskgen.models.cached import Cached
 from maskgen.nn.cache import KeyValueCache
 from maskgen.nn.embeddings import LabelEmbedding
 from maskgen.nn.heads import MlmHead
@@ -45,8 +46,10 @@ class M2T(nn.Module):
 
     traits = NetworkTraits(objectives=("next_token",), tokens=("discrete",), streams=("image",), has_cache=True)
 
+    has_final_inputs = True
     predicted: Tensor
     shown: Tensor
+    allowed: Tensor
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class M2T(nn.Module):
             self.modulations = nn.ModuleList(zero(nn.Linear(width, 6 * width)) for _ in range(depth))
 
     def _add_slots(self) -> None:
-        """Of each slot: the position it predicts, and the one it shows, L for none."""
+        """Of each slot: the position it predicts, the one it shows, L for none, and the slots that it attends to."""
         groups = self.plan.positions.split(self.plan.sizes)
         shown = [torch.full_like(groups[0], self.plan.length)]
         shown += [
@@ -92,6 +95,8 @@ class M2T(nn.Module):
         ]
         self.register_buffer("predicted", self.plan.positions, persistent=False)
         self.register_buffer("shown", torch.cat(shown), persistent=False)
+        slots = torch.arange(self.plan.length)
+        self.register_buffer("allowed", self.pattern.allows(slots[:, None], slots[None]), persistent=False)
 
     def forward(
         self,
@@ -122,7 +127,7 @@ class M2T(nn.Module):
         )
         x = self.embedding(ids) + places
         x, vectors = self.dropout(x), self._condition(ids, cond)
-        mask = self.pattern.mask(slots.stop, ids.device, start)
+        mask = self.allowed[slots, : slots.stop]
         for index, block in enumerate(self.blocks):
             modulation = None if vectors is None else self.modulations[index](vectors)
             x = block(x, modulation, mask=mask, cache=None if cache is None else cache.layers[index])
@@ -135,48 +140,42 @@ class M2T(nn.Module):
         """(B, D)"""
         if self.labels is None:
             return None
-        embedded = self.labels(torch.full_like(ids[:, 0], NULL) if cond is None else cond.labels)
+        embedded = self.labels(labels_of(cond, ids))
         hidden: Tensor = F.silu(embedded)
         return hidden
 
-    def cached(self) -> CachedGroups:
+    def cached(self) -> Cached:
         """The network for sampling, with the keys and values of finished groups kept."""
-        return CachedGroups(self)
+        return Cached(self)
 
+    def span(self, where: Tensor) -> tuple[int, int] | None:
+        """See `InTurn`."""
+        slots = where.any(0)[self.predicted].nonzero()[:, 0]
+        if not len(slots):
+            return None
+        start = self.pattern.closed(int(slots[0]))
+        end = next(end for end in accumulate(self.plan.sizes) if end > start)
+        return (start, end) if int(slots[-1]) < end else None
 
-class CachedGroups:
-    """An `M2T` as a denoiser that computes each group once.
-
-    Exact: cached slots are compared with those of every call and dropped from the first difference on. One object per
-    decoding and condition; a call for positions in several groups is computed without the cache.
-    """
-
-    def __init__(self, network: M2T) -> None:
-        self.network = network
-        self.cache = KeyValueCache(len(network.blocks))
-        self.ends = [0, *torch.tensor(network.plan.sizes).cumsum(0).tolist()]
-        self.traits = replace(network.traits, has_cache=False, keeps_rows=True)
-
-    def __call__(
+    def continued(
         self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        *,
-        subset: TokenSubset | None = None,
-        where: Tensor | None = None,
+        ids: Tensor,
+        t: Tensor,  # noqa: ARG002 - the groups are the time
+        cond: Condition | None,
+        cache: KeyValueCache,
+    ) -> Tensor:
+        """See `InTurn`."""
+        return self.hidden(ids[:, cache.length :], cond, cache)
+
+    def answered(
+        self,
+        x: Tensor,
+        start: int,
+        t: Tensor,  # noqa: ARG002
+        cond: Condition | None,  # noqa: ARG002
+        where: Tensor,
     ) -> Categorical:
-        """As the network; x_t (B, L), the same rows in every call."""
-        network = self.network
-        groups = torch.zeros(0) if where is None else network.plan.index.to(where.device)[where.any(0)].unique()
-        if where is None or len(groups) != 1 or subset is not None:
-            plain: Categorical = network(x_t, t, cond, subset=subset, where=where)
-            return plain
-        group = int(groups)
-        start, end = self.ends[group], self.ends[group + 1]
-        ids = network.inputs(x_t)
-        shared = network.pattern.closed(min(self.cache.matching(ids), start))
-        self.cache.crop(shared)
-        x = network.hidden(ids[:, shared:end], cond, self.cache)[:, start - shared :]
-        by_position = x.new_zeros(*x_t.shape, x.shape[-1]).index_copy(1, network.predicted[start:end], x)
-        return Categorical(network.head(by_position[where]), where)
+        """See `InTurn`."""
+        places = self.predicted[start : start + x.shape[1]]
+        by_position = x.new_zeros(*where.shape, x.shape[-1]).index_copy(1, places, x)
+        return Categorical(self.head(by_position[where]), where)

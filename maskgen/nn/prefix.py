@@ -12,7 +12,13 @@ from maskgen.core.subset import TokenSubset
 PrefixPlace = Literal["head", "middle", "tail"]
 
 
-def prefix_order(n_prefix: int, n_tokens: int, place: PrefixPlace, subset: TokenSubset | None = None) -> Tensor | None:
+def prefix_order(
+    n_prefix: int,
+    n_tokens: int,
+    place: PrefixPlace,
+    subset: TokenSubset | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor | None:
     """The order of a row [prefix, tokens] that brings the prefix to a place among the tokens.
 
     Args:
@@ -20,13 +26,14 @@ def prefix_order(n_prefix: int, n_tokens: int, place: PrefixPlace, subset: Token
         n_tokens: number of tokens after them, with those that are dropped.
         place: at the `head`, before half of the tokens (`middle`), or at the `tail`.
         subset: the tokens that are there; None for all.
+        device: of the order, without a subset.
 
     Returns:
         (1, n_prefix + n_tokens) int64, (B, n_prefix + K) of a subset; None where nothing changes.
     """
     if place == "head" or not n_prefix:
         return None
-    tokens = torch.arange(n_tokens)[None] if subset is None else subset.keep
+    tokens = torch.arange(n_tokens, device=device)[None] if subset is None else subset.keep
     before = 2 * (n_tokens // 2 if place == "middle" else n_tokens) - 1
     keys = torch.cat([tokens.new_full((len(tokens), n_prefix), before), 2 * tokens], 1)
     return keys.argsort(dim=1, stable=True)
@@ -38,5 +45,5 @@ def reordered(x: Tensor, order: Tensor | None) -> Tensor:
         return x
     x = x if x.ndim > 2 else x[None]
     n_rows = max(len(x), len(order))
-    index = order.to(x.device).expand(n_rows, -1)
+    index = order.expand(n_rows, -1)
     return x.expand(n_rows, -1, -1).gather(1, index[..., None].expand(-1, -1, x.shape[2]))

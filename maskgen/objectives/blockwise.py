@@ -105,7 +105,7 @@ class NextToken(Objective):
         x_in = self._mask(x_0, rng) if self.input_mask_ratio and is_in_training(model) else x_0
         cond = dropped(batch.cond, self.label_dropout, model, rng)
         t = torch.zeros(len(x_0), device=x_0.device)
-        logits = (model(x_in, t) if cond is None else model(x_in, t, cond)).logits.float()  # (B, L, V)
+        logits = model(x_in, t, cond).logits.float()  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none")
         value = loss.mean()
         right = sum_of(is_right(logits.detach(), x_0))

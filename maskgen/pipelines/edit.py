@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskgen.core.devices import device_of
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.pixels import to_float
@@ -71,7 +72,7 @@ class Edit:
 
         Which tokens of the hole stay depends on the seed of a sample only.
         """
-        device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
+        device = device_of(tokenizer)
         image, wanted = to_float(self.picture[None].to(device)), self.wanted[None].to(device)
         known = tokenizer.known(image, wanted)
         known = known.expand(len(seeds), *known.shape[1:])

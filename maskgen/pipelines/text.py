@@ -85,8 +85,7 @@ class TextPipeline(Pipeline):
         Raises:
             UserError: both, no room for a token, or text outside the tokenizer's vocabulary.
         """
-        if prompt is not None and infill is not None:
-            raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+        _require_one(prompt, infill)
         if prompt is None and infill is None:
             return None
         if infill is not None and GAP not in infill:
@@ -261,8 +260,18 @@ class TextPipeline(Pipeline):
             )
 
 
+def _require_one(prompt: str | None, infill: str | None) -> None:
+    """Check that a prompt and an infill are not both given.
+
+    Raises:
+        UserError: they are.
+    """
+    if prompt is not None and infill is not None:
+        raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+
+
 def _check_given(given: Given) -> None:
-    """Check types, and that no two arguments say the same.
+    """Check types, and that no two arguments contradict each other.
 
     Raises:
         UserError: one is wrong.
@@ -278,8 +287,7 @@ def _check_given(given: Given) -> None:
         others = (given.prompt, given.infill, given.messages, given.new_tokens)
         if any(one is not None for one in others) or given.length not in (None, given.known.shape[-1]):
             raise UserError("known already gives the tokens and the length; leave out prompt, infill and length")
-    if given.prompt is not None and given.infill is not None:
-        raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+    _require_one(given.prompt, given.infill)
     if given.messages is not None and not (given.prompt is None and given.infill is None):
         raise UserError("messages are a whole conversation; leave out prompt and infill")
     if given.new_tokens is not None and (given.length is not None or given.infill is not None):

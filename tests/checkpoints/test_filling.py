@@ -15,10 +15,27 @@ from maskgen.checkpoints.stored import StoredTensors
 from maskgen.core.rng import Rng
 from maskgen.recipes.build import DataFacts, build_network, layout_of
 from maskgen.recipes.load import parse_recipe
+from tests.nn.test_mixers import SPECS
+from tests.nn.test_recompute import NETWORKS, SIZES, built, passed, started
 from tests.tiny import CLASSES, FIELD, GENERATOR, SHAPE, TOKENIZER, VECTORS
 
 TREES = {"discrete": GENERATOR, "tokenizer": TOKENIZER, "field": FIELD, "vectors": VECTORS}
 every_tree = pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
+
+MORE: dict[str, dict[str, Any]] = {
+    **{f"mixer {spec['type']}": {"type": "maskgit", "mixer": spec} for spec in SPECS},
+    **{f"mixer {kind} {scan}": {"type": "maskgit", "mixer": {"type": kind, "scan": scan, "head_width": 8}}
+       for kind in ("bi_mamba", "bi_mamba_v2") for scan in ("selective", "ssd")},
+    **{f"maskgit {kind}": {"type": "maskgit", "positions": kind, "condition_place": "middle"}
+       for kind in ("rotary", "raster")},
+    **{f"mae {kind}": {"type": "mae", "decoder": {"type": kind, "width": 32, "depth": 2, "heads": 4}}
+       for kind in ("cross", "cross_self")},
+    "mae relative": {"type": "mae", "decoder": "linear", "encoder_sees": "all", "positions": "relative",
+                     "layer_scale": 0.1},
+    "mdlm exponents": {"type": "mdlm", "has_exponents": True, "cond_width": 8, "has_time": True},
+}  # fmt: skip
+"""Switches whose parts make parameters or buffers of their own."""
+EVERY_NETWORK = NETWORKS | {name: SIZES | spec for name, spec in MORE.items()}
 
 
 def build(tree: dict[str, Any]) -> nn.Module:
@@ -46,6 +63,20 @@ def test_a_filled_network_is_the_loaded_one_to_the_bit_and_in_memory(tree: dict[
     assert all(torch.equal(a, b) and a.stride() == b.stride() and n == m for (n, a), (m, b) in pairs)
     buffers = zip(loaded.named_buffers(), filled.named_buffers(), strict=True)
     assert all(torch.equal(a, b) and n == m for (n, a), (m, b) in buffers)
+
+
+@pytest.mark.parametrize("spec", EVERY_NETWORK.values(), ids=EVERY_NETWORK)
+def test_every_network_without_weights_computes_what_the_ordinary_one_does(
+    spec: dict[str, Any], tmp_path: Path
+) -> None:
+    """So nothing that it keeps beside its state dict was made of weights, which are not there yet."""
+    ordinary = built(spec).eval()
+    state = {name: value.contiguous() for name, value in ordinary.state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors")
+    with without_weights():
+        filled = started(spec)
+    fill_mapped(filled, StoredTensors.of(tmp_path / "a.safetensors"))
+    assert torch.equal(passed(filled.eval()), passed(ordinary))
 
 
 @every_tree

@@ -13,7 +13,7 @@ from maskgen.core.traits import DEFAULT, NetworkTraits, declared_traits, is_in_t
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES
 
-DERIVED = {"vocab_size": 0, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 8, 8)}
+DERIVED = {"vocab_size": 0, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 16, 16)}
 
 
 REQUIRED: dict[str, dict[str, Any]] = {

@@ -12,7 +12,8 @@ from torch import Tensor
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
-from maskgen.models.blockwise import Autoregressive, BlockDiffusion, Blockwise, Cached
+from maskgen.models.blockwise import Autoregressive, BlockDiffusion, Blockwise
+from maskgen.models.cached import Cached
 from maskgen.models.mdlm import MDLM
 from maskgen.samplers import SAMPLERS, MaskedSampler
 from maskgen.samplers.guidance import Guidance

@@ -55,6 +55,27 @@ def test_the_cache_is_exact(n_classes: int) -> None:
         assert torch.allclose(cached(x, torch.zeros(3), cond, where=where).logits, whole[where], atol=1e-5)
 
 
+def test_a_cache_of_other_classes_is_dropped() -> None:
+    model = network(n_classes=3)
+    x = torch.randint(0, 5, (2, 16), generator=torch.Generator().manual_seed(1))
+    cached, where = model.cached(), (model.plan.index == 3).expand(2, -1)
+    for labels in ([0, 1], [0, 1], [2, 1]):
+        cond = Condition(torch.tensor(labels))
+        expected = model(x, torch.zeros(2), cond, where=where).logits
+        assert torch.allclose(cached(x, torch.zeros(2), cond, where=where).logits, expected, atol=1e-5)
+
+
+def test_a_row_that_is_not_asked_about_is_left_out_of_the_answer_only() -> None:
+    model = network()
+    x = torch.randint(0, 5, (3, 16), generator=torch.Generator().manual_seed(1))
+    cached = model.cached()
+    for group, rows in ((1, [1]), (2, [0, 2]), (3, [0, 1, 2])):
+        where = torch.zeros(3, 16, dtype=torch.bool)
+        where[rows] = model.plan.index == group
+        expected = model(x, torch.zeros(3), where=where).logits
+        assert torch.allclose(cached(x, torch.zeros(3), where=where).logits, expected, atol=1e-5)
+
+
 def test_probabilities_of_all_rows_sum_to_one() -> None:
     model = network(2, grid=(2, 3), n_groups=3, alpha=1.5)
     assert is_exact(model)

@@ -26,11 +26,13 @@ SIZES = {"width": 32, "depth": 2, "heads": 4}
 DERIVED: dict[str, Any] = {
     "vocab_size": 5, "token_width": 4, "grid": (4, 4), "n_classes": 3, "image_shape": (1, 16, 16), "caption_width": 6
 }  # fmt: skip
-FOREIGN = ("classifier", "huggingface")
-"""Networks without blocks of ours; those of transformers have a test beside theirs."""
+FOREIGN = ("classifier", "vit", "huggingface")
+"""Classifiers, whose recipes refuse it, and networks of transformers, which have a test beside theirs."""
 KEYS: dict[str, Any] = {
     "diffmae": {"decoder": {"type": "cross_self", "depth": 2}},
     "uvit": {"depth": 3, "caption_length": 3},
+    "mar": {"head": {"type": "diffusion", "width": 32, "depth": 1}},
+    "microdit": {"masking": {"type": "deferred", "width": 64, "depth": 1}, "multiple_of": 32},
     "amused": {"hidden": 64, "channels": 32, "channel_heads": 4, "n_residual": 1, "caption_length": 2},
 }
 NETWORKS = {
@@ -43,10 +45,14 @@ NETWORKS = {
 every_network = pytest.mark.parametrize("spec", NETWORKS.values(), ids=NETWORKS.keys())
 
 
+def started(spec: dict[str, Any]) -> nn.Module:
+    has_vectors = "token_width" in inspect.signature(MODELS.get(spec["type"])).parameters
+    return MODELS.build(spec, **DERIVED | ({"vocab_size": 0} if has_vectors else {}))
+
+
 def built(spec: dict[str, Any]) -> nn.Module:
     torch.manual_seed(0)
-    has_vectors = "token_width" in inspect.signature(MODELS.get(spec["type"])).parameters
-    network = MODELS.build(spec, **DERIVED | ({"vocab_size": 0} if has_vectors else {}))
+    network = started(spec)
     for parameter in network.parameters():
         if float(parameter.detach().abs().max()) == 0:
             nn.init.normal_(parameter, std=0.2)

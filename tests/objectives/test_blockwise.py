@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgen.core.predictions import Batch, Categorical
+from maskgen.core.predictions import Batch, Categorical, Condition
 from maskgen.core.rng import Rng
 from maskgen.models.blockwise import Autoregressive, BlockDiffusion
 from maskgen.models.mdlm import MDLM
@@ -207,7 +207,7 @@ class Reader:
     def __init__(self, x_0: Tensor, training: bool = True) -> None:
         self.x_0, self.training = x_0, training
 
-    def __call__(self, x_in: Tensor, t: Tensor) -> Categorical:
+    def __call__(self, x_in: Tensor, t: Tensor, cond: Condition | None) -> Categorical:
         self.x_in = x_in
         return Categorical(50.0 * F.one_hot(self.x_0, V))
 

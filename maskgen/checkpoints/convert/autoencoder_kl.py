@@ -9,7 +9,8 @@ from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, DiffusersFolder
 from maskgen.checkpoints.convert.published import Published
-from maskgen.checkpoints.convert.vqgan import count_levels, taming_names
+from maskgen.checkpoints.convert.tensor_names import count
+from maskgen.checkpoints.convert.vqgan import taming_names
 from maskgen.core.errors import UserError
 
 SCALES = {4: 0.18215, 16: 0.2325}
@@ -35,7 +36,7 @@ _NAMES = [
 
 def kl_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state with the names of latent diffusion under those of diffusers, where a decoder's level 0 is the lowest."""
-    last, ours = count_levels(state, "decoder.up") - 1, {}
+    last, ours = count(state, "decoder.up") - 1, {}
     for key, value in taming_names(state, _NAMES).items():
         name = re.sub(r"\.up_blocks\.(\d+)", lambda match: f".up_blocks.{last - int(match[1])}", key)
         is_matrix = ".attentions." in name and value.ndim == 4
@@ -49,7 +50,7 @@ def kl_config(state: Mapping[str, Tensor]) -> dict[str, object]:
     Raises:
         UserError: latents whose scale was never published.
     """
-    channels, levels = state["post_quant_conv.weight"].shape[1], count_levels(state, "encoder.down")
+    channels, levels = state["post_quant_conv.weight"].shape[1], count(state, "encoder.down")
     if channels not in SCALES:
         raise UserError(f"the scale of latents of {channels} channels is not known; known: {[*SCALES]}")
     kinds = {}
@@ -62,7 +63,7 @@ def kl_config(state: Mapping[str, Tensor]) -> dict[str, object]:
     return {
         "in_channels": 3, "out_channels": 3, "latent_channels": channels, "scaling_factor": SCALES[channels],
         "block_out_channels": [len(state[f"encoder.down.{n}.block.0.conv1.weight"]) for n in range(levels)],
-        "layers_per_block": count_levels(state, "encoder.down.0.block"), "norm_num_groups": 32, **kinds,
+        "layers_per_block": count(state, "encoder.down.0.block"), "norm_num_groups": 32, **kinds,
     }  # fmt: skip
 
 
@@ -71,7 +72,7 @@ class OriginalKL(Converter):
     """KL autoencoders of latent diffusion in their original names (SD's VAE, MAR's KL-16): a folder of diffusers."""
 
     parameters = "66 M (KL-16) to 84 M (SD)"
-    licence = "MIT"
+    licence = "MIT (sd-vae-ft-ema and -mse, KL-16)"
     page = "arxiv.org/abs/2112.10752"
 
     def recognises(self, found: Published) -> bool:

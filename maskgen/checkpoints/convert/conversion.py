@@ -160,6 +160,8 @@ def planned(found: Published, name: str, file: str, tokenizer: str | None, scrat
     target = converter.target(headers)
     assert isinstance(target, Target)
     tree, shapes = dict(target.recipe), converter.tensors(headers)
+    if tokenizer is not None and target.layout is None:
+        raise UserError(f"{file} holds no generator (layout {name}) and has no tokenizer; leave out --tokenizer")
     if tokenizer is not None and target.facts.image_shape is not None:
         tree["tokenizer"] = _image_tokenizer(tree, tokenizer, target.facts.image_shape[1], scratch)
     n_parameters = sum(value.numel() for value in shapes.values())

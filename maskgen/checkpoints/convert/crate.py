@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
+from maskgen.checkpoints.convert.vit import on_our_pixels, pixels_last
 from maskgen.core.errors import UserError
 
 _NAMES = {
@@ -34,13 +34,9 @@ _NAMES = {
 _COMPUTED = ("pos_embed", "decoder_pos_embed", "decoder_embed.weight", "decoder_embed.bias")
 """Fixed positions, and a projection that the public code never calls."""
 HEADS = {384: 6, 576: 12, 768: 12, 1024: 16}
-"""Heads of the published widths, which the weights do not tell."""
+"""Heads of the published widths, which the weights do not determine."""
 SIZES = {384: "t", 576: "s", 768: "b", 1024: "l"}
 """Widths -> the names of the recipes."""
-
-
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels, which the public network takes off its images and divides them by."""
 
 
 def crate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,17 +51,11 @@ def crate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours = renamed(state, _NAMES, _COMPUTED, "CRATE-MAE")
     if "embedding.weight" not in ours:
         raise UserError("patch_embed.proj.weight is missing; is the file of another network?")
-    channels, side = ours["embedding.weight"].shape[1:3]
-    mean, deviation = (torch.tensor(values, device="cpu")[:, None, None] for values in (MEAN, DEVIATION))
-    weight = ours["embedding.weight"]
-    if not weight.is_meta:
-        ours["embedding.bias"] = ours["embedding.bias"] + (weight * (0.5 - mean) / deviation).flatten(1).sum(1)
-        weight = weight * 0.5 / deviation
-    ours["embedding.weight"] = weight.flatten(1)
+    ours["embedding.weight"], ours["embedding.bias"] = on_our_pixels(ours["embedding.weight"], ours["embedding.bias"])
     for key in ("class_token", "mask_token"):
         ours[key] = ours[key].flatten()
     for key in ("head.weight", "head.bias"):
-        ours[key] = ours[key].unflatten(0, (side, side, channels)).movedim(2, 0).flatten(0, 2)
+        ours[key] = pixels_last(ours[key])
     return ours
 
 
@@ -76,9 +66,7 @@ def crate_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
         UserError: a width that was never published.
     """
     width = state["cls_token"].shape[-1]
-    if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
-    return {"type": "crate", "width": width, "depth": count(state, "blocks"), "heads": HEADS[width]}
+    return {"type": "crate", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width, HEADS)}
 
 
 @CONVERTERS.register("crate")

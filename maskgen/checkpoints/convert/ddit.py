@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, shipped
-from maskgen.checkpoints.convert.dit import count, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, renamed
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts, text_layout
 from maskgen.tokenizers.text.pretrained import published_tokenizer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import block_names, count, heads_of, renamed
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 
@@ -23,25 +23,16 @@ HEAD = {
     r"final_layer\.linear\.(weight|bias)": r"trunk.head.out.\1",
     r"final_layer\.adaLN_modulation\.1\.(weight|bias)": r"trunk.head.modulation.\1",
 }
-_PARTS = {
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "mlp.fc1": "mlp.expand",
-    "mlp.fc2": "mlp.contract",
-    "adaLN_modulation.1": "modulation",
-}
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-"""Heads of the published widths; a DiT's weights do not say them."""
+"""Heads of the published widths, which a DiT's weights do not determine."""
 
 
-def blocks(theirs: str, ours: str) -> dict[str, str]:
-    """Patterns of all tensors of a list of blocks."""
-    return {
-        rf"{theirs}\.(\d+)\.{re.escape(part)}\.(weight|bias)": rf"{ours}.\1.{name}.\2" for part, name in _PARTS.items()
-    }
+def dit_blocks(theirs: str, ours: str) -> dict[str, str]:
+    """Patterns of all tensors of a list of blocks with adaLN."""
+    return block_names(theirs, ours, {"adaLN_modulation.1": "modulation"})
 
 
-_NAMES = EMBEDDERS | HEAD | blocks("blocks", "trunk.blocks")
+_NAMES = EMBEDDERS | HEAD | dit_blocks("blocks", "trunk.blocks")
 
 
 def dit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,7 +42,7 @@ def dit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: a key that no DiT has, or positions that are not the fixed ones.
     """
     check_positions("pos_embed", state)
-    return renamed(state, _NAMES, ("pos_embed",), "DiT")
+    return dit_tensors(state, _NAMES, ("pos_embed",), "DiT")
 
 
 def dit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
@@ -90,7 +81,7 @@ def latent_target(recipe: str, spec: Mapping[str, object], state: Mapping[str, T
         n_null: see `state`.
 
     Raises:
-        UserError: a tensor that tells the sizes is missing.
+        UserError: a tensor that determines the sizes is missing.
     """
     for key in ("pos_embed", "x_embedder.proj.weight", "y_embedder.embedding_table.weight"):
         if key not in state:
@@ -101,23 +92,16 @@ def latent_target(recipe: str, spec: Mapping[str, object], state: Mapping[str, T
     return image_target(shipped(recipe, model=spec), (side, side), pixels=16, n_classes=n_classes, token_width=width)
 
 
-def renamed(
+def dit_tensors(
     state: Mapping[str, Tensor], names: Mapping[str, str], computed: tuple[str, ...], kind: str
 ) -> dict[str, Tensor]:
-    """All tensors but the `computed` ones under the names `names` has for them, patches in our order.
+    """`renamed`, and patches in our order.
 
     Raises:
-        UserError: a key that is in neither.
+        UserError: a key that is in neither `names` nor `computed`.
     """
-    ours: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if any(key.endswith(name) for name in computed):
-            continue
-        found = [re.sub(theirs, name, key) for theirs, name in names.items() if re.fullmatch(theirs, key)]
-        if not found:
-            raise UserError(f"{key} is no tensor of a {kind}; is the file of another network?")
-        ours[found[0]] = _CHANGED[key](value) if key in _CHANGED else value
-    return ours
+    ours = renamed(state, names, computed, kind)
+    return ours | {key: change(ours[key]) for key, change in _CHANGED.items() if key in ours}
 
 
 def _channels_first(value: Tensor) -> Tensor:
@@ -130,9 +114,9 @@ def _channels_first(value: Tensor) -> Tensor:
 
 
 _CHANGED: dict[str, Callable[[Tensor], Tensor]] = {
-    "x_embedder.proj.weight": lambda value: value.flatten(1),
-    "final_layer.linear.weight": _channels_first,
-    "final_layer.linear.bias": _channels_first,
+    "embedding.weight": lambda value: value.flatten(1),
+    "trunk.head.out.weight": _channels_first,
+    "trunk.head.out.bias": _channels_first,
 }
 
 
@@ -149,11 +133,6 @@ def check_positions(key: str, state: Mapping[str, Tensor]) -> None:
         raise UserError(f"{key} holds other positions than the sines and cosines of a grid {side} x {side}")
 
 
-def count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many blocks a list of that name has."""
-    return len({key.split(".")[1] for key in state if key.startswith(f"{prefix}.")})
-
-
 def has_variance(state: Mapping[str, Tensor]) -> bool:
     """Whether the head predicts a variance beside the mean: twice as many numbers as a patch holds."""
     return state["final_layer.linear.bias"].numel() == 2 * state["x_embedder.proj.weight"][0].numel()
@@ -168,6 +147,4 @@ def sizes(state: Mapping[str, Tensor]) -> dict[str, object]:
     if "x_embedder.proj.weight" not in state:
         raise UserError("x_embedder.proj.weight is missing; is the file of another network?")
     width = len(state["x_embedder.proj.weight"])
-    if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
-    return {"width": width, "heads": HEADS[width]}
+    return {"width": width, "heads": heads_of(width, HEADS)}

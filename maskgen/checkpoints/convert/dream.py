@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from maskgen.checkpoints.convert.converter import CONVERTERS
-from maskgen.checkpoints.convert.language_model import LanguageModelWeights, config_number, require_usual
+from maskgen.checkpoints.convert.language_model import LanguageModelWeights, require_usual
 from maskgen.checkpoints.convert.published import Published
 
 _LAYER = r"layers\.(\d+)\."
@@ -35,7 +35,11 @@ class DreamWeights(LanguageModelWeights):
         _LAYER + r"mlp\.gate_proj\.weight": (("gate_proj", "up_proj"), r"blocks.\1.mlp.expand.weight"),
     }
     shipped_recipe = "text/dream-7b"
-    length_key = "max_length"
+    keys: ClassVar[Mapping[str, str]] = {
+        "length": "max_length", "is_tied": "tie_word_embeddings", "depth": "num_hidden_layers",
+        "heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads",
+    }  # fmt: skip
+    gate, eps = "layers.0.mlp.gate_proj.weight", 1e-6
     mask = 151_666
     tokenizer_kind = "Qwen2Tokenizer"
 
@@ -43,19 +47,6 @@ class DreamWeights(LanguageModelWeights):
         is_dream = str(found.config.get("model_type", "")).lower() == "dream"
         return is_dream and {self.embedding, "layers.0.self_attn.q_proj.bias"} <= found.state.keys()
 
-    def is_tied(self, found: Published) -> bool:
-        return found.config.get("tie_word_embeddings") is True
-
-    def sizes(self, found: Published) -> dict[str, object]:
+    def settings(self, found: Published) -> dict[str, object]:
         require_usual(found, _USUAL, "Dream")
-        heads = config_number(found, "num_attention_heads")
-        return {
-            "is_shifted": True,
-            "depth": config_number(found, "num_hidden_layers"),
-            "heads": heads,
-            "n_kv_heads": config_number(found, "num_key_value_heads", heads),
-            "mlp_width": len(found.state["layers.0.mlp.gate_proj.weight"]),
-            "norm_eps": config_number(found, "rms_norm_eps", 1e-6),
-            "rotary_base": config_number(found, "rope_theta", 10_000.0),
-            "qkv_bias": True,
-        }
+        return {"is_shifted": True, "qkv_bias": True}

@@ -175,8 +175,9 @@ def _of_folder(folder: Path, weights: WeightsKind | None) -> Published:
     config = _config(folder / "config.json")
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if index is not None:
-        state = stripped(StoredTensors(_shards(index)))
-        return Published(state, config, folder, tuple(sorted({folder / name for name in _shards(index).values()})))
+        homes = _shards(index)
+        state = stripped(StoredTensors.of_shards(homes))
+        return Published(state, config, folder, tuple(sorted(set(homes.values()))))
     path = _weights_in(folder)
     return Published(read_state(path, weights), config, folder, (path,))
 

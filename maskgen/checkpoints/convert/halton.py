@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import renamed
 from maskgen.checkpoints.convert.published import Published
-from maskgen.core.errors import UserError
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 
 HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
-"""Heads of the published widths: the weights do not say them (the small network has 6 of 85 channels)."""
+"""Heads of the published widths, which the weights do not determine (the small network has 6 of 85 channels)."""
 
 _LAYER, _PAIR = r"transformer\.layers\.(\d+)", r"(weight|bias)"
 _NAMES = {
@@ -44,18 +43,13 @@ def halton(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: a key that no Halton-MaskGIT has.
     """
     ours = renamed(state, _NAMES, (*_JOINED, "head.weight"), "Halton-MaskGIT")
-    for index in range(depth_of(state)):
+    for index in range(count(state, "transformer.layers")):
         home = f"transformer.layers.{index}"
         ours[f"blocks.{index}.attention.qkv.weight"] = torch.cat([state[f"{home}.attn.w{one}.weight"] for one in "qkv"])
         ours[f"blocks.{index}.mlp.expand.weight"] = torch.cat([state[f"{home}.ff.w{one}.weight"] for one in "13"])
     if "patches.parted.weight" in ours:
         ours["patches.parted.weight"] = ours["patches.parted.weight"].flatten(1)
     return ours
-
-
-def depth_of(state: Mapping[str, Tensor]) -> int:
-    """Number of blocks."""
-    return len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")})
 
 
 @CONVERTERS.register("halton")
@@ -72,12 +66,11 @@ class HaltonWeights(Converter):
 
     def target(self, found: Published) -> Target:
         length, width = found.state["pos_emb.weight"].shape
-        if width not in HEADS:
-            raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
         joined, registers = found.state.get("in_proj.weight"), found.state.get("reg_tokens.weight")
         model = {
-            "type": "maskgit", "width": width, "depth": depth_of(found.state), "heads": HEADS[width], "dropout": 0.1,
-            "norm": "rms", "qk_norm": True, "head": "linear", "registers": 0 if registers is None else len(registers),
+            "type": "maskgit", "width": width, "depth": count(found.state, "transformer.layers"),
+            "heads": heads_of(width, HEADS), "dropout": 0.1, "norm": "rms", "qk_norm": True, "head": "linear",
+            "registers": 0 if registers is None else len(registers),
             "patch": 1 if joined is None else joined.shape[-1],
         }  # fmt: skip
         side, n_classes = math.isqrt(length), len(found.state["cls_emb.weight"]) - 1

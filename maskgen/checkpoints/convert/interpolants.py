@@ -9,26 +9,17 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count
-from maskgen.checkpoints.convert.dit import renamed as by_name
 from maskgen.checkpoints.convert.published import Published
-from maskgen.core.errors import UserError
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
+from maskgen.checkpoints.convert.vit import vit_names
 from maskgen.tokenizers.text.encoder import TextEncoder
 
 HEADS = {512: 8, 1152: 16}
-"""Heads of the published widths; the weights do not say them."""
+"""Heads of the published widths, which the weights do not determine."""
 CLIP, CAPTION_LENGTH = "openai/clip-vit-large-patch14", 77
 """Text encoder of the captions."""
 
 _PAIR = r"(weight|bias)"
-_PARTS = {
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "norm2": "mlp_norm",
-    "mlp.fc1": "mlp.expand",
-    "mlp.fc2": "mlp.contract",
-}
 _NAMES = {
     r"x_embed\.weight": "embedding.weight",
     r"pos_embed": "positions",
@@ -39,7 +30,7 @@ _NAMES = {
     rf"final_layer\.{_PAIR}": r"head.\1",
     rf"norm\.{_PAIR}": r"norm.\1",
     rf"skips\.(\d+)\.{_PAIR}": r"skips.\1.\2",
-    **{rf"blocks\.(\d+)\.{part}\.{_PAIR}": rf"blocks.\1.{name}.\2" for part, name in _PARTS.items()},
+    **vit_names("blocks", "blocks"),
 }
 
 
@@ -50,7 +41,7 @@ def uvit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: a key that no such U-ViT has.
     """
     n_half = count(state, "in_blocks")
-    ours = by_name({_numbered(key, n_half): value for key, value in state.items()}, _NAMES, (), "discrete U-ViT")
+    ours = renamed({_numbered(key, n_half): value for key, value in state.items()}, _NAMES, (), "discrete U-ViT")
     ours["positions"] = ours["positions"][0]
     for kind in ("weight", "bias"):
         ours[f"head.{kind}"] = ours[f"head.{kind}"][:-1]
@@ -90,15 +81,13 @@ class InterpolantWeights(Converter):
     def target(self, found: Published) -> Target:
         state = found.state
         rows, width = state["x_embed.weight"].shape
-        if width not in HEADS:
-            raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
         table, patch = state.get("label_emb.embedding_table.weight"), state["patch_embed.proj.weight"].shape[-1]
         captions = _caption_shape(state)
         n_classes = 0 if table is None else len(table) - 1
         n_condition = captions[0] if captions else int(n_classes > 0)
         side = patch * math.isqrt(state["pos_embed"].shape[1] - 1 - n_condition)
         depth = 2 * count(state, "in_blocks") + 1
-        model = {"type": "uvit", "width": width, "depth": depth, "heads": HEADS[width], "patch": patch}
+        model = {"type": "uvit", "width": width, "depth": depth, "heads": heads_of(width, HEADS), "patch": patch}
         recipe = shipped("image/imagenet-uvit-interpolants", model=model, **(_captioned(found) if captions else {}))
         sizes = {"n_classes": n_classes, "vocab_size": rows - 1}
         return image_target(recipe, (side, side), pixels=8, caption_shape=captions, **sizes)

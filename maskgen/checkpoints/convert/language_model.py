@@ -27,8 +27,10 @@ class LanguageModelWeights(Converter):
         names: other tensors, a pattern of their name -> our name.
         joined: first of several tensors that ours holds in one, a pattern -> their parts and our name.
         shipped_recipe: at the published size.
-        length_key: of config.json, tokens in a row.
-        mask: id of [MASK] where config.json does not say.
+        keys: of config.json: `length` (tokens in a row), `is_tied`, `depth`, `heads` and `n_kv_heads`.
+        gate: the first block's gate of SwiGLU, whose rows are its width.
+        eps: of the norms where config.json has none.
+        mask: id of [MASK] where config.json has none.
         tokenizer_kind: class of `transformers` for a tokenizer in an older format.
     """
 
@@ -37,17 +39,34 @@ class LanguageModelWeights(Converter):
     names: ClassVar[Mapping[str, str]]
     joined: ClassVar[Mapping[str, tuple[tuple[str, ...], str]]]
     shipped_recipe: ClassVar[str]
-    length_key: ClassVar[str]
+    keys: ClassVar[Mapping[str, str]]
+    gate: ClassVar[str]
     mask: ClassVar[int]
+    eps: ClassVar[float]
     tokenizer_kind: ClassVar[str] = "AutoTokenizer"
 
     @abstractmethod
-    def sizes(self, found: Published) -> dict[str, object]:
-        """Keys of the recipe's `model` that differ between layouts."""
+    def settings(self, found: Published) -> dict[str, object]:
+        """Keys of the recipe's `model` beside the sizes.
 
-    @abstractmethod
-    def is_tied(self, found: Published) -> bool:
+        Raises:
+            UserError: a setting that the published networks do not have.
+        """
+
+    def _is_tied(self, found: Published) -> bool:
         """Whether logits use the embedding."""
+        return found.config.get(self.keys["is_tied"]) is True
+
+    def _sizes(self, found: Published) -> dict[str, object]:
+        heads = config_number(found, self.keys["heads"])
+        return {
+            "depth": config_number(found, self.keys["depth"]),
+            "heads": heads,
+            "n_kv_heads": config_number(found, self.keys["n_kv_heads"], heads),
+            "mlp_width": len(found.state[self.gate]),
+            "norm_eps": config_number(found, "rms_norm_eps", self.eps),
+            "rotary_base": config_number(found, "rope_theta", 10_000.0),
+        }
 
     def target(self, found: Published) -> Target:
         if not found.config:
@@ -55,9 +74,10 @@ class LanguageModelWeights(Converter):
         vocab_size, width = found.state[self.embedding].shape
         model = {
             "type": "mdlm", "width": width, "mlp": "swiglu", "norm": "rms", "rotary": "half", "head_bias": False,
-            "mask_row": self._mask(found), "is_tied": self.is_tied(found), **self.sizes(found),
+            "mask_row": self._mask(found), "is_tied": self._is_tied(found), **self._sizes(found),
+            **self.settings(found),
         }  # fmt: skip
-        length = int(config_number(found, self.length_key, 4096))
+        length = int(config_number(found, self.keys["length"], 4096))
         recipe = shipped(self.shipped_recipe, model=model)
         return Target(recipe, DataFacts(length=length), text_layout(vocab_size, length))
 
@@ -67,7 +87,7 @@ class LanguageModelWeights(Converter):
         ours: dict[str, Tensor] = {}
         for key in found.state:
             is_part = any(f".{part}." in key for part in parts)
-            if is_part or key.endswith("rotary_emb.inv_freq") or (key == self.head and self.is_tied(found)):
+            if is_part or key.endswith("rotary_emb.inv_freq") or (key == self.head and self._is_tied(found)):
                 continue
             name, value = self._converted(found.state, names, key)
             ours[name] = value

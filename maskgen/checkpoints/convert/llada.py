@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from maskgen.checkpoints.convert.converter import CONVERTERS
-from maskgen.checkpoints.convert.language_model import LanguageModelWeights, config_number, require_usual
+from maskgen.checkpoints.convert.language_model import LanguageModelWeights, require_usual
 from maskgen.checkpoints.convert.published import Published
 
 _BLOCK = r"transformer\.blocks\.(\d+)\."
@@ -35,24 +35,16 @@ class LLaDAWeights(LanguageModelWeights):
         _BLOCK + r"ff_proj\.weight": (("ff_proj", "up_proj"), r"blocks.\1.mlp.expand.weight"),
     }
     shipped_recipe = "text/llada-8b"
-    length_key = "max_sequence_length"
+    keys: ClassVar[Mapping[str, str]] = {
+        "length": "max_sequence_length", "is_tied": "weight_tying", "depth": "n_layers", "heads": "n_heads",
+        "n_kv_heads": "n_kv_heads",
+    }  # fmt: skip
+    gate, eps = "transformer.blocks.0.ff_proj.weight", 1e-5
     mask = 126_336
 
     def recognises(self, found: Published) -> bool:
         return {self.embedding, "transformer.blocks.0.ff_proj.weight"} <= found.state.keys()
 
-    def is_tied(self, found: Published) -> bool:
-        return found.config.get("weight_tying") is True
-
-    def sizes(self, found: Published) -> dict[str, object]:
+    def settings(self, found: Published) -> dict[str, object]:
         require_usual(found, _USUAL, "LLaDA")
-        heads = config_number(found, "n_heads")
-        return {
-            "depth": config_number(found, "n_layers"),
-            "heads": heads,
-            "n_kv_heads": config_number(found, "n_kv_heads", heads),
-            "mlp_width": len(found.state["transformer.blocks.0.ff_proj.weight"]),
-            "norm_eps": config_number(found, "rms_norm_eps", 1e-5),
-            "rotary_base": config_number(found, "rope_theta", 10_000.0),
-            "qkv_bias": "transformer.blocks.0.q_proj.bias" in found.state,
-        }
+        return {"qkv_bias": "transformer.blocks.0.q_proj.bias" in found.state}

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 from maskgen.checkpoints.convert.vit import (
     DECODER_HEADS,
+    HEADS,
     check_class_and_grid,
-    heads_of,
     on_our_pixels,
     pixels_last,
     vit_names,
@@ -73,7 +73,7 @@ def mae_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """
     width = len(state["patch_embed.proj.bias"])
     spec: dict[str, object] = {
-        "type": "mae", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width)
+        "type": "mae", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width, HEADS)
     }  # fmt: skip
     if "mask_token" not in state:
         return spec | {"decoder": {"type": "linear"}, "encoder_sees": "all"}

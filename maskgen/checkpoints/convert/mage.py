@@ -9,25 +9,17 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import renamed
 from maskgen.checkpoints.convert.published import Published
-from maskgen.core.errors import UserError
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
+from maskgen.checkpoints.convert.vit import vit_names
 
 HEADS = {768: 12, 1024: 16}
-"""Heads of the encoder of the published widths; the weights do not say them."""
+"""Heads of the encoder of the published widths, which the weights do not determine."""
 DECODER_HEADS = 16
 FAKE_CLASS, EXTRA_ROWS = 1100, 1001
 """Row of the constant class token, and rows of the table beside the codes: 1,000 classes and [MASK], the last."""
 
 _WORDS = "token_emb.word_embeddings.weight"
-_PARTS = {
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "norm2": "mlp_norm",
-    "mlp.fc1": "mlp.expand",
-    "mlp.fc2": "mlp.contract",
-}
 _PAIR = r"(weight|bias)"
 _NAMES = {
     r"token_emb\.position_embeddings\.weight": "positions",
@@ -39,11 +31,8 @@ _NAMES = {
     rf"decoder_norm\.{_PAIR}": r"decoder.norm.\1",
     rf"mlm_layer\.fc\.{_PAIR}": r"head.dense.\1",
     rf"mlm_layer\.ln\.{_PAIR}": r"head.norm.\1",
-    **{
-        rf"{theirs}\.(\d+)\.{part}\.{_PAIR}": rf"{ours}.blocks.\1.{name}.\2"
-        for theirs, ours in (("blocks", "encoder"), ("decoder_blocks", "decoder"))
-        for part, name in _PARTS.items()
-    },
+    **vit_names("blocks", "encoder.blocks"),
+    **vit_names("decoder_blocks", "decoder.blocks"),
 }
 _UNUSED = (
     "cls_token",
@@ -97,16 +86,11 @@ class MageWeights(Converter):
 
     def target(self, found: Published) -> Target:
         width = found.state["decoder_pos_embed_learned"].shape[-1]
-        if width not in HEADS:
-            raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
-        depth, decoder_depth = (
-            len({key.split(".")[1] for key in found.state if key.startswith(f"{name}.")})
-            for name in ("blocks", "decoder_blocks")
-        )
+        depth, decoder_depth = (count(found.state, name) for name in ("blocks", "decoder_blocks"))
         rows = len(found.state[_WORDS])
         model = {
-            "type": "mage", "width": width, "depth": depth, "heads": HEADS[width], "decoder_depth": decoder_depth,
-            "decoder_heads": DECODER_HEADS, "dropout": 0.1, "table_rows": rows,
+            "type": "mage", "width": width, "depth": depth, "heads": heads_of(width, HEADS),
+            "decoder_depth": decoder_depth, "decoder_heads": DECODER_HEADS, "dropout": 0.1, "table_rows": rows,
         }  # fmt: skip
         side = math.isqrt(found.state["decoder_pos_embed_learned"].shape[1] - 1)
         recipe = shipped(f"image/imagenet-mage-{'l' if width == 1024 else 'b'}", model=model)

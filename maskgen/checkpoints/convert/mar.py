@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import blocks, count, renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
+from maskgen.checkpoints.convert.vit import vit_names
 from maskgen.core.errors import UserError
 
-_NORMS = {
-    rf"{side}_blocks\.(\d+)\.norm{n}\.(weight|bias)": rf"{side}.blocks.\1.{name}.\2"
-    for side in ("encoder", "decoder")
-    for n, name in ((1, "attention_norm"), (2, "mlp_norm"))
-}
 _SINGLE = {
     r"class_emb\.weight": "labels.weight",
     r"fake_latent": "null",
@@ -44,11 +40,9 @@ _HEAD = {
         r"in_ln": "norm", r"mlp\.0": "expand", r"mlp\.2": "contract", r"adaLN_modulation\.1": "modulation"
     }.items()
 }  # fmt: skip
-_NAMES = (
-    _SINGLE | _NORMS | _HEAD | blocks("encoder_blocks", "encoder.blocks") | blocks("decoder_blocks", "decoder.blocks")
-)
+_NAMES = _SINGLE | _HEAD | vit_names("encoder_blocks", "encoder.blocks") | vit_names("decoder_blocks", "decoder.blocks")
 HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published widths, which the weights do not tell."""
+"""Heads of the published widths, which the weights do not determine."""
 SIZES = {448: "xs", 512: "s", 768: "b", 1024: "l", 1280: "h"}
 """Widths -> the names of the recipes; MAR was published from b on."""
 DC_WIDTH, DC_PIXELS = 32, 32
@@ -90,12 +84,17 @@ def mar_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     if "z_proj.weight" not in state or "diffloss.net.cond_embed.weight" not in state:
         raise UserError("z_proj.weight or diffloss.net.cond_embed.weight is missing; is the file of another network?")
     width, length = len(state["z_proj.weight"]), state["diffusion_pos_embed_learned"].shape[-2]
-    if width not in HEADS:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
-    depth = len({key.split(".")[3] for key in state if key.startswith("diffloss.net.res_blocks.")})
-    head = {"type": "diffusion", "width": len(state["diffloss.net.cond_embed.weight"]), "depth": depth}
+    head = {
+        "type": "diffusion", "width": len(state["diffloss.net.cond_embed.weight"]),
+        "depth": count(state, "diffloss.net.res_blocks"),
+    }  # fmt: skip
     buffer = state["encoder_pos_embed_learned"].shape[-2] - length
-    sizes = {"width": width, "depth": count(state, "encoder_blocks"), "heads": HEADS[width], "n_buffer": buffer}
+    sizes = {
+        "width": width,
+        "depth": count(state, "encoder_blocks"),
+        "heads": heads_of(width, HEADS),
+        "n_buffer": buffer,
+    }
     return {"type": "mar", **sizes, "head": head}
 
 

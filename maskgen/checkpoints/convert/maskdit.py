@@ -11,14 +11,14 @@ from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target
 from maskgen.checkpoints.convert.dit import (
     EMBEDDERS,
     HEAD,
-    blocks,
     check_positions,
-    count,
+    dit_blocks,
+    dit_tensors,
     latent_target,
-    renamed,
     sizes,
 )
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count
 
 _BRIDGE = {
     r"decoder_layer\.linear\.(weight|bias)": r"trunk.bridge.out.\1",
@@ -26,10 +26,14 @@ _BRIDGE = {
     r"mask_token": "trunk.mask_token",
 }
 _NAMES = (
-    EMBEDDERS | HEAD | _BRIDGE | blocks("blocks", "trunk.blocks") | blocks("decoder_blocks", "trunk.decoder_blocks")
+    EMBEDDERS
+    | HEAD
+    | _BRIDGE
+    | dit_blocks("blocks", "trunk.blocks")
+    | dit_blocks("decoder_blocks", "trunk.decoder_blocks")
 )
 DECODER_HEADS = 16
-"""Of the published decoder; the weights do not say them."""
+"""Heads of the published decoder, which the weights do not determine."""
 
 
 def maskdit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,7 +46,7 @@ def maskdit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     for key in ("pos_embed", "decoder_pos_embed"):
         check_positions(key, state)
-    ours = renamed(state, _NAMES, ("pos_embed",), "MaskDiT")
+    ours = dit_tensors(state, _NAMES, ("pos_embed",), "MaskDiT")
     table = ours["labels.weight"].mT
     ours["labels.weight"] = torch.cat([table, torch.zeros_like(table[:1])])
     ours["trunk.mask_token"] = ours["trunk.mask_token"].flatten()

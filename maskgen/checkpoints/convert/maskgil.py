@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, renamed
 from maskgen.checkpoints.convert.published import Published
-from maskgen.core.errors import UserError
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2560: 40}
-"""Heads of the published widths; the weights do not say them."""
+"""Heads of the published widths, which the weights do not determine."""
 GRID = (16, 16)
-"""The positions have no weights that would tell it."""
+"""Not in the weights: the positions have none."""
 
 _LAYER = r"layers\.(\d+)"
 _NAMES = {
@@ -59,11 +58,9 @@ class MaskGILWeights(Converter):
 
     def target(self, found: Published) -> Target:
         rows, width = found.state["tok_emb.weight"].shape
-        if width not in HEADS:
-            raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*HEADS]}")
         n_codes = len(found.state["output.weight"]) - 1
         model = {
-            "type": "maskgit", "width": width, "depth": count(found.state, "layers"), "heads": HEADS[width],
+            "type": "maskgit", "width": width, "depth": count(found.state, "layers"), "heads": heads_of(width, HEADS),
             "dropout": 0.1, "norm": "rms", "condition": "token", "positions": "raster", "head": "linear", "tied": False,
         }  # fmt: skip
         recipe = shipped("image/imagenet-maskgil-b", model=model)

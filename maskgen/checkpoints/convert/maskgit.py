@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import renamed
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import renamed
 
 CLASSES = 1000
 _WORDS = "Embed_0/word_embeddings/embedding"

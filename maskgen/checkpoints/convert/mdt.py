@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target
-from maskgen.checkpoints.convert.dit import count, has_variance, latent_target, renamed, sizes
+from maskgen.checkpoints.convert.dit import dit_tensors, has_variance, latent_target, sizes
 from maskgen.checkpoints.convert.mdtv2 import COMPUTED, learned_flat, mdt_names
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count
 
 _NAMES = mdt_names({"blocks": "trunk.encoder_blocks", "sideblocks": "trunk.side_blocks"})
 DECODER = 2
-"""Blocks of the published decoder; the weights do not tell."""
+"""Blocks of the published decoder, which the weights do not determine."""
 
 
 def mdt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -23,7 +24,7 @@ def mdt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: a key that no MDT has.
     """
     ours, depth = {}, count(state, "blocks") - DECODER
-    for key, value in renamed(state, _NAMES, COMPUTED, "MDT").items():
+    for key, value in dit_tensors(state, _NAMES, COMPUTED, "MDT").items():
         place, _, rest = key.removeprefix("trunk.encoder_blocks.").partition(".")
         is_late = key.startswith("trunk.encoder_blocks.") and int(place) >= depth
         name = f"trunk.decoder_blocks.{int(place) - depth}.{rest}" if is_late else key

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target
-from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, blocks, count, has_variance, latent_target, renamed, sizes
+from maskgen.checkpoints.convert.dit import EMBEDDERS, HEAD, dit_blocks, dit_tensors, has_variance, latent_target, sizes
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count
 
 _LISTS = {
     "en_inblocks": "trunk.encoder_blocks",
@@ -29,7 +30,7 @@ def mdt_names(lists: Mapping[str, str]) -> dict[str, str]:
     """Patterns of all tensors of an MDT with these lists of blocks: theirs -> ours."""
     found = EMBEDDERS | HEAD | _SINGLE
     for theirs, ours in lists.items():
-        found |= {name: place.replace(".\\1.", ".\\1.block.") for name, place in blocks(theirs, ours).items()}
+        found |= {name: place.replace(".\\1.", ".\\1.block.") for name, place in dit_blocks(theirs, ours).items()}
         found |= {
             rf"{theirs}\.(\d+)\.attn\.rel_pos_bias\.relative_position_bias_table": rf"{ours}.\1.bias.weight",
             rf"{theirs}\.(\d+)\.skip_linear\.(weight|bias)": rf"{ours}.\1.join.\2",
@@ -50,7 +51,7 @@ def mdtv2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: a key that no MDTv2 has.
     """
     half, ours = count(state, "en_inblocks"), {}
-    for key, value in renamed(state, mdt_names(_LISTS), COMPUTED, "MDTv2").items():
+    for key, value in dit_tensors(state, mdt_names(_LISTS), COMPUTED, "MDTv2").items():
         place, _, rest = key.removeprefix("trunk.late_blocks.").partition(".")
         name = f"trunk.encoder_blocks.{half + int(place)}.{rest}" if key.startswith("trunk.late_blocks.") else key
         ours[name.replace("trunk.side_blocks.0.", "trunk.side_block.")] = value

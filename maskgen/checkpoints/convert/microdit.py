@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count, heads_of
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 
@@ -96,8 +96,8 @@ def _renamed(name: str) -> str:
     return place + rest.replace("norm2.", "mlp_norm." if place == "captions." else "caption_norm.")
 
 
-SIZES = {1024: ("micro-dit-xl", 16), 512: ("micro-dit-tiny", 16)}
-"""Published widths -> recipe and heads, which the weights do not tell."""
+SIZES, HEADS = {1024: "micro-dit-xl", 512: "micro-dit-tiny"}, {1024: 16, 512: 16}
+"""Published widths -> recipe, and heads, which the weights do not determine."""
 CAPTION_LENGTH, SIDE_512 = 77, 32
 
 
@@ -108,8 +108,6 @@ def microdit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
         UserError: a width that was never published.
     """
     width = len(state["x_embedder.proj.bias"])
-    if width not in SIZES:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*SIZES]}")
     mixer = {
         "type": "deferred",
         "depth": count(state, "patch_mixer"),
@@ -117,7 +115,7 @@ def microdit_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     }
     gate = state.get("patch_mixer.1.mlp.gate.weight")
     return {
-        "type": "microdit", "width": width, "depth": count(state, "blocks"), "heads": SIZES[width][1],
+        "type": "microdit", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width, HEADS),
         "masking": mixer, "n_experts": 0 if gate is None else len(gate), "position_spacing": spacing(state),
     }  # fmt: skip
 
@@ -160,7 +158,7 @@ class MicroDiTWeights(Converter):
     def target(self, found: Published) -> Target:
         state, side = found.state, _side(found.state)
         spec, patches = microdit_spec(state), state["x_embedder.proj.weight"]
-        name = "micro-dit-xl-512" if side == SIDE_512 else SIZES[len(patches)][0]
+        name = "micro-dit-xl-512" if side == SIDE_512 else SIZES[len(patches)]
         captions = (CAPTION_LENGTH, state["y_embedder.y_proj.fc1.weight"].shape[1])
         return image_target(
             shipped(f"image/{name}", model=spec), (side, side), pixels=16, n_classes=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from maskgen.checkpoints.manifest import stamp
 from maskgen.checkpoints.stored import StoredTensors
 
 WeightsKind = Literal["ema", "model"]
@@ -29,7 +29,7 @@ class Published:
         config: config.json of a folder; empty for a file.
         folder: where tokenizer files may be; None for a file.
         files: with the weights.
-        image_size: side of the images in pixels if given with --image-size, for layouts whose tensors do not tell it.
+        image_size: side of the images in pixels if given with --image-size, where tensors do not determine it.
     """
 
     state: Mapping[str, Tensor]
@@ -55,8 +55,4 @@ class Published:
 
     def digest(self) -> dict[str, str]:
         """SHA-256 of each file with weights, by its name."""
-        found = {}
-        for path in self.files:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        return {path.name: str(stamp(path)["sha256"]) for path in self.files}

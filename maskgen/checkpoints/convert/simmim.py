@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
-from maskgen.checkpoints.convert.dit import count, renamed
 from maskgen.checkpoints.convert.published import Published
-from maskgen.checkpoints.convert.vit import heads_of, on_our_pixels, to_our_pixels, vit_names
+from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
+from maskgen.checkpoints.convert.vit import HEADS, on_our_pixels, to_our_pixels, vit_names
 from maskgen.nn.mixers.relative import N_CLASS
 
 _NAMES = vit_names("blocks", "encoder.blocks") | {
@@ -61,9 +61,9 @@ class SimMIMWeights(Converter):
         state = found.state
         width, _, _, patch = state["encoder.patch_embed.proj.weight"].shape
         side = (math.isqrt(len(state[_TABLE]) - N_CLASS) + 1) // 2
-        depth = len({name.split(".")[2] for name in state if name.startswith("encoder.blocks.")})
+        depth = count(state, "encoder.blocks")
         spec = {
-            "type": "mae", "width": width, "depth": depth, "heads": heads_of(width), "encoder_sees": "all",
+            "type": "mae", "width": width, "depth": depth, "heads": heads_of(width, HEADS), "encoder_sees": "all",
             "positions": "relative", "layer_scale": 0.1, "decoder": {"type": "linear"},
         }  # fmt: skip
         tree = shipped("image/imagenet-simmim-b", model=spec, tokenizer={"type": "patches", "size": patch})

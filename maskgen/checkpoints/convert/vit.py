@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from maskgen.checkpoints.convert.tensor_names import block_names
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in [0, 1], red, green and blue: what the public encoders' pixels are normalised by."""
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published encoders' widths, which the weights do not tell."""
+"""Heads of the published encoders' widths, which the weights do not determine."""
 DECODER_HEADS = {128: 4, 256: 8, 512: 16}
 """The same of their decoders; 128 is of no published file."""
-_PARTS = {
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "norm2": "mlp_norm",
-    "mlp.fc1": "mlp.expand",
-    "mlp.fc2": "mlp.contract",
-}
+_NORMS = {"norm1": "attention_norm", "norm2": "mlp_norm"}
 
 
 def vit_names(theirs: str, ours: str) -> dict[str, str]:
     """Patterns of all tensors of a list of ViT blocks."""
-    return {
-        rf"{theirs}\.(\d+)\.{re.escape(part)}\.(weight|bias)": rf"{ours}.\1.{name}.\2" for part, name in _PARTS.items()
-    }
+    return block_names(theirs, ours, _NORMS)
 
 
 def on_our_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,14 +78,3 @@ def check_class_and_grid(key: str, state: Mapping[str, Tensor]) -> None:
             f"{key} holds other positions than the sines and cosines of a grid {side} x {side}; take the pre-trained "
             "file, a fine-tuned one has trained positions"
         )
-
-
-def heads_of(width: int, known: Mapping[int, int] = HEADS) -> int:
-    """Heads of a published width.
-
-    Raises:
-        UserError: it was never published.
-    """
-    if width not in known:
-        raise UserError(f"a width of {width} was never published, so its heads are unknown; published: {[*known]}")
-    return known[width]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, shipped
 from maskgen.checkpoints.convert.published import Published
+from maskgen.checkpoints.convert.tensor_names import count
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts
 
@@ -48,7 +49,7 @@ def taming_names(state: Mapping[str, Tensor], patterns: list[tuple[str, str]]) -
             name = re.sub(pattern, new, name)
         if not name.startswith(UNUSED):
             found[name] = value
-    levels = count_levels(found, "decoder.up_in_order")
+    levels = count(found, "decoder.up_in_order")
     turned = re.compile(r"^decoder\.up_in_order\.(\d+)")
     return {turned.sub(lambda match: f"decoder.up.{levels - 1 - int(match[1])}", name): v for name, v in found.items()}
 
@@ -93,11 +94,6 @@ def flax_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def count_levels(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many levels a list of that name has."""
-    return len({key.removeprefix(f"{prefix}.").split(".")[0] for key in state if key.startswith(f"{prefix}.")})
-
-
 def vqgan_tensors(state: Mapping[str, Tensor], is_plain: bool) -> dict[str, Tensor]:
     """A state with taming's names under ours.
 
@@ -130,7 +126,7 @@ def vqgan_tensors(state: Mapping[str, Tensor], is_plain: bool) -> dict[str, Tens
 
 def _parts(side: str, state: Mapping[str, Tensor], is_plain: bool) -> Iterator[str]:
     """The parts of an encoder or decoder that a state has, in the order they run; one without weights is empty."""
-    levels = count_levels(state, f"{side}.{'down' if side == 'encoder' else 'up'}")
+    levels = count(state, f"{side}.{'down' if side == 'encoder' else 'up'}")
     middle = [f"{side}.mid.{name}" for name in ("block_1", "attn_1", *(f"block_{n}" for n in range(2, 9)))]
 
     def has(part: str) -> bool:
@@ -160,12 +156,12 @@ def vqgan_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """Sizes of the tokenizer that a state with taming's names fits.
 
     Raises:
-        UserError: a tensor that tells them is missing, or attention at other levels than the lowest.
+        UserError: a tensor that determines them is missing, or attention at other levels than the lowest.
     """
     needed = ("encoder.conv_in.weight", "encoder.conv_out.weight", "encoder.down.0.block.0.conv1.weight", CODEBOOK)
     if missing := [key for key in needed if key not in state]:
         raise UserError(f"{missing[0]} is missing; is the file of another network?")
-    levels = count_levels(state, "encoder.down")
+    levels = count(state, "encoder.down")
     width = len(state["encoder.conv_in.weight"])
     attending = {int(key.split(".")[2]) for key in state if re.match(r"encoder\.down\.\d+\.attn\.", key)}
     if attending - {levels - 1}:
@@ -175,14 +171,14 @@ def vqgan_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     return {
         "codes": codes, "dim": dim, "width": width,
         "multipliers": [len(state[f"encoder.down.{n}.block.0.conv1.weight"]) // width for n in range(levels)],
-        "blocks": count_levels(state, "encoder.down.0.block"),
+        "blocks": count(state, "encoder.down.0.block"),
         "latent_width": len(state["encoder.conv_out.weight"]) if "quant_conv.weight" in state else 0,
         "attention": "lowest" if attending else "middle" if has_middle else "none",
     }  # fmt: skip
 
 
 class VQGANConverter(Converter):
-    """What the layouts share: names of taming transformers, and the settings that no tensor tells."""
+    """What the layouts share: names of taming transformers, and the settings that no tensor determines."""
 
     def state(self, found: Published) -> dict[str, Tensor]:
         """The state with the names of taming transformers."""
@@ -206,7 +202,7 @@ class VQGANConverter(Converter):
 class TamingVQGAN(VQGANConverter):
     """VQGAN (CompVis/taming-transformers) and LDM's VQ autoencoders: an image tokenizer."""
 
-    parameters = "72 M to 90 M"
+    parameters = "55 M (LDM vq-f4) to 76 M (taming f16, 16,384 codes)"
     licence = "MIT"
     page = "arxiv.org/abs/2012.09841"
 
@@ -219,7 +215,7 @@ class TamingVQGAN(VQGANConverter):
 class LlamaGenVQ(VQGANConverter):
     """VQ-8 and VQ-16 of LlamaGen (FoundationVision), Halton-MaskGIT's tokenizer: an image tokenizer."""
 
-    parameters = "72 M"
+    parameters = "70 M (VQ-8), 72 M (VQ-16)"
     licence = "MIT"
     page = "arxiv.org/abs/2406.06525"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskgen.core.devices import device_of
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import read_regular
 from maskgen.core.positions import categorical_at
@@ -121,7 +122,7 @@ def answer_nll(
     traits, n = traits_of(model), len(answer)
     if not n or draws < 1 or traits.has_exponents:
         raise ValueError(f"needs an answer, draws and a model without learned rates, got {n} tokens and {draws} draws")
-    row = torch.cat([prompt, answer])[None].to(_device(model, prompt))
+    row = torch.cat([prompt, answer])[None].to(device_of(model, prompt.device))
     is_answer = (torch.arange(row.shape[1], device=row.device) >= len(prompt))[None]
     if traits.is_autoregressive:
         prediction = categorical_at(model(row, torch.zeros(1, device=row.device)), is_answer)
@@ -201,11 +202,6 @@ def _every_mask(n: int) -> AnswerMasks:
     k = masks.sum(1)
     weights = torch.tensor([len(masks) / (one * math.comb(n, one)) for one in k.tolist()], dtype=torch.float64)
     return AnswerMasks(masks, weights[:, None].expand(-1, n), k.double() / (n + 1), is_fixed=True)
-
-
-def _device(model: object, like: Tensor) -> torch.device:
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((one.device for one in parameters), like.device)
 
 
 def accuracy(scores: Sequence[Sequence[float]], answers: Sequence[int]) -> tuple[float, float | None]:

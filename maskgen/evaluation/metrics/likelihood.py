@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from maskgen.core.devices import device_of
 from maskgen.core.predictions import Condition, Denoiser
 from maskgen.core.rng import Rng
 from maskgen.core.traits import network_of, traits_of
@@ -172,7 +173,7 @@ def row_nll(
         raise ValueError("a model in training mode scores its own dropout; call model.eval() first")
     if strata != 1 and (strata < 2 or strata % 2):
         raise ValueError(f"strata must be 1 or even, got {strata}: the error comes from two independent halves")
-    device = _device(model, x_0)
+    device = device_of(model, x_0.device)
     x_0, cond = x_0.to(device), None if cond is None else Condition(cond.labels.to(device))
     columns = partial(_columns, model, x_0, rng, schedule, cond, mask_id, eos)
     with torch.autocast(device.type, enabled=False):
@@ -206,12 +207,6 @@ def is_exact(model: object) -> bool:
     """Whether `row_nll` gives -log p itself, and not a bound."""
     traits = traits_of(model)
     return traits.is_autoregressive or traits.block_length == 1 or traits.groups is not None
-
-
-def _device(model: object, batch: Tensor) -> torch.device:
-    """Where the network is; a function without parameters works where its input is."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), batch.device)
 
 
 class _Total:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from maskgen.nn.checkpointing import Recomputable, blocks_of
 from maskgen.nn.mixers.base import TokenMixer
-from maskgen.nn.mixers.self_attention import SelfAttention
+from maskgen.nn.mixers.self_attention import HeadAttention
 from maskgen.nn.mixers.subspace import SubspaceAttention
 
 PRECISION = 0.01
@@ -149,7 +149,7 @@ def _state(block: Recomputable, seen: _Seen) -> LayerState:
     subspaces = weights = None
     if isinstance(mixer, SubspaceAttention):
         subspaces = mixer.subspaces(seen.mixed).unflatten(-1, (mixer.settings.heads, -1)).transpose(1, 2)
-    if isinstance(mixer, SelfAttention | SubspaceAttention):
+    if isinstance(mixer, HeadAttention):
         weights = mixer.head_weights(seen.mixer_input, seen.rotation)
     return LayerState(seen.mixed, seen.output, subspaces, weights)
 
@@ -178,7 +178,7 @@ def silenced_heads(network: nn.Module, features: Features) -> list[list[float]]:
         if mixer is None:
             continue
         changes, has_run = [], False
-        for head in range(mixer.settings.heads if isinstance(mixer, SelfAttention | SubspaceAttention) else 1):
+        for head in range(mixer.settings.heads if isinstance(mixer, HeadAttention) else 1):
             with _without(mixer, head) as calls:
                 changed = features().double()
             has_run = bool(calls)
@@ -186,7 +186,7 @@ def silenced_heads(network: nn.Module, features: Features) -> list[list[float]]:
                 break
             changes.append(float((changed - whole).square().sum() / whole.square().sum()))
         if has_run:
-            found.append(changes if isinstance(mixer, SelfAttention | SubspaceAttention) else [])
+            found.append(changes if isinstance(mixer, HeadAttention) else [])
     return found
 
 
@@ -195,7 +195,7 @@ def _without(mixer: TokenMixer, head: int) -> Iterator[list[bool]]:
     """Context in which a head of an attention layer contributes nothing; yields one entry per call of the mixer."""
     calls: list[bool] = []
     hooks = [mixer.register_forward_pre_hook(lambda *_: calls.append(True))]
-    if isinstance(mixer, SelfAttention | SubspaceAttention):
+    if isinstance(mixer, HeadAttention):
         width = mixer.settings.of_head
 
         def silence(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,10 +76,9 @@ class SelectiveSSM(nn.Module):
 
     def __init__(self, width: int, settings: MambaSettings) -> None:
         super().__init__()
-        self.settings, n = settings, settings.d_state
-        if settings.scan == "ssd" and width % settings.head_width:
+        self.settings, n, is_dual = settings, settings.d_state, settings.scan == "ssd"
+        if is_dual and width % settings.head_width:
             raise ValueError(f"head_width must divide the width of the scan, {width}, got {settings.head_width}")
-        is_dual = settings.scan == "ssd"
         self.rank = width // settings.head_width if is_dual else math.ceil(settings.width / 16)
         self.select = FusedLinear(width, (self.rank, n, n), bias=False)  # steps, B and C
         self.step = None if is_dual else nn.Parameter(torch.empty(width, self.rank))
@@ -126,19 +126,14 @@ class DepthwiseConvolution(nn.Conv1d):
         return F.silu(super().forward(F.pad(x.mT, self.reach)).mT)
 
 
-class BiMamba(TokenMixer):
-    """out((scan(x) + flipped scan(flipped x)) SiLU(z)): Vision Mamba's layer (arXiv 2401.09417, algorithm 1).
+class BiScan(TokenMixer):
+    """A layer with scans in both directions; final classes have what `mixed` needs, and `out`."""
 
-    Each direction has a causal convolution and a scan of its own.
-    """
+    out: nn.Linear
 
     def __init__(self, settings: MambaSettings) -> None:
         super().__init__()
-        inner, self.dropout = settings.inner, settings.dropout
-        self.expand = nn.Linear(settings.width, 2 * inner, bias=settings.has_bias)
-        self.convolutions = nn.ModuleList(DepthwiseConvolution(inner, settings.kernel, True) for _ in range(2))
-        self.scans = nn.ModuleList(SelectiveSSM(inner, settings) for _ in range(2))
-        self.out = nn.Linear(inner, settings.width, bias=settings.has_bias)
+        self.dropout = settings.dropout
 
     def forward(
         self,
@@ -152,14 +147,40 @@ class BiMamba(TokenMixer):
         Raises:
             ValueError: a mask or a cache.
         """
-        refuse_patterns(mask, cache)
+        if mask is not None or cache is not None:
+            raise ValueError(
+                "bidirectional Mamba has no mask or cache: padding, documents and causal rows need attention"
+            )
+        return F.dropout(self.out(self.mixed(x)), self.dropout, self.training)
+
+    @abstractmethod
+    def mixed(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, inner width)."""
+
+
+class BiMamba(BiScan):
+    """out((scan(x) + flipped scan(flipped x)) SiLU(z)): Vision Mamba's layer (arXiv 2401.09417, algorithm 1).
+
+    Each direction has a causal convolution and a scan of its own.
+    """
+
+    def __init__(self, settings: MambaSettings) -> None:
+        super().__init__(settings)
+        inner = settings.inner
+        self.expand = nn.Linear(settings.width, 2 * inner, bias=settings.has_bias)
+        self.convolutions = nn.ModuleList(DepthwiseConvolution(inner, settings.kernel, True) for _ in range(2))
+        self.scans = nn.ModuleList(SelectiveSSM(inner, settings) for _ in range(2))
+        self.out = nn.Linear(inner, settings.width, bias=settings.has_bias)
+
+    def mixed(self, x: Tensor) -> Tensor:
         x, z = self.expand(x).chunk(2, -1)
         ahead = self.scans[0](self.convolutions[0](x))
         back = self.scans[1](self.convolutions[1](x.flip(1))).flip(1)
-        return F.dropout(self.out((ahead + back) * F.silu(z)), self.dropout, self.training)
+        gated: Tensor = (ahead + back) * F.silu(z)
+        return gated
 
 
-class BiMambaV2(TokenMixer):
+class BiMambaV2(BiScan):
     """out([scan(x) + flipped scan(flipped x), z]), x and z after convolutions: MaskMamba's layer (arXiv 2409.19937).
 
     Against `BiMamba` the convolution sees tokens on both sides, and the gate is a branch of its own whose channels are
@@ -167,8 +188,8 @@ class BiMambaV2(TokenMixer):
     """
 
     def __init__(self, settings: MambaSettings) -> None:
-        super().__init__()
-        inner, self.dropout = settings.inner, settings.dropout
+        super().__init__(settings)
+        inner = settings.inner
         if inner % 2:
             raise ValueError(f"expand times width must be even, got {inner}")
         self.expand = nn.Linear(settings.width, inner, bias=settings.has_bias)
@@ -176,32 +197,10 @@ class BiMambaV2(TokenMixer):
         self.scans = nn.ModuleList(SelectiveSSM(inner // 2, settings) for _ in range(2))
         self.out = nn.Linear(inner, settings.width, bias=settings.has_bias)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Tensor | None = None,  # noqa: ARG002 - the order of the scan is the position
-        mask: AttentionMask = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        """(B, L, D) -> (B, L, D).
-
-        Raises:
-            ValueError: a mask or a cache.
-        """
-        refuse_patterns(mask, cache)
+    def mixed(self, x: Tensor) -> Tensor:
         x, z = self.convolution(self.expand(x)).chunk(2, -1)
         both = self.scans[0](x) + self.scans[1](x.flip(1)).flip(1)
-        return F.dropout(self.out(torch.cat([both, z], -1)), self.dropout, self.training)
-
-
-def refuse_patterns(mask: AttentionMask, cache: LayerCache | None) -> None:
-    """Refuse what only attention has.
-
-    Raises:
-        ValueError: a mask or a cache.
-    """
-    if mask is not None or cache is not None:
-        raise ValueError("bidirectional Mamba has no mask or cache: padding, documents and causal rows need attention")
+        return torch.cat([both, z], -1)
 
 
 @dataclass(frozen=True)

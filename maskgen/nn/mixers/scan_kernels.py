@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from typing import Literal
 
 from torch import Tensor
@@ -18,12 +19,18 @@ def has_kernels(backend: ScanBackend, x: Tensor) -> bool:
     Raises:
         ValueError: `mamba_ssm` without the package, or on another device than CUDA.
     """
-    is_installed = importlib.util.find_spec("mamba_ssm") is not None
+    is_installed = _is_installed()
     if backend == "mamba_ssm" and not is_installed:
         raise ValueError("mixer.backend: mamba_ssm is not installed; pip install maskgen[mamba], or use auto or torch")
     if backend == "mamba_ssm" and not x.is_cuda:
         raise ValueError(f"mixer.backend: mamba_ssm has CUDA kernels only, this is {x.device}; use auto or torch")
     return backend != "torch" and is_installed and x.is_cuda
+
+
+@cache
+def _is_installed() -> bool:
+    """Looked up once: a search of all folders of packages takes longer than a scan of few tokens."""
+    return importlib.util.find_spec("mamba_ssm") is not None
 
 
 def run_selective(x: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, backend: ScanBackend) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,27 +16,15 @@ from maskgen.nn.mixers.registry import MIXERS, Mixer, MixerPlace, MixerTraits
 from maskgen.nn.mixers.rotary import rotate
 
 
-class SelfAttention(TokenMixer):
-    """Self-attention over (B, L, D).
-
-    Args:
-        settings: sizes and options.
-        projections: `qkv`, one layer for queries, keys and values, in this order; or `q_kv`, queries apart, the layout
-            of MicroDiT's weights.
-    """
+class HeadAttention(TokenMixer):
+    """Attention among the tokens of a row, by heads. Final classes make queries, keys and values of them, and `out`."""
 
     has_cache = True
+    out: nn.Linear
 
-    def __init__(self, settings: AttentionSettings, projections: Literal["qkv", "q_kv"] = "qkv") -> None:
+    def __init__(self, settings: AttentionSettings) -> None:
         super().__init__()
         self.settings, self.backend = settings, resolve_backend(settings.backend)
-        width, inner, kv_inner, bias = settings.width, settings.inner, settings.kv_inner, settings.qkv_bias
-        parts = (inner, kv_inner, kv_inner)
-        self.qkv = FusedLinear(width, parts, bias=bias) if projections == "qkv" else None
-        self.q = nn.Linear(width, inner, bias=bias) if projections == "q_kv" else None
-        self.kv = nn.Linear(width, 2 * kv_inner, bias=bias) if projections == "q_kv" else None
-        self.out = nn.Linear(inner, width, bias=settings.out_bias)
-        self.q_norm, self.k_norm = settings.build_qk_norm(inner), settings.build_qk_norm(kv_inner)
 
     def forward(
         self, x: Tensor, rotation: Tensor | None = None, mask: AttentionMask = None, cache: LayerCache | None = None
@@ -56,8 +45,31 @@ class SelfAttention(TokenMixer):
         weights: Tensor = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
         return weights
 
+    @abstractmethod
     def _projected(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, L, d), keys and values (B, H_kv, L, d), rotated to their positions."""
+
+
+class SelfAttention(HeadAttention):
+    """Self-attention over (B, L, D).
+
+    Args:
+        settings: sizes and options.
+        projections: `qkv`, one layer for queries, keys and values, in this order; or `q_kv`, queries apart, the layout
+            of MicroDiT's weights.
+    """
+
+    def __init__(self, settings: AttentionSettings, projections: Literal["qkv", "q_kv"] = "qkv") -> None:
+        super().__init__(settings)
+        width, inner, kv_inner, bias = settings.width, settings.inner, settings.kv_inner, settings.qkv_bias
+        parts = (inner, kv_inner, kv_inner)
+        self.qkv = FusedLinear(width, parts, bias=bias) if projections == "qkv" else None
+        self.q = nn.Linear(width, inner, bias=bias) if projections == "q_kv" else None
+        self.kv = nn.Linear(width, 2 * kv_inner, bias=bias) if projections == "q_kv" else None
+        self.out = nn.Linear(inner, width, bias=settings.out_bias)
+        self.q_norm, self.k_norm = settings.build_qk_norm(inner), settings.build_qk_norm(kv_inner)
+
+    def _projected(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         inner, kv_inner = self.settings.inner, self.settings.kv_inner
         if self.qkv is not None:
             # Split along D, so that the backward pass concatenates the three gradients in one copy.

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext
@@ -81,7 +81,7 @@ class NumberTarget(TokenTarget):
     kind: NumberError = "squared"
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        apart = value - targets.pack(targets.gather(truth))
+        apart = value - targets.select(truth)
         return (apart.square() if self.kind == "squared" else apart.abs()).mean(-1)
 
     def error_name(self) -> str:
@@ -156,6 +156,11 @@ def grid_of(layout: TokenLayout | int) -> tuple[int, ...]:
     return () if isinstance(layout, int) else layout.shape
 
 
+def feature_error(value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
+    """(M,), smooth L1 of predicted features (M, W) and those of all tokens (B, L, W), averaged over W."""
+    return F.smooth_l1_loss(value, targets.select(truth), reduction="none").mean(-1)
+
+
 def layer_normalised(x: Tensor, eps: float = 1e-6) -> Tensor:
     """Features (..., D) of mean 0 and variance 1 over D, without weights (MaskDistill, dBOT)."""
-    return torch.nn.functional.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    return F.layer_norm(x.float(), x.shape[-1:], eps=eps)

@@ -78,7 +78,7 @@ class _Clusters(TokenTarget):
         self.prototypes.copy_(F.normalize(self.prototypes, dim=-1))
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        assigned = targets.pack(targets.gather(truth))
+        assigned = targets.select(truth)
         return -(assigned * F.log_softmax(value / self.spec.temperature, -1)).sum(-1)
 
     def logs(self, truth: Tensor) -> Mapping[str, Tensor]:

@@ -20,7 +20,7 @@ class _Codes(SourcedTarget):
         return self.output(x_0)
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        return F.cross_entropy(value, targets.pack(targets.gather(truth)), reduction="none")
+        return F.cross_entropy(value, targets.select(truth), reduction="none")
 
 
 @TARGETS.register("codes")

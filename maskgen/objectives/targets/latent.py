@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
-from maskgen.objectives.targets.base import OWN_WIDTH, TARGETS, TargetSpec, TokenTarget, layer_normalised
+from maskgen.objectives.targets.base import OWN_WIDTH, TARGETS, TargetSpec, TokenTarget, feature_error, layer_normalised
 from maskgen.objectives.targets.copies import EmaTeacher, require_decay
 from maskgen.objectives.targets.source import Source
 
@@ -36,10 +36,9 @@ class _Latents(TokenTarget):
         return layer_normalised(self.teacher.features(x_0))
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        own = targets.gather(truth)
         if self.loss == "smooth_l1":
-            return F.smooth_l1_loss(value, targets.pack(own), reduction="none").mean(-1)
-        return patch_discrimination(value, own, targets.valid, self.temperature)
+            return feature_error(value, truth, targets)
+        return patch_discrimination(value, targets.gather(truth), targets.valid, self.temperature)
 
     def logs(self, truth: Tensor) -> Mapping[str, Tensor]:
         return {"target_deviation": spread(truth)}

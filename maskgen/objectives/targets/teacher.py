@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.streams import TokenLayout
@@ -16,6 +15,7 @@ from maskgen.objectives.targets.base import (
     TARGETS,
     TargetSpec,
     TokenTarget,
+    feature_error,
     layer_normalised,
 )
 from maskgen.objectives.targets.copies import featured, follow, frozen_copy
@@ -27,8 +27,7 @@ class _Features(TokenTarget):
     """Normalised features of a frozen network, by smooth L1."""
 
     def error(self, value: Tensor, truth: Tensor, targets: TokenSubset) -> Tensor:
-        packed = targets.pack(targets.gather(truth))
-        return F.smooth_l1_loss(value, packed, reduction="none").mean(-1)
+        return feature_error(value, truth, targets)
 
 
 class _Teacher(SourcedTarget, _Features):
