@@ -64,7 +64,11 @@ def _described(entry: catalogue.Entry) -> str:
     metavar="NAME", help="What to write, a name from --list-formats.",
 )  # fmt: skip
 @click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Type of the weights."
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Type of the weights.",
 )
 @click.option("--summary", metavar="TEXT", help="One line for the model card.")
 @listing("list-formats", EXPORTERS)
