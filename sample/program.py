@@ -22,7 +22,7 @@ IMAGE_ONLY = ("classes", "picture", "hole", "strength", "animate", "scale")
 
 
 def sample(source: str, /, **options: Any) -> str:
-    """Sample and write; what to tell the user.
+    """Sample and write; the paths of the results.
 
     Raises:
         UserError: a checkpoint or option that cannot be used.

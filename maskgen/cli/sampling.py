@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT
-from maskgen.cli.options import DEVICE, choices, program, sampling, say
+from maskgen.cli.options import DEVICE, NUMBER_FORMAT, Finite, choices, program, sampling, say
 
 
 @click.command()
@@ -42,7 +42,7 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 )
 @click.option(
     "--strength",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Finite(0, 1, min_open=True),
     metavar="SHARE",
     help="Share of the hole's tokens to generate, drawn at random: a variation of --picture. Default: 1.",
 )
@@ -59,7 +59,7 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 @click.option("--animate", metavar="FILE", help="Also write a .gif or .png of the images after every decoding step.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")
 @DEVICE
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the weights. Default: fp32.")
+@click.option("--dtype", type=NUMBER_FORMAT, help="Type of the weights. Default: fp32.")
 @click.option(
     "--device-map",
     type=click.Choice(["auto", "balanced", "balanced_low_0", "sequential"]),
