@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.devices import device_of
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import numbered_lines
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Categorical
@@ -63,7 +63,7 @@ def read_tasks(file: Path) -> list[Task]:
     try:
         lines = numbered_lines(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tasks at {file}: {error}; a line is {EXAMPLE}") from None
+        raise UserError(f"no tasks at {file}: {first_line(error)}; a line is {EXAMPLE}") from None
     return [_task(line, f"{file}, line {number}") for number, line in lines]
 
 
