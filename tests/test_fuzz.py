@@ -47,7 +47,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "image/fashion-emigm": (*PATCHES, *HEAD),
     "image/fashion-mage-c": SHADES,
     "image/fashion-interpolants": SHADES,
-    "image/fashion-maskmamba": (*SHADES, "model.mixer.head_width=8"),
+    "image/fashion-maskmamba": (*SHADES, "model.mixer.first.head_width=8", "model.mixer.second.head_width=8"),
     "image/fashion-naive": DIGITS,
     "image/fashion-dit": PATCHES,
     "image/fashion-mdt": (*PATCHES, "model.depth=4"),
