@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.filling import fill_mapped
+from maskgen.checkpoints.filling import Where, fill_mapped, on_cpu
 from maskgen.checkpoints.locate import MODEL, TRAINING, locate
 from maskgen.checkpoints.manifest import CheckpointError
 from maskgen.checkpoints.stored import StoredTensors
@@ -114,17 +114,19 @@ def fill_network(
     base: Base | None,
     home: Path,
     dtype: torch.dtype | None = None,
+    where: Where = on_cpu,
 ) -> None:
     """Load the weights of checkpoint `home` into a network as its recipe builds it; low-rank changes are added to them.
 
-    The network was built `without_weights` if there are no changes; `dtype` is that of `fill_mapped`.
+    The network was built `without_weights` if there are no changes; `dtype` and `where` are those of `fill_mapped`,
+    with low-rank changes all is float32 and on the CPU.
 
     Raises:
         CheckpointError: weights that do not fit the recipe or are not finite, or the base of the changes is not there.
     """
     try:
         if lora is None:
-            fill_mapped(network, stored, dtype)
+            fill_mapped(network, stored, dtype, where)
         elif base is None:
             raise CheckpointError(f"{home} holds low-rank changes, but does not name the weights they belong to")
         else:
@@ -133,7 +135,8 @@ def fill_network(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{home}: weights do not fit the recipe: {reason}") from None
-    unusable = [name for name, value in network.named_parameters() if not is_finite(value)]
+    values = ((name, stored[name] if value.is_meta else value) for name, value in network.named_parameters())
+    unusable = [name for name, value in values if not is_finite(value)]
     if unusable:
         raise CheckpointError(f"{home}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint")
 

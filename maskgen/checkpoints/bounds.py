@@ -1,4 +1,4 @@
-"""The construction of a network from sizes that anybody may have written, bounded by the weights that are there."""
+"""The construction of a network from untrusted sizes, bounded by the weights that are stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TooLargeError(Exception):
 def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[None]:
     """Context in which a network is built that has about as many parts and numbers as are stored of it.
 
-    Sizes in a recipe can ask for any amount of memory and time; the file bounds what is believed.
+    Sizes in a recipe may need any amount of memory and time; the stored weights bound what is built.
 
     Args:
         stored: its tensors, by shape; None bounds nothing.

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint, usable
+from maskgen.checkpoints.filling import DTYPES
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.registry import Registry
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 EXPORTERS: Registry[None] = Registry("format", home="maskgen.checkpoints:EXPORTERS")
 
 

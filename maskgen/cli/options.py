@@ -35,6 +35,9 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has
         return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
+NUMBER_FORMAT = click.Choice(["fp32", "bf16", "fp16"])
+"""Of weights, as `--dtype` takes it."""
+
 DEVICE = click.option("--device", type=Device(), default="auto", show_default=True, help="Where to compute.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT
-from maskgen.cli.options import DEVICE, choices, program, sampling, say
+from maskgen.cli.options import DEVICE, NUMBER_FORMAT, choices, program, sampling, say
 
 
 @click.command()
@@ -59,6 +59,18 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 @click.option("--animate", metavar="FILE", help="Also write a .gif or .png of the images after every decoding step.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")
 @DEVICE
+@click.option("--dtype", type=NUMBER_FORMAT, help="Type of the weights. Default: fp32.")
+@click.option(
+    "--device-map",
+    type=click.Choice(["auto", "balanced", "balanced_low_0", "sequential"]),
+    help="Spread the network over all devices, memory of the CPU and the disk, in place of --device.",
+)
+@click.option(
+    "--max-memory",
+    multiple=True,
+    metavar="DEVICE=SIZE",
+    help="Limit of --device-map, for example 0=10GB or cpu=30GB; may be repeated. Default: what is free.",
+)
 @sampling
 def sample(checkpoint: str, arguments: tuple[str, ...], **options: object) -> None:
     """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a Hugging Face hub id.

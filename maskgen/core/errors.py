@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line: the first of its message, or its type where there is no message."""
+    """An error in one line: the first of its message, or its type where there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -86,6 +86,11 @@ class Loss:
     logs: Mapping[str, Tensor]
 
 
+def labels_of(cond: Condition | None, like: Tensor) -> Tensor:
+    """(B,) int64, the classes of the rows `like` (B, ...), on their device; `NULL` without a condition."""
+    return torch.full((len(like),), NULL, device=like.device) if cond is None else cond.labels
+
+
 @runtime_checkable
 class Prediction(Protocol):
     """A distribution over the tokens at the queried positions.

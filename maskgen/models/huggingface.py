@@ -122,6 +122,10 @@ class HuggingFaceDenoiser(nn.Module):
         """Take the share of the training steps that are done, in [0, 1]."""
         self.progress = progress
 
+    def block_classes(self) -> frozenset[str]:
+        """Names of the classes of its layers, which the library does not split over devices."""
+        return frozenset(self.network._no_split_modules or ())
+
     def recompute(self) -> int:
         """Compute activations of the layers again in the backward pass."""
         self.network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -99,7 +99,8 @@ class Generator:
         sampler = self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
         time = training_time(sampler.unmasking.schedule, self.schedule)
-        denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time)
+        prompt = None if known is None or isinstance(self.tokenizer, ImageTokenizer) else known >= 0
+        denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time, prompt=prompt)
         rng, streams = Rng.per_sample(seeds), self._streams(x_1.shape[1])
         x_0 = sampler(denoise, x_1, rng, mask_id=mask_id, grid=grid, on_step=on_step, streams=streams)
         # A patch may be known in part: it is generated as a whole, and its known pixels are restored.

@@ -29,8 +29,8 @@ class LanguageModelWeights(Converter):
         shipped_recipe: at the published size.
         keys: of config.json: `length` (tokens in a row), `is_tied`, `depth`, `heads` and `n_kv_heads`.
         gate: the first block's gate of SwiGLU, whose rows are its width.
-        eps: of the norms where config.json does not say.
-        mask: id of [MASK] where config.json does not say.
+        eps: of the norms where config.json has none.
+        mask: id of [MASK] where config.json has none.
         elsewhere: pattern of names that the layout converts itself; empty for none.
         tokenizer_kind: class of `transformers` for a tokenizer in an older format.
     """

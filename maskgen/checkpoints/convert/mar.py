@@ -42,7 +42,7 @@ _HEAD = {
 }  # fmt: skip
 _NAMES = _SINGLE | _HEAD | vit_names("encoder_blocks", "encoder.blocks") | vit_names("decoder_blocks", "decoder.blocks")
 HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published widths, which the weights do not tell."""
+"""Heads of the published widths, which the weights do not determine."""
 SIZES = {448: "xs", 512: "s", 768: "b", 1024: "l", 1280: "h"}
 """Widths -> the names of the recipes; MAR was published from b on."""
 DC_WIDTH, DC_PIXELS = 32, 32

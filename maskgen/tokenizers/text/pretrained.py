@@ -40,8 +40,7 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
     if not file.is_file():
         file = tokenizer_folder(source, FILES if specials else FILES[:1]) / "tokenizer.json"
     tokenizer = read_tokenizer(file)
-    if eos is None:
-        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
+    eos = _usual_eos(tokenizer) if eos is None else eos
     roles = read_specials(file.parent, tokenizer, vocab_size) if specials else Specials(vocab_size=vocab_size)
     return TextTokenizer(tokenizer, eos, roles)
 
@@ -104,13 +103,17 @@ def published_tokenizer(
         return None
     roles = read_specials(folder, tokenizer, vocab_size, mask)
     eos = tokenizer.id_to_token(roles.stop[0]) if roles.stop else None
-    if eos is None:
-        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
+    eos = _usual_eos(tokenizer) if eos is None else eos
     if not has_roles:
         first = tokenizer.token_to_id(eos) if starts_with_eos and eos is not None else None
         prefix = () if first is None else (first,)
         roles = Specials(vocab_size, roles.mask, prefix, forbidden=roles.forbidden)
     return TextTokenizer(tokenizer, eos, roles)
+
+
+def _usual_eos(tokenizer: Tokenizer) -> str | None:
+    """The first token of `USUAL_EOS` that a tokenizer has."""
+    return next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
 
 
 def _converted(folder: Path, kind: str) -> Tokenizer:
