@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT, FEATURE_METRICS, METRICS, PROTOCOLS, Name, protocol_names, registered
-from maskgen.cli.options import DEVICE, choices, listing, program, sampling, say
+from maskgen.cli.options import DEVICE, Finite, choices, listing, program, sampling, say
 
 PROTOCOL = click.option(
     "--protocol",
@@ -121,7 +121,7 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option("--num", type=click.IntRange(2), metavar="N", help="Maximum number of training images.")
 @click.option(
     "--label-share",
-    type=float,
+    type=Finite(),
     multiple=True,
     default=(1.0,),
     show_default=True,
@@ -150,10 +150,10 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="Fine-tuning: number of epochs. Default: 3.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Fine-tuning: CPU minutes to train for, instead of --epochs.",
 )
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Fine-tuning: learning rate. Default: 1e-3.")
+@click.option("--lr", type=Finite(min=0, min_open=True), help="Fine-tuning: learning rate. Default: 1e-3.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fine-tuning and text: random seed.")
 @click.option(
     "--baseline",

@@ -33,7 +33,7 @@ Task = Literal["generator", "tokenizer", "classifier"]
 class GuidanceSettings(BaseModel):
     """Fields of `maskgen.samplers.guidance.Guidance`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scale: float = 1.0
     ramp: Ramp = "constant"
@@ -90,6 +90,15 @@ class Recipe(BaseModel):
     def lora(self) -> LoraSettings | None:
         """Low-rank changes that are trained in place of the network's weights."""
         return None if self.model is None else MODELS.check(self.model, "model")[1].get("lora")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the network is loaded by another library, with sizes and weights of its own."""
+        if self.model is None:
+            return False
+        name, arguments = MODELS.check(self.model, "model")
+        takes_architecture = "architecture" in inspect.signature(MODELS.get(name)).parameters
+        return takes_architecture and arguments.get("source") is not None
 
     @property
     def data_entry(self) -> type[ImageSource | TextSource]:

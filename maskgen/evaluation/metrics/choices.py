@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.devices import device_of
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import read_regular
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Categorical
@@ -63,7 +63,7 @@ def read_tasks(file: Path) -> list[Task]:
     try:
         text = read_regular(file).decode()
     except (OSError, ValueError) as error:
-        raise UserError(f"no tasks at {file}: {error}") from None
+        raise UserError(f"no tasks at {file}: {first_line(error)}") from None
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{file} holds no task; a line is {EXAMPLE}")
