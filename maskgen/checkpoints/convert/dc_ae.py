@@ -45,26 +45,30 @@ def dc_config(state: Mapping[str, Tensor], data: str | None) -> dict[str, object
             f"{names}"
         )
     is_strided = "encoder.stages.0.op_list.0.main.conv1.conv.weight" in state  # the first stage has blocks (Sana)
-    config = {
+    config: dict[str, object] = {
         "in_channels": 3, "latent_channels": len(state["encoder.project_out.main.op_list.0.conv.weight"]),
         "attention_head_dim": 32, "upsample_block_type": "interpolate" if is_strided else "pixel_shuffle",
         "downsample_block_type": "Conv" if is_strided else "pixel_unshuffle", "scaling_factor": scale,
     }  # fmt: skip
-    for name in ("encoder", "decoder"):
-        stages = [_stage(state, name, index) for index in range(_n_stages(state, name))]
-        widths = [width for width, *_ in stages]
-        widths[0] = widths[0] or widths[1] // 2  # a first stage without blocks has no tensors
-        config |= {
-            f"{name}_block_types": ["EfficientViTBlock" if is_vit else "ResBlock" for _, _, is_vit, _, _ in stages],
-            f"{name}_block_out_channels": widths,
-            f"{name}_layers_per_block": [depth for _, depth, *_ in stages],
-            f"{name}_qkv_multiscales": [kernels for *_, kernels, _ in stages],
-        }
-        if name == "decoder":
-            has_batch_norm = [is_batch for *_, is_batch in stages]
-            has_batch_norm[0] = has_batch_norm[0] or (not stages[0][1] and has_batch_norm[1])
-            config["decoder_norm_types"] = ["batch_norm" if one else "rms_norm" for one in has_batch_norm]
-            config["decoder_act_fns"] = ["relu" if one else "silu" for one in has_batch_norm]
+    return config | _side_config(state, "encoder") | _side_config(state, "decoder")
+
+
+def _side_config(state: Mapping[str, Tensor], side: str) -> dict[str, object]:
+    """Keys of the encoder or decoder."""
+    stages = [_stage(state, side, index) for index in range(_n_stages(state, side))]
+    widths = [width for width, *_ in stages]
+    widths[0] = widths[0] or widths[1] // 2  # a first stage without blocks has no tensors
+    config: dict[str, object] = {
+        f"{side}_block_types": ["EfficientViTBlock" if is_vit else "ResBlock" for _, _, is_vit, _, _ in stages],
+        f"{side}_block_out_channels": widths,
+        f"{side}_layers_per_block": [depth for _, depth, *_ in stages],
+        f"{side}_qkv_multiscales": [kernels for *_, kernels, _ in stages],
+    }
+    if side == "decoder":
+        has_batch_norm = [is_batch for *_, is_batch in stages]
+        has_batch_norm[0] = has_batch_norm[0] or (not stages[0][1] and has_batch_norm[1])
+        config["decoder_norm_types"] = ["batch_norm" if one else "rms_norm" for one in has_batch_norm]
+        config["decoder_act_fns"] = ["relu" if one else "silu" for one in has_batch_norm]
     return config
 
 
