@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module
 
 from maskgen.checkpoints.manifest import CheckpointError
-from maskgen.core.errors import first_line, is_out_of_memory
+from maskgen.core.errors import first_line
 
 MORE_PARTS, MORE_ELEMENTS = 2_000, 2**28
 """Modules, parameters and buffers, and numbers in them, that a network may register beyond `PER_STORED` for each stored
@@ -45,18 +45,15 @@ def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[N
     try:
         with _counted(MORE_PARTS + PER_STORED * len(stored), MORE_ELEMENTS + PER_STORED * n_elements):
             yield
-    except (TooLargeError, RuntimeError, OverflowError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not _is_about_size(error):
-            raise CheckpointError(f"{home}: its network cannot be built: {first_line(error)}") from error
-        raise CheckpointError(
-            f"{home}: sizes in its recipe or description do not belong to its weights ({n_elements:,} numbers): the "
-            "network would be far larger"
-        ) from error
+    except TooLargeError as error:
+        reason = "sizes in its recipe or description do not belong to its weights, the network would be far larger"
+        raise _refusal(home, n_elements, reason) from error
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise _refusal(home, n_elements, first_line(error)) from error
 
 
-def _is_about_size(error: RuntimeError) -> bool:
-    """Whether torch refused a size, or has no memory for it."""
-    return is_out_of_memory(error) or any(word in str(error).lower() for word in ("overflow", "dimension", "size"))
+def _refusal(home: Path, n_elements: int, reason: str) -> CheckpointError:
+    return CheckpointError(f"{home}: no network of its sizes can be built for {n_elements:,} stored numbers: {reason}")
 
 
 @contextmanager

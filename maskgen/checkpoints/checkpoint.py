@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.adapters import fill_network, has_base
+from maskgen.checkpoints.adapters import believed, fill_network, has_base
 from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.bounds import bounded_build
 from maskgen.checkpoints.filling import Where, cast_matrices, on_cpu, without_weights
@@ -123,7 +123,8 @@ def _fill_system(
 ) -> None:
     """Fill the network of a system and make it ready for use."""
     base = checkpoint.info.get("base")
-    fill_network(system.network, checkpoint.recipe.lora, stored, base, checkpoint.path, dtype, where)
+    with bounded_build(believed(stored, checkpoint.recipe, base, checkpoint.path), checkpoint.path):  # of changes
+        fill_network(system.network, checkpoint.recipe.lora, stored, base, checkpoint.path, dtype, where)
     system.network.eval().requires_grad_(False)
 
 
@@ -144,8 +145,8 @@ def _built(checkpoint: Checkpoint, stored: StoredTensors) -> System:
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
-    lora = checkpoint.recipe.lora
-    headers = None if lora is not None else stored.headers()  # changes are smaller than the network
+    lora, base = checkpoint.recipe.lora, checkpoint.info.get("base")
+    headers = believed(stored, checkpoint.recipe, base, checkpoint.path)
     # transformers ties weights as it builds. A tokenizer's initial weights are drawn, though not used: a generator's
     # come after them in a training, and a seed keeps its run.
     is_empty = lora is None and facts.architecture is None and recipe.task == "generator"

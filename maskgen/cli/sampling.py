@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT
-from maskgen.cli.options import DEVICE, NUMBER_FORMAT, choices, program, sampling, say
+from maskgen.cli.options import DEVICE, NUMBER_FORMAT, Finite, choices, program, sampling, say
 
 
 @click.command()
@@ -42,7 +42,7 @@ from maskgen.cli.options import DEVICE, NUMBER_FORMAT, choices, program, samplin
 )
 @click.option(
     "--strength",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Finite(0, 1, min_open=True),
     metavar="SHARE",
     help="Share of the hole's tokens to generate, drawn at random: a variation of --picture. Default: 1.",
 )
