@@ -19,13 +19,14 @@ from tempfile import TemporaryDirectory
 
 from maskgen.train.subprocesses import THREADS, Failed
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        *("tests.launch", "maskgen.train.program", "maskgen.train.run", "maskgen.sample.bench", "sklearn.datasets"),
-        *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),
-    ]
+PRELOAD = (
+    *("maskgen.train.program", "maskgen.train.run", "maskgen.sample.bench", "sklearn.datasets"),
+    *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),
 )
+"""What a run imports in the end: a fork of a process that has it starts at once."""
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.launch", *PRELOAD])
 
 
 def _live(module: str, arguments: list[str], environment: dict[str, str], log: str) -> None:

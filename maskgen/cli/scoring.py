@@ -66,7 +66,7 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @click.option(
     "--split",
     type=click.Choice(["test", "validation", "train"]),
-    help="Likelihood: the data to evaluate. Default: test.",
+    help="Likelihood, exact match: the data to evaluate. Default: test.",
 )
 @click.option(
     "--strata",
@@ -82,7 +82,12 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @click.option(
     "--length", type=click.IntRange(1), metavar="N", help="Tokens per generated text. Default: as in training."
 )
-@click.option("--file", metavar="TASKS.jsonl", help="Choices: tasks, an object with prompt, choices and answer a line.")
+@click.option(
+    "--file",
+    metavar="FILE.jsonl",
+    help="Choices: tasks, an object with prompt, choices and answer a line. Exact match: prompt and response, or "
+    "messages. Default: held-out data of its own.",
+)
 @click.option(
     "--draws", type=click.IntRange(1), metavar="N", help="Choices: masks per answer of a masked model. Default: 128."
 )

@@ -23,6 +23,7 @@ from maskgen.cli.options import DEVICE, Finite, program, say
     help="Continue from the newest checkpoint of the run directory; `--resume auto` starts a new run if there is none.",
 )
 @click.option("--seed", type=int, metavar="N", help="Random seed; the same as seed=N.")
+@click.option("--data", metavar="PATH", help="File or folder of the data; the same as data.path=PATH.")
 @click.option(
     "--from", "source", type=CHECKPOINT, metavar="CHECKPOINT", help="Start from the weights of CHECKPOINT (fine-tune)."
 )
@@ -35,6 +36,7 @@ def train(
     overrides: tuple[str, ...],
     resume: str | None,
     seed: int | None,
+    data: str | None,
     source: str | None,
     weights: str | None,
     **options: str | None,
@@ -46,6 +48,7 @@ def train(
     if resume not in (None, "yes", "auto"):  # `--resume train.steps=500`: the value is an override
         overrides, resume = (str(resume), *overrides), "yes"
     overrides += () if seed is None else (f"seed={seed}",)
+    overrides += () if data is None else (f"data.path={data}",)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
     start = "auto" if resume == "auto" else resume is not None

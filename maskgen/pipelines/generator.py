@@ -153,6 +153,10 @@ class Generator:
         if isinstance(self.sampler, FieldSampler):
             return self.sampler
         sampler, traits = self.sampler, traits_of(self.denoiser)
+        if traits.groups is not None or traits.block_length is not None:
+            sampler = replace(sampler, lookahead=None)  # it sees no masks after its block
+        if sampler.lookahead is not None and traits.has_fixed_grid:
+            raise UserError("lookahead shortens rows, and this network takes one length; use sampler autoregressive")
         if traits.has_exponents:
             sampler = with_exponents(sampler, self.denoiser.exponents.detach().cpu())
         if traits.groups is not None:

@@ -102,15 +102,21 @@ class TextPipeline(Pipeline):
         return torch.cat([given, given.new_full((max(length - len(given), 0),), -1)])[None]
 
     def _tokens(self, text: str, *, has_gaps: bool) -> Tensor:
-        prefix = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64)
-        parts = re.split(f"({GAP}+)", text) if has_gaps else [text]
-        return torch.cat([
-            prefix,
-            *(
-                torch.full((len(part),), -1) if has_gaps and part.startswith(GAP) else self.tokenizer.encode(part)
-                for part in parts if part
-            ),
-        ])  # fmt: skip
+        """(N,) int64 of a text, with its prefix, -1 in gaps.
+
+        Where a word and the space before it are one token, the space before a gap belongs to its first token.
+        """
+        prefix, tokenizer = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64), self.tokenizer
+        parts = [part for part in (re.split(f"({GAP}+)", text) if has_gaps else [text]) if part]
+        found = [prefix]
+        for index, part in enumerate(parts):
+            if has_gaps and part.startswith(GAP):
+                found.append(torch.full((len(part),), -1))
+                continue
+            if index + 1 < len(parts) and part.endswith(" ") and tokenizer.joins_space:
+                part = part[:-1]
+            found.append(tokenizer.encode(part) if not index else tokenizer.encode_after(part))
+        return torch.cat(found)
 
     def __call__(
         self,

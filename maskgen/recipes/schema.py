@@ -111,6 +111,11 @@ class Recipe(BaseModel):
         return self.data_entry.kind
 
     @property
+    def has_answers(self) -> bool:
+        """Whether rows are a prompt, which is never masked, and an answer."""
+        return issubclass(self.data_entry, TextSource) and self.data_entry.has_answers
+
+    @property
     def has_discrete_tokens(self) -> bool:
         """Whether tokens are ids of a vocabulary; tokenizers that are trained make such."""
         if self.tokenizer is None or self.tokenizer_source is not None:
@@ -175,7 +180,7 @@ class Recipe(BaseModel):
     def build_text_tokenizer(self, source: TextSource) -> TextTokenizer:
         """A text tokenizer, made from the documents of a source where its type learns from data."""
         made: TextTokenizer = self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out)
-        return made
+        return made.stopping_at_eos() if source.has_answers else made
 
     def _tokenizer(self, **derived: object) -> Any:
         if self.tokenizer is None:

@@ -21,7 +21,8 @@ from maskgen.core.rng import Rng
 from maskgen.models.huggingface import HuggingFaceDenoiser
 from maskgen.recipes.build import DataFacts, build_system
 from maskgen.recipes.load import parse_recipe
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, characters
+from maskgen.tokenizers.text.learned import characters
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 from tests import tiny
 from tests.cases import each
 from tests.checkpoints.test_discrete_layouts import pipeline_folder

@@ -24,7 +24,8 @@ from maskgen.models import MODELS
 from maskgen.models.huggingface import HuggingFaceDenoiser
 from maskgen.nn.checkpointing import recompute
 from maskgen.nn.lora import LoraSettings, add_lora
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, characters
+from maskgen.tokenizers.text.learned import characters
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 from tests.tiny import LENGTH, POEM
 
 V = 11

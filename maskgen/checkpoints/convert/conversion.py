@@ -129,7 +129,8 @@ def dry_run(file: str, dtype: str | None = None, **options: Unpack[Options]) -> 
     needs = _needs(name, plan.recipe.summary, plan.shapes, dtype)
     if layout is None:
         return needs
-    return f"{needs}\ntokens       {layout.length:,} in a row\ntokenizer    {plan.recipe.tokenizer}"
+    given = options.get("tokenizer") or found.folder if plan.recipe.kind == "text" else None
+    return f"{needs}\ntokens       {layout.length:,} in a row\ntokenizer    {given or plan.recipe.tokenizer}"
 
 
 def _needs(name: str, what: str, shapes: Mapping[str, Tensor], dtype: str | None) -> str:

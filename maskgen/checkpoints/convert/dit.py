@@ -61,7 +61,7 @@ class DiTWeights(Converter):
 
     def recognises(self, found: Published) -> bool:
         is_dit = {"y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight"} <= found.state.keys()
-        return is_dit and "mask_token" not in found.state
+        return is_dit and not {"mask_token", "x_pre_embed.weight"} & found.state.keys()
 
     def target(self, found: Published) -> Target:
         return latent_target("image/imagenet-dit-xl", dit_spec(found.state), found.state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer
 
@@ -35,7 +36,7 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
         TokenizerError: no tokenizer there, or it has no such token.
     """
     if source.endswith(".gguf") or source.startswith("package:"):
-        return TextTokenizer(_of_gguf(source), eos, Specials(vocab_size=vocab_size))
+        return _of_gguf(source, eos, vocab_size, has_roles=specials)
     file = local_path(source)
     if not file.is_file():
         file = tokenizer_folder(source, FILES if specials else FILES[:1]) / "tokenizer.json"
@@ -45,7 +46,7 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
     return TextTokenizer(tokenizer, eos, roles)
 
 
-def _of_gguf(source: str) -> Tokenizer:
+def _of_gguf(source: str, eos: str | None, vocab_size: int, *, has_roles: bool) -> TextTokenizer:
     """The tokenizer of a GGUF file, as transformers reads it."""
     folder, name = model_files(source)
     try:
@@ -53,10 +54,15 @@ def _of_gguf(source: str) -> Tokenizer:
     except ImportError:
         raise TokenizerError("GGUF files need transformers: pip install 'maskgen[huggingface]'") from None
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
+        found = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        tokenizer: Tokenizer = found.backend_tokenizer
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise TokenizerError(f"no tokenizer in {source}: {first_line(error)}") from None
-    return tokenizer
+    if not has_roles:
+        return TextTokenizer(tokenizer, eos, Specials(vocab_size=vocab_size))
+    with TemporaryDirectory() as files:
+        found.save_pretrained(files)
+        return TextTokenizer(tokenizer, eos, read_specials(Path(files), tokenizer, vocab_size))
 
 
 def tokenizer_folder(source: str, files: Sequence[str] = (*FILES, *OLDER)) -> Path:
