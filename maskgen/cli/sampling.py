@@ -54,7 +54,7 @@ from maskgen.cli.options import DEVICE, NUMBER_FORMAT, Finite, choices, program,
     help="Images: a grid (.png, .jpg, .webp), an .npz, or a folder of PNGs. Text: .txt or .jsonl.",
 )
 @click.option(
-    "--scale", type=click.IntRange(1), metavar="N", help="Whole factor by which the images of a grid are enlarged."
+    "--scale", type=click.IntRange(1, 64), metavar="N", help="Whole factor by which the images of a grid are enlarged."
 )
 @click.option("--animate", metavar="FILE", help="Also write a .gif or .png of the images after every decoding step.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +24,8 @@ from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.tokenizers.text.specials import Message
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 GAP = "_"
 """Stands for one token to generate, in the text given to `infill`."""
@@ -248,7 +252,7 @@ class TextPipeline(Pipeline):
             yield tokens.cpu(), order.steps(tokens)
 
     def _check_length(self, length: int) -> None:
-        """Check the number of tokens to generate against a network for rows of one length.
+        """Check the number of tokens to generate against a network for rows of one length; a longer one is said.
 
         Raises:
             UserError: another length; a longer one for a network that generates from left to right.
@@ -260,6 +264,8 @@ class TextPipeline(Pipeline):
             raise UserError(
                 f"this checkpoint is for texts of {most}{trained} tokens, its mixer has no others; got {length}"
             )
+        if length > trained:
+            _say_longer(length, trained)
 
     def _check_known(self, known: Tensor, num: int) -> None:
         size = self.tokenizer.vocab_size
@@ -302,3 +308,8 @@ def _check_given(given: Given) -> None:
         raise UserError("messages are a whole conversation; leave out prompt and infill")
     if given.new_tokens is not None and (given.length is not None or given.infill is not None):
         raise UserError("new_tokens counts tokens after a prompt; leave out length and infill")
+
+
+@cache
+def _say_longer(length: int, trained: int) -> None:
+    log.warning("length %d: this checkpoint was trained on rows of %d tokens and has seen none longer", length, trained)

@@ -202,3 +202,16 @@ def test_a_report_names_the_blocks_that_a_checkpoint_wrote_in(text_kinds: dict[s
         pipeline = maskgen.load(str(text_kinds[kind]))
         used = settings_of(pipeline.with_sampler(asked))["layout"]
         assert used == f"Blocks(block_length={pipeline.model.block_length}, start='row')"
+
+
+def test_a_text_longer_than_those_of_training_is_said(
+    text_kinds: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = maskgen.load_text(text_kinds["mdlm"], device="cpu")
+    trained = pipeline.generator.length
+    pipeline(num=1, length=trained, steps=1)
+    assert not caplog.records
+    pipeline(num=1, length=trained + 3, steps=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"length {trained + 3}: this checkpoint was trained on rows of {trained} tokens and has seen none longer"
+    ]

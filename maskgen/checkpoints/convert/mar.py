@@ -146,7 +146,7 @@ class EMIGMWeights(MARLayout):
     """eMIGM (ML-GSAI/eMIGM), class-conditional ImageNet; the mask token also stands for no class."""
 
     parameters = "69 M (XS) to 942 M (H)"
-    licence = "Apache-2.0"
+    licence = "MIT"
     page = "arxiv.org/abs/2503.07197"
     needs = "autoencoder MAR KL-16; at 512 pixels DC-AE"
 
