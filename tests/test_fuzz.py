@@ -47,7 +47,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "image/fashion-emigm": (*PATCHES, *HEAD),
     "image/fashion-mage-c": SHADES,
     "image/fashion-interpolants": SHADES,
-    "image/fashion-maskmamba": (*SHADES, "model.mixer.first.head_width=8", "model.mixer.second.head_width=8"),
+    "image/fashion-maskmamba": (*SHADES, "model.mixer.first.head_width=8"),
     "image/fashion-naive": DIGITS,
     "image/fashion-dit": PATCHES,
     "image/fashion-mdt": (*PATCHES, "model.depth=4"),
@@ -146,6 +146,11 @@ def outcome(words: list[str]) -> tuple[int, str]:
     finally:
         sys.argv = before
     return 0, said.getvalue()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_recipe_of_a_family_is_valid(family: str, place: Path) -> None:
+    assert refusal_of(recipe_of(family, place)) is None
 
 
 @pytest.mark.timeout(900 + 4 * EXAMPLES)

@@ -25,7 +25,7 @@ from maskgen.data.text.rows import TextData
 from maskgen.models import change_grid
 from maskgen.models.base import HasArchitecture
 from maskgen.objectives import Objective
-from maskgen.recipes.build import DataFacts, System, build_system
+from maskgen.recipes.build import DataFacts, System, build_system, possible_sizes
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.image.latent import KLTokenizer
@@ -140,7 +140,8 @@ def build(
         facts = replace(facts, built_grid=known.built_grid)
     with accelerator.local_main_process_first():
         target_source = load_target_source(recipe)
-    system = build_system(recipe, facts, tokenizer, source=target_source)
+    with possible_sizes():
+        system = build_system(recipe, facts, tokenizer, source=target_source)
     _check_trainable(recipe, system, source)
     system.network.to(accelerator.device)
     to_batch = image_to_batch(recipe, tokenizer, source, accelerator.device, captions)
@@ -256,7 +257,8 @@ def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None
     eos = tokenizer.eos if recipe.train.document_attention else None
     if recipe.train.document_attention and eos is None:
         raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")
-    system = build_system(recipe, replace(DataFacts.of(source), architecture=known.architecture), tokenizer)
+    with possible_sizes():
+        system = build_system(recipe, replace(DataFacts.of(source), architecture=known.architecture), tokenizer)
     system.network.to(accelerator.device)
     to_batch = text_to_batch(accelerator.device, eos, has_answers=source.has_answers)
     return Parts(source, system, train, held_out, to_batch)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor, nn
-from torch.nn.modules import module
+from torch import Tensor
 
 from maskgen.checkpoints.manifest import CheckpointError
 from maskgen.core.errors import first_line
+from maskgen.nn.counting import TooLargeError, counted
 
 MORE_PARTS, MORE_ELEMENTS = 2_000, 2**28
 """Modules, parameters and buffers, and numbers in them, that a network may register beyond `PER_STORED` for each stored
@@ -19,10 +18,6 @@ tensor and number."""
 
 PER_STORED = 16
 """A parameter may be registered again, by a list of modules or in place of another; a buffer need not be stored."""
-
-
-class TooLargeError(Exception):
-    """A network has far more parts or numbers than its weights."""
 
 
 @contextmanager
@@ -43,7 +38,7 @@ def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[N
         return
     n_elements = sum(value.numel() for value in stored.values())
     try:
-        with _counted(MORE_PARTS + PER_STORED * len(stored), MORE_ELEMENTS + PER_STORED * n_elements):
+        with counted(MORE_PARTS + PER_STORED * len(stored), MORE_ELEMENTS + PER_STORED * n_elements):
             yield
     except TooLargeError as error:
         reason = "sizes in its recipe or description do not belong to its weights, the network would be far larger"
@@ -54,26 +49,3 @@ def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[N
 
 def _refusal(home: Path, n_elements: int, reason: str) -> CheckpointError:
     return CheckpointError(f"{home}: no network of its sizes can be built for {n_elements:,} stored numbers: {reason}")
-
-
-@contextmanager
-def _counted(n_parts: int, n_elements: int) -> Iterator[None]:
-    """Raise `TooLargeError` in this thread at the registration of one part or number too many."""
-    thread, left = threading.get_ident(), [n_parts, n_elements]
-
-    def count(_module: nn.Module, _name: str, part: Tensor | nn.Module | None) -> None:
-        if threading.get_ident() != thread:
-            return
-        left[0] -= 1
-        left[1] -= part.numel() if isinstance(part, Tensor) else 0
-        if min(left) < 0:
-            raise TooLargeError
-
-    with ExitStack() as hooks:
-        for register in (
-            module.register_module_module_registration_hook,
-            module.register_module_parameter_registration_hook,
-            module.register_module_buffer_registration_hook,
-        ):
-            hooks.callback(register(count).remove)
-        yield
