@@ -153,6 +153,10 @@ def compare(checkouts: Mapping[str, Path], wanted: Sequence[str]) -> dict[str, d
     }
 
 
+def all_equal(found: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(one["verdict"].startswith("equal") for one in found.values())
+
+
 def commit(checkout: Path) -> str:
     """Of a checkout under git, with "-dirty" where it was changed; else ""."""
     git = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -177,7 +181,7 @@ def main() -> None:
     found = compare(checkouts, wanted)
     for name, one in found.items():
         print(f"{name:24} {one['verdict']}")
-    is_equal = all(one["verdict"].startswith("equal") for one in found.values())
+    is_equal = all_equal(found)
     print(f"{'all equal' if is_equal else 'NOT EQUAL'}, {time.perf_counter() - began:.0f} s")
     if options.output:
         commits = {name: commit(path) for name, path in checkouts.items()}

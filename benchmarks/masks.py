@@ -77,9 +77,9 @@ def training_step(strategy: str, batch: Batch) -> Callable[[int], float]:
     return step
 
 
-def print_steps(repeats: int) -> None:
+def print_steps(repeats: int, n_rows: int) -> None:
     """How long a training step takes by each strategy, in steps with random masks."""
-    batch = Batch(Rng.stream("images").normal((128, GRIDS[0][0] * GRIDS[0][1], 16)))
+    batch = Batch(Rng.stream("images").normal((n_rows, GRIDS[0][0] * GRIDS[0][1], 16)))
     steps = {name: training_step(name, batch) for name in STRATEGIES.names()}
     for step in steps.values():
         step(0)
@@ -111,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("masks.png"))
     parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=128, help="of the training steps")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -120,7 +121,7 @@ def main() -> None:
         times = ", ".join(f"{seconds(strategy, grid):.4f}" for grid in GRIDS)
         print(f"{name.replace(chr(10), ' ')}: {times}")
     if options.steps:
-        print_steps(options.steps)
+        print_steps(options.steps, options.batch_size)
     with atomic(options.output) as file:
         picture().savefig(file, format="png", dpi=100)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from . import schedules as schedules
     from . import strategies as strategies
     from . import tokenizers as tokenizers
+    from .checkpoints.placement import DeviceMap, MaxMemory
     from .core.errors import UserError as UserError
     from .core.predictions import Batch as Batch
     from .core.predictions import Categorical as Categorical
@@ -143,17 +144,41 @@ TextZoo = Literal["kjv-md4", "kjv-ar"]
 
 
 @overload
-def load(source: ImageZoo, *, device: str | torch.device = ..., dtype: torch.dtype | None = ...) -> ImagePipeline: ...
-@overload
-def load(source: TextZoo, *, device: str | torch.device = ..., dtype: torch.dtype | None = ...) -> TextPipeline: ...
+def load(
+    source: ImageZoo,
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | None = ...,
+    device_map: DeviceMap | None = ...,
+    max_memory: MaxMemory | None = ...,
+) -> ImagePipeline: ...
 @overload
 def load(
-    source: str | Path, *, device: str | torch.device = ..., dtype: torch.dtype | None = ...
+    source: TextZoo,
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | None = ...,
+    device_map: DeviceMap | None = ...,
+    max_memory: MaxMemory | None = ...,
+) -> TextPipeline: ...
+@overload
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | None = ...,
+    device_map: DeviceMap | None = ...,
+    max_memory: MaxMemory | None = ...,
 ) -> ImagePipeline | TextPipeline: ...
 
 
 def load(
-    source: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
 ) -> ImagePipeline | TextPipeline:
     """The sampling pipeline of a checkpoint; `load_image` and `load_text` where a type checker needs to know which.
 
@@ -163,17 +188,27 @@ def load(
             layout of `maskgen convert --list` is converted once, into ``$MASKGEN_CACHE``.
         device: ``auto`` (CUDA if there is a device), ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or a `torch.device`.
         dtype: of the network, see `Pipeline.to`; None is float32.
+        device_map: spreads the network's blocks over devices, memory of the CPU and the disk, in place of ``device``:
+            ``auto`` (as ``balanced``), ``balanced_low_0`` or ``sequential``, as accelerate fills them; or names of
+            parts -> device, its number, ``cpu`` or ``disk``, with ``""`` for all that is not named.
+        max_memory: of each device for ``device_map``: ``{0: "10GB", "cpu": "30GB"}``; what is free by default.
 
     Raises:
-        UserError: no such checkpoint or device; a file of the checkpoint is missing, truncated or altered.
+        UserError: no such checkpoint or device; a file of the checkpoint is missing, truncated or altered; a network
+            that cannot be spread over devices.
     """
     from .pipelines import load as loader
 
-    return loader.load(source, device=device, dtype=dtype)
+    return loader.load(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
 
 
 def load_image(
-    source: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
 ) -> ImagePipeline:
     """`load` for a checkpoint that generates images.
 
@@ -182,11 +217,16 @@ def load_image(
     """
     from .pipelines import load as loader
 
-    return loader.load_image(source, device=device, dtype=dtype)
+    return loader.load_image(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
 
 
 def load_text(
-    source: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
 ) -> TextPipeline:
     """`load` for a checkpoint that generates text.
 
@@ -195,7 +235,7 @@ def load_text(
     """
     from .pipelines import load as loader
 
-    return loader.load_text(source, device=device, dtype=dtype)
+    return loader.load_text(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import atomic, local_path, require_writable
 from maskgen.core.terminal import markdown
 from maskgen.evaluation.report import MEASURE, Entry, differences, number, plain
@@ -47,7 +47,7 @@ class Book:
             floor = Entry(**tree["floor"]) if tree["floor"] else None
             return cls(int(tree["num"]), int(tree["seed"]), floor, dict(tree["rows"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{folder / FILE} is no report of `maskgen bench`: {error}") from None
+            raise UserError(f"{folder / FILE} is no report of `maskgen bench`: {first_line(error)}") from None
 
     def require_same(self, floor: Entry, num: int, seed: int) -> None:
         """Raises:

@@ -52,7 +52,7 @@ def run(
     network.to(pick_device(device))
     scored = []
     for index, task in enumerate(tqdm(tasks, "choices", unit="task", disable=None)):
-        rows = _tokens(task, tokenizer, chat)
+        rows = task_tokens(task, tokenizer, chat)
         rng, schedule = Rng.stream(seed, "task", index), schedule_of(checkpoint)
         found = [
             answer_nll(network, *row, rng.fork("choice", n), draws, schedule, mask_id=tokenizer.vocab_size)
@@ -78,14 +78,15 @@ class Scored:
         return (second.nats - first.nats) / error if error else math.inf
 
 
-def _tokens(task: Task, tokenizer: TextTokenizer, is_chat: bool) -> list[tuple[Tensor, Tensor]]:
+def task_tokens(task: Task, tokenizer: TextTokenizer, is_chat: bool) -> list[tuple[Tensor, Tensor]]:
     """Tokens of the prompt and of each answer."""
     if is_chat:
         prompt = tokenizer.encode_chat([{"role": "user", "content": task.prompt}])
     else:
         prefix = torch.tensor(tokenizer.specials.prefix, dtype=torch.int64)
         prompt = torch.cat([prefix, tokenizer.encode(task.prompt)])
-    return [(prompt, tokenizer.encode(choice)) for choice in task.choices]
+    encode = tokenizer.encode_after if len(prompt) else tokenizer.encode
+    return [(prompt, encode(choice)) for choice in task.choices]
 
 
 def _report(scored: list[Scored], file: str, made: Made, draws: int) -> Report:

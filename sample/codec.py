@@ -35,9 +35,9 @@ class Content:
     """What is coded.
 
     Attributes:
-        rows: (N, L) tokens, in batches.
+        rows: (N, L) int64 tokens.
         tail: (1, R) tokens after the last row, R < L; (1, 0) without.
-        original: its size in bytes as it was read, and what it is.
+        size: of the input in bytes.
         names: of the images, if they are files.
         images: (N, C, H, W) uint8.
     """
@@ -52,7 +52,7 @@ class Content:
 def compress(
     source: str, given: str, output: str, /, *, order: str | None = None, steps: int | None = None, batch_size: int = 64
 ) -> str:
-    """Code a text file, an image, or a set of images; what to tell the user.
+    """Code a text file, an image, or a set of images; the message about the result.
 
     Args:
         source: a generator of discrete tokens.
@@ -96,7 +96,7 @@ def decompress(
     groups: int | None = None,
     batch_size: int = 64,
 ) -> str:
-    """Restore what `compress` coded; what to tell the user.
+    """Restore what `compress` coded; the path of the result.
 
     Args:
         given: an `.mgc` file.

@@ -24,7 +24,8 @@ from maskgen.core.predictions import NULL
 from maskgen.core.version import __version__
 from maskgen.data.image.captions import CaptionTable, embedded
 from maskgen.evaluation.protocols.features import packages
-from maskgen.pipelines.base import settings_of, slices
+from maskgen.pipelines.arguments import slices
+from maskgen.pipelines.base import settings_of
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.image import Conditioning, ImagePipeline
 

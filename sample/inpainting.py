@@ -21,7 +21,8 @@ from maskgen.evaluation.metrics.scored import Scored, notes
 from maskgen.evaluation.metrics.statistics import Collector
 from maskgen.evaluation.protocols.features import Extractor
 from maskgen.evaluation.report import Entry, Report, publish
-from maskgen.pipelines.base import settings_of, slices
+from maskgen.pipelines.arguments import slices
+from maskgen.pipelines.base import settings_of
 from maskgen.pipelines.edit import Edit
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.image import ImagePipeline

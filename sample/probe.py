@@ -281,7 +281,7 @@ class Ground:
         )
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """What a reader should know."""
+        """Limits of the numbers, to be printed below them."""
         objective = checkpoint.recipe.objective
         if checkpoint.classes and isinstance(objective, dict) and objective.get("label_dropout") == 0:
             return ['"no class", which features are made with, was never trained (objective.label_dropout 0)']

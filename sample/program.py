@@ -7,31 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.checkpoints.filling import DTYPES
 from maskgen.core.errors import UserError, unknown
 from maskgen.evaluation.metrics.scored import FEATURE_METRICS
 from maskgen.pipelines.image import ImagePipeline
-from maskgen.pipelines.load import load
+from maskgen.pipelines.load import LoadOptions, load
 from maskgen.pipelines.text import TextPipeline
 
 from . import images, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "new_tokens", "infill", "chat", "system", "show_steps")
-IMAGE_ONLY = (
-    "classes", "picture", "hole", "strength", "sketch", "structure", "edges", "animate", "scale", "guidance",
-    "guidance_interval",
-)  # fmt: skip
+IMAGE_ONLY = ("classes", "picture", "hole", "strength", "sketch", "structure", "edges", "animate", "scale")
 OF_PICTURE, OF_SKETCH = ("hole", "strength"), ("structure", "edges")
 NOT_OF_SKETCH = ("picture", "prompts", "sampler", "guidance_interval", "animate")
 
 
-def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
-    """Sample and write; what to tell the user.
+def sample(source: str, /, **options: Any) -> str:
+    """Sample and write; the paths of the results.
 
     Raises:
         UserError: a checkpoint or option that cannot be used.
     """
-    pipeline = load(source, device=device)
+    pipeline = load(source, **_place(options))
     if isinstance(pipeline, TextPipeline):
         texts.run(pipeline, **_beginning(_without(options, IMAGE_ONLY, f"{source} writes text")))
         return options.get("output") or ""
@@ -51,6 +49,24 @@ def sample(source: str, /, *, device: str = "auto", **options: Any) -> str:
             raise UserError(f"--{name.replace('_', '-')} does not go with --sketch, which has a decoding of its own")
     images.run(pipeline, **chosen)
     return "\n".join(filter(None, (chosen["output"], chosen.get("animate"))))
+
+
+def _place(options: dict[str, Any]) -> LoadOptions:
+    """Takes the options of `maskgen.load` out of those of a command."""
+    found = LoadOptions(device=options.pop("device", "auto"), device_map=options.pop("device_map", None))
+    if (dtype := options.pop("dtype", None)) is not None:
+        found["dtype"] = DTYPES[dtype]
+    if limits := options.pop("max_memory", ()):
+        found["max_memory"] = dict(_limit(one) for one in limits)
+    return found
+
+
+def _limit(text: str) -> tuple[int | str, str]:
+    """`0=10GB` -> (0, "10GB")."""
+    device, separator, size = text.partition("=")
+    if not separator:
+        raise UserError(f"--max-memory is DEVICE=SIZE, for example 0=10GB or cpu=30GB, got {text!r}")
+    return (int(device) if device.isdecimal() else device), size
 
 
 def _beginning(options: dict[str, Any]) -> dict[str, Any]:

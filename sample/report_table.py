@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
 from maskgen.core.terminal import markdown
 from maskgen.evaluation.report import Entry, differences, number
@@ -50,7 +50,7 @@ def read_entries(path: Path) -> list[Entry] | None:
             return None
         first, *others = (Entry(**{**one, "value": float(one["value"])}) for one in (tree["score"], *tree["others"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no report: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is no report: {first_line(error)}") from None
     return [first, *(entry for entry in others if entry.of == first.of)]
 
 

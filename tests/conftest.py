@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 import yaml
 
 from maskgen.cli.commands import main
-from tests.tiny import KINDS, text_checkpoint, text_tree
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Where the environment forbids bytecode files, every process would compile all of maskgen and rewrite every test anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 TINY = ["model.width=32", "model.depth=1", "model.heads=2", "train.batch_size=16", "train.tensorboard=false"]
 BRIEF = ["train.steps=4", "train.checkpoint_every=2", "train.validation_rows=20", "train.preview_every=4"]
@@ -55,6 +59,8 @@ def digits_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a tiny MDLM trained for four steps on the characters of a poem."""
+    from tests.tiny import text_tree  # torch is not for the process that only hands out tests
+
     directory = tmp_path_factory.mktemp("text")
     train = {
         "steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, "validation_rows": 4, "log_every": 1,
@@ -69,6 +75,8 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def text_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint with random weights of each kind of text generator: mdlm, genmd4, bd3, ar."""
+    from tests.tiny import KINDS, text_checkpoint
+
     directory = tmp_path_factory.mktemp("kinds")
     for kind in KINDS:
         text_checkpoint(directory / kind, kind)

@@ -1,6 +1,7 @@
-"""Processes of a program (gloo), as torchrun starts them, but in a second: forks of one that has imported everything.
+"""Processes of a program, started in a tenth of a second: forks of one that has imported everything.
 
-Tests of the launcher itself start torchrun.
+Alone, or several that work together (gloo) as torchrun starts them. Tests of the launchers themselves start torchrun
+and `python -m maskgen`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from maskgen.train.subprocesses import THREADS, Failed
+
+PRELOAD = (
+    *("maskgen.train.program", "maskgen.train.run", "maskgen.sample.bench", "sklearn.datasets"),
+    *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),
+)
+"""What a run imports in the end: a fork of a process that has it starts at once."""
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        *("tests.launch", "maskgen.train.program", "maskgen.train.run", "maskgen.sample.bench", "sklearn.datasets"),
-        *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),
-    ]
-)
+_FORKS.set_forkserver_preload(["tests.launch", *PRELOAD])
 
 
 def _live(module: str, arguments: list[str], environment: dict[str, str], log: str) -> None:
@@ -42,6 +47,28 @@ def start(module: str, arguments: Sequence[str | Path], log: Path, **environment
     child = _FORKS.Process(target=_live, args=(module, [str(word) for word in arguments], whole, str(log)))
     child.start()
     return child
+
+
+def once(
+    module: str, arguments: Sequence[str | Path], limit: float = 240, **environment: str
+) -> tuple[int | None, str]:
+    """Run `python -m module` to its end; its exit code, None after `limit` seconds, and all that it printed."""
+    with TemporaryDirectory() as home:
+        child = start(module, arguments, Path(home) / "log", **environment)
+        child.join(limit)
+        code = child.exitcode
+        child.kill()
+        child.join()
+        return code, (Path(home) / "log").read_text(errors="replace")
+
+
+def maskgen(*arguments: str | Path, threads: int | None = None) -> str:
+    """As `maskgen.train.subprocesses.maskgen`, which starts Python anew."""
+    code, said = once("maskgen.cli.commands", arguments, **dict.fromkeys(THREADS, str(threads or 1)))
+    if code != 0:
+        last = [line for line in said.replace("\r", "\n").splitlines() if line.strip()][-1:]
+        raise Failed(f"maskgen {arguments[0]} ended with code {code}: {''.join(last) or 'no message'}")
+    return said
 
 
 def processes(n: int, module: str, arguments: Sequence[str | Path], home: Path, limit: float = 240) -> list[str]:

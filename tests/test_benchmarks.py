@@ -174,7 +174,7 @@ def test_an_encoder_of_visible_patches_does_a_quarter_of_the_work(
 def test_every_mask_strategy_is_timed_and_drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, "masks", "--steps", "1", "--output", tmp_path / "masks.png")
+    run(monkeypatch, "masks", "--steps", "1", "--batch-size", "2", "--output", tmp_path / "masks.png")
     said = capsys.readouterr().out
     for name in STRATEGIES.names():
         assert f"\n{name}: " in said

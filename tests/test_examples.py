@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from maskgen.data.image.fashion import FASHION_FOLDER
+from maskgen.data.image.fashion import FASHION_FOLDER, FashionMnist
 from maskgen.samplers.masked.order import ORDERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -63,6 +63,7 @@ def test_holes_and_gaps_are_filled(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path(FASHION_FOLDER).is_dir(), reason="Fashion-MNIST is not installed")
-def test_a_folder_is_scored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_scored(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FashionMnist.__init__, "__defaults__", (None, 100, 1000))
     assert 0 < main_of("score_folder")(num=100) < 10
-    assert "frechet_distance[fashion-classifier] of 100 images" in capsys.readouterr().out
+    assert "frechet_distance[fashion-classifier] of 100 images to 1000 of" in capsys.readouterr().out

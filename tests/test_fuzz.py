@@ -1,13 +1,16 @@
 """Random keys and values of small recipes of every family: a step of training, or a refusal of at most three lines.
 
-`MASKGEN_FUZZ=5000 pytest tests/test_fuzz.py` runs more examples than the suite does.
+`MASKGEN_FUZZ=5000 pytest tests/test_fuzz.py` runs more examples than the suite does, of another seed with
+`--hypothesis-seed 1`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,22 +31,49 @@ SMALL = ("model.width=16", "model.depth=2", "model.heads=2", "train.steps=1", "t
 BRIEF = ("train.preview_every=0", "train.validation_rows=4", "train.tensorboard=false", "train.log_every=1")
 DIGITS = ("data=digits",)
 PATCHES = ("data=digits", "tokenizer={type: patches, size: 2}")
+SHADES = ("data=digits", "tokenizer={type: pixels, levels: 4}")
+DECODER = ("model.decoder.width=16", "model.decoder.depth=1", "model.decoder.heads=2")
+HEAD = ("model.head.width=16", "model.head.depth=1")
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "image/digits-maskgit": (),
     "image/digits-deferred": ("model.masking.width=16",),
     "image/digits-pixels-md4": (),
-    "image/fashion-mae": (*PATCHES, "model.decoder.width=16", "model.decoder.depth=1", "model.decoder.heads=2"),
+    "image/fashion-mae": (*PATCHES, *DECODER),
+    "image/fashion-mae-ropim": PATCHES,
     "image/fashion-simmim": PATCHES,
-    "image/fashion-mar": (*PATCHES, "model.head.width=16", "model.head.depth=1"),
+    "image/fashion-diffmae": (*PATCHES, *DECODER),
+    "image/fashion-crate": PATCHES,
+    "image/fashion-mar": (*PATCHES, *HEAD),
+    "image/fashion-emigm": (*PATCHES, *HEAD),
+    "image/fashion-mage-c": SHADES,
+    "image/fashion-interpolants": SHADES,
+    "image/fashion-maskmamba": (*SHADES, "model.mixer.first.head_width=8"),
+    "image/fashion-naive": DIGITS,
     "image/fashion-dit": PATCHES,
     "image/fashion-mdt": (*PATCHES, "model.depth=4"),
     "image/fashion-maskdit": (*PATCHES, "model.masking.width=16"),
-    "text/kjv-md4": (),
+    "text/kjv-md4": ("model.lora={rank: 2}",),
     "text/kjv-genmd4": (),
     "text/kjv-bd3": ("model.block_length=8",),
     "text/kjv-ar": (),
+    "text/kjv-mixer-md4": (),
 }
-SIZES = ("width", "depth", "heads", "steps", "batch_size", "length", "size", "levels", "codes", "dim", "factor", "n_")
+SIZES = (
+    "width",
+    "depth",
+    "heads",
+    "steps",
+    "batch_size",
+    "length",
+    "size",
+    "levels",
+    "codes",
+    "dim",
+    "factor",
+    "n_",
+    "rank",
+    "alpha",
+)
 ODD = [
     "-1", "0", "1", "2", "3", "7", "0.5", "-0.5", "1.5", "nan", ".inf", "-.inf", "true", "no", "null", "''", "x", "[]",
     "[1, 2]", "{}", "{type: x}", "{type: linear}", "cosine", "random", "none", "1e-9", "'1'", "a b", "2024-01-01",
@@ -118,7 +148,12 @@ def outcome(words: list[str]) -> tuple[int, str]:
     return 0, said.getvalue()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_recipe_of_a_family_is_valid(family: str, place: Path) -> None:
+    assert refusal_of(recipe_of(family, place)) is None
+
+
+@pytest.mark.timeout(900 + 4 * EXAMPLES)
 def test_a_changed_recipe_trains_or_is_refused_in_three_lines(place: Path) -> None:
     number = iter(range(10**9))
 
@@ -140,5 +175,7 @@ def test_a_changed_recipe_trains_or_is_refused_in_three_lines(place: Path) -> No
             code, said = outcome(["train", *words, "train.steps=1", "--output", str(output), "--device", "cpu"])
             assert code in (0, 2, 4), f"{words}: exit code {code}\n{said}"
             assert "Traceback" not in said, f"{words}\n{said}"
+            assert not multiprocessing.active_children(), f"{words}: processes of the training are still there"
+            shutil.rmtree(output, ignore_errors=True)
 
     check()

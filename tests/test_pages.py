@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from maskgen.recipes.shipped import recipe_names
 from maskgen.train import program
 from maskgen.train.experiment import read_experiment
 from tests.captioned import pictures, tiny_encoder
+from tests.launch import once as in_a_fork
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("start", "guides", "methods", "results", "extend", "design")
@@ -312,13 +312,5 @@ def test_the_python_of_the_pages_passes_a_strict_type_check(examples: list[Path]
 
 @pytest.mark.slow
 def test_the_python_of_the_pages_runs(examples: list[Path], tmp_path: Path) -> None:
-    program = "import runpy, sys\nfor path in sys.argv[1:]:\n    print(path, flush=True)\n    runpy.run_path(path)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, examples)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    code, said = in_a_fork("tests.scripts", [tmp_path, *examples])
+    assert code == 0, said[-4000:]

@@ -14,7 +14,7 @@ from maskgen.checkpoints.target_source import load_target_source
 from maskgen.core.errors import UserError
 from maskgen.core.streams import Stream, TokenLayout
 from maskgen.recipes.budget import plan
-from maskgen.recipes.build import DataFacts, System, build_system, text_layout
+from maskgen.recipes.build import DataFacts, System, build_system, possible_sizes, text_layout
 from maskgen.recipes.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subject
 from maskgen.recipes.load import load_recipe, parse_recipe
 from maskgen.recipes.schema import Recipe, anywhere
@@ -101,7 +101,7 @@ def _on_meta(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) -> Sy
     device = torch.device("cpu") if recipe.task == "tokenizer" else nullcontext()
     with torch.device("cpu"):
         source = load_target_source(recipe)
-    with device:
+    with device, possible_sizes():
         return build_system(anywhere(recipe), facts, layout=layout, source=source)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
 from maskgen.core.registry import explain
 from maskgen.core.yaml_reader import YamlError, read_yaml
@@ -222,7 +222,7 @@ def read_experiment(file: str | None = None, name: str = "budget") -> Experiment
     except ValidationError as error:
         raise UserError("\n".join(_explained(error))) from None
     except (OSError, UnicodeDecodeError, YamlError) as error:
-        raise UserError(f"--file {file} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"--file {file} cannot be read: {first_line(error)}") from None
 
 
 def _explained(error: ValidationError) -> Iterator[str]:

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from maskgen.checkpoints.adapters import BASE, Base, base_tensors, digest_of, fill_base, weights_in
+from maskgen.checkpoints.adapters import (
+    BASE,
+    Base,
+    base_tensors,
+    digest_of,
+    fill_base,
+    required_base,
+    weights_in,
+)
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, CheckpointError, load_tokenizer, read_checkpoint
 from maskgen.checkpoints.transfer import NEW, Match, RowSources, transfer
 from maskgen.core.devices import device_of
@@ -122,8 +130,10 @@ def go_on(parts: Parts, recipe: Recipe, start: Checkpoint) -> Origin:
     info = {key: start.info[key] for key in ("start", "base") if key in start.info}
     trained: list[str] = []
     if recipe.lora is not None:
-        base: Base = start.info["base"]
+        base = required_base(start.info.get("base"), start.path)
         trained = base["trained"]
+        if unknown_names := set(trained) - {name for name, _ in parts.module.named_parameters()}:
+            raise CheckpointError(f"{start.path}: {min(unknown_names)!r}, which it says was trained, is no parameter")
         try:
             below = base_tensors(base, start.path, parts.module.state_dict())
             fill_base(parts.module, start.tensors(), below)

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from maskgen.checkpoints.checkpoint import TOKENIZER, load_tokenizer
 from maskgen.checkpoints.target_source import load_target_source
 from maskgen.core.errors import UserError
-from maskgen.core.pixels import to_float
-from maskgen.core.predictions import Batch, Condition
-from maskgen.core.rng import Rng
 from maskgen.core.traits import traits_of
 from maskgen.data.base import ImageSource, ImageSplit, SplitName, TextSource
 from maskgen.data.cache import token_data
 from maskgen.data.image.captions import CaptionedRows, CaptionTable, embedded
 from maskgen.data.image.latents import latent_data
-from maskgen.data.image.views import ViewedSplit, ViewedTokens, pair_of
-from maskgen.data.loader import Rows, flip
-from maskgen.data.text.rows import TextData, document_ids, text_data
+from maskgen.data.image.views import ViewedSplit, ViewedTokens
+from maskgen.data.loader import Rows
+from maskgen.data.text.answers import AnswerData, text_rows
+from maskgen.data.text.rows import TextData
 from maskgen.models import change_grid
 from maskgen.models.base import HasArchitecture
 from maskgen.objectives import Objective
-from maskgen.recipes.build import DataFacts, System, build_system
+from maskgen.recipes.build import DataFacts, System, build_system, possible_sizes
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.image.latent import KLTokenizer, draw_latents
+from maskgen.tokenizers.image.latent import KLTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
+from .batches import ToBatch, image_to_batch, text_to_batch
 from .some_rows import SomeRows
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
-ToBatch = Callable[[Tensor, Tensor, Rng], Batch]
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class Parts:
         if isinstance(self.source, ImageSource):
             fingerprint = self.source.split("train").fingerprint()
         else:
-            fingerprint = self.train.packed.fingerprint if isinstance(self.train, TextData) else ""
+            fingerprint = self.train.fingerprint if isinstance(self.train, TextData | AnswerData) else ""
         return {"rows": len(self.train), "fingerprint": fingerprint}
 
 
@@ -144,10 +140,11 @@ def build(
         facts = replace(facts, built_grid=known.built_grid)
     with accelerator.local_main_process_first():
         target_source = load_target_source(recipe)
-    system = build_system(recipe, facts, tokenizer, source=target_source)
+    with possible_sizes():
+        system = build_system(recipe, facts, tokenizer, source=target_source)
     _check_trainable(recipe, system, source)
     system.network.to(accelerator.device)
-    to_batch = _to_batch(recipe, tokenizer, source, accelerator.device, captions)
+    to_batch = image_to_batch(recipe, tokenizer, source, accelerator.device, captions)
     return Parts(source, system, train, test, to_batch, captions)
 
 
@@ -180,7 +177,7 @@ def at_resolution(parts: Parts, recipe: Recipe, resolution: int | None, accelera
     change_grid(parts.module, tokenizer.grid)
     if isinstance(parts.train, CaptionedRows) and isinstance(parts.held_out, CaptionedRows):
         train, test = CaptionedRows(train, parts.train.numbers), CaptionedRows(test, parts.held_out.numbers)
-    to_batch = _to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
+    to_batch = image_to_batch(sized, tokenizer, source, accelerator.device, parts.captions)
     facts = replace(parts.system.facts, image_shape=source.image_shape)
     system = System(sized, facts, parts.module, tokenizer, tokenizer.layout)
     return replace(parts, source=source, system=system, to_batch=to_batch, train=train, held_out=test)
@@ -251,18 +248,20 @@ def _build_text(recipe: Recipe, accelerator: Accelerator, directory: Path | None
     source, is_main = recipe.build_text(), accelerator.is_main_process
     with accelerator.local_main_process_first():
         tokenizer = _text_tokenizer(recipe, source, directory, is_kept=is_main)
-        train = text_data(source, "train", tokenizer, progress=is_main)
+        train: Rows = text_rows(source, "train", tokenizer, progress=is_main)
         held_out: Rows = SomeRows(train, range(0))
         if recipe.train.validation_rows:
-            held_out = text_data(source, "validation", tokenizer, progress=is_main)
+            held_out = text_rows(source, "validation", tokenizer, progress=is_main)
         if any(source.documents("test")):  # a character the tokenizer does not know is found before training
-            text_data(source, "test", tokenizer, progress=is_main)
+            text_rows(source, "test", tokenizer, progress=is_main)
     eos = tokenizer.eos if recipe.train.document_attention else None
     if recipe.train.document_attention and eos is None:
         raise UserError("train.document_attention: the tokenizer has no token that ends a document; set tokenizer.eos")
-    system = build_system(recipe, replace(DataFacts.of(source), architecture=known.architecture), tokenizer)
+    with possible_sizes():
+        system = build_system(recipe, replace(DataFacts.of(source), architecture=known.architecture), tokenizer)
     system.network.to(accelerator.device)
-    return Parts(source, system, train, held_out, _text_to_batch(accelerator.device, eos))
+    to_batch = text_to_batch(accelerator.device, eos, has_answers=source.has_answers)
+    return Parts(source, system, train, held_out, to_batch)
 
 
 def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, *, is_kept: bool) -> TextTokenizer:
@@ -274,47 +273,3 @@ def _text_tokenizer(recipe: Recipe, source: TextSource, directory: Path | None, 
     if file is not None and is_kept:
         tokenizer.save(file)
     return tokenizer
-
-
-def _to_batch(
-    recipe: Recipe,
-    tokenizer: ImageTokenizer | None,
-    source: ImageSource,
-    device: torch.device,
-    captions: CaptionTable | None,
-) -> ToBatch:
-    """From rows of a data set, images (B, C, H, W) uint8, tokens (B, L) or moments of latents, to a Batch."""
-    has_labels, is_flipped = bool(source.classes), recipe.train.flip
-
-    def to_x_0(rows: Tensor, rng: Rng) -> Tensor:
-        if tokenizer is not None and tokenizer.has_discrete_tokens:
-            return rows
-        if isinstance(tokenizer, KLTokenizer):
-            views = (rng.fork("flip").uniform(rows.shape[:1], device=device) * rows.shape[1]).long()
-            return draw_latents(rows[torch.arange(len(rows), device=device), views], rng.fork("latents"))
-        images = flip(to_float(rows), rng.fork("flip")) if is_flipped else to_float(rows)
-        return images if tokenizer is None else tokenizer.encode(images)
-
-    def to_condition(labels: Tensor) -> Condition | None:
-        if captions is not None:
-            labels, numbers = labels.unbind(1)
-            return Condition(labels.to(device), captions.rows(numbers).to(device))
-        return Condition(labels.to(device)) if has_labels else None
-
-    def convert(rows: Tensor, labels: Tensor, rng: Rng) -> Batch:
-        rows, view = rows.to(device), None
-        if recipe.train.views is not None and rows.ndim == 3:  # held-out rows have no views
-            rows, view = pair_of(rows, recipe.train.views, rng.fork("views"))
-        return Batch(to_x_0(rows, rng), to_condition(labels), view=view)
-
-    return convert
-
-
-def _text_to_batch(device: torch.device, eos: int | None) -> ToBatch:
-    """From tokens (B, L) to a Batch on the device; with `eos` it says which document each token is of."""
-
-    def convert(x_0: Tensor, labels: Tensor, rng: Rng) -> Batch:  # noqa: ARG001
-        x_0 = x_0.to(device)
-        return Batch(x_0, documents=None if eos is None else document_ids(x_0, eos))
-
-    return convert

@@ -13,7 +13,7 @@ from maskgen.data.base import ImageSource, ImageSplit
 from maskgen.data.cache import TokenData, default_cache_dir, token_data
 from maskgen.data.image.latents import LatentData, latent_data
 from maskgen.data.shards import PartSplit
-from maskgen.data.text.rows import text_data
+from maskgen.data.text.answers import text_rows
 from maskgen.recipes.load import load_recipe
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
@@ -95,7 +95,7 @@ def _text(recipe: Recipe) -> str:
     """Text is read once, in order, by one process."""
     source = recipe.build_text()
     tokenizer = recipe.build_text_tokenizer(source)
-    rows = len(text_data(source, "train", tokenizer))
+    rows = len(text_rows(source, "train", tokenizer))
     return f"{rows:,} rows of text are in {default_cache_dir()}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +21,7 @@ from maskgen.core.version import __version__
 from maskgen.data.base import DataError
 from maskgen.data.loader import CounterSampler, Shuffled, batches
 from maskgen.recipes.budget import Stretch, plan, stretch_at
-from maskgen.recipes.cost import TRAINING, Cost, matmul_peak
+from maskgen.recipes.cost import TRAINING, matmul_peak
 from maskgen.recipes.schema import Recipe
 
 from .callbacks import Log, describe
@@ -59,6 +59,7 @@ class Run:
     origin: Origin = field(default_factory=lambda: Origin({}))
     images: int = 0
     means: Means = field(default_factory=Means)
+    _readers: ExitStack = field(default_factory=ExitStack)
 
     def go(self) -> Path:
         """Train to the end; the last checkpoint.
@@ -89,6 +90,7 @@ class Run:
                 raise
             raise explained from error
         finally:
+            self._readers.close()
             self.log.close()
         accelerator.wait_for_everyone()  # no process leaves while another still writes the gathered tensors
         accelerator.end_training()
@@ -124,7 +126,7 @@ class Run:
         raise Stopped(stop, step)
 
     def _introduce(self) -> None:
-        self.cost = self._cost()
+        self.cost = cost_of_system(self.parts.system)
         self.peak = matmul_peak(self.loop.accelerator.device)
         kind = "rows of text" if self.recipe.kind == "text" else "images"
         n_rows = f"{len(self.parts.train):,} training {kind}"
@@ -164,12 +166,10 @@ class Run:
         newest = newest_in(self.directory)
         return "the beginning" if newest is None else newest.name
 
-    def _cost(self) -> Cost:
-        return cost_of_system(self.parts.system)
-
     def _enter(self, stretch: Stretch) -> None:
         """Switch data and grid of the network to those of a phase, from the loop's step on."""
         self.parts = at_resolution(self.parts, self.recipe, stretch.resolution, self.loop.accelerator)
+        self._readers.close()  # of the phase before
         self.loop.data = self._batches(stretch)
         self.loop.to_batch, self.loop.objective = self.parts.to_batch, self.parts.objective
 
@@ -188,9 +188,8 @@ class Run:
             order.permute = self.parts.train.permute
         signals = self.context.signals
         settings = self.recipe.train
-        rows = batches(
-            self.parts.train, order, settings.workers, lambda: bool(signals.stop), timeout=settings.worker_timeout
-        )
+        read = batches(self.parts.train, order, settings.workers, lambda: bool(signals.stop), settings.worker_timeout)
+        rows = self._readers.enter_context(closing(read))
         return self.clock.timed("data", rows if world > 1 or not settings.workers else _interruptible(rows, signals))
 
     def _on_step(self, step: int, logs: Mapping[str, Tensor]) -> None:

@@ -87,8 +87,6 @@ def require_supported(
 
 
 def _require_spreadable(recipe: Recipe) -> None:
-    if recipe.lora is not None:
-        raise UserError("FSDP: low-rank changes (model.lora) are not sharded; use DDP, or train all weights")
     name = OBJECTIVES.check(recipe.objective)[0]
     if traits_of_objective(name).learns_exponents:
         raise UserError(f"FSDP: objective {name} reads parameters outside of the network; use DDP")

@@ -7,19 +7,28 @@ Predictions of all masked patches and the loss of a third of them, with `use_inp
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from harness import Parity, Tensors, converted, imported, run
-from masked_patches import PATCH, PICTURES, SIDE, our_tokens, pixels_first, predict, squared_error, visible_of
+from masked_patches import (
+    PATCH,
+    PICTURES,
+    POSITIONS,
+    SIDE,
+    SIZES,
+    our_tokens,
+    pixels_first,
+    predict,
+    squared_error,
+    visible_of,
+)
 from noised import drawn
 from torch import Tensor, nn
 
 from maskgen.core.subset import TokenSubset
-from maskgen.models.decoders import class_and_grid
 from maskgen.tokenizers.image.patches import patchify
 
 RATIO, DECODED = 0.75, 0.25
@@ -29,10 +38,8 @@ KEPT = int(SIDE**2 * (1 - RATIO))
 def build(public: Path) -> nn.Module:
     vars(np)["float"] = float  # which the public code still uses
     network: nn.Module = imported(public, "models_cross").MaskedAutoencoderViT(
-        img_size=SIDE * PATCH, patch_size=PATCH, embed_dim=384, depth=2, num_heads=6, decoder_embed_dim=128,
-        decoder_depth=2, decoder_num_heads=4, norm_pix_loss=True, norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        weight_fm=True, use_input=True,
-    )  # fmt: skip
+        **SIZES, decoder_depth=2, weight_fm=True, use_input=True
+    )
     return network
 
 
@@ -55,17 +62,7 @@ def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
     return {"outputs": pixels_first(outputs).unflatten(0, (len(tokens), -1)), "loss": squared_error(some, truth)}
 
 
-PARITY = Parity(
-    "crossmae",
-    PICTURES,
-    build,
-    theirs,
-    ours,
-    fixed={
-        key: lambda shape: class_and_grid((SIDE, SIDE), (SIDE, SIDE), shape[-1])[None]
-        for key in ("pos_embed", "decoder_pos_embed")
-    },
-)
+PARITY = Parity("crossmae", PICTURES, build, theirs, ours, fixed=POSITIONS)
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

@@ -7,12 +7,13 @@ Latents before the codebook, tokens of images, and images of other tokens; the c
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import quantised
 from harness import Parity, Tensors, imported, run
-from quantised import CODES, DIM, GRID, INPUTS, Parts, grid_of
+from quantised import CODES, DIM, GRID, INPUTS, Parts
 from torch import Tensor, nn
 
 WIDTH, MULTIPLIERS, LATENT = 32, (1, 2, 1), 48
@@ -26,21 +27,11 @@ def build(public: Path) -> nn.Module:
 
 
 def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
-    latents = network.quant_conv(network.encoder(inputs["images"]))
-    chosen = network.quantize(latents)[2][2]
     codes = network.quantize.get_codebook_entry(inputs["tokens"].view(-1, GRID, GRID))
-    return {
-        "latents": latents,
-        "tokens": grid_of(chosen),
-        "images": network.decoder(network.post_quant_conv(codes)),
-    }
+    return quantised.theirs(network, codes, inputs)
 
 
-def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    return quantised.ours("llamagen", state, inputs)
-
-
-PARITY = Parity("llamagen", INPUTS, build, theirs, ours)
+PARITY = Parity("llamagen", INPUTS, build, theirs, partial(quantised.ours, "llamagen"))
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

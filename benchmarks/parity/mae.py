@@ -7,7 +7,6 @@ Predictions of masked patches, the encoder's features of a whole picture, and th
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,11 +14,21 @@ from unittest import mock
 import numpy as np
 import torch
 from harness import Parity, Tensors, converted, imported, run
-from masked_patches import PATCH, PICTURES, SIDE, our_tokens, pixels_first, predict, squared_error, visible_of
+from masked_patches import (
+    PATCH,
+    PICTURES,
+    POSITIONS,
+    SIDE,
+    SIZES,
+    our_tokens,
+    pixels_first,
+    predict,
+    squared_error,
+    visible_of,
+)
 from noised import drawn
 from torch import Tensor, nn
 
-from maskgen.models.decoders import class_and_grid
 from maskgen.tokenizers.image.patches import patchify
 
 RATIO = 0.75
@@ -30,10 +39,7 @@ def build(public: Path) -> nn.Module:
     code = imported(public, "models_mae")
     block = code.Block
     with mock.patch.object(code, "Block", lambda *sizes, qk_scale=None, **keys: block(*sizes, **keys)):  # noqa: ARG005
-        network: nn.Module = code.MaskedAutoencoderViT(
-            img_size=SIDE * PATCH, patch_size=PATCH, embed_dim=384, depth=2, num_heads=6, decoder_embed_dim=128,
-            decoder_depth=1, decoder_num_heads=4, norm_pix_loss=True, norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        )  # fmt: skip
+        network: nn.Module = code.MaskedAutoencoderViT(**SIZES, decoder_depth=1)
     return network
 
 
@@ -55,17 +61,7 @@ def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-PARITY = Parity(
-    "mae",
-    PICTURES,
-    build,
-    theirs,
-    ours,
-    fixed={
-        key: lambda shape: class_and_grid((SIDE, SIDE), (SIDE, SIDE), shape[-1])[None]
-        for key in ("pos_embed", "decoder_pos_embed")
-    },
-)
+PARITY = Parity("mae", PICTURES, build, theirs, ours, fixed=POSITIONS)
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

@@ -34,10 +34,6 @@ def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
     return scored(features, network.head(features), inputs)
 
 
-def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    return classified("mae-finetuned", state, inputs)
-
-
 def classified(layout: str, state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
     """Outputs of our converted classifier, whose pixels are in [0, 1]."""
     network = converted(layout, state)
@@ -53,7 +49,7 @@ def scored(features: Tensor, logits: Tensor, inputs: Tensors) -> dict[str, Tenso
 
 
 INPUTS = {"pictures": Input((ROWS, 3, SIDE * PATCH, SIDE * PATCH)), "labels": Input((ROWS,), below=CLASSES)}
-PARITY = Parity("mae_finetuned", INPUTS, build, theirs, ours)
+PARITY = Parity("mae_finetuned", INPUTS, build, theirs, partial(classified, "mae-finetuned"))
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

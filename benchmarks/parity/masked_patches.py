@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from harness import Input, Tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskgen.checkpoints.convert.vit import DEVIATION, MEAN
 from maskgen.core.subset import TokenSubset
+from maskgen.models.decoders import class_and_grid
 from maskgen.tokenizers.image.patches import patchify
 
 SIDE, PATCH, ROWS = 4, 16, 2
 PICTURES = {"pictures": Input((ROWS, 3, SIDE * PATCH, SIDE * PATCH)), "order": Input((ROWS, SIDE**2))}
+SIZES: dict[str, Any] = {
+    "img_size": SIDE * PATCH, "patch_size": PATCH, "embed_dim": 384, "depth": 2, "num_heads": 6,
+    "decoder_embed_dim": 128, "decoder_num_heads": 4, "norm_pix_loss": True,
+    "norm_layer": partial(nn.LayerNorm, eps=1e-6),
+}  # fmt: skip
+"""Of the public networks of MAE and CrossMAE, all but the decoder's depth."""
+POSITIONS = {
+    key: lambda shape: class_and_grid((SIDE, SIDE), (SIDE, SIDE), shape[-1])[None]
+    for key in ("pos_embed", "decoder_pos_embed")
+}
+"""Their tensors that are formulas, see `Parity`."""
 
 
 def our_tokens(pictures: Tensor) -> Tensor:

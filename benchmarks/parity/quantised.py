@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from harness import Input, Tensors, converted
 from torch import Tensor, nn
@@ -20,6 +22,15 @@ class Parts(nn.Module):
         if latent_width:
             self.quant_conv = nn.Conv2d(latent_width, DIM, 1)
             self.post_quant_conv = nn.Conv2d(DIM, latent_width, 1)
+
+
+def theirs(network: Any, codes: Tensor, inputs: Tensors) -> dict[str, Tensor]:
+    """What `ours` has, by the `Parts` of a public network; `codes` (B, D, h, w) of the tokens of `inputs`."""
+    latents = network.quant_conv(network.encoder(inputs["images"]))
+    return {
+        "latents": latents, "tokens": grid_of(network.quantize(latents)[2][2]),
+        "images": network.decoder(network.post_quant_conv(codes)),
+    }  # fmt: skip
 
 
 def ours(layout: str, state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:

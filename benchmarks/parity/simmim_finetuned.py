@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from harness import Parity, Tensors, imported, run
-from mae_finetuned import CLASSES, INPUTS, classified, scored
+from harness import Parity, imported, run
+from mae_finetuned import CLASSES, INPUTS, classified, theirs
 from masked_patches import PATCH, SIDE
-from torch import Tensor, nn
+from torch import nn
 
 
 def build(public: Path) -> nn.Module:
@@ -26,16 +25,7 @@ def build(public: Path) -> nn.Module:
     return network
 
 
-def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
-    features = network.forward_features(inputs["pictures"])
-    return scored(features, network.head(features), inputs)
-
-
-def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    return classified("simmim-finetuned", state, inputs)
-
-
-PARITY = Parity("simmim_finetuned", INPUTS, build, theirs, ours)
+PARITY = Parity("simmim_finetuned", INPUTS, build, theirs, partial(classified, "simmim-finetuned"))
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

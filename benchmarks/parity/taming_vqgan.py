@@ -7,12 +7,13 @@ Latents before the codebook, tokens of images, and images of other tokens.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import quantised
 from harness import Parity, Tensors, imported, run
-from quantised import CODES, DIM, GRID, INPUTS, SIDE, Parts, codes_of, grid_of
+from quantised import CODES, DIM, GRID, INPUTS, SIDE, Parts, codes_of
 from torch import Tensor, nn
 
 SIZES: dict[str, Any] = {
@@ -28,20 +29,10 @@ def build(public: Path) -> nn.Module:
 
 
 def theirs(network: Any, inputs: Tensors) -> dict[str, Tensor]:
-    latents = network.quant_conv(network.encoder(inputs["images"]))
-    codes = codes_of(network.quantize.embedding.weight, inputs["tokens"])
-    return {
-        "latents": latents,
-        "tokens": grid_of(network.quantize(latents)[2][2]),
-        "images": network.decoder(network.post_quant_conv(codes)),
-    }
+    return quantised.theirs(network, codes_of(network.quantize.embedding.weight, inputs["tokens"]), inputs)
 
 
-def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
-    return quantised.ours("taming", state, inputs)
-
-
-PARITY = Parity("taming_vqgan", INPUTS, build, theirs, ours)
+PARITY = Parity("taming_vqgan", INPUTS, build, theirs, partial(quantised.ours, "taming"))
 
 if __name__ == "__main__":
     run(PARITY, __doc__)

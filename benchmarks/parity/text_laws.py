@@ -35,6 +35,9 @@ T = 20
 """Steps of ReMDM."""
 SMALLEST = 1e-3
 """Of a p-value; below it two samplers count as different."""
+PAST = 1e-4
+"""Added to `t_on` and `t_off` of the public ReMDM-loop: its times lie up to 1e-5 above ours, and a step belongs to the
+phase of the time before it, so that without it the rise has one step too many and the end one too few."""
 REMDM = {
     "cap": {"eta": 0.1}, "rescale": {"eta": 0.3}, "conf": {},
     "loop": {"eta": 0.1, "t_on": 0.55, "t_off": 0.05, "alpha_on": 0.9},
@@ -66,7 +69,7 @@ def main() -> None:
     for name, (theirs, spec) in samplers(network, options.public, options.num).items():
         torch.manual_seed(SEED + 1)
         p = p_value(theirs(), sampled(network, spec, options.num))
-        worst = worst if "loop" in name else min(worst, p)  # known to differ, see docs/results/parity.md
+        worst = min(worst, p)
         print(f"{name:<44} p = {p:.3f}")
     z = likelihood(network, options.public)
     print(f"{'likelihood of an answer':<44} {z:.2f} standard errors apart")
@@ -141,6 +144,7 @@ def remdm(network: Small, public: Path, name: str, settings: dict[str, float], n
         visible = torch.nn.functional.one_hot(x, V).float().log()
         return torch.where((x == MASK)[..., None], logits, visible)
 
+    settings = {key: value + PAST if key in ("t_on", "t_off") else value for key, value in settings.items()}
     config = SimpleNamespace(
         noise=SimpleNamespace(type="loglinear"), loader=SimpleNamespace(eval_batch_size=n),
         model=SimpleNamespace(length=L - P),

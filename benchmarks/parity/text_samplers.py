@@ -20,12 +20,16 @@ import torch
 from harness import Input, Parity, Tensors, run
 from torch import Tensor, nn
 
+from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
 from maskgen.samplers import SAMPLERS
+from maskgen.samplers.guidance import Guidance
 
 V, D, P, L, MASK = 11, 8, 5, 21, 9
 LLADA = [(16, 16), (16, 4), (8, 16), (8, 4), (4, 8)]
 """Steps and length of a block."""
+GUIDED = [0.5, 2.0]
+"""LLaDA's `cfg_scale`: guidance by the masked prompt; ours is 1 + this."""
 THRESHOLDS = [(0.2, 16), (0.2, 4), (0.14, 8), (0.9, 8)]
 """Threshold and length of a block."""
 DREAM = {"entropy": "entropy", "margin": "topk_margin", "confidence": "maskgit_plus"}
@@ -45,7 +49,7 @@ class Toy(nn.Module):
     def logits(self, x_t: Tensor) -> Tensor:
         x = self.embedding[x_t]
         logits = 2 * torch.tanh(self.mixing @ x + 0.5 * x + self.places) @ self.head.T
-        return logits.index_fill(-1, torch.tensor([MASK]), -torch.inf)
+        return logits.index_fill(-1, torch.tensor([MASK]), -1e9)  # finite: guidance takes differences
 
     def forward(self, x_t: Tensor, *_: object, **__: object) -> Any:
         self.n_calls += 1
@@ -59,6 +63,11 @@ def theirs(network: Toy, inputs: Tensors) -> dict[str, Tensor]:
     for steps, length in LLADA:
         found[f"llada {steps} {length}"] = counted(
             network, lambda s=steps, n=length: llada(network, prompt, None, s, L - P, n, mask_id=MASK)
+        )
+    seen = torch.ones_like(prompt)  # the public code needs it with guidance
+    for w in GUIDED:
+        found[f"llada guided {w}"] = counted(
+            network, lambda w=w: llada(network, prompt, seen, 8, L - P, 4, cfg_scale=w, mask_id=MASK)
         )
     sys.modules.setdefault("model", ModuleType("model"))
     sys.modules["model.modeling_llada"] = stub("model.modeling_llada", LLaDAModelLM=Toy)
@@ -88,6 +97,11 @@ def ours(state: dict[str, Tensor], inputs: Tensors) -> dict[str, Tensor]:
     for steps, length in LLADA:
         found[f"llada {steps} {length}"] = sampled(
             network, inputs, {"type": "llada", "steps": steps, "block_length": length}
+        )
+    for w in GUIDED:
+        guidance = Guidance(1 + w)
+        found[f"llada guided {w}"] = sampled(
+            network, inputs, {"type": "llada", "steps": 8, "block_length": 4}, guidance
         )
     for tau, length in THRESHOLDS:
         spec = {"type": "fast_dllm", "threshold": tau, "block_length": length}
@@ -119,14 +133,15 @@ def start(inputs: Tensors) -> Tensor:
     return torch.cat([inputs["prompt"], torch.full((1, L - P), MASK)], 1)
 
 
-def sampled(network: Toy, inputs: Tensors, spec: dict[str, object]) -> Tensor:
+def sampled(network: Toy, inputs: Tensors, spec: dict[str, object], guidance: Guidance = Guidance()) -> Tensor:
     """Tokens and evaluations of one of our samplers."""
     sampler = SAMPLERS.build(spec)
 
-    def denoise(x_t: Tensor, _: Tensor, *, where: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    def denoiser(x_t: Tensor, _: Tensor, cond: object = None, *, where: Tensor | None = None) -> Categorical:  # noqa: ARG001
         logits: Tensor = network(x_t).logits
-        return logits
+        return Categorical(logits if where is None else logits[where], where)
 
+    denoise = guidance.bind(denoiser, None, mask_id=MASK, prompt=start(inputs) != MASK)
     return counted(network, lambda: sampler(denoise, start(inputs), Rng.per_sample([0]), mask_id=MASK))
 
 

@@ -12,11 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.filling import fill_mapped
+from maskgen.checkpoints.filling import Where, fill_mapped, on_cpu
 from maskgen.checkpoints.locate import MODEL, TRAINING, locate
 from maskgen.checkpoints.manifest import CheckpointError
 from maskgen.checkpoints.stored import StoredTensors
+from maskgen.core.errors import first_line
 from maskgen.nn.lora import LoraSettings, add_lora
+from maskgen.recipes.schema import Recipe
 
 BASE = "base"
 """Folder of a run directory with the weights that low-rank changes are added to."""
@@ -54,22 +56,79 @@ def weights_in(folder: Path, weights: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it has none.
     """
-    file = folder / (MODEL if weights == "ema" else TRAINING)
-    if not file.is_file():
-        way = "; it was exported for use, take --weights ema" if weights == "model" else ""
-        raise CheckpointError(f"{folder} has no {file.name}{way}")
+    file = _file_of(folder, weights)
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from None
+        raise CheckpointError(f"{file} cannot be read: {first_line(error)}") from None
     if weights == "ema":
         return tensors
     return {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
 
 
+def _file_of(folder: Path, weights: str) -> Path:
+    file = folder / (MODEL if weights == "ema" else TRAINING)
+    if not file.is_file():
+        way = "; it was exported for use, take --weights ema" if weights == "model" else ""
+        raise CheckpointError(f"{folder} has no {file.name}{way}")
+    return file
+
+
 def has_base(home: Path) -> bool:
     """Whether the weights below the low-rank changes of checkpoint `home` are in its run directory."""
     return any((run / BASE / MODEL).is_file() for run in (home.parent, home))
+
+
+def believed(stored: StoredTensors, recipe: Recipe, base: Base | None, home: Path) -> dict[str, Tensor] | None:
+    """Headers of the tensors that bound the sizes of a network: those stored, and those below low-rank changes.
+
+    None for changes of a pretrained network whose weights its library loads: the sizes are those of that file.
+
+    Raises:
+        CheckpointError: the weights below are not there.
+    """
+    if recipe.lora is None:
+        return stored.headers()
+    file = _base_file(required_base(base, home), home)
+    if file is None:
+        return None if recipe.is_pretrained else stored.headers()
+    return stored.headers() | {f"below.{name}": value for name, value in StoredTensors.of(file).headers().items()}
+
+
+def required_base(base: Base | None, home: Path) -> Base:
+    """The description of the weights below low-rank changes, as it has to be.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    if base is None:
+        raise CheckpointError(f"{home} holds low-rank changes, but does not name the weights they belong to")
+    texts = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("source", "weights", "digest"))
+    names = base.get("trained") if texts else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{home}: what it says of the weights below its changes is damaged")
+    return base
+
+
+def _base_file(base: Base, home: Path) -> Path | None:
+    """The file of the weights below low-rank changes: in the run directory of checkpoint `home`, else at their source.
+
+    None for the initial weights of a network, of which there is no file.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    for run in (home.parent, home):
+        if (run / BASE / MODEL).is_file():
+            return run / BASE / MODEL
+    if not base["source"]:
+        return None
+    try:
+        return _file_of(locate(base["source"]), base["weights"])
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{home} holds low-rank changes of {base['source']}, which is not there: {error}"
+        ) from None
 
 
 def base_tensors(base: Base, home: Path, built: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,18 +142,11 @@ def base_tensors(base: Base, home: Path, built: Mapping[str, Tensor]) -> dict[st
     Raises:
         CheckpointError: they are not there, or have been changed.
     """
-    for run in (home.parent, home):
-        if (run / BASE / MODEL).is_file():
-            return _verified(weights_in(run / BASE, "ema"), base, run / BASE)
-    if not base["source"]:
+    file = _base_file(base, home)
+    if file is None:
         return _verified(dict(built), base, home)
-    try:
-        folder = locate(base["source"])
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{home} holds low-rank changes of {base['source']}, which is not there: {error}"
-        ) from None
-    return _verified(weights_in(folder, base["weights"]), base, folder)
+    weights = "ema" if file.name == MODEL else "model"
+    return _verified(weights_in(file.parent, weights), base, file.parent)
 
 
 def _verified(tensors: dict[str, Tensor], base: Base, place: Path) -> dict[str, Tensor]:
@@ -114,26 +166,27 @@ def fill_network(
     base: Base | None,
     home: Path,
     dtype: torch.dtype | None = None,
+    where: Where = on_cpu,
 ) -> None:
     """Load the weights of checkpoint `home` into a network as its recipe builds it; low-rank changes are added to them.
 
-    The network was built `without_weights` if there are no changes; `dtype` is that of `fill_mapped`.
+    The network was built `without_weights` if there are no changes; `dtype` and `where` are those of `fill_mapped`,
+    with low-rank changes all is float32 and on the CPU.
 
     Raises:
         CheckpointError: weights that do not fit the recipe or are not finite, or the base of the changes is not there.
     """
     try:
         if lora is None:
-            fill_mapped(network, stored, dtype)
-        elif base is None:
-            raise CheckpointError(f"{home} holds low-rank changes, but does not name the weights they belong to")
+            fill_mapped(network, stored, dtype, where)
         else:
             changes = {name: value.float() for name, value in stored.items()}
-            fill_merged(network, lora, changes, base_tensors(base, home, network.state_dict()))
+            fill_merged(network, lora, changes, base_tensors(required_base(base, home), home, network.state_dict()))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{home}: weights do not fit the recipe: {reason}") from None
-    unusable = [name for name, value in network.named_parameters() if not is_finite(value)]
+    values = ((name, stored[name] if value.is_meta else value) for name, value in network.named_parameters())
+    unusable = [name for name, value in values if not is_finite(value)]
     if unusable:
         raise CheckpointError(f"{home}: weights {unusable[0]} hold NaN or infinity; use an earlier checkpoint")
 

@@ -1,17 +1,16 @@
-"""The construction of a network from sizes that anybody may have written, bounded by the weights that are there."""
+"""The construction of a network from untrusted sizes, bounded by the weights that are stored."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor, nn
-from torch.nn.modules import module
+from torch import Tensor
 
 from maskgen.checkpoints.manifest import CheckpointError
-from maskgen.core.errors import first_line, is_out_of_memory
+from maskgen.core.errors import first_line
+from maskgen.nn.counting import TooLargeError, counted
 
 MORE_PARTS, MORE_ELEMENTS = 2_000, 2**28
 """Modules, parameters and buffers, and numbers in them, that a network may register beyond `PER_STORED` for each stored
@@ -21,15 +20,11 @@ PER_STORED = 16
 """A parameter may be registered again, by a list of modules or in place of another; a buffer need not be stored."""
 
 
-class TooLargeError(Exception):
-    """A network has far more parts or numbers than its weights."""
-
-
 @contextmanager
 def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[None]:
     """Context in which a network is built that has about as many parts and numbers as are stored of it.
 
-    Sizes in a recipe can ask for any amount of memory and time; the file bounds what is believed.
+    Sizes in a recipe may need any amount of memory and time; the stored weights bound what is built.
 
     Args:
         stored: its tensors, by shape; None bounds nothing.
@@ -43,40 +38,14 @@ def bounded_build(stored: Mapping[str, Tensor] | None, home: Path) -> Iterator[N
         return
     n_elements = sum(value.numel() for value in stored.values())
     try:
-        with _counted(MORE_PARTS + PER_STORED * len(stored), MORE_ELEMENTS + PER_STORED * n_elements):
+        with counted(MORE_PARTS + PER_STORED * len(stored), MORE_ELEMENTS + PER_STORED * n_elements):
             yield
-    except (TooLargeError, RuntimeError, OverflowError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not _is_about_size(error):
-            raise CheckpointError(f"{home}: its network cannot be built: {first_line(error)}") from error
-        raise CheckpointError(
-            f"{home}: sizes in its recipe or description do not belong to its weights ({n_elements:,} numbers): the "
-            "network would be far larger"
-        ) from error
+    except TooLargeError as error:
+        reason = "sizes in its recipe or description do not belong to its weights, the network would be far larger"
+        raise _refusal(home, n_elements, reason) from error
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise _refusal(home, n_elements, first_line(error)) from error
 
 
-def _is_about_size(error: RuntimeError) -> bool:
-    """Whether torch refused a size, or has no memory for it."""
-    return is_out_of_memory(error) or any(word in str(error).lower() for word in ("overflow", "dimension", "size"))
-
-
-@contextmanager
-def _counted(n_parts: int, n_elements: int) -> Iterator[None]:
-    """Raise `TooLargeError` in this thread at the registration of one part or number too many."""
-    thread, left = threading.get_ident(), [n_parts, n_elements]
-
-    def count(_module: nn.Module, _name: str, part: Tensor | nn.Module | None) -> None:
-        if threading.get_ident() != thread:
-            return
-        left[0] -= 1
-        left[1] -= part.numel() if isinstance(part, Tensor) else 0
-        if min(left) < 0:
-            raise TooLargeError
-
-    with ExitStack() as hooks:
-        for register in (
-            module.register_module_module_registration_hook,
-            module.register_module_parameter_registration_hook,
-            module.register_module_buffer_registration_hook,
-        ):
-            hooks.callback(register(count).remove)
-        yield
+def _refusal(home: Path, n_elements: int, reason: str) -> CheckpointError:
+    return CheckpointError(f"{home}: no network of its sizes can be built for {n_elements:,} stored numbers: {reason}")

@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskgen.checkpoints.adapters import fill_network, has_base
+from maskgen.checkpoints.adapters import believed, fill_network, has_base
 from maskgen.checkpoints.autoencoder import verify_autoencoder
 from maskgen.checkpoints.bounds import bounded_build
-from maskgen.checkpoints.filling import without_weights
+from maskgen.checkpoints.filling import Where, cast_matrices, on_cpu, without_weights
 from maskgen.checkpoints.info import Checkpoint as Checkpoint
 from maskgen.checkpoints.locate import MODEL as MODEL
 from maskgen.checkpoints.locate import RECIPE as RECIPE
@@ -39,6 +39,9 @@ from maskgen.checkpoints.manifest import CheckpointError as CheckpointError
 from maskgen.checkpoints.manifest import checkpoints_in as checkpoints_in
 from maskgen.checkpoints.manifest import flush, free_space, sealed, stamps, verify, verify_seal
 from maskgen.checkpoints.manifest import newest_in as newest_in
+from maskgen.checkpoints.placement import Placement, Spread
+from maskgen.checkpoints.stored import StoredTensors
+from maskgen.core.errors import UserError
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.yaml_reader import read_yaml
 from maskgen.recipes.build import System, build_system
@@ -87,6 +90,46 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
     Raises:
         CheckpointError: see `Checkpoint.tensors`; also weights that do not fit the recipe.
     """
+    stored = checkpoint.stored()
+    system = _built(checkpoint, stored)
+    _fill_system(checkpoint, system, stored, dtype)
+    return system
+
+
+def load_placed(checkpoint: Checkpoint, spread: Spread, dtype: torch.dtype | None = None) -> tuple[System, Placement]:
+    """As `load_system`, the network's blocks spread over devices; the tokenizer is on the CPU.
+
+    Raises:
+        CheckpointError: see `load_system`.
+        UserError: a network that cannot be spread, or low-rank changes, which are added to weights in memory.
+    """
+    if checkpoint.recipe.lora is not None:
+        raise UserError(
+            f"device_map: {checkpoint.path} holds low-rank changes; `maskgen export` it first, which adds them up"
+        )
+    stored = checkpoint.stored()
+    system = _built(checkpoint, stored)
+    cast_matrices(system.network, dtype)
+    tokenizer = system.tokenizer
+    reserved = sum(p.nbytes for p in tokenizer.parameters()) if isinstance(tokenizer, nn.Module) else 0
+    placement = spread.place(system.network, reserved)
+    _fill_system(checkpoint, system, stored, dtype, placement.where)
+    placement.apply(system.network, stored)
+    return system, placement
+
+
+def _fill_system(
+    checkpoint: Checkpoint, system: System, stored: StoredTensors, dtype: torch.dtype | None, where: Where = on_cpu
+) -> None:
+    """Fill the network of a system and make it ready for use."""
+    base = checkpoint.info.get("base")
+    with bounded_build(believed(stored, checkpoint.recipe, base, checkpoint.path), checkpoint.path):  # of changes
+        fill_network(system.network, checkpoint.recipe.lora, stored, base, checkpoint.path, dtype, where)
+    system.network.eval().requires_grad_(False)
+
+
+def _built(checkpoint: Checkpoint, stored: StoredTensors) -> System:
+    """The checkpoint's system before its weights are read: see `without_weights`."""
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
     if checkpoint.recipe.lora is not None and not has_base(checkpoint.path):
         facts = replace(facts, architecture=None)  # the weights below the changes are those of its source
@@ -102,16 +145,13 @@ def load_system(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Sys
         tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
-    lora, stored = checkpoint.recipe.lora, checkpoint.stored()
-    headers = None if lora is not None else stored.headers()  # changes are smaller than the network
+    lora, base = checkpoint.recipe.lora, checkpoint.info.get("base")
+    headers = believed(stored, checkpoint.recipe, base, checkpoint.path)
     # transformers ties weights as it builds. A tokenizer's initial weights are drawn, though not used: a generator's
     # come after them in a training, and a seed keeps its run.
     is_empty = lora is None and facts.architecture is None and recipe.task == "generator"
     with bounded_build(headers, checkpoint.path), without_weights(is_empty):
-        system = build_system(recipe, facts, tokenizer, built_on=built_on)
-    fill_network(system.network, lora, stored, checkpoint.info.get("base"), checkpoint.path, dtype)
-    system.network.eval().requires_grad_(False)
-    return system
+        return build_system(recipe, facts, tokenizer, built_on=built_on)
 
 
 def usable(checkpoint: Checkpoint) -> tuple[Recipe, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Values of a checkpoint.json, which may come from anybody: types and limits are checked when they are read."""
+"""Values of a checkpoint.json, an untrusted file: types and limits are checked when they are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from maskgen.core.terminal import printable
 
 MOST_CLASSES = 10**6
 MOST_SIDE = 2**27
-"""Largest size that is believed, and the largest number of values of an image."""
+"""Largest size that is accepted, and the largest number of values of an image."""
 MOST_STEPS = 2**62
 
 

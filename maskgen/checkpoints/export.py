@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint, usable
-from maskgen.core.errors import UserError
+from maskgen.checkpoints.filling import DTYPES
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
 from maskgen.core.registry import Registry
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 EXPORTERS: Registry[None] = Registry("format", home="maskgen.checkpoints:EXPORTERS")
 
 
@@ -67,4 +67,4 @@ def _scores(report: str) -> list[dict[str, object]]:
         entries = [tree["score"], tree["reconstruction_floor"], tree["train_floor"], *tree["others"]]
         return [{key: entry[key] for key in ("name", "of", "value", "n_samples")} for entry in entries if entry]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--report {report} is not a report of `maskgen evaluate`: {error}") from None
+        raise UserError(f"--report {report} is not a report of `maskgen evaluate`: {first_line(error)}") from None

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and its files."""
+"""A checkpoint as it is stored: its recipe, its description and its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says of itself: `info` is its checkpoint.json."""
+    """A checkpoint at `path`; `info` is the content of its checkpoint.json."""
 
     path: Path
     recipe: Recipe

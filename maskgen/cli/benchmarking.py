@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from maskgen.cli.options import DEVICE, choices, listed, program, say
+from maskgen.cli.options import DEVICE, Finite, choices, finite, listed, program, say
 from maskgen.cli.scoring import BESIDE, LIST_BESIDE, LIST_PROTOCOLS, PROTOCOL, SEED, WEIGHTS
 
 
@@ -18,9 +18,7 @@ def bench() -> None:
 @bench.command()
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 @click.option("--experiment", metavar="NAME", help="A shipped experiment; an unknown name lists them. Default: budget.")
-@click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), help="CPU minutes of training per arm and seed."
-)
+@click.option("--minutes", type=Finite(min=0, min_open=True), help="CPU minutes of training per arm and seed.")
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Number of training runs per arm.")
 @click.option("--arms", metavar="a,b", help="Arms to run; the name of a group stands for all its arms. Default: all.")
 @click.option("--num", type=click.IntRange(2), metavar="N", help="Number of samples to score the last checkpoint with.")
@@ -45,7 +43,7 @@ def budget(**options: object) -> None:
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT ...")
 @click.option("--samplers", metavar="a,b", callback=listed(str), help="Samplers to compare. Default: the recipe's.")
 @click.option("--steps", metavar="4,8,16", callback=listed(int), help="Decoding steps. Default: the recipe's.")
-@click.option("--guidance", metavar="1,2,3", callback=listed(float), help="Guidance scales. Default: the recipe's.")
+@click.option("--guidance", metavar="1,2,3", callback=listed(finite), help="Guidance scales. Default: the recipe's.")
 @click.option("--set", "arguments", multiple=True, metavar="key=value", help="Sampler argument; may be repeated.")
 @click.option(
     "--num",

@@ -8,7 +8,8 @@ from io import StringIO
 import click
 
 from maskgen.cli import benchmarking, coding, converting, listing, sampling, scoring, training
-from maskgen.core.errors import DiskFull, OutOfMemory, UserError, is_out_of_memory
+from maskgen.core.console import surviving_output
+from maskgen.core.errors import DiskFull, OutOfMemory, UserError, is_out_of_memory, system_message
 from maskgen.core.files import NO_SPACE
 from maskgen.core.terminal import printable
 from maskgen.core.version import __version__
@@ -47,23 +48,28 @@ for _command in COMMANDS:
 
 
 def main(*arguments: str) -> None:
-    """Run the command line; a user's mistake is one message and exit code 2."""
+    """Run the command line; a user's mistake is one message and exit code 2. Output may lose its reader."""
+    with surviving_output():
+        _run([*arguments, *sys.argv[1:]])
+
+
+def _run(words: list[str]) -> None:
     try:
-        cli.main([*arguments, *sys.argv[1:]], prog_name="maskgen", standalone_mode=False)
+        cli.main(words, prog_name="maskgen", standalone_mode=False)
     except click.ClickException as error:
         shown = StringIO()
         error.show(shown)
         click.echo(printable(shown.getvalue(), keep="\n"), err=True, nl=False)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        is_training = (arguments or tuple(sys.argv[1:]))[:1] == ("train",)
-        click.echo("stopped" + "; add --resume to continue from the last checkpoint" * is_training, err=True)
+        way = "; add --resume to continue from the last checkpoint" if words[:1] == ["train"] else ""
+        click.echo(f"stopped{way}", err=True)
         sys.exit(130)
     except UserError as error:
         _complain(str(error))
         sys.exit(error.code)
     except OSError as error:
-        _complain(str(error))
+        _complain(system_message(error))
         sys.exit(DiskFull.code if error.errno in NO_SPACE else 2)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

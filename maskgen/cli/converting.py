@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT, CONVERTERS, EXPORTERS, Name, registered
-from maskgen.cli.options import listing, program, say
+from maskgen.cli.options import NUMBER_FORMAT, listing, program, say
 from maskgen.cli.tables import table
 from maskgen.core import catalogue
 
@@ -25,7 +25,7 @@ from maskgen.core import catalogue
 @click.option(
     "--tokenizer", metavar="FOLDER_OR_ID", help="Tokenizer or autoencoder: a folder, a checkpoint or a hub id."
 )
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the weights. Default: the file's.")
+@click.option("--dtype", type=NUMBER_FORMAT, help="Type of the weights. Default: the file's.")
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the images, if the file lacks it.")
 @click.option("--dry-run", is_flag=True, help="Check the file and say what the checkpoint would need; write nothing.")
 @click.option("--list", "is_list", is_flag=True, help="List the layouts that can be converted.")
@@ -63,9 +63,7 @@ def _described(entry: catalogue.Entry) -> str:
     "--format", "format_", type=Name("format", registered(EXPORTERS)), default="maskgen", show_default=True,
     metavar="NAME", help="What to write, a name from --list-formats.",
 )  # fmt: skip
-@click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Type of the weights."
-)
+@click.option("--dtype", type=NUMBER_FORMAT, default="fp32", show_default=True, help="Type of the weights.")
 @click.option("--summary", metavar="TEXT", help="One line for the model card.")
 @listing("list-formats", EXPORTERS)
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +21,14 @@ from maskgen.core.yaml_reader import YamlError, read_yaml
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
+class Finite(click.FloatRange):
+    """A number in a range, neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is no finite number", param, ctx)
+
+
 class Device(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has no type arguments
     """A device as the library takes it: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; whether it is there is seen later."""
 
@@ -34,6 +43,9 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has
     def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
+
+NUMBER_FORMAT = click.Choice(["fp32", "bf16", "fp16"])
+"""Of weights, as `--dtype` takes it."""
 
 DEVICE = click.option("--device", type=Device(), default="auto", show_default=True, help="Where to compute.")
 
@@ -53,14 +65,14 @@ def sampling(command: Callable[..., object]) -> Callable[..., object]:
     options = [
         click.option("--sampler", type=SAMPLER, metavar="NAME", help="See `maskgen samplers`. Default: the recipe's."),
         click.option("--steps", type=click.IntRange(1), help="Number of decoding steps."),
-        click.option("--guidance", type=click.FloatRange(0), metavar="W", help="Guidance scale; 1 turns it off."),
+        click.option("--guidance", type=Finite(0), metavar="W", help="Guidance scale; 1 turns it off."),
         click.option(
             "--guidance-interval",
             metavar="LOW,HIGH",
-            callback=listed(float),
+            callback=listed(finite),
             help="Times t in [0, 1] at which guidance is on.",
         ),
-        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Temperature of token sampling."),
+        click.option("--temperature", type=Finite(0), metavar="T", help="Temperature of token sampling."),
         click.argument("arguments", nargs=-1, metavar="[key=value ...]"),
     ]
     for option in reversed(options):
@@ -102,6 +114,18 @@ def listed(kind: Callable[[str], object]) -> Callable[[object, click.Parameter, 
             raise click.BadParameter(f"{text!r} is not a list such as {option.metavar}") from None
 
     return split
+
+
+def finite(text: str) -> float:
+    """The number in a text.
+
+    Raises:
+        ValueError: it is none, NaN or infinite.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def listing(title: str, *homes: str) -> Callable[[Command], Command]:

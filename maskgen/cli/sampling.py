@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT
-from maskgen.cli.options import DEVICE, choices, program, sampling, say
+from maskgen.cli.options import DEVICE, NUMBER_FORMAT, Finite, choices, program, sampling, say
 
 
 @click.command()
@@ -46,7 +46,7 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
 )
 @click.option(
     "--strength",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Finite(0, 1, min_open=True),
     metavar="SHARE",
     help="Share of the hole's tokens to generate, drawn at random: a variation of --picture. Default: 1.",
 )
@@ -66,11 +66,23 @@ from maskgen.cli.options import DEVICE, choices, program, sampling, say
     help="Images: a grid (.png, .jpg, .webp), an .npz, or a folder of PNGs. Text: .txt or .jsonl.",
 )
 @click.option(
-    "--scale", type=click.IntRange(1), metavar="N", help="Whole factor by which the images of a grid are enlarged."
+    "--scale", type=click.IntRange(1, 64), metavar="N", help="Whole factor by which the images of a grid are enlarged."
 )
 @click.option("--animate", metavar="FILE", help="Also write a .gif or .png of the images after every decoding step.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Samples computed together.")
 @DEVICE
+@click.option("--dtype", type=NUMBER_FORMAT, help="Type of the weights. Default: fp32.")
+@click.option(
+    "--device-map",
+    type=click.Choice(["auto", "balanced", "balanced_low_0", "sequential"]),
+    help="Spread the network over all devices, memory of the CPU and the disk, in place of --device.",
+)
+@click.option(
+    "--max-memory",
+    multiple=True,
+    metavar="DEVICE=SIZE",
+    help="Limit of --device-map, for example 0=10GB or cpu=30GB; may be repeated. Default: what is free.",
+)
 @sampling
 def sample(checkpoint: str, arguments: tuple[str, ...], **options: object) -> None:
     """Sample from CHECKPOINT: a zoo name, a checkpoint or run directory, or a Hugging Face hub id.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from maskgen.cli.names import CHECKPOINT, FEATURE_METRICS, METRICS, PROTOCOLS, Name, protocol_names, registered
-from maskgen.cli.options import DEVICE, choices, listing, program, sampling, say
+from maskgen.cli.options import DEVICE, Finite, choices, listing, program, sampling, say
 
 PROTOCOL = click.option(
     "--protocol",
@@ -66,7 +66,7 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @click.option(
     "--split",
     type=click.Choice(["test", "validation", "train"]),
-    help="Likelihood: the data to evaluate. Default: test.",
+    help="Likelihood, exact match: the data to evaluate. Default: test.",
 )
 @click.option(
     "--strata",
@@ -82,7 +82,12 @@ LIST_PROTOCOLS = listing("list-protocols", PROTOCOLS)
 @click.option(
     "--length", type=click.IntRange(1), metavar="N", help="Tokens per generated text. Default: as in training."
 )
-@click.option("--file", metavar="TASKS.jsonl", help="Choices: tasks, an object with prompt, choices and answer a line.")
+@click.option(
+    "--file",
+    metavar="FILE.jsonl",
+    help="Choices: tasks, an object with prompt, choices and answer a line. Exact match: prompt and response, or "
+    "messages. Default: held-out data of its own.",
+)
 @click.option(
     "--draws", type=click.IntRange(1), metavar="N", help="Choices: masks per answer of a masked model. Default: 128."
 )
@@ -121,7 +126,7 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option("--num", type=click.IntRange(2), metavar="N", help="Maximum number of training images.")
 @click.option(
     "--label-share",
-    type=float,
+    type=Finite(),
     multiple=True,
     default=(1.0,),
     show_default=True,
@@ -150,10 +155,10 @@ def evaluate(checkpoint: str, arguments: tuple[str, ...], **options: object) -> 
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="Fine-tuning: number of epochs. Default: 3.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Fine-tuning: CPU minutes to train for, instead of --epochs.",
 )
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Fine-tuning: learning rate. Default: 1e-3.")
+@click.option("--lr", type=Finite(min=0, min_open=True), help="Fine-tuning: learning rate. Default: 1e-3.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fine-tuning and text: random seed.")
 @click.option(
     "--baseline",

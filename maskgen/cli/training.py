@@ -8,8 +8,7 @@ import threading
 import click
 
 from maskgen.cli.names import CHECKPOINT, RECIPE
-from maskgen.cli.options import DEVICE, program, say
-from maskgen.core.console import surviving_output
+from maskgen.cli.options import DEVICE, Finite, program, say
 
 
 @click.command()
@@ -24,6 +23,7 @@ from maskgen.core.console import surviving_output
     help="Continue from the newest checkpoint of the run directory; `--resume auto` starts a new run if there is none.",
 )
 @click.option("--seed", type=int, metavar="N", help="Random seed; the same as seed=N.")
+@click.option("--data", metavar="PATH", help="File or folder of the data; the same as data.path=PATH.")
 @click.option(
     "--from", "source", type=CHECKPOINT, metavar="CHECKPOINT", help="Start from the weights of CHECKPOINT (fine-tune)."
 )
@@ -36,6 +36,7 @@ def train(
     overrides: tuple[str, ...],
     resume: str | None,
     seed: int | None,
+    data: str | None,
     source: str | None,
     weights: str | None,
     **options: str | None,
@@ -47,14 +48,14 @@ def train(
     if resume not in (None, "yes", "auto"):  # `--resume train.steps=500`: the value is an override
         overrides, resume = (str(resume), *overrides), "yes"
     overrides += () if seed is None else (f"seed={seed}",)
+    overrides += () if data is None else (f"data.path={data}",)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it requests a checkpoint, and there is none to write yet
-    with surviving_output():
-        start = "auto" if resume == "auto" else resume is not None
-        given = {"checkpoint": source, "weights": weights}
-        chosen = {key: value for key, value in given.items() if value is not None}
-        checkpoint = program("train.program").run(recipe, overrides, resume=start, start=chosen, **options)
-        say(f"checkpoint: {checkpoint}")
+    start = "auto" if resume == "auto" else resume is not None
+    given = {"checkpoint": source, "weights": weights}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    checkpoint = program("train.program").run(recipe, overrides, resume=start, start=chosen, **options)
+    say(f"checkpoint: {checkpoint}")
 
 
 @click.command()
@@ -63,9 +64,13 @@ def train(
 @click.option(
     "--gpu", default="h100", show_default=True, metavar="NAME", help="GPU to estimate hours for: h100, a100, 4090, ..."
 )
-@click.option("--price", type=click.FloatRange(0), metavar="USD", help="Price of one hour of this GPU.")
+@click.option("--price", type=Finite(0), metavar="USD", help="Price of one hour of this GPU.")
 @click.option(
-    "--mfu", type=float, default=0.4, show_default=True, help="Assumed model FLOPs utilisation, a share of the peak."
+    "--mfu",
+    type=Finite(),
+    default=0.4,
+    show_default=True,
+    help="Assumed model FLOPs utilisation, a share of the peak.",
 )
 @click.option("--no-measure", is_flag=True, help="Do not time training steps on this machine.")
 @click.option(

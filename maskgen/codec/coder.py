@@ -164,7 +164,7 @@ def _stream() -> ModuleType:
 
 
 def pack(values: list[int]) -> bytes:
-    """Non-negative whole numbers, seven bits a byte, the lowest first; the eighth bit says that more follow."""
+    """Non-negative whole numbers, seven bits a byte, the lowest first; the eighth bit is set where more follow."""
     packed = bytearray()
     for value in values:
         while value > 127:
@@ -180,13 +180,23 @@ def unpack(packed: bytes) -> list[int]:
     Raises:
         ValueError: the last number is cut off.
     """
-    values, value, shift = [], 0, 0
-    for byte in packed:
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            values.append(value)
-            value, shift = 0, 0
-    if shift:
-        raise ValueError("a packed number is cut off")
+    values, at = [], 0
+    while at < len(packed):
+        value, at = number_at(packed, at)
+        values.append(value)
     return values
+
+
+def number_at(packed: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a place, and the place after it.
+
+    Raises:
+        ValueError: it is cut off.
+    """
+    value = shift = 0
+    for place in range(at, len(packed)):
+        value |= (packed[place] & 127) << shift
+        if packed[place] < 128:
+            return value, place + 1
+        shift += 7
+    raise ValueError("a packed number is cut off")

@@ -1,4 +1,4 @@
-"""The file format `.mgc`: a header that says what was coded by which model, and the code in pieces.
+"""The file format `.mgc`: a header that names content and model, and the code in pieces.
 
     b"MGC1" | CRC-32 of all that follows, 4 bytes | length of the header | header, JSON in zlib | pieces
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from maskgen.codec.coder import Code, pack
+from maskgen.codec.coder import Code, number_at, pack
 from maskgen.core.errors import UserError
 
 MAGIC = b"MGC1"
@@ -24,7 +24,7 @@ MOST_HEADER = 2**24
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its content.
+    """Description of a file's content.
 
     Attributes:
         model: name or path of the checkpoint, as the user gave it.
@@ -59,8 +59,8 @@ class Header:
 
 def to_bytes(header: Header, pieces: Sequence[Code]) -> bytes:
     """The content of a file."""
-    said = zlib.compress(json.dumps(list(asdict(header).values()), separators=(",", ":")).encode(), 9)
-    body = pack([len(said)]) + said
+    described = zlib.compress(json.dumps(list(asdict(header).values()), separators=(",", ":")).encode(), 9)
+    body = pack([len(described)]) + described
     for code in pieces:
         body += pack([len(code.words), len(code.exceptions)]) + code.words + code.exceptions
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
@@ -84,25 +84,15 @@ def from_bytes(content: bytes, name: str) -> tuple[Header, list[Code]]:
 
 
 def _parse(body: bytes) -> tuple[Header, list[Code]]:
-    length, at = _number(body, 0)
-    said: Any = json.loads(zlib.decompressobj().decompress(body[at : at + length], MOST_HEADER))
-    keys: dict[str, Any] = dict(zip((field.name for field in fields(Header)), said, strict=True))
+    length, at = number_at(body, 0)
+    values: Any = json.loads(zlib.decompressobj().decompress(body[at : at + length], MOST_HEADER))
+    keys: dict[str, Any] = dict(zip((field.name for field in fields(Header)), values, strict=True))
     header = Header(**keys | {"names": tuple(str(name) for name in keys["names"])})
     at, pieces = at + length, []
     while at < len(body):
-        n_words, at = _number(body, at)
-        n_exceptions, at = _number(body, at)
+        n_words, at = number_at(body, at)
+        n_exceptions, at = number_at(body, at)
         end = at + n_words + n_exceptions
         pieces.append(Code(body[at : at + n_words], body[at + n_words : end]))
         at = end
     return header, pieces
-
-
-def _number(body: bytes, at: int) -> tuple[int, int]:
-    """The packed number at a place, and the place after it."""
-    value = shift = 0
-    while True:
-        byte = body[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at

@@ -30,6 +30,7 @@ class CheckContext:
         has_views: training has two views of each image.
         has_previews: training writes samples.
         has_pixels: tokens are patches of pixels.
+        has_answers: rows are a prompt, which is never masked, and an answer.
     """
 
     kind: StreamKind
@@ -44,6 +45,7 @@ class CheckContext:
     has_views: bool = False
     has_previews: bool = False
     has_pixels: bool = False
+    has_answers: bool = False
 
 
 def check_part(part: object, context: CheckContext) -> None:

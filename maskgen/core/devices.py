@@ -39,6 +39,11 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     return _numbered(device) if device.type == "cuda" else device
 
 
+def numbered_device(place: int | str | torch.device) -> torch.device:
+    """As `pick_device`, also by the number of a CUDA device, which is how accelerate and transformers name them."""
+    return pick_device(f"cuda:{place}" if isinstance(place, int) else place)
+
+
 def _unknown(name: object) -> str:
     return f"unknown device {str(name)!r}; choose from auto, cpu, cuda, cuda:N, mps"
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line: the first of its message, or its type where there is no message."""
+    """An error in one line: the first of its message, or its type where there is no message.
+
+    Of a file that the system refuses, its reason without error number and name.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def system_message(error: OSError) -> str:
+    """What the system refused: `FILE: no such file or directory`."""
+    names = [
+        os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)
+    ]
+    return ": ".join([" to ".join(names), first_line(error)] if names else [first_line(error)])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -167,6 +167,19 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most + 1)
 
 
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Numbers, from 1, and texts of the lines of a UTF-8 file that are not blank.
+
+    Raises:
+        OSError, ValueError: no such file, no text in it.
+    """
+    text = read_regular(path).decode("utf-8-sig")
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise ValueError("there is nothing in it")
+    return lines
+
+
 def write_json(path: Path, tree: object) -> None:
     """Write JSON atomically."""
     with atomic(path) as file:

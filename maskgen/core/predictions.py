@@ -70,12 +70,14 @@ class Batch:
 
     `documents` (B, L) int64: document index of each token in a packed row; None for full attention.
     `view` (B, L) int64: tokens of another view of each image, for a contrastive term; None without one.
+    `is_answer` (B, L) bool: the tokens that may be masked and are learned; None for all.
     """
 
     x_0: Tensor
     cond: Condition | None = None
     documents: Tensor | None = None
     view: Tensor | None = None
+    is_answer: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Loss:
 
     value: Tensor
     logs: Mapping[str, Tensor]
+
+
+def labels_of(cond: Condition | None, like: Tensor) -> Tensor:
+    """(B,) int64, the classes of the rows `like` (B, ...), on their device; `NULL` without a condition."""
+    return torch.full((len(like),), NULL, device=like.device) if cond is None else cond.labels
 
 
 @runtime_checkable
@@ -213,6 +220,13 @@ class Categorical:
             is_late[..., 0] = False
         is_outside = torch.empty_like(is_late).scatter(-1, order, is_late)
         return Categorical(self.logits.masked_fill(is_outside, -torch.inf), self.where)
+
+    def likeliest(self, top_k: int) -> Categorical:
+        """Only the `top_k` likeliest tokens and those as likely as the last of them; 0 keeps all."""
+        if not 0 < top_k < self.logits.shape[-1]:
+            return self
+        least = self.logits.topk(top_k, -1).values[..., -1:]
+        return Categorical(self.logits.masked_fill(self.logits < least, -torch.inf), self.where)
 
     def log_probs(self) -> Tensor:
         """Log-probabilities in float32 or wider, shape of `logits`."""

@@ -229,7 +229,7 @@ def _schema_of(
         elif key not in derived:
             required = parameter.default is inspect.Parameter.empty
             fields[key] = (_nested(hints[key]), ... if required else parameter.default)
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False)
     schema: type[BaseModel] = create_model(title, __config__=config, **fields)
     return schema
 

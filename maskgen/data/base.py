@@ -160,6 +160,8 @@ class TextSource(ABC):
     has_size: ClassVar[bool] = False
     has_captions: ClassVar[bool] = False
     locations: ClassVar[tuple[str, ...]] = ()
+    has_answers: ClassVar[bool] = False
+    """Whether rows are a prompt, which is never masked, and an answer."""
     classes: tuple[str, ...] = ()
     is_one_text: bool = False
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from maskgen.core.errors import DiskFull
+from maskgen.core.errors import DiskFull, first_line
 from maskgen.core.files import atomic, is_disk_full, local_path, read_json, remove_stale_drafts
 from maskgen.data.base import DataError, ImageSplit
 from maskgen.data.loader import in_order
@@ -228,4 +228,4 @@ def write_cache(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
         way = "set $MASKGEN_CACHE to a directory"
         if is_disk_full(error):
             raise DiskFull(f"no room for {file}: {error.strerror}; make room, or {way} on a larger disk") from error
-        raise DataError(f"cannot write {file}: {error}; {way} that can be written") from error
+        raise DataError(f"cannot write {file}: {first_line(error)}; {way} that can be written") from error

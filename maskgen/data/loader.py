@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -97,38 +99,44 @@ def batches(
     workers: int = 0,
     is_ending: Callable[[], bool] = lambda: False,
     timeout: float = 0.0,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor]]:
     """x_0 (B / world, ...) and labels (B / world,) of the batches of `order`, without end.
 
-    `workers` processes read ahead; batches do not depend on their number. Once `is_ending`, a dead one is not named.
+    `workers` processes read ahead; batches do not depend on their number. They end with the generator (`close`). Once
+    `is_ending`, a dead one is not named.
 
     Raises:
         DataError: a sample that cannot be read, or that kills the worker that reads it; the message names it. Or a
             worker that does not answer for `timeout` seconds (0 waits for ever).
     """
-    loader = _open(dataset, order, workers, timeout)
-    for batch in itertools.count(order.start):
-        try:
-            rows = next(loader)
-        except DataError as error:
-            _, _, traceback = str(error).partition("Original Traceback")  # of a worker; its last line is the error
-            if not traceback:
-                raise
-            raise DataError(traceback.splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from None
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if "DataLoader timed out" in str(error):
-                raise DataError(
-                    f"no batch from the data workers for {timeout:g} s: a file system or a sample hangs; raise "
-                    "train.worker_timeout, or set train.workers=0 to see where"
-                ) from None
-            if not _is_of_a_dead_worker(error):
-                raise
-            said = first_line(error)
-            if is_ending():
+    with _opened(dataset, order, workers, timeout) as loader:
+        for batch in itertools.count(order.start):
+            try:
+                rows = next(loader)
+            except DataError as error:
+                _, _, traceback = str(error).partition("Original Traceback")  # of a worker; its last line is the error
+                if not traceback:
+                    raise
+                said = traceback.splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
                 raise DataError(said) from None
-            suspects = [order.indices(batch + ahead) for ahead in range(2 * workers + 1)]
-            raise DataError(_obituary(dataset, suspects, said)) from None
-        yield rows
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                if "DataLoader timed out" in str(error):
+                    raise DataError(_hang(timeout)) from None
+                if not _is_of_a_dead_worker(error):
+                    raise
+                said = first_line(error)
+                if is_ending():
+                    raise DataError(said) from None
+                suspects = [order.indices(batch + ahead) for ahead in range(2 * workers + 1)]
+                raise DataError(_obituary(dataset, suspects, said)) from None
+            yield rows
+
+
+def _hang(timeout: float) -> str:
+    return (
+        f"no batch from the data workers for {timeout:g} s: a file system or a sample hangs; raise "
+        "train.worker_timeout, or set train.workers=0 to see where"
+    )
 
 
 def _is_of_a_dead_worker(error: Exception) -> bool:
@@ -138,9 +146,11 @@ def _is_of_a_dead_worker(error: Exception) -> bool:
     return "Original Traceback" not in str(error)  # what a living worker raises comes with its traceback
 
 
-def _open(
+@contextmanager
+def _opened(
     dataset: Rows, order: Iterable[list[int]], workers: int, timeout: float = 0.0
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Context of an iterator over batches; its worker processes end with it, whoever still refers to the iterator."""
     data: Any = dataset
     batches: Any = order
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
@@ -152,12 +162,21 @@ def _open(
         generator=torch.Generator(),  # else the loader draws from the global stream
         worker_init_fn=_outlive_signals,
     )
-    rows = iter(loader)
+    before = set(multiprocessing.active_children())
+    rows: Any = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
         # By PyTorch's handler the death of a worker is raised wherever the main process is, in the midst of a step or
         # of saving. Without, it is found where the worker's rows are waited for, some seconds later.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return rows
+    started = set(multiprocessing.active_children()) - before
+    try:
+        yield rows
+    finally:
+        if workers:
+            rows._shutdown_workers()  # PyTorch does it when the iterator is freed, which a traceback may prevent
+        for worker in started:
+            worker.kill()  # one that hangs ignores a request to end
+            worker.join()
 
 
 def _outlive_signals(worker: int) -> None:  # noqa: ARG001
@@ -180,7 +199,8 @@ def _obituary(dataset: Rows, suspects: Sequence[list[int]], said: str) -> str:
 
 def _survives(dataset: Rows, rows: list[int]) -> bool:
     try:
-        next(_open(dataset, [rows], 1))
+        with _opened(dataset, [rows], 1) as loader:
+            next(loader)
     except (RuntimeError, ConnectionError, EOFError):
         return False
     return True

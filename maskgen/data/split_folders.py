@@ -21,7 +21,8 @@ _WORDS: dict[Role, str] = {
 }
 _NAMES = {
     role: re.compile(
-        rf"(?P<prefix>.+[-_ .])?(?:{words})(?:[-_ .]*(?:set|split|data|images?|imgs?|files?|\d))*", re.IGNORECASE
+        rf"(?:\d{{1,3}}[-_ .]+)?(?P<prefix>.+[-_ .])?(?:{words})(?:[-_ .]*(?:set|split|data|images?|imgs?|files?|\d))*",
+        re.IGNORECASE,
     )
     for role, words in _WORDS.items()
 }

@@ -73,7 +73,8 @@ class Amused(nn.Module):
         sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
         sizes |= {"intermediate_size": hidden, "in_channels": channels, "block_out_channels": channels}
         sizes |= {"block_num_heads": channel_heads, "num_res_blocks": n_residual, "codebook_size": vocab_size}
-        self.network = _network(is_halved, caption_width, sizes | {"vocab_size": self.mask_row + 1})
+        sizes |= {"vocab_size": self.mask_row + 1, "sample_size": grid[0]}
+        self.network = _network(is_halved, caption_width, sizes)
         self.null_caption = NullCaption(1 + caption_length, caption_width)
         size = (image_shape[2], image_shape[1])
         self.register_buffer("micro", torch.tensor([*size, *crop, aesthetic], dtype=torch.float32), persistent=False)

@@ -10,7 +10,7 @@ from maskgen.core.predictions import Condition, Point
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.decoders import class_and_grid
+from maskgen.models.decoders import class_and_grid, predicted_width
 from maskgen.nn.crate import CrateDecoderBlock, CrateEncoderBlock, CrateSizes, CrateStack
 from maskgen.nn.embeddings import require_sincos
 from maskgen.nn.mixers.attention import AttentionBackend
@@ -70,7 +70,7 @@ class CRATE(nn.Module):
         self.register_buffer("positions", class_and_grid(grid, grid, width), persistent=False)
         self.encoder = CrateStack([CrateEncoderBlock(sizes) for _ in range(depth)], width)
         self.decoder = CrateStack([CrateDecoderBlock(sizes) for _ in range(depth)], width)
-        self.head = nn.Linear(width, width if target_width < 0 else target_width or token_width)
+        self.head = nn.Linear(width, predicted_width(target_width, width, token_width))
         self._init()
 
     @classmethod

@@ -288,6 +288,11 @@ def _require_sizes(width: int, depth: int, heads: int) -> None:
     require_sincos(width)
 
 
+def predicted_width(target_width: int, width: int, token_width: int) -> int:
+    """Numbers that a head predicts per patch; `target_width` 0 stands for those of a patch, -1 for the features'."""
+    return width if target_width < 0 else target_width or token_width
+
+
 def class_and_grid(base_grid: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
     """(1 + L, D): zeros for the class token, then sines and cosines of `grid`, scaled to cover `base_grid` (MAE)."""
     return torch.cat([torch.zeros(1, width), sincos_over(base_grid, grid, width)])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext, under
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.predictions import Categorical, Condition, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
@@ -19,6 +19,8 @@ from maskgen.models.tables import Tables
 from maskgen.models.trunks import PlainTrunk, Sizes, init_trunk
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, require_sincos, sincos_2d
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.registry import Mixer
+from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.published_blocks import ViTSizes
 
 
@@ -37,6 +39,7 @@ class DiscreteDiT(nn.Module):
         patch: side p of a patch in tokens.
         has_time: the condition embeds t; without, it is that of t = 0 and the masks alone tell the time.
         attention: `auto`, `sdpa` or `xformers`.
+        mixer: how patches are mixed, `attention` or another of `MIXERS`.
 
     Raises:
         ValueError: a size that cannot be built.
@@ -59,21 +62,28 @@ class DiscreteDiT(nn.Module):
         patch: int = 2,
         has_time: bool = False,
         attention: AttentionBackend = "auto",
+        mixer: Mixer = ATTENTION,
     ) -> None:
         super().__init__()
         if patch < 1 or grid[0] % patch or grid[1] % patch:
             raise ValueError(f"patch must be at least 1 and divide the grid {grid[0]} x {grid[1]}, got {patch}")
         self.vocab_size, self.grid, self.patch, self.has_time = vocab_size, grid, patch, has_time
         self.patches = (grid[0] // patch, grid[1] // patch)
-        self.traits = replace(self.traits, conditions=("class",) if n_classes else ())
+        self.traits = replace(self.traits_for({"mixer": mixer}), conditions=("class",) if n_classes else ())
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.joined = nn.Conv2d(width, width, patch, patch)
         self.time = TimeEmbedding(width, scale=1.0)
         self.labels = LabelEmbedding(n_classes, width) if n_classes else None
         n_out = patch**2 * vocab_size
-        self.trunk = PlainTrunk(Sizes(width, depth, heads, mlp_ratio, attention, self.patches, n_out))
+        self.trunk = PlainTrunk(Sizes(width, depth, heads, mlp_ratio, attention, self.patches, n_out, mixer=mixer))
         self.register_buffer("positions", sincos_2d(self.patches, width), persistent=False)
         self._init()
+
+    @classmethod
+    def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
+        """Traits of the network that keys of a recipe describe."""
+        mixer: Mixer = keys["mixer"]
+        return mixer.traits.limit(cls.traits)
 
     @classmethod
     def check(cls, context: CheckContext) -> None:
@@ -128,5 +138,5 @@ class DiscreteDiT(nn.Module):
         """Condition of the blocks (B, D): time, 1 where all is visible as published, plus class."""
         hidden: Tensor = self.time(1 - t if self.has_time else torch.zeros_like(t))
         if self.labels is not None:
-            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
+            hidden = hidden + self.labels(labels_of(cond, t))
         return F.silu(hidden)

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext, under
-from maskgen.core.predictions import NULL, Condition, Field
+from maskgen.core.predictions import Condition, Field, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.trunks import NoMasking, Sizes, Switch, check_masking, init_trunk
+from maskgen.models.trunks import NoMasking, Sizes, Switch, check_masking, init_trunk, masking_name
 from maskgen.nn.embeddings import LabelEmbedding, TimeEmbedding, sincos_2d, sincos_over
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.registry import Mixer, mixer_name
+from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.processes import Gaussian
 
 
@@ -38,6 +39,7 @@ class DiT(nn.Module):
         positions: `sincos`, fixed, or `learned` from there.
         qk_norm: RMS-normalised queries and keys, against divergence in half precision.
         attention: `auto`, `sdpa` or `xformers`; a masking with a position bias always runs on SDPA.
+        mixer: how tokens are mixed, `attention` or another of `MIXERS`; masking `mdt` has attention only.
     """
 
     traits = NetworkTraits(
@@ -59,21 +61,22 @@ class DiT(nn.Module):
         positions: Literal["sincos", "learned"] = "sincos",
         qk_norm: bool = False,
         attention: AttentionBackend = "auto",
+        mixer: Mixer = ATTENTION,
     ) -> None:
         super().__init__()
         if min(width, depth, heads) < 1 or not mlp_ratio > 0:
             raise ValueError(
                 f"width, depth, heads and mlp_ratio must be positive, got {width}, {depth}, {heads} and {mlp_ratio}"
             )
+        _require_mixer(masking, mixer)
         self.masking, self.has_variance, self.width, self.base_grid = masking, has_variance, width, grid
-        self.traits = replace(
-            self.traits_for({"masking": masking, "positions": positions}), conditions=("class",) if n_classes else ()
-        )
+        traits = self.traits_for({"masking": masking, "positions": positions, "mixer": mixer})
+        self.traits = replace(traits, conditions=("class",) if n_classes else ())
         self.embedding = nn.Linear(token_width, width)
         self.time = TimeEmbedding(width, scale=1.0)
         self.labels = LabelEmbedding(n_classes, width) if n_classes else None
         n_out = token_width * (1 + has_variance)
-        self.trunk = masking.trunk(Sizes(width, depth, heads, mlp_ratio, attention, grid, n_out, qk_norm))
+        self.trunk = masking.trunk(Sizes(width, depth, heads, mlp_ratio, attention, grid, n_out, qk_norm, mixer))
         if positions == "learned":
             self.positions = nn.Parameter(sincos_2d(grid, width))
         else:
@@ -84,21 +87,24 @@ class DiT(nn.Module):
     def traits_for(cls, keys: Mapping[str, Any]) -> NetworkTraits:
         """Traits of the network that keys of a recipe describe."""
         masking: Switch = keys["masking"]
-        return replace(
+        mixer: Mixer = keys["mixer"]
+        traits = replace(
             cls.traits,
             drops_tokens=masking.drops,
             is_two_pass=masking.is_two_pass,
             reconstructs=masking.reconstructs,
             has_fixed_grid=masking.fixed_grid or keys["positions"] == "learned",
         )
+        return mixer.traits.limit(traits)
 
     @classmethod
     def check(cls, context: CheckContext) -> None:
-        """Check keys of a recipe against the process, dropped tokens and resolutions.
+        """Check keys of a recipe against each other, the process, dropped tokens and resolutions.
 
         Raises:
             ValueError: they do not go together.
         """
+        _require_mixer(context.model["masking"], context.model["mixer"])
         check_masking(context, context.model["positions"])
         if context.model["has_variance"] and isinstance(context.process, Gaussian):
             try:
@@ -160,5 +166,18 @@ class DiT(nn.Module):
         """Condition of the blocks (B, width): time plus class."""
         hidden: Tensor = self.time(t)
         if self.labels is not None:
-            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
+            hidden = hidden + self.labels(labels_of(cond, t))
         return F.silu(hidden)
+
+
+def _require_mixer(masking: Switch, mixer: Mixer) -> None:
+    """Check that a masking's blocks can have a mixer.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if masking.needs_attention and mixer != ATTENTION:
+        raise ValueError(
+            f"model.mixer: masking {masking_name(masking)} adds a bias to attention scores, {mixer_name(mixer)} has "
+            "none; use mixer attention, or another masking"
+        )

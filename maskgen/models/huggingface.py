@@ -122,6 +122,10 @@ class HuggingFaceDenoiser(nn.Module):
         """Take the share of the training steps that are done, in [0, 1]."""
         self.progress = progress
 
+    def block_classes(self) -> frozenset[str]:
+        """Names of the classes of its layers, which the library does not split over devices."""
+        return frozenset(self.network._no_split_modules or ())
+
     def recompute(self) -> int:
         """Compute activations of the layers again in the backward pass."""
         self.network.gradient_checkpointing_enable({"use_reentrant": False})
@@ -175,12 +179,12 @@ class HuggingFaceDenoiser(nn.Module):
 
     def _allowed(
         self, ids: Tensor, n_before: int, n_after: int, valid: Tensor | None, documents: Tensor | None
-    ) -> Tensor | None:
+    ) -> Tensor:
         """The attention mask as the library takes it: (B, n) for masked language models, else (B, 1, n, n), added."""
         around = (n_before, n_after)
         shown = None if valid is None else F.pad(valid, around, value=True)
         if self.kind == "mlm":
-            return None if shown is None else shown.long()
+            return torch.ones_like(ids) if shown is None else shown.long()  # without, the library looks for padding
         inside = None if documents is None else F.pad(documents[:, None].float(), around, mode="replicate")[:, 0].long()
         n = ids.shape[1]
         place = torch.arange(n, device=ids.device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgen.core.predictions import NULL, Condition
+from maskgen.core.predictions import Condition, labels_of
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
 from maskgen.models.blockwise import Autoregressive
@@ -63,5 +63,4 @@ class ImageAutoregressive(Autoregressive):
         """The class vector (B, C); of "no class" without a condition."""
         if self.labels is None:
             return None
-        labels = torch.full(t.shape, NULL, device=t.device) if cond is None else cond.labels
-        return F.silu(self.labels(labels))
+        return F.silu(self.labels(labels_of(cond, t)))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.groups import FixedOrder, GroupPlan
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.predictions import Categorical, Condition, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
@@ -140,7 +140,7 @@ class M2T(nn.Module):
         """(B, D)"""
         if self.labels is None:
             return None
-        embedded = self.labels(torch.full_like(ids[:, 0], NULL) if cond is None else cond.labels)
+        embedded = self.labels(labels_of(cond, ids))
         hidden: Tensor = F.silu(embedded)
         return hidden
 

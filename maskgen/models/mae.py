@@ -15,7 +15,7 @@ from maskgen.core.predictions import Condition, Point
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
-from maskgen.models.decoders import DecoderSpec, Joint, class_and_grid
+from maskgen.models.decoders import DecoderSpec, Joint, class_and_grid, predicted_width
 from maskgen.models.trunks import init_trunk
 from maskgen.nn.embeddings import require_sincos
 from maskgen.nn.encoders import EncoderStates, LayeredEncoder
@@ -63,8 +63,7 @@ class PatchEncoder(nn.Module, ABC):
         self.register_buffer("positions", class_and_grid(grid, grid, sizes.width), persistent=False)
         self.encoder = LayeredEncoder(sizes, is_norm_learned=decoder.reads_output)
         self.decoder = decoder.build(sizes, grid)
-        n_out = sizes.width if target_width < 0 else target_width or token_width
-        self.head = nn.Linear(self.decoder.width, n_out)
+        self.head = nn.Linear(self.decoder.width, predicted_width(target_width, sizes.width, token_width))
         self.bias: SharedBias | None = None
 
     @classmethod

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext, under
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.predictions import NULL, Categorical, Condition, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import ConditionKind, NetworkTraits
 from maskgen.models.base import MODELS
@@ -183,7 +183,7 @@ class Mage(nn.Module):
 
     def _embed(self, x_t: Tensor, cond: Condition | None) -> Tensor:
         """(B, 1 + L, D): the class token, then the tokens."""
-        label = torch.full_like(x_t[:, 0], NULL) if cond is None or self.condition == "none" else cond.labels
+        label = labels_of(None if self.condition == "none" else cond, x_t)
         class_row = self.vocab_size + 1 + torch.where(label == NULL, self.n_classes, label)
         x = self.embedding(torch.cat([class_row[:, None], x_t], 1)) + self.positions
         embedded: Tensor = self.dropout(self.embedding_norm(x))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.predictions import NULL, Categorical, Condition, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
@@ -286,18 +286,15 @@ class MaskGIT(nn.Module):
 
     def _hidden(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor | None:
         """Condition of the blocks (B, D): class, time or their sum."""
-        parts = [self.labels(self._labels(x_t, cond))] if self.condition == "adaln" else []
+        parts = [self.labels(labels_of(cond, x_t))] if self.condition == "adaln" else []
         if self.time is not None:
             parts.append(self.time(t))
         return F.silu(torch.stack(parts).sum(0)) if parts else None
 
-    def _labels(self, x_t: Tensor, cond: Condition | None) -> Tensor:
-        return torch.full_like(x_t[:, 0], NULL) if cond is None else cond.labels
-
     def _embed(self, x_t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | None]:
         ids = x_t
         if self.condition == "token":
-            labels = self._labels(x_t, cond)
+            labels = labels_of(cond, x_t)
             rows = self.vocab_size + 1 + torch.where(labels == NULL, self.n_classes, labels)
             ids = torch.cat([rows[:, None], x_t], 1)
         x = self.embedding(ids)

@@ -15,6 +15,7 @@ from maskgen.nn.checkpointing import Recomputable
 from maskgen.nn.embeddings import sincos_2d
 from maskgen.nn.heads import AdaHead
 from maskgen.nn.mixers.relative import RelativeBias, relative_index
+from maskgen.nn.published_blocks import dit_block
 
 
 class MDTBlock(Recomputable):
@@ -25,7 +26,7 @@ class MDTBlock(Recomputable):
         self.has_skip = has_skip
         self.join = nn.Linear(2 * sizes.width, sizes.width) if has_skip else None
         self.bias = RelativeBias(sizes.grid, sizes.heads)
-        self.block = sizes.block(sizes.width, sizes.heads)
+        self.block = dit_block(sizes.block(sizes.width, sizes.heads), sizes.width)
 
     def forward(self, x: Tensor, hidden: Tensor, index: Tensor, skip: Tensor | None = None) -> Tensor:
         """x, skip (B, n, D), hidden (B, D), index (B or 1, n, n) of the tokens' pairs -> (B, n, D)."""
@@ -120,6 +121,7 @@ class MDTMasking(Switch):
     answers_all = True
     is_two_pass = True
     fixed_grid = True
+    needs_attention = True
 
     def __post_init__(self) -> None:
         if self.depth < 1:

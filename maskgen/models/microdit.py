@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext
-from maskgen.core.predictions import NULL, Condition, Field
+from maskgen.core.predictions import Condition, Field, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
@@ -207,7 +206,7 @@ class MicroDiT(nn.Module):
             captions, pooled = self.captions(self._embedded(t, cond))
             hidden = hidden + pooled
         elif self.labels is not None:
-            hidden = hidden + self.labels(torch.full_like(t, NULL, dtype=torch.long) if cond is None else cond.labels)
+            hidden = hidden + self.labels(labels_of(cond, t))
         return F.gelu(hidden, approximate="tanh"), captions
 
     def _embedded(self, t: Tensor, cond: Condition | None) -> Tensor:

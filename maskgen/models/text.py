@@ -167,7 +167,8 @@ class TextTransformer(nn.Module):
     def placed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embeddings x (B, L, D) at positions (L,) or (B, L) -> what enters the blocks, and the rotation there."""
         settings = self.settings
-        return x, rotation_1d(positions, settings.width // settings.heads, settings.rotary_base)
+        n_rotated = int(settings.width // settings.heads * settings.rotary_share)
+        return x, rotation_1d(positions, n_rotated, settings.rotary_base)
 
     def logits(self, x: Tensor, t: Tensor, where: Tensor | None, cond: Condition | None = None) -> Categorical:
         """Hidden vectors (B, L, D) -> the prediction, at `where` (B, L) only if given."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from maskgen.nn.embeddings import TimeEmbedding
+from maskgen.nn.layers.routed import ExpertSettings
 from maskgen.nn.mixers.attention import AttentionBackend
 from maskgen.nn.mixers.registry import Mixer
 from maskgen.nn.mixers.rotary import RotaryStyle
@@ -41,8 +42,11 @@ class TextSizes(TypedDict, total=False):
     is_tied: bool
     rotary: RotaryStyle
     rotary_base: float
+    rotary_share: float
     attention: AttentionBackend
     mixer: Mixer
+    qk_norm_eps: float | None
+    experts: ExpertSettings | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class TextSettings:
         norm_eps: added to the variance.
         qkv_bias: biases of queries, keys and values (Dream).
         qk_norm: RMS-normalised queries and keys.
+        qk_norm_eps: added to their mean square; null for the machine epsilon.
         dropout: of the outputs of attention and MLP, and of embeddings and attention weights unless these are given.
         embedding_dropout, attention_dropout: of embeddings and of attention weights; null for `dropout`. MDLM has 0.
         cond_width: width of the vector that modulates the blocks (adaLN); 0 is none.
@@ -74,7 +79,10 @@ class TextSettings:
         is_tied: logits use the embedding.
         rotary: which channels form a pair, `interleaved` or `half`.
         rotary_base: ratio of the slowest to the fastest rotary angle, about; 10,000 as published, less for short texts.
+        rotary_share: share of the channels of a head that are rotated, the first ones (LLaDA2: 0.5).
         attention: `auto`, `sdpa` or `xformers`.
+        experts: a mixture of experts in place of the feed-forward layers after the first, see `ExpertSettings`; needs
+            mlp swiglu. Null for none.
         mixer: how tokens are mixed, `attention` or another of `MIXERS`; some are for rows of one length, `grid`.
 
     Raises:
@@ -104,8 +112,11 @@ class TextSettings:
     is_tied: bool = False
     rotary: RotaryStyle = "interleaved"
     rotary_base: float = 10_000.0
+    rotary_share: float = 1.0
     attention: AttentionBackend = "auto"
     mixer: Mixer = ATTENTION
+    qk_norm_eps: float | None = None
+    experts: ExpertSettings | None = None
 
     def __post_init__(self) -> None:
         width, depth, heads, dropout = self.width, self.depth, self.heads, self.dropout
@@ -120,6 +131,10 @@ class TextSettings:
                 raise ValueError(f"{name} must be at least 0, got {vars(self)[name]}")
         if not self.rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {self.rotary_base}")
+        if not 0 < self.rotary_share <= 1:
+            raise ValueError(f"rotary_share must be in (0, 1], got {self.rotary_share}")
+        if self.experts is not None and self.mlp != "swiglu":
+            raise ValueError(f"experts are SwiGLU: use mlp swiglu, got {self.mlp}")
         if self.is_tied and (self.embedding_width or self.head_bias):
             raise ValueError("is_tied shares the embedding with the head: use embedding_width 0 and head_bias false")
 
@@ -130,6 +145,7 @@ class TextSettings:
         return TextBlockSettings(
             self.width, self.heads, hidden, self.n_kv_heads, self.mlp, self.norm, self.norm_eps, self.qkv_bias,
             self.qk_norm, self.rotary, self.dropout, self.attention_dropout, self.attention, self.mixer,
+            self.qk_norm_eps, self.experts,
         )  # fmt: skip
 
     def build_time(self) -> TimeEmbedding | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,8 @@ from maskgen.nn.embeddings import sincos_2d, sincos_over
 from maskgen.nn.heads import AdaHead
 from maskgen.nn.initialisation import zero
 from maskgen.nn.mixers.attention import AttentionBackend
+from maskgen.nn.mixers.registry import Mixer
+from maskgen.nn.mixers.self_attention import ATTENTION
 from maskgen.nn.published_blocks import BlockSizes, dit_block
 
 
@@ -32,16 +35,20 @@ class Sizes:
     grid: tuple[int, int]
     n_out: int
     qk_norm: bool = False
+    mixer: Mixer = ATTENTION
 
-    def blocks(self, depth: int | None = None) -> nn.ModuleList:
-        """Blocks of the backbone's size."""
-        n = self.depth if depth is None else depth
-        return nn.ModuleList(self.block(self.width, self.heads) for _ in range(n))
+    def blocks(self) -> nn.ModuleList:
+        """The backbone's blocks."""
+        return self.stack(self.depth, self.width, self.heads)
 
-    def block(self, width: int, heads: int) -> Block:
-        """A block of another width, with the backbone's condition."""
-        sizes = BlockSizes(width, heads, self.mlp_ratio, backend=self.backend, qk_norm=self.qk_norm)
-        return dit_block(sizes, self.width)
+    def stack(self, depth: int, width: int, heads: int) -> nn.ModuleList:
+        """Blocks of another width, with the backbone's condition."""
+        block, length = self.block(width, heads), math.prod(self.grid)
+        return nn.ModuleList(dit_block(block.at(layer, depth, length), self.width) for layer in range(depth))
+
+    def block(self, width: int, heads: int) -> BlockSizes:
+        """Sizes of one block."""
+        return BlockSizes(width, heads, self.mlp_ratio, backend=self.backend, qk_norm=self.qk_norm, mixer=self.mixer)
 
 
 class Trunk(nn.Module, ABC):
@@ -79,6 +86,7 @@ class Switch(ABC):
         is_two_pass: whether a training step has a pass with all tokens and one with dropped tokens (MDT).
         reconstructs: whether dropped tokens have a reconstruction loss (MaskDiT).
         fixed_grid: whether the resolution cannot change.
+        needs_attention: whether its blocks add a bias to attention scores, so that no other mixer can take its place.
     """
 
     drops: ClassVar[bool] = True
@@ -86,6 +94,7 @@ class Switch(ABC):
     is_two_pass: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
     fixed_grid: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False
 
     @abstractmethod
     def trunk(self, sizes: Sizes) -> Trunk: ...
@@ -103,18 +112,19 @@ def check_masking(context: CheckContext, positions: str = "sincos") -> None:
     masking: Switch = context.model["masking"]
     if context.keep_ratio < 1 and not masking.drops:
         raise ValueError(
-            f"train.keep_ratio: model.masking {_name_of(masking)} drops no tokens; choose another or use 1, got "
+            f"train.keep_ratio: model.masking {masking_name(masking)} drops no tokens; choose another or use 1, got "
             f"{context.keep_ratio}"
         )
     if context.resolution is not None and (masking.fixed_grid or positions == "learned"):
-        what = f"masking {_name_of(masking)} is" if masking.fixed_grid else "learned positions are"
+        what = f"masking {masking_name(masking)} is" if masking.fixed_grid else "learned positions are"
         way = "another masking" if masking.fixed_grid else "model.positions sincos"
         raise ValueError(
             f"train.phases: resolution {context.resolution}: {what} for one grid of tokens; use {way}, or leave it out"
         )
 
 
-def _name_of(masking: Switch) -> str:
+def masking_name(masking: Switch) -> str:
+    """The name of a masking in recipes."""
     return next((name for name in SWITCHES.names() if SWITCHES.get(name) is type(masking)), type(masking).__name__)
 
 
@@ -177,7 +187,7 @@ class DeferredTrunk(Trunk):
     def __init__(self, sizes: Sizes, depth: int, width: int, heads: int) -> None:
         super().__init__()
         self.mixer_in, self.mixer_out = _bridge(sizes.width, width), _bridge(width, sizes.width)
-        self.mixer_blocks = nn.ModuleList(sizes.block(width, heads) for _ in range(depth))
+        self.mixer_blocks = sizes.stack(depth, width, heads)
         self.backbone = PlainTrunk(sizes)
 
     def forward(self, x: Tensor, hidden: Tensor, subset: TokenSubset | None) -> Tensor:
@@ -241,7 +251,7 @@ class MaskDiTTrunk(Trunk):
         self.bridge = AdaHead(sizes.width, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.register_buffer("decoder_positions", sincos_2d(sizes.grid, width), persistent=False)
-        self.decoder_blocks = nn.ModuleList(sizes.block(width, heads) for _ in range(depth))
+        self.decoder_blocks = sizes.stack(depth, width, heads)
         self.head = AdaHead(width, sizes.n_out, sizes.width)
 
     def set_grid(self, grid: tuple[int, int]) -> None:

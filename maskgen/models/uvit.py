@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext, under
-from maskgen.core.predictions import NULL, Categorical, Condition
+from maskgen.core.predictions import Categorical, Condition, labels_of
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.base import MODELS
@@ -40,7 +40,7 @@ class UViT(nn.Module):
         depth: blocks, an odd number: one stands between the halves.
         patch: side of a patch in tokens.
         caption_length: tokens of a caption, each of which has a position.
-        has_time: the time token embeds t; without, it is that of t = 0 and the masks alone tell the time.
+        has_time: the time token embeds t; without, it is that of t = 0 and the masks alone determine the time.
         attention: `auto`, `sdpa` or `xformers`.
     """
 
@@ -126,7 +126,7 @@ class UViT(nn.Module):
         if subset is not None:
             raise ValueError("uvit joins tokens to patches and drops none; use train.keep_ratio 1")
         waves = time_waves(1 - t if self.has_time else torch.zeros_like(t), self.width)  # published: 1 is all visible
-        prefix = [*self._condition(len(x_t), cond), waves.to(self.positions.dtype)[:, None]]
+        prefix = [*self._condition(x_t, cond), waves.to(self.positions.dtype)[:, None]]
         x = torch.cat([*prefix, self.patches.join(self.embedding(x_t))], 1) + self.positions
         middle = len(self.blocks) // 2
         passed: list[Tensor] = []
@@ -140,15 +140,14 @@ class UViT(nn.Module):
         logits = self.head(x.mT.unflatten(-1, self.grid)).flatten(2).mT
         return Categorical(logits if where is None else logits[where], where)
 
-    def _condition(self, n: int, cond: Condition | None) -> list[Tensor]:
+    def _condition(self, x_t: Tensor, cond: Condition | None) -> list[Tensor]:
         """Captions (B, S, D), the class (B, 1, D), or nothing."""
         if self.captions is not None:
             assert self.null_caption is not None
-            return [self.captions(self.null_caption(n, None if cond is None else cond.captions))]
+            return [self.captions(self.null_caption(len(x_t), None if cond is None else cond.captions))]
         if self.labels is None:
             return []
-        labels = torch.full((n,), NULL, device=self.positions.device) if cond is None else cond.labels
-        return [self.labels(labels)[:, None]]
+        return [self.labels(labels_of(cond, x_t))[:, None]]
 
 
 def _require_sizes(width: int, depth: int, caption_length: int) -> None:

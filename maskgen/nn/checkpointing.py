@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 class Recomputable(nn.Module, ABC):
     """A part of which a network has many, called once per pass, with all its parameters used inside that call.
 
-    It is the unit of gradient checkpointing and of parameter sharding. Calling it twice has the same result twice: it
-    holds no state that changes with each call, such as running statistics. A block of another library becomes one by
-    `Recomputable.register`.
+    It is the unit of gradient checkpointing, of parameter sharding and of placement over devices. Calling it twice has
+    the same result twice: it holds no state that changes with each call, such as running statistics. A block of another
+    library becomes one by `Recomputable.register`.
     """
 
 
@@ -28,13 +28,18 @@ class RecomputesItself(Protocol):
         """Turn it on; the number of parts."""
 
 
-def blocks_of(network: nn.Module) -> Iterator[Recomputable]:
-    """The outermost recomputable parts, in the order of the network's parts; nested ones are left out."""
-    for child in network.children():
+def named_blocks(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, Recomputable]]:
+    """The outermost recomputable parts by name, in the order of the network's parts; nested ones are left out."""
+    for name, child in network.named_children():
         if isinstance(child, Recomputable):
-            yield child
+            yield prefix + name, child
         else:
-            yield from blocks_of(child)
+            yield from named_blocks(child, f"{prefix}{name}.")
+
+
+def blocks_of(network: nn.Module) -> Iterator[Recomputable]:
+    """`named_blocks` without their names."""
+    return (block for _, block in named_blocks(network))
 
 
 def recompute(network: nn.Module) -> int:

@@ -28,8 +28,8 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rank: int = Field(ge=1)
-    alpha: int | None = Field(None, ge=1)
+    rank: int = Field(ge=1, le=2**16)
+    alpha: int | None = Field(None, ge=1, le=2**24)
     targets: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
     dropout: float = Field(0.0, ge=0, lt=1)

@@ -1,8 +1,8 @@
-"""The block of text networks: MDLM, MD4, LLaDA and Dream are settings of it."""
+"""The block of text networks: MDLM, MD4, LLaDA, LLaDA2 and Dream are settings of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -10,7 +10,8 @@ from torch import nn
 from maskgen.nn.block import Block, Residual
 from maskgen.nn.initialisation import zero
 from maskgen.nn.layers.mlp import Activation, GatedMlp, Mlp
-from maskgen.nn.layers.norms import Norm
+from maskgen.nn.layers.norms import RMS_NORM, Norm
+from maskgen.nn.layers.routed import ExpertSettings, RoutedExperts
 from maskgen.nn.mixers.attention import AttentionBackend, AttentionSettings, QKNorm
 from maskgen.nn.mixers.registry import ANYWHERE, Mixer, MixerPlace
 from maskgen.nn.mixers.rotary import RotaryStyle
@@ -43,6 +44,8 @@ class TextBlockSettings:
     attention_dropout: float | None = None
     backend: AttentionBackend = "auto"
     mixer: Mixer = ATTENTION
+    qk_norm_eps: float | None = None
+    experts: ExpertSettings | None = None
 
     def build_norm(self) -> Norm:
         """Settings of the norms."""
@@ -57,7 +60,7 @@ class TextBlockSettings:
             self.heads,
             n_kv_heads=self.n_kv_heads,
             dropout=self.dropout,
-            qk_norm=QKNorm() if self.qk_norm else None,
+            qk_norm=QKNorm(replace(RMS_NORM, eps=self.qk_norm_eps)) if self.qk_norm else None,
             qkv_bias=self.qkv_bias,
             out_bias=False,
             rotary=self.rotary,
@@ -65,14 +68,18 @@ class TextBlockSettings:
             weight_dropout=self.attention_dropout,
         )
 
+    def build_mlp(self, layer: int) -> nn.Module:
+        """The feed-forward layer of a block, counted from 0."""
+        if self.experts is not None and layer >= self.experts.n_dense:
+            return RoutedExperts(self.width, self.experts, self.dropout)
+        if self.mlp == "gelu":
+            return Mlp(self.width, self.hidden, self.dropout, "gelu_tanh")
+        return GatedMlp(self.width, self.hidden, self.dropout, GATES[self.mlp])
+
 
 def text_block(settings: TextBlockSettings, cond_width: int = 0, place: MixerPlace = ANYWHERE) -> Block:
     """MDLM's block at its defaults (arXiv 2406.07524); adaLN-zero with a `cond_width` above 0."""
     mixer = settings.mixer.build(settings.attention(), place)
-    mlp: nn.Module
-    if settings.mlp == "gelu":
-        mlp = Mlp(settings.width, settings.hidden, settings.dropout, "gelu_tanh")
-    else:
-        mlp = GatedMlp(settings.width, settings.hidden, settings.dropout, GATES[settings.mlp])
+    mlp = settings.build_mlp(place.layer)
     modulation = zero(nn.Linear(cond_width, 6 * settings.width)) if cond_width else None
     return Block(settings.width, mixer, mlp, Residual(settings.build_norm()), modulation)

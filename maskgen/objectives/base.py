@@ -38,6 +38,7 @@ class ObjectiveTraits:
         drops_tokens: whether it accepts a keep_ratio below 1.
         has_streams: whether rows of several streams are supported.
         takes_documents: whether documents packed into a row can be kept from attending to each other.
+        takes_answers: whether prompts can be left unmasked, so that answers alone are learned.
         learns_exponents: whether it trains masking rates of tokens, the network's `exponents`.
     """
 
@@ -46,6 +47,7 @@ class ObjectiveTraits:
     drops_tokens: bool = False
     has_streams: bool = False
     takes_documents: bool = False
+    takes_answers: bool = False
     learns_exponents: bool = False
 
 

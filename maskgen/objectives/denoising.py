@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskgen.core.check import CheckContext
 from maskgen.core.predictions import Batch, Field, FieldDenoiser, Loss
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import traits_of
 from maskgen.objectives.base import (
@@ -22,6 +23,7 @@ from maskgen.objectives.base import (
     require_shares,
     sum_of,
 )
+from maskgen.objectives.targets.pixels import normalised
 from maskgen.objectives.variance import variational_bound
 from maskgen.objectives.weights import Edm, NoiseWeight, OnTarget
 from maskgen.processes import Gaussian, Process
@@ -53,6 +55,7 @@ class Denoising(Objective):
         label_dropout: share of rows trained without condition, which guidance needs.
         keep_spread: each step lowers the keep ratio by a uniform number below this, one per batch (MDTv2: 0.2).
         reconstruction_weight: of MaskDiT's loss on dropped tokens (its eq. 5).
+        layout: of the rows.
     """
 
     traits = ObjectiveTraits("gaussian", "continuous", drops_tokens=True)
@@ -64,6 +67,7 @@ class Denoising(Objective):
         label_dropout: float = 0.1,
         keep_spread: float = 0.0,
         reconstruction_weight: float = 0.1,
+        layout: TokenLayout | int = 0,
     ) -> None:
         if not isinstance(process, Gaussian):
             raise ValueError("denoising needs process gaussian; for masking use objective masked_tokens")
@@ -74,6 +78,14 @@ class Denoising(Objective):
         self.label_dropout, self.keep_spread = label_dropout, keep_spread
         self.reconstruction_weight = reconstruction_weight
         self._times = NoiseTimes(process)
+        self._width = layout.width if isinstance(layout, TokenLayout) else 0
+
+    def attach(self, network: nn.Module, source: nn.Module | None) -> None:  # noqa: ARG002
+        if traits_of(network).reconstructs and self.reconstruction_weight and self._width == 1:
+            raise ValueError(
+                "objective.reconstruction_weight: the reconstruction is of normalised tokens, these have 1 number; "
+                "use tokens of at least 2, or 0"
+            )
 
     def check(self, context: CheckContext) -> None:
         given, traits = context.given, context.traits
@@ -149,7 +161,5 @@ class Denoising(Objective):
         """Squared error of x_0 on dropped tokens against the noisy token, normalised over its numbers (MaskDiT)."""
         a, _ = self.process.amplitudes(draw.t)
         noisy = draw.x_t / per_row(a, draw.x_t)
-        spread = (noisy.var(-1, keepdim=True) + 1e-6).sqrt()
-        target = (noisy - noisy.mean(-1, keepdim=True)) / spread
         clean = self.process.clean(field.value.float(), draw.x_t, draw.t)
-        return (clean - target).square().mean(-1)[~subset.is_kept()].mean()
+        return (clean - normalised(noisy)).square().mean(-1)[~subset.is_kept()].mean()

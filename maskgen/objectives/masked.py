@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from maskgen.core.check import CheckContext
 from maskgen.core.positions import categorical_at
-from maskgen.core.predictions import Batch, Denoiser, Loss, over_positions
+from maskgen.core.predictions import Batch, Categorical, Denoiser, Loss, over_positions
 from maskgen.core.rng import Rng
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import is_in_training, traits_of
@@ -30,29 +31,11 @@ from maskgen.objectives.base import (
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by
+from maskgen.objectives.masked_rows import MaskedRows, entropy_where_right, first_tokens, with_complement
 from maskgen.objectives.streams import StreamTerms
 from maskgen.objectives.weights import WEIGHTS, elbo_of_steps
 from maskgen.processes import Absorbing, Process, put_masks
 from maskgen.strategies import Guide
-
-
-@dataclass(frozen=True)
-class _Masked:
-    """A batch of masked rows.
-
-    Attributes:
-        t: (B,) times, or (B, S) of each stream.
-        x_t: (B, L) tokens with [MASK].
-        noise: (B, L), the lowest masked first.
-        is_masked: (B, L) bool.
-        is_counted: (B, L) bool, False for dropped streams, which are masked and not predicted; None for all.
-    """
-
-    t: Tensor
-    x_t: Tensor
-    noise: Tensor
-    is_masked: Tensor
-    is_counted: Tensor | None = None
 
 
 @OBJECTIVES.register("masked_tokens")
@@ -77,9 +60,14 @@ class MaskedTokens(Objective):
         stream_dropout: share of the training rows in which a stream is masked wholly and not predicted, by name, which
             guidance by that stream needs.
         sampling_eps: times are in (sampling_eps, 1] (MDLM's code: 1e-3); the bound leaves out what lies below.
+        complementary: train on each row twice, the second time with exactly the other tokens masked (LLaDA 2.0).
+        confidence: weight of CAP, the entropy of predictions that are right already (LLaDA 2.0).
+        random_length: share of the training batches that are cut to a random length (LLaDA: 0.01).
     """
 
-    traits = ObjectiveTraits("masking", "discrete", drops_tokens=True, has_streams=True, takes_documents=True)
+    traits = ObjectiveTraits(
+        "masking", "discrete", drops_tokens=True, has_streams=True, takes_documents=True, takes_answers=True
+    )
     contrastive: Contrastive | None
 
     def __init__(
@@ -94,8 +82,16 @@ class MaskedTokens(Objective):
         stream_weights: dict[str, float] | None = None,
         stream_dropout: dict[str, float] | None = None,
         sampling_eps: float = 0.0,
+        complementary: bool = False,
+        confidence: float = 0.0,
+        random_length: float = 0.0,
     ) -> None:
         require_shares(label_smoothing=label_smoothing, label_dropout=label_dropout, sampling_eps=sampling_eps)
+        require_shares(random_length=random_length)
+        if complementary and (steps or contrastive is not None):
+            raise ValueError("complementary: masks need steps 0 and no contrastive term; leave it out")
+        if confidence < 0:
+            raise ValueError(f"confidence must be at least 0, got {confidence}")
         if not isinstance(process, Absorbing):
             raise ValueError("masked_tokens needs process absorbing; state_dependent has an objective of that name")
         if not process.mask_id:
@@ -107,50 +103,89 @@ class MaskedTokens(Objective):
         self.weight, self.steps, self.sampling_eps = weight, steps, sampling_eps
         self.label_smoothing, self.label_dropout = label_smoothing, label_dropout
         self.ratio_per, self.contrastive = ratio_per, contrastive
+        self.complementary, self.confidence, self.random_length = complementary, confidence, random_length
         self.streams = StreamTerms(process.layout, stream_weights, stream_dropout)
         self.baseline = self.streams.baseline(process.mask_id)
+
+    def check(self, context: CheckContext) -> None:
+        """Check what cut rows, complements and answers need of the other parts."""
+        traits = context.traits
+        if self.random_length and (context.kind != "text" or traits.has_fixed_grid or context.has_answers):
+            raise ValueError("objective.random_length: is for text of a network that takes rows of any length; use 0")
+        if self.complementary and context.keep_ratio < 1:
+            raise ValueError(f"objective.complementary: needs train.keep_ratio 1, got {context.keep_ratio}")
+        if context.has_answers and not (self.process.count == "bernoulli" and self.process.strategy.is_independent):
+            raise ValueError(
+                "process.count: answers are masked without their prompts, which needs count bernoulli and strategy "
+                f"random; got count {self.process.count}"
+            )
 
     def __call__(
         self, model: Denoiser, batch: Batch, rng: Rng, *, keep_ratio: float = 1.0, progress: float = 0.0
     ) -> Loss:
         """batch.x_0 (B, L) -> Loss; with keep_ratio < 1 dropped tokens are not computed and not counted.
 
-        A network that predicts dropped tokens (`drops_masked`) drops masked ones only, and these count.
+        A network that predicts dropped tokens (`drops_masked`) drops masked ones only, and these count. If rows are a
+        prompt and an answer, the loss with weight `elbo` is the mean over rows of nats a token of the answer.
         """
-        x_0 = batch.x_0
-        draw = self._draw(model, x_0, rng, guide_by(self.process, model, x_0, batch.cond, rng, progress))
-        cond = dropped(batch.cond, self.label_dropout, model, rng)
+        is_training = is_in_training(model)
+        batch = self._cut(batch, rng) if self.random_length and is_training else batch
+        draw = self._draw(model, batch, rng, guide_by(self.process, model, batch.x_0, batch.cond, rng, progress))
+        given, batch = batch, replace(batch, cond=dropped(batch.cond, self.label_dropout, model, rng))
+        if self.complementary and is_training:
+            draw, batch = with_complement(draw, batch, self.process, is_bound=self.weight == "elbo")
         where, n_counted, subset = self._kept(model, draw, keep_ratio, rng)
         more: dict[str, object] = {} if batch.documents is None else {"documents": batch.documents}
         if self.contrastive is not None and batch.view is not None:
             of_view = rng.fork("view")
-            guide = guide_by(self.process, model, batch.view, batch.cond, of_view, progress)
+            guide = guide_by(self.process, model, batch.view, given.cond, of_view, progress)
             more["view"] = self._masked_view(batch.view, of_view, keep_ratio, guide)
-        answer, target = model(draw.x_t, draw.t.float(), cond, subset=subset, where=where, **more), x_0[where]
+        answer = model(draw.x_t, draw.t.float(), batch.cond, subset=subset, where=where, **more)
+        target, weight = batch.x_0[where], self.streams.weighted(draw.weight, where)
+        if batch.is_answer is not None and self.weight == "elbo":
+            weight = weight / over_positions(batch.is_answer.sum(1), where, where.shape)
+            n_counted = len(where)
+        elif self.weight != "elbo":
+            n_counted = number_of(target, is_training)
         prediction = categorical_at(answer, where, vocab_size=self.process.mask_id, n=len(target))
+        ratio = over_positions(draw.is_masked.float().mean(1), where, where.shape)
+        return self._loss(prediction, _Terms(target, weight.float(), n_counted, ratio, where), is_training)
+
+    def _loss(self, prediction: Categorical, terms: _Terms, is_training: bool) -> Loss:
+        """The loss of the predictions of M masked tokens."""
+        target, where = terms.target, terms.where
         logits = self.streams.limited(prediction.logits.float(), where)  # (M, V)
-        weight = self.streams.weighted(self._weight(draw.t), where).float()
         loss = self.streams.cross_entropy(logits, target, self.label_smoothing)  # (M,)
         plain = self.streams.cross_entropy(logits.detach(), target) if self.label_smoothing else loss
-        if self.weight != "elbo":
-            n_counted = number_of(target, is_in_training(model))
-        value = (weight * loss).sum() / n_counted
-        ratio = over_positions(draw.is_masked.float().mean(1), where, where.shape)
+        value = (terms.weight * loss).sum() / terms.n_counted
         values = {"cross_entropy": plain.detach(), "accuracy": is_right(logits.detach(), target)}
-        logs = logs_of(values, ratio) | self.streams.logs(values, where)
+        logs = logs_of(values, terms.ratio) | self.streams.logs(values, where)
+        if self.confidence and is_training:
+            entropy = entropy_where_right(logits, values["accuracy"], is_training)
+            logs["entropy_where_right"] = mean_of(entropy)
+            value = value + self.confidence * entropy
         if prediction.vectors is not None and self.contrastive is not None:
             term = self.contrastive(prediction.vectors)
             logs["contrastive"] = mean_of(term)
             value = value + self.contrastive.weight * term
         return with_difficulty(Loss(value, {"loss": mean_of(value)} | logs), prediction.difficulty, plain, where)
 
-    def _draw(self, model: object, x_0: Tensor, rng: Rng, guide: Guide | None) -> _Masked:
-        """The batch x_0 (B, L), masked; in training, streams are dropped."""
+    def _cut(self, batch: Batch, rng: Rng) -> Batch:
+        """The batch, or as many of its first tokens as are drawn, at least 1; equal in all processes."""
+        share, length = rng.whole.fork("length").uniform((2,)).tolist()
+        return first_tokens(batch, 1 + int(length * batch.x_0.shape[1])) if share < self.random_length else batch
+
+    def _draw(self, model: object, batch: Batch, rng: Rng, guide: Guide | None) -> MaskedRows:
+        """The rows x_0 (B, L), masked; in training, streams are dropped. Prompts are never masked."""
+        x_0, is_answer = batch.x_0, batch.is_answer
         t, x_t, noise = self._corrupt(x_0, rng, guide)
+        if is_answer is not None:
+            x_t = torch.where(is_answer, x_t, x_0)
         is_dropped = self.streams.dropped(x_0, rng) if is_in_training(model) else None
         if is_dropped is not None:
             x_t = put_masks(x_t, is_dropped, self.process.mask_id)
-        return _Masked(t, x_t, noise, x_t == self.process.mask_id, None if is_dropped is None else ~is_dropped)
+        is_counted = is_answer if is_dropped is None else ~is_dropped
+        return MaskedRows(t, self._weight(t), x_t, noise, x_t == self.process.mask_id, is_counted)
 
     def _corrupt(self, x_0: Tensor, rng: Rng, guide: Guide | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Times (B,) or (B, S), tokens with [MASK] (B, L), and the noise (B, L) that masked them."""
@@ -167,7 +202,7 @@ class MaskedTokens(Objective):
         return t, self.process.corrupt(x_0, t, noise), noise
 
     def _kept(
-        self, model: object, draw: _Masked, keep_ratio: float, rng: Rng
+        self, model: object, draw: MaskedRows, keep_ratio: float, rng: Rng
     ) -> tuple[Tensor, int | Tensor, TokenSubset | None]:
         """Predicted positions (B, L), the number of tokens that `elbo` is a mean over, and the computed ones."""
         subset, where, is_counted = None, draw.is_masked, draw.is_counted
@@ -194,6 +229,17 @@ class MaskedTokens(Objective):
         if self.steps:
             return elbo_of_steps(self.process.schedule, t, self.steps)
         return WEIGHTS[self.weight](self.process.schedule, t)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Of M predicted tokens: targets, weights and mask ratios of their rows (M,), their places (B, L); the divisor."""
+
+    target: Tensor
+    weight: Tensor
+    n_counted: int | Tensor
+    ratio: Tensor
+    where: Tensor
 
 
 def drop_masked(is_masked: Tensor, noise: Tensor, keep_ratio: float) -> TokenSubset:

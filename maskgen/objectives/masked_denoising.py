@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
-from maskgen.core.predictions import NULL, Batch, Condition, FieldDenoiser, Loss
+from maskgen.core.predictions import Batch, Condition, FieldDenoiser, Loss, labels_of
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
 from maskgen.objectives.base import (
@@ -68,7 +66,7 @@ class MaskedDenoising(Objective):
         guide = guide_by(self.masking, model, x_0, batch.cond, rng, progress)
         visible = self.masking.corrupt(x_0, t, self.masking.draw_noise(x_0, rng, guide))
         x_t = self.process.corrupt(x_0, t, self.process.draw_noise(x_0, rng))
-        cond = batch.cond or Condition(torch.full((len(x_0),), NULL, device=x_0.device))
+        cond = batch.cond or Condition(labels_of(None, x_0))
         subset = visible_of(self.masking, visible)
         field = Preconditioned(self.process, model)(x_t, t, replace(cond, visible=visible), subset=subset)
         assert field.subset is not None  # the masked ones

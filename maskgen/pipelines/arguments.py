@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 from maskgen.core.errors import UserError
+from maskgen.samplers.guidance import Guidance
 
 
 class ArgumentTypeError(UserError, TypeError):
@@ -95,3 +97,47 @@ def optional_text(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise wrong_type(name, value, "a string")
     return value
+
+
+def guided(before: Guidance, guidance: float | Guidance) -> Guidance:
+    """Guidance of another scale, or another guidance.
+
+    Raises:
+        UserError: a scale that is negative, infinite or no number.
+    """
+    if isinstance(guidance, Guidance):
+        return guidance
+    scale = finite_number("guidance", guidance)
+    if scale < 0:
+        raise UserError(f"guidance must be at least 0 (1 is off), got {guidance}")
+    return replace(before, scale=scale)
+
+
+def guided_within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
+    """Raises:
+    UserError: no interval in [0, 1].
+    """
+    try:
+        low, high = interval
+        return replace(guidance, interval=(low, high))
+    except ValueError:
+        raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
+
+
+def slices(num: int, batch_size: int) -> Iterator[slice]:
+    """0..num in batches.
+
+    Raises:
+        UserError: num or batch_size below 1.
+    """
+    n_batches(num, batch_size)
+    return (slice(start, min(start + batch_size, num)) for start in range(0, num, batch_size))
+
+
+def n_batches(num: int, batch_size: int) -> int:
+    """Batches of at most `batch_size` samples.
+
+    Raises:
+        UserError: num or batch_size below 1, or no whole number.
+    """
+    return -(-whole_number("num", num, 1) // whole_number("batch_size", batch_size, 1))

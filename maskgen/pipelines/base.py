@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,11 +13,20 @@ from typing import Any, Self
 import torch
 
 from maskgen.checkpoints.card import card
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, copy_for_use, read_checkpoint
+from maskgen.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    copy_for_use,
+    load_placed,
+    load_system,
+    read_checkpoint,
+)
+from maskgen.checkpoints.filling import DTYPES, cast_matrices
+from maskgen.checkpoints.placement import DeviceMap, MaxMemory, Placement, Spread, spread_of
 from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import local_path
-from maskgen.pipelines.arguments import finite_number, whole_number, wrong_type
+from maskgen.pipelines.arguments import guided, guided_within, wrong_type
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.settings import HEAD_NFE as HEAD_NFE
 from maskgen.pipelines.settings import settings_of as settings_of
@@ -28,8 +37,6 @@ from maskgen.samplers.guidance import Guidance
 SamplerLike = str | Mapping[str, object] | MaskedSampler | FieldSampler
 """A preset (`maskgen samplers`), a mapping with `type` and its arguments, or a sampler."""
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 class Pipeline(ABC):
     """Samples from a checkpoint; `ImagePipeline` and `TextPipeline` are called to draw samples.
@@ -38,6 +45,7 @@ class Pipeline(ABC):
         checkpoint: of a generator.
         device: of the network and the tokenizer.
         dtype: see `to`; None is float32.
+        spread: over several devices, in place of `device`.
 
     Raises:
         CheckpointError: the checkpoint is a tokenizer or a classifier, or its weights cannot be used.
@@ -45,7 +53,13 @@ class Pipeline(ABC):
 
     generator: Generator
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        spread: Spread | None = None,
+    ) -> None:
         if checkpoint.recipe.task != "generator":
             raise CheckpointError(
                 f"{checkpoint.path} is a {checkpoint.recipe.task}; only a generator can be sampled from"
@@ -54,11 +68,19 @@ class Pipeline(ABC):
         self.checkpoint = checkpoint
         self._recipe: Recipe | None = checkpoint.recipe  # with the sampler that was set; None if that is an object
         self._dtype = torch.float32
-        self.generator = self._make(checkpoint, device, dtype)
+        if dtype is not None:
+            self._set_dtype(dtype)
+        self._placement: Placement | None = None
+        if spread is None:
+            system = load_system(checkpoint, dtype)
+        else:
+            system, self._placement = load_placed(checkpoint, spread, dtype)
+            device = self._placement.device
+        self.generator = Generator.of(system, device)
         if self.generator.guidance.scale != 1 and not self._can_be_guided():
             # the recipe's own guidance, of which its data or training made nothing; one that is given is refused
             self.generator = replace(self.generator, guidance=replace(self.generator.guidance, scale=1.0))
-        self.to(device, dtype)
+        self._move(device)
 
     @abstractmethod
     def _check_kind(self, checkpoint: Checkpoint) -> None:
@@ -73,15 +95,19 @@ class Pipeline(ABC):
             return False
         return True
 
-    @abstractmethod
-    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator: ...
-
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        device_map: DeviceMap | None = None,
+        max_memory: MaxMemory | None = None,
     ) -> Self:
         """See `maskgen.load`."""
-        return cls(read_checkpoint(source), pick_device(device), dtype)
+        spread = spread_of(device, device_map, max_memory)
+        return cls(read_checkpoint(source), pick_device(device), dtype, spread)
 
     @property
     def model(self) -> Any:
@@ -92,6 +118,11 @@ class Pipeline(ABC):
     def device(self) -> torch.device:
         """The device of the network."""
         return self.generator.device
+
+    @property
+    def device_map(self) -> dict[str, str] | None:
+        """Where blocks of the network are, "" for all else; None for a network on one device."""
+        return None if self._placement is None else self._placement.described()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,22 +210,30 @@ class Pipeline(ABC):
                 are stored in it and matrix products computed in it; norms, embeddings and the sampler stay float32.
 
         Raises:
-            UserError: a device that is not there, or another dtype.
+            UserError: a device that is not there, another dtype, or a network that is spread over devices.
         """
+        if self._placement is not None:
+            raise UserError("this network is spread over devices (device_map); load it again to change that")
         if dtype is not None:
-            if dtype not in DTYPES:
-                raise wrong_type("dtype", str(dtype), "torch.float32, torch.bfloat16 or torch.float16")
-            self._dtype = dtype
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-                    module.to(dtype)
+            self._set_dtype(dtype)
+            cast_matrices(self.model, dtype)
         if device is not None:
-            place, tokenizer = pick_device(device), self.generator.tokenizer
-            self.model.to(place)
-            if isinstance(tokenizer, torch.nn.Module):
-                tokenizer = tokenizer.to(place)
-            self.generator = replace(self.generator, tokenizer=tokenizer, device=place)
+            self._move(pick_device(device))
         return self
+
+    def _set_dtype(self, dtype: torch.dtype) -> None:
+        if dtype not in DTYPES.values():
+            raise wrong_type("dtype", str(dtype), "torch.float32, torch.bfloat16 or torch.float16")
+        self._dtype = dtype
+
+    def _move(self, device: torch.device) -> None:
+        """Move tokenizer and network, unless that is spread over devices."""
+        if self._placement is None:
+            self.model.to(device)
+        tokenizer = self.generator.tokenizer
+        if isinstance(tokenizer, torch.nn.Module):
+            tokenizer = tokenizer.to(device)
+        self.generator = replace(self.generator, tokenizer=tokenizer, device=device)
 
     def _computing(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
@@ -219,9 +258,9 @@ class Pipeline(ABC):
         if sampler is not None or arguments:
             generator = replace(generator, sampler=self._sampler(sampler, arguments))
         if guidance is not None:
-            generator = replace(generator, guidance=_guided(generator.guidance, guidance))
+            generator = replace(generator, guidance=guided(generator.guidance, guidance))
         if guidance_interval is not None:
-            generator = replace(generator, guidance=_within(generator.guidance, guidance_interval))
+            generator = replace(generator, guidance=guided_within(generator.guidance, guidance_interval))
             if generator.guidance.scale == 1:
                 self._check_guidance()
                 raise UserError("guidance interval: guidance is off, its scale is 1; give a scale (--guidance) as well")
@@ -262,47 +301,3 @@ def _spec(sampler: str | Mapping[str, object]) -> dict[str, object]:
     """A preset as a mapping with `type`."""
     spec: dict[str, object] = {"type": sampler} if isinstance(sampler, str) else dict(sampler)
     return {**spec, "type": str(spec["type"]).replace("-", "_")} if "type" in spec else spec
-
-
-def _guided(before: Guidance, guidance: float | Guidance) -> Guidance:
-    """Guidance of another scale, or another guidance.
-
-    Raises:
-        UserError: a scale that is negative, infinite or no number.
-    """
-    if isinstance(guidance, Guidance):
-        return guidance
-    scale = finite_number("guidance", guidance)
-    if scale < 0:
-        raise UserError(f"guidance must be at least 0 (1 is off), got {guidance}")
-    return replace(before, scale=scale)
-
-
-def _within(guidance: Guidance, interval: Sequence[float]) -> Guidance:
-    """Raises:
-    UserError: no interval in [0, 1].
-    """
-    try:
-        low, high = interval
-        return replace(guidance, interval=(low, high))
-    except ValueError:
-        raise UserError(f"guidance interval must be LOW,HIGH in [0, 1], low first, got {list(interval)}") from None
-
-
-def slices(num: int, batch_size: int) -> Iterator[slice]:
-    """0..num in batches.
-
-    Raises:
-        UserError: num or batch_size below 1.
-    """
-    n_batches(num, batch_size)
-    return (slice(start, min(start + batch_size, num)) for start in range(0, num, batch_size))
-
-
-def n_batches(num: int, batch_size: int) -> int:
-    """Batches of at most `batch_size` samples.
-
-    Raises:
-        UserError: num or batch_size below 1, or no whole number.
-    """
-    return -(-whole_number("num", num, 1) // whole_number("batch_size", batch_size, 1))

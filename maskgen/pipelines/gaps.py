@@ -22,11 +22,6 @@ DRAWS = 128
 LONGEST = 256
 
 
-def has_ranges(infill: str) -> bool:
-    """Whether a text has gaps of unknown length."""
-    return RANGE.search(infill) is not None
-
-
 @torch.no_grad()
 def with_lengths(infill: str, tokens: Callable[[str], Tensor], model: Any, mask_id: int) -> str:
     """A text whose gaps `_{low,high}` have become as many `_` as fit best, from left to right.
@@ -45,7 +40,8 @@ def with_lengths(infill: str, tokens: Callable[[str], Tensor], model: Any, mask_
         UserError: a network that generates from left to right, an impossible range, or a gap at the end of the text.
     """
     traits = traits_of(model)
-    if traits.is_autoregressive or traits.block_length is not None or traits.has_exponents:
+    is_ordered = traits.is_autoregressive or traits.block_length is not None
+    if RANGE.search(infill) and (is_ordered or traits.has_exponents):
         raise UserError("gaps of unknown length need a masked checkpoint (md4, mdlm); write one _ for each token")
     while found := RANGE.search(infill):
         low, high = int(found[1]), int(found[2])

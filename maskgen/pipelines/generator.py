@@ -99,7 +99,8 @@ class Generator:
         sampler = self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
         time = training_time(sampler.unmasking.schedule, self.schedule)
-        denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time)
+        prompt = None if known is None or isinstance(self.tokenizer, ImageTokenizer) else known >= 0
+        denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time, prompt=prompt)
         rng, streams = Rng.per_sample(seeds), self._streams(x_1.shape[1])
         x_0 = sampler(denoise, x_1, rng, mask_id=mask_id, grid=grid, on_step=on_step, streams=streams)
         # A patch may be known in part: it is generated as a whole, and its known pixels are restored.
@@ -152,6 +153,10 @@ class Generator:
         if isinstance(self.sampler, FieldSampler):
             return self.sampler
         sampler, traits = self.sampler, traits_of(self.denoiser)
+        if traits.groups is not None or traits.block_length is not None:
+            sampler = replace(sampler, lookahead=None)  # it sees no masks after its block
+        if sampler.lookahead is not None and traits.has_fixed_grid:
+            raise UserError("lookahead shortens rows, and this network takes one length; use sampler autoregressive")
         if traits.has_exponents:
             sampler = with_exponents(sampler, self.denoiser.exponents.detach().cpu())
         if traits.groups is not None:

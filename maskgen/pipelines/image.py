@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError
 from maskgen.core.errors import UserError
 from maskgen.core.files import local_path
 from maskgen.core.traits import traits_of
 from maskgen.data.image.captions import CaptionSettings, CaptionTable, read_embeddings
 from maskgen.data.image.pictures import to_pil
-from maskgen.pipelines.arguments import seeds_of, texts_of
-from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
+from maskgen.pipelines.arguments import n_batches, seeds_of, slices, texts_of
+from maskgen.pipelines.base import Pipeline, SamplerLike
 from maskgen.pipelines.classes import Classes, ClassNames
 from maskgen.pipelines.edit import Edit, Holes, Picture
 from maskgen.pipelines.generator import Generator
@@ -55,9 +55,10 @@ class ImagePipeline(Pipeline):
         assert isinstance(self.generator.tokenizer, ImageTokenizer)
         return self.generator.tokenizer
 
-    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator:
-        self.classes = checkpoint.classes
-        return Generator.of(load_system(checkpoint, dtype), device)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their ids."""
+        return self.checkpoint.classes
 
     @property
     def class_names(self) -> ClassNames:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 
 from maskgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from maskgen.checkpoints.placement import DeviceMap, MaxMemory, Spread, spread_of
 from maskgen.core.devices import pick_device
 from maskgen.pipelines.arguments import wrong_type
 from maskgen.pipelines.image import ImagePipeline
@@ -16,28 +18,46 @@ from maskgen.pipelines.text import TextPipeline
 Source = str | Path
 
 
-def load(
-    source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
-) -> ImagePipeline | TextPipeline:
+class LoadOptions(TypedDict, total=False):
+    """Keyword arguments of `maskgen.load`."""
+
+    device: str | torch.device
+    dtype: torch.dtype | None
+    device_map: DeviceMap | None
+    max_memory: MaxMemory | None
+
+
+class _Loaded(NamedTuple):
+    """Arguments of a `Pipeline`."""
+
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype | None
+    spread: Spread | None
+
+
+def load(source: Source, **options: Unpack[LoadOptions]) -> ImagePipeline | TextPipeline:
     """The pipeline of a checkpoint: see `maskgen.load`."""
-    checkpoint = _read(source)
-    kind = TextPipeline if checkpoint.recipe.kind == "text" else ImagePipeline
-    return kind(checkpoint, pick_device(device), dtype)
+    loaded = _read(source, options)
+    kind = TextPipeline if loaded.checkpoint.recipe.kind == "text" else ImagePipeline
+    return kind(*loaded)
 
 
-def load_image(
-    source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
-) -> ImagePipeline:
+def load_image(source: Source, **options: Unpack[LoadOptions]) -> ImagePipeline:
     """The pipeline of an image checkpoint: see `maskgen.load_image`."""
-    return ImagePipeline(_read(source), pick_device(device), dtype)
+    return ImagePipeline(*_read(source, options))
 
 
-def load_text(source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> TextPipeline:
+def load_text(source: Source, **options: Unpack[LoadOptions]) -> TextPipeline:
     """The pipeline of a text checkpoint: see `maskgen.load_text`."""
-    return TextPipeline(_read(source), pick_device(device), dtype)
+    return TextPipeline(*_read(source, options))
 
 
-def _read(source: Source) -> Checkpoint:
+def _read(source: Source, options: LoadOptions) -> _Loaded:
     if not isinstance(source, str | Path):
         raise wrong_type("source", source, "a zoo name, a directory or a hub id")
-    return read_checkpoint(converted_checkpoint(str(source)) or source)
+    device = options.get("device", "auto")
+    spread = spread_of(device, options.get("device_map"), options.get("max_memory"))
+    place = pick_device(device)
+    checkpoint = read_checkpoint(converted_checkpoint(str(source)) or source)
+    return _Loaded(checkpoint, place, options.get("dtype"), spread)

@@ -30,6 +30,8 @@ def settings_of(generator: Generator) -> dict[str, object]:
         "top_p": sampler.top_p,
         "crossing": sampler.crossing,
     }
+    given = {"top_k": (sampler.top_k, 0), "lookahead": (sampler.lookahead, None)}
+    numbers |= {name: value for name, (value, off) in given.items() if value != off}
     if traits_of(generator.denoiser).has_token_diffusion:
         numbers |= {"head": repr(sampler.head), HEAD_NFE: sampler.head.nfe}
     return {**parts, **numbers, "guidance": repr(generator.guidance)}

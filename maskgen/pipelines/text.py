@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_system
+from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError
 from maskgen.core.errors import UserError
 from maskgen.core.traits import traits_of
-from maskgen.pipelines.arguments import optional_text, seeds_of, whole_number, wrong_type
-from maskgen.pipelines.base import Pipeline, SamplerLike, n_batches, slices
-from maskgen.pipelines.gaps import GAP, has_ranges, with_lengths
+from maskgen.pipelines.arguments import n_batches, optional_text, seeds_of, slices, whole_number, wrong_type
+from maskgen.pipelines.base import Pipeline, SamplerLike
+from maskgen.pipelines.gaps import GAP, with_lengths
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.outputs import TextOutput, TextStep
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
@@ -23,6 +25,8 @@ from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.tokenizers.text.specials import Message
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 
 class Request(NamedTuple):
@@ -57,9 +61,6 @@ class TextPipeline(Pipeline):
         if checkpoint.recipe.kind != "text":
             raise CheckpointError(f"{checkpoint.path} generates images, not text; use maskgen.load_image")
 
-    def _make(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Generator:
-        return Generator.of(load_system(checkpoint, dtype), device)
-
     @property
     def tokenizer(self) -> TextTokenizer:
         """The text tokenizer."""
@@ -70,7 +71,12 @@ class TextPipeline(Pipeline):
         return f"texts of {self.generator.length} tokens, vocabulary {self.tokenizer.vocab_size}"
 
     def _check_guidance(self) -> None:
-        raise UserError("this checkpoint has no classes to be guided by; leave guidance out")
+        traits = traits_of(self.model)
+        if traits.is_autoregressive or traits.block_length is not None:
+            raise UserError(
+                "guidance masks the prompt, and this checkpoint generates from left to right: it has not seen gaps "
+                "before a text; use a bidirectional one (mdlm)"
+            )
 
     def known(self, length: int, prompt: str | None = None, infill: str | None = None) -> Tensor | None:
         """(1, L) int64 of given tokens, -1 for tokens to generate; None without prompt and infill.
@@ -83,8 +89,7 @@ class TextPipeline(Pipeline):
         Raises:
             UserError: both, no room for a token, or text outside the tokenizer's vocabulary.
         """
-        if prompt is not None and infill is not None:
-            raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+        _require_one(prompt, infill)
         if prompt is None and infill is None:
             return None
         if infill is not None and GAP not in infill:
@@ -93,13 +98,7 @@ class TextPipeline(Pipeline):
         return self._opened(given, length, is_whole=infill is not None)
 
     def with_lengths(self, infill: str) -> str:
-        """An infill whose gaps of unknown length `_{3,9}` have become the number of `_` that fits best.
-
-        Raises:
-            UserError: see `maskgen.pipelines.gaps.with_lengths`.
-        """
-        if not has_ranges(infill):
-            return infill
+        """An infill whose gaps of unknown length have become the number of `_` that fits best, see `gaps`."""
         return with_lengths(
             infill, lambda text: self._tokens(text, has_gaps=True), self.model, self.tokenizer.vocab_size
         )
@@ -111,15 +110,21 @@ class TextPipeline(Pipeline):
         return torch.cat([given, given.new_full((max(length - len(given), 0),), -1)])[None]
 
     def _tokens(self, text: str, *, has_gaps: bool) -> Tensor:
-        prefix = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64)
-        parts = re.split(f"({GAP}+)", text) if has_gaps else [text]
-        return torch.cat([
-            prefix,
-            *(
-                torch.full((len(part),), -1) if has_gaps and part.startswith(GAP) else self.tokenizer.encode(part)
-                for part in parts if part
-            ),
-        ])  # fmt: skip
+        """(N,) int64 of a text, with its prefix, -1 in gaps.
+
+        Where a word and the space before it are one token, the space before a gap belongs to its first token.
+        """
+        prefix, tokenizer = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64), self.tokenizer
+        parts = [part for part in (re.split(f"({GAP}+)", text) if has_gaps else [text]) if part]
+        found = [prefix]
+        for index, part in enumerate(parts):
+            if has_gaps and part.startswith(GAP):
+                found.append(torch.full((len(part),), -1))
+                continue
+            if index + 1 < len(parts) and part.endswith(" ") and tokenizer.joins_space:
+                part = part[:-1]
+            found.append(tokenizer.encode(part) if not index else tokenizer.encode_after(part))
+        return torch.cat(found)
 
     def __call__(
         self,
@@ -149,7 +154,7 @@ class TextPipeline(Pipeline):
             new_tokens: tokens after prompt or messages, in place of length.
             known: (num, L) or (1, L) int64 of given tokens, -1 elsewhere, in place of prompt, infill and length.
             sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
-            guidance: refused, as text checkpoints have no classes.
+            guidance: scale of guidance by the given tokens, 1 is off, see `Guidance`; LLaDA's `cfg_scale` + 1.
             seed: of text 0, text i has `seed + i`; or a list with a seed for each text.
             batch_size, progress, on_step: see `ImagePipeline`.
             **arguments: of the sampler: `steps`, `temperature`, `top_p`, ...
@@ -238,6 +243,8 @@ class TextPipeline(Pipeline):
         if known is not None:
             self._check_known(known, num)
             length, known = known.shape[1], known.expand(num, -1)
+        if generator.guidance.scale != 1 and (known is None or not (known >= 0).any()):
+            raise UserError("guidance of a text is by what it is given: a prompt, a message or an infill; or use 1")
         if length is not None:
             self._check_length(length)
             generator = replace(generator, length=whole_number("length", length, 1))
@@ -249,7 +256,7 @@ class TextPipeline(Pipeline):
             yield tokens.cpu(), order.steps(tokens)
 
     def _check_length(self, length: int) -> None:
-        """Check the number of tokens to generate against a network for rows of one length.
+        """Check the number of tokens to generate against a network for rows of one length; a longer one is said.
 
         Raises:
             UserError: another length; a longer one for a network that generates from left to right.
@@ -261,6 +268,8 @@ class TextPipeline(Pipeline):
             raise UserError(
                 f"this checkpoint is for texts of {most}{trained} tokens, its mixer has no others; got {length}"
             )
+        if length > trained:
+            _say_longer(length, trained)
 
     def _check_known(self, known: Tensor, num: int) -> None:
         size = self.tokenizer.vocab_size
@@ -271,8 +280,18 @@ class TextPipeline(Pipeline):
             )
 
 
+def _require_one(prompt: str | None, infill: str | None) -> None:
+    """Check that a prompt and an infill are not both given.
+
+    Raises:
+        UserError: they are.
+    """
+    if prompt is not None and infill is not None:
+        raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+
+
 def _check_given(given: Given) -> None:
-    """Check types, and that no two arguments say the same.
+    """Check types, and that no two arguments contradict each other.
 
     Raises:
         UserError: one is wrong.
@@ -288,9 +307,13 @@ def _check_given(given: Given) -> None:
         others = (given.prompt, given.infill, given.messages, given.new_tokens)
         if any(one is not None for one in others) or given.length not in (None, given.known.shape[-1]):
             raise UserError("known already gives the tokens and the length; leave out prompt, infill and length")
-    if given.prompt is not None and given.infill is not None:
-        raise UserError("give a prompt or an infill, not both: an infill may begin with the prompt")
+    _require_one(given.prompt, given.infill)
     if given.messages is not None and not (given.prompt is None and given.infill is None):
         raise UserError("messages are a whole conversation; leave out prompt and infill")
     if given.new_tokens is not None and (given.length is not None or given.infill is not None):
         raise UserError("new_tokens counts tokens after a prompt; leave out length and infill")
+
+
+@cache
+def _say_longer(length: int, trained: int) -> None:
+    log.warning("length %d: this checkpoint was trained on rows of %d tokens and has seen none longer", length, trained)

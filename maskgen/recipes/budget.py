@@ -111,7 +111,7 @@ class TrainSettings(_Settings):
     document_attention: bool = Field(False, description="documents packed into a row do not see each other")
     gradient_checkpointing: bool = Field(False, description="compute a block's activations again, not keep them")
     precision: Literal["auto", "no", "bf16"] = "auto"
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256, description="processes that read data ahead")
     worker_timeout: float = Field(600.0, ge=0, description="seconds a batch of a data worker may take; 0 is no limit")
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1, description="the newest so many")

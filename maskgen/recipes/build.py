@@ -5,15 +5,18 @@ Training takes the facts from its data, sampling from a checkpoint, and `maskgen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
 
+from maskgen.core.errors import first_line, is_out_of_memory
 from maskgen.core.streams import Stream, TokenLayout
 from maskgen.data.base import ImageSource, TextSource
 from maskgen.models import change_grid
+from maskgen.nn.counting import TooLargeError, counted
 from maskgen.objectives import Objective
 from maskgen.processes import Gaussian
 from maskgen.recipes.schema import Recipe
@@ -27,6 +30,9 @@ from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 ImageShape = tuple[int, int, int]
 AnyTokenizer = ImageTokenizer | TextTokenizer
+
+MOST_PARTS, MOST_ELEMENTS = 500_000, 2**43
+"""Modules, parameters and buffers of a network, and numbers in them, that a recipe may ask for."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,24 @@ class System:
         if self.layout is None:
             return _image_shape(self.facts)
         return (self.layout.length, *([] if self.layout.has_discrete_tokens else [self.layout.width]))
+
+
+@contextmanager
+def possible_sizes() -> Iterator[None]:
+    """Context in which a network is built from the sizes of a recipe, which may be beyond any machine.
+
+    Raises:
+        RecipeError: they are, or PyTorch refuses them.
+    """
+    try:
+        with counted(MOST_PARTS, MOST_ELEMENTS):
+            yield
+    except (TooLargeError, OverflowError) as error:
+        raise RecipeError("the sizes of this recipe make a network beyond any machine") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise RecipeError(f"no network of the sizes of this recipe can be built: {first_line(error)}") from error
 
 
 def build_system(

@@ -14,6 +14,7 @@ from maskgen.data.base import DATASETS
 from maskgen.models import MODELS
 from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
 from maskgen.processes import PROCESSES, Process
+from maskgen.recipes.answers import check_answers
 from maskgen.recipes.budget import plan
 from maskgen.recipes.schema import Recipe
 from maskgen.recipes.tree import RecipeError
@@ -91,6 +92,7 @@ def _context(recipe: Recipe, objective: Objective) -> CheckContext:
         has_views=recipe.train.views is not None,
         has_previews=recipe.train.preview_every > 0,
         has_pixels=recipe.has_pixels,
+        has_answers=recipe.has_answers,
     )
 
 
@@ -224,6 +226,8 @@ def _check_objective(recipe: Recipe, context: CheckContext) -> None:
         raise RecipeError(f"train.keep_ratio: {model} computes visible tokens as it is; use 1, got {kept}")
     if kept < 1 and not traits.drops_tokens:
         raise RecipeError(f"train.keep_ratio: model {model} drops no tokens; use 1, got {kept}")
+    if recipe.has_answers:
+        check_answers(recipe, objective, traits)
     if recipe.train.document_attention:
         if recipe.kind != "text" or not traits.takes_documents or not objective.traits.takes_documents:
             models = [one for one in MODELS.names() if _traits(one).takes_documents]

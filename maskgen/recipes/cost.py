@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -222,8 +223,14 @@ def cost_of(settings: TrainSettings, subjects: Mapping[int | None, Subject], oth
     return Cost(settings, parameters(first.network), macs)
 
 
-def matmul_peak(device: torch.device, size: int = 1024, n: int = 3) -> float:
-    """FLOP/s of the best of n float32 matrix products on a device: what a training step is measured against."""
+def matmul_peak(device: torch.device) -> float:
+    """FLOP/s of float32 matrix products on a device: what a training step is measured against; measured once."""
+    return _matmul_peak(device, torch.get_num_threads())
+
+
+@cache
+def _matmul_peak(device: torch.device, _threads: int, size: int = 1024, n: int = 3) -> float:
+    """The best of n products."""
     a, best = torch.ones(size, size, device=device), float("inf")
     for _ in range(n):
         began = time.perf_counter()

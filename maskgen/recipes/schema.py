@@ -33,7 +33,7 @@ Task = Literal["generator", "tokenizer", "classifier"]
 class GuidanceSettings(BaseModel):
     """Fields of `maskgen.samplers.guidance.Guidance`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scale: float = 1.0
     ramp: Ramp = "constant"
@@ -92,6 +92,15 @@ class Recipe(BaseModel):
         return None if self.model is None else MODELS.check(self.model, "model")[1].get("lora")
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the network is loaded by another library, with sizes and weights of its own."""
+        if self.model is None:
+            return False
+        name, arguments = MODELS.check(self.model, "model")
+        takes_architecture = "architecture" in inspect.signature(MODELS.get(name)).parameters
+        return takes_architecture and arguments.get("source") is not None
+
+    @property
     def data_entry(self) -> type[ImageSource | TextSource]:
         """The class of the data, with its declared traits."""
         return cast(type[ImageSource | TextSource], DATASETS.get(DATASETS.check(self.data, "data")[0]))
@@ -100,6 +109,11 @@ class Recipe(BaseModel):
     def kind(self) -> StreamKind:
         """The kind of data."""
         return self.data_entry.kind
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether rows are a prompt, which is never masked, and an answer."""
+        return issubclass(self.data_entry, TextSource) and self.data_entry.has_answers
 
     @property
     def has_discrete_tokens(self) -> bool:
@@ -166,7 +180,7 @@ class Recipe(BaseModel):
     def build_text_tokenizer(self, source: TextSource) -> TextTokenizer:
         """A text tokenizer, made from the documents of a source where its type learns from data."""
         made: TextTokenizer = self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out)
-        return made
+        return made.stopping_at_eos() if source.has_answers else made
 
     def _tokenizer(self, **derived: object) -> Any:
         if self.tokenizer is None:

@@ -28,6 +28,9 @@ class Guidance:
 
     The convention is Muse's, `l_u + scale (l_c - l_u)`; where a paper writes `l_c + s (l_c - l_u)`, scale = 1 + s.
 
+    The unconditional prediction is that of the null condition, or of the same row with its prompt masked (LLaDA, arXiv
+    2502.09992).
+
     Args:
         scale: strength; 1 is off.
         ramp: growth with progress p = 1 - t: `constant`; `linear`, 1 + (scale - 1) p; `power_cosine`,
@@ -89,6 +92,7 @@ class Guidance:
         mask_id: int = ...,
         *,
         network_time: TimeMap | None = None,
+        prompt: Tensor | None = None,
     ) -> Denoise: ...
     @overload
     def bind(
@@ -108,6 +112,7 @@ class Guidance:
         mask_id: int = 0,
         *,
         network_time: TimeMap | None = None,
+        prompt: Tensor | None = None,
         time_step: float = 0.0,
         patch_area: int = 1,
     ) -> _Guided:
@@ -120,12 +125,13 @@ class Guidance:
             denoiser: the network.
             cond: condition of the batch's rows, None for an unconditional model.
             null: the null condition; `cond.null()` by default.
-            mask_id: id of [MASK] among discrete tokens, for ramp `revealed`.
+            mask_id: id of [MASK] among discrete tokens, for ramp `revealed` and `prompt`.
             network_time: time of the sampler -> time that the network is given; see `training_time`.
+            prompt: (B, L) bool, discrete tokens that are masked in the unconditional pass.
             time_step: see `at`.
             patch_area: numbers of a continuous token per channel.
         """
-        return _Guided(self, denoiser, cond, null, mask_id, network_time, time_step, patch_area)
+        return _Guided(self, denoiser, cond, null, mask_id, network_time, prompt, time_step, patch_area)
 
 
 def training_time(sampler: Schedule, training: Schedule | None) -> TimeMap | None:
@@ -154,6 +160,7 @@ class _Guided:
     null: Condition | None
     mask_id: int
     network_time: TimeMap | None = None
+    prompt: Tensor | None = None
     time_step: float = 0.0
     patch_area: int = 1
 
@@ -164,7 +171,10 @@ class _Guided:
         if int(rows.sum()) in (0, len(rows)):
             return self._predict(x_t, t, where)
         cond, null = (None if c is None else c.rows(rows) for c in (self.cond, self.null))
-        answer = replace(self, cond=cond, null=null)._predict(x_t[rows], t[rows.to(t.device)], where[rows])
+        prompt = None if self.prompt is None else self.prompt[rows]
+        answer = replace(self, cond=cond, null=null, prompt=prompt)._predict(
+            x_t[rows], t[rows.to(t.device)], where[rows]
+        )
         packed: Any = prediction_at(answer, where[rows])
         return replace(packed, where=where)  # packed in row order: no other row adds any
 
@@ -173,11 +183,13 @@ class _Guided:
         # Continuous tokens need the exact time: their noise level is steep at its ends.
         time = time.to(x_t.device, torch.float64 if x_t.is_floating_point() else torch.float32)
         # t lives on the CPU: choosing the number of passes waits for no GPU
-        if self.cond is None or not self.guidance.is_on(t, self.time_step):
+        is_alone = self.cond is None and self.prompt is None
+        if is_alone or not self.guidance.is_on(t, self.time_step):
             return self.denoiser(x_t, time, self.cond, where=where)
-        both = self.cond.join(self.null if self.null is not None else self.cond.null())
+        both = None if self.cond is None else self.cond.join(self.null if self.null is not None else self.cond.null())
+        without = x_t if self.prompt is None else x_t.masked_fill(self.prompt, self.mask_id)
         twice = None if where is None else where.repeat(2, 1)
-        joined = self.denoiser(torch.cat([x_t, x_t]), time.repeat(2), both, where=twice)
+        joined = self.denoiser(torch.cat([x_t, without]), time.repeat(2), both, where=twice)
         if isinstance(joined, Tensor):
             joined = Categorical(joined, None if joined.ndim == 3 else twice)
         conditional, unconditional = joined.halves()

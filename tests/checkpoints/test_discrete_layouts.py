@@ -27,7 +27,8 @@ from tests.captioned import tiny_encoder
 Command = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).parents[1] / "golden" / "parity"
 LAYOUTS = {
-    "halton": "halton", "interpolants": "interpolants", "mage": "mage", "maskgil": "maskgil", "maskgit": "maskgit_jax",
+    "halton": "halton", "interpolants": "interpolants", "interpolants-dit": "interpolants_dit", "mage": "mage",
+    "maskgil": "maskgil", "maskgit": "maskgit_jax",
 }  # fmt: skip
 """Layout -> facts with the names and shapes of a small published file."""
 

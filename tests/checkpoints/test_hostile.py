@@ -11,10 +11,22 @@ from typing import Any
 import pytest
 import yaml
 
-from maskgen.checkpoints.checkpoint import CheckpointError, load_system, read_checkpoint
+from maskgen.checkpoints.adapters import Base, digest_of
+from maskgen.checkpoints.checkpoint import CheckpointError, load_system, read_checkpoint, write_checkpoint
 from maskgen.checkpoints.manifest import sealed
+from maskgen.nn.lora import LoraSettings, add_lora
+from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.shipped import zoo_names
-from tests.tiny import FIELD, VECTORS, generator_checkpoint, text_checkpoint, tokenizer_checkpoint
+from tests.tiny import (
+    CLASSES,
+    FIELD,
+    GENERATOR,
+    SHAPE,
+    VECTORS,
+    generator_checkpoint,
+    text_checkpoint,
+    tokenizer_checkpoint,
+)
 
 MAKERS: dict[str, Callable[[Path], object]] = {
     "maskgit": generator_checkpoint,
@@ -58,7 +70,7 @@ def test_a_network_far_larger_than_its_weights_is_refused_before_it_is_built(
 ) -> None:
     MAKERS[kind](tmp_path / "c")
     forged(tmp_path / "c", {f"{'tokenizer' if kind == 'tokenizer' else 'model'}.{key}": value}, {})
-    assert "do not belong to its weights" in refusal(tmp_path / "c")
+    assert "no network of its sizes can be built" in refusal(tmp_path / "c")
 
 
 @pytest.mark.parametrize("kind", ["maskgit", "field", "vectors", "tokenizer"])
@@ -105,6 +117,44 @@ def test_three_million_classes_are_refused(tmp_path: Path) -> None:
     generator_checkpoint(tmp_path / "c")
     forged(tmp_path / "c", {}, {"classes": ["x"] * 3 * MILLION})
     assert "at most 1,000,000 names, got 3,000,000" in refusal(tmp_path / "c")
+
+
+def low_rank_checkpoint(path: Path, is_alone: bool) -> None:
+    """Changes of a tiny network: with it in the run directory, or named as the initial weights of a run."""
+    generator_checkpoint(path / "first")
+    recipe = parse_recipe({**GENERATOR, "model": {**GENERATOR["model"], "lora": {"rank": 2}}})
+    network = load_system(read_checkpoint(path / "first")).network
+    below = {name: value.clone() for name, value in network.state_dict().items()}
+    changes = {n: p for n, p in add_lora(network, LoraSettings(rank=2)).model.named_parameters() if "lora_" in n}
+    source = "" if is_alone else str(path / "first")
+    base = Base(source=source, weights="ema", digest=digest_of(below), trained=[])
+    info = {"step": 1, "classes": CLASSES, "image_shape": SHAPE, "base": base}
+    write_checkpoint(path / "c", recipe, {"model.safetensors": changes}, info)
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("width", MILLION), ("depth", 10**7), ("mlp_ratio", 1e9), ("lora.rank", 60_000), ("lora.rank", 10**9),
+     ("lora.rank", 3), ("lora.alpha", 10**400)],
+)  # fmt: skip
+def test_low_rank_changes_are_bounded_by_the_weights_below_them(
+    tmp_path: Path, is_alone: bool, key: str, value: float
+) -> None:
+    low_rank_checkpoint(tmp_path, is_alone)
+    forged(tmp_path / "c", {f"model.{key}": value}, {})
+    refusal(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "base",
+    [None, "x", {}, {"source": 1, "weights": "ema", "digest": "", "trained": []}, {"source": "/etc", "weights": "ema"},
+     {"source": "", "weights": "ema", "digest": "0", "trained": 3}],
+)  # fmt: skip
+def test_a_damaged_description_of_the_weights_below_is_refused(tmp_path: Path, base: object) -> None:
+    low_rank_checkpoint(tmp_path, is_alone=False)
+    forged(tmp_path / "c", {}, {"base": base})
+    refusal(tmp_path / "c")
 
 
 @pytest.mark.parametrize("kind", [*MAKERS, *zoo_names()])

@@ -15,6 +15,8 @@ from torch import Tensor
 import maskgen
 from maskgen.checkpoints.checkpoint import load_text_model, read_checkpoint
 from maskgen.checkpoints.convert.conversion import run
+from maskgen.checkpoints.convert.converter import CONVERTERS
+from maskgen.checkpoints.convert.published import Published
 from maskgen.cli.commands import cli
 from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
@@ -149,3 +151,42 @@ def test_choices_are_scored_from_the_command_line(
     assert report
     with pytest.raises(UserError, match="needs --file"):
         evaluate(str(converted), metrics=["choices"])
+
+
+EXPERTS: dict[str, Any] = {
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 8,
+    "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "num_shared_experts": 1, "moe_intermediate_size": 12,
+    "first_k_dense_replace": 1, "mask_token_id": 37,
+}  # fmt: skip
+FACTS = Path(__file__).parents[1] / "golden" / "parity" / "llada2.json"
+
+
+def test_experts_of_llada2_are_read_one_by_one_and_merged() -> None:
+    state = tensors({name: tuple(shape) for name, shape in json.loads(FACTS.read_text())["tensors"].items()})
+    found, converter = Published(state, EXPERTS), CONVERTERS.build("llada2")
+    assert [name for name in CONVERTERS.names() if CONVERTERS.build(name).recognises(found)] == ["llada2"]
+    merged = {name: value for name, value in state.items() if ".experts." not in name}
+    for part in ("gate_proj", "up_proj", "down_proj"):
+        prefix = "layers.1.mlp.experts."
+        merged[prefix + part] = torch.stack([state[f"{prefix}{n}.{part}.weight"] for n in range(8)])
+    separate, together = (converter.tensors(Published(one, EXPERTS)) for one in (state, merged))
+    assert separate.keys() == together.keys()
+    assert all(torch.equal(separate[name], together[name]) for name in separate)
+    del state["layers.1.mlp.experts.3.up_proj.weight"]
+    with pytest.raises(UserError, match=r"experts\.\d\.up_proj\.weight is missing"):
+        converter.tensors(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score_function": "softmax"}, "score_function 'softmax' is not that of LLaDA2"),
+        ({"head_dim": 16}, "head_dim must be hidden_size / num_attention_heads, 32 / 4"),
+        ({"num_experts": None}, "num_experts must be a number, got None"),
+    ],
+)
+def test_another_mixture_is_refused(change: dict[str, Any], message: str) -> None:
+    shapes = json.loads(FACTS.read_text())["tensors"]
+    found = Published({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, EXPERTS | change)
+    with pytest.raises(UserError, match=message):
+        CONVERTERS.build("llada2").target(found)

@@ -216,3 +216,16 @@ def test_a_generator_holds_a_copy_of_its_tokenizer_which_must_fit(tmp_path: Path
     assert system.tokenizer is not None
     assert system.layout is not None
     assert (system.layout.vocab_size, system.layout.shape) == (codes, (side, side))
+
+
+def test_the_scale_of_dc_ae_is_that_of_its_published_name(tmp_path: Path) -> None:
+    state = public("dc_ae")
+    state |= {n.replace("running_mean", "num_batches_tracked"): torch.tensor(1) for n in state if "running_mean" in n}
+    folder = tmp_path / "models--mit-han-lab--dc-ae-f32c32-mix-1.0"
+    folder.mkdir()
+    config = json.loads(
+        (run(str(saved(folder / "model.pt", state)), str(tmp_path / "mix")) / "config.json").read_text()
+    )
+    assert config["scaling_factor"] == 0.4552
+    with pytest.raises(UserError, match="keep the published name of the file or its folder"):
+        run(str(saved(tmp_path / "model.pt", state)), str(tmp_path / "out"))

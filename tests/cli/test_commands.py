@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import resource
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -18,7 +21,7 @@ from PIL import Image
 from maskgen.checkpoints.convert.converter import CONVERTERS
 from maskgen.checkpoints.export import EXPORTERS
 from maskgen.cli import names
-from maskgen.cli.commands import cli
+from maskgen.cli.commands import cli, main
 from maskgen.core import catalogue
 from maskgen.data.image.grid import LABEL_HEIGHT
 from maskgen.evaluation.metrics.scored import FEATURE_METRICS
@@ -303,3 +306,59 @@ def test_the_way_a_metric_is_spelled_does_not_matter(command: Command, text_run:
         code, out, error = command("evaluate", text_run, "--metric", name, "--scorer", text_run, "--num", 2)
         assert code == 0, error
         assert "token_entropy[nats]" in out
+
+
+def numbers(group: click.Group, *before: str) -> list[tuple[tuple[str, ...], click.Option]]:
+    """Every option of a command that takes a number with a point, with the words of the command."""
+    found: list[tuple[tuple[str, ...], click.Option]] = []
+    for name, command in group.commands.items():
+        words = (*before, name)
+        if isinstance(command, click.Group):
+            found += numbers(command, *words)
+        for option in command.params:
+            is_list = option.name in {"guidance", "guidance_interval"}
+            if isinstance(option, click.Option) and (is_list or isinstance(option.type, click.types.FloatParamType)):
+                found.append((words, option))
+    return found
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_no_number_of_the_command_line_may_be_infinite_or_none(command: Command, value: str) -> None:
+    found = numbers(cli)
+    assert {option.name for _, option in found} >= {"guidance", "temperature", "strength", "mfu", "price", "minutes"}
+    for words, option in found:
+        code, _, error = command(*words, f"{option.opts[0]}={value}", "x")
+        assert code == 2
+        assert f"Invalid value for '{option.opts[0]}'" in error, (words, error)
+
+
+class Closed(io.StringIO):
+    """A pipe without a reader."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_reader_that_goes_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["maskgen", "recipes"])
+    monkeypatch.setattr("sys.stdout", Closed())
+    main()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compress", "kjv-ar", "no-file", "--output", "a.mgc"),
+        ("compress", "kjv-ar", ".", "--output", "a.mgc"),
+        ("decompress", "no-file", "--output", "a.txt"),
+        ("decompress", ".", "--output", "a.txt"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_without_an_error_number(
+    command: Command, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = command(*words)
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert "Errno" not in error

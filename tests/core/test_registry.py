@@ -194,3 +194,9 @@ def test_a_renamed_key_is_accepted_under_both_names_with_one_notice(caplog: pyte
     assert registry.arguments("soup") == ["spice"]
     with pytest.raises(SpecError, match=r"dinner\.heat is the former name of dinner\.spice; give one of them"):
         registry.build({"type": "soup", "heat": 1, "spice": 2}, "dinner")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), ".nan", "-inf"])
+def test_no_number_of_a_part_may_be_infinite_or_none(value: object) -> None:
+    with pytest.raises(SpecError, match=r"^schedule\.power: input should be a"):
+        SCHEDULES.check({"type": "polynomial", "power": value}, "schedule")

@@ -55,7 +55,13 @@ USUAL = (
         ("train_set", "test_set"),
         ("train2017", "val2017"),
     ),
-    *(("training-set", "Validation Set"), ("train_images", "test_images"), ("seg_train", "seg_test"), ("trn", "tst")),
+    *(
+        ("training-set", "Validation Set"),
+        ("train_images", "test_images"),
+        ("seg_train", "seg_test"),
+        ("trn", "tst"),
+        ("01_train", "2. Test"),
+    ),
     *(("train", "held_out"), ("train", "holdout"), ("trainval", "evaluation")),
 )
 

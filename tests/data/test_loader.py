@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from itertools import chain, islice
 
@@ -118,3 +119,14 @@ def test_flip_mirrors_about_half_of_the_images_and_repeats_itself() -> None:
     assert 150 < is_flipped.sum() < 250
     assert torch.equal(flipped, flip(images, Rng.stream(0, "flip", 7)))
     assert not torch.equal(flipped, flip(images, Rng.stream(0, "flip", 8)))
+
+
+def test_workers_end_with_the_batches_whoever_still_refers_to_them() -> None:
+    before = set(multiprocessing.active_children())
+    rows = batches(numbered(10), CounterSampler(10, 4, 3), workers=2)
+    next(rows)
+    held = rows.gi_frame.f_locals["loader"]
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    rows.close()
+    assert set(multiprocessing.active_children()) <= before
+    assert held is not None

@@ -15,8 +15,10 @@ from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
 from maskgen.core.traits import NetworkTraits
 from maskgen.evaluation.metrics.choices import accuracy, answer_nll, read_tasks
+from maskgen.evaluation.metrics.pseudo_likelihood import pseudo_nll
 from maskgen.models.blockwise import Autoregressive, BlockDiffusion
 from maskgen.models.mdlm import MDLM
+from maskgen.sample import pseudo
 
 V = 3
 PROMPT, ANSWER = torch.tensor([2, 0]), torch.tensor([1, 2, 1, 0])
@@ -138,7 +140,7 @@ def test_an_answer_is_an_index_or_one_of_the_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "holds no task"),
+        ("", "no tasks at .* there is nothing in it"),
         ("{", "line 1: not a task"),
         ('{"prompt": "a", "choices": ["b", "c"]}', "line 1: not a task"),
         ('{"prompt": 1, "choices": ["b", "c"], "answer": 0}', "prompt must be a text"),
@@ -151,3 +153,45 @@ def test_a_line_that_is_no_task_is_named(line: str, message: str, tmp_path: Path
     (tmp_path / "tasks.jsonl").write_text(line)
     with pytest.raises(UserError, match=message):
         read_tasks(tmp_path / "tasks.jsonl")
+
+
+def test_a_pseudo_likelihood_scores_each_token_without_a_window_of_its_neighbours() -> None:
+    for window in (1, 2, 3, None):
+        expected = 0.0
+        for place in range(len(ANSWER)):
+            x_t = torch.cat([PROMPT, ANSWER])
+            last = len(ANSWER) if window is None else place + window
+            x_t[len(PROMPT) + place : len(PROMPT) + last] = V
+            log_prob = MASKED(x_t[None], torch.zeros(1)).logits.detach().double().log_softmax(-1)
+            expected -= float(log_prob[0, len(PROMPT) + place, ANSWER[place]])
+        assert pseudo_nll(MASKED, PROMPT, ANSWER, window, mask_id=V) == pytest.approx(expected, abs=1e-5)
+
+
+def test_tokens_that_are_independent_have_one_pseudo_likelihood_for_all_windows() -> None:
+    model = Independent()
+    exact = -model.logits.log_softmax(-1)[2:].gather(1, ANSWER[:, None]).sum()
+    for window in (1, 2, 4, None):
+        assert pseudo_nll(model, PROMPT, ANSWER, window, mask_id=V) == pytest.approx(float(exact), abs=1e-5)
+
+
+def test_a_pseudo_likelihood_needs_full_attention_and_a_window() -> None:
+    for model in (
+        Autoregressive(V, width=8, depth=1, heads=2),
+        BlockDiffusion(V, block_length=2, width=8, depth=1, heads=2),
+    ):
+        with pytest.raises(ValueError, match="full attention"):
+            pseudo_nll(model.eval(), PROMPT, ANSWER, 1, mask_id=V)
+    with pytest.raises(ValueError, match="window 0"):
+        pseudo_nll(MASKED, PROMPT, ANSWER, 0, mask_id=V)
+
+
+def test_the_command_scores_windows(text_kinds: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"prompt": "line 1 of a ", "choices": ["poem", "mope"], "answer": 0}\n')
+    table = pseudo.run(str(text_kinds["mdlm"]), file=str(file), windows="1, all", device="cpu")
+    assert "accuracy[pseudo-likelihood, window 1]" in table
+    assert "accuracy_per_token[left to right]" in table
+    with pytest.raises(UserError, match="'x' is no number"):
+        pseudo.run(str(text_kinds["mdlm"]), file=str(file), windows="x")
+    with pytest.raises(UserError, match="full attention"):
+        pseudo.run(str(text_kinds["ar"]), file=str(file), device="cpu")

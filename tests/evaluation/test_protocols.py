@@ -24,7 +24,7 @@ from maskgen.evaluation.protocols.weight_files import INCEPTION, WeightsError
 from tests import inception
 
 CPU = torch.device("cpu")
-N, FEW = 3, 64
+N, FEW = 2, 64
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from maskgen.evaluation.protocols.features import Extractor
 from maskgen.sample.judges import pick_extractor
 
 pytestmark = pytest.mark.skipif(not Path(FASHION_FOLDER).is_dir(), reason="Fashion-MNIST is not installed")
-N = 2000
+N = 1024
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def train() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def reference(judge: Extractor) -> Statistics:
-    return collect(ArraySet(FashionMnist().split("test").__getitems__(range(4000))[0]), judge)
+    return collect(ArraySet(FashionMnist().split("test").__getitems__(range(2000))[0]), judge)
 
 
 def blurred(level: int, images: Tensor, _: Tensor) -> Tensor:

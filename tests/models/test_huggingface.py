@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from maskgen.core.errors import UserError
 from maskgen.core.registry import SpecError
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.likelihood import row_nll
+from maskgen.evaluation.metrics.pseudo_likelihood import pseudo_nll
 from maskgen.models import MODELS
 from maskgen.models.huggingface import HuggingFaceDenoiser
 from maskgen.nn.checkpointing import recompute
 from maskgen.nn.lora import LoraSettings, add_lora
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, characters
+from maskgen.tokenizers.text.learned import characters
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 from tests.tiny import LENGTH, POEM
 
 V = 11
@@ -156,16 +159,22 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     assert torch.equal(*gradients)
 
 
+def write_source(folder: Path, kind: str) -> Path:
+    """A folder as the hub has it: a tiny network and its tokenizer of characters."""
+    tokenizer = characters(lambda: iter([POEM]), eos=True)
+    (folder / "source").mkdir()
+    tokenizer.save(folder / "source" / "tokenizer.json")
+    config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind] | {"vocab_size": tokenizer.vocab_size + 1})
+    torch.manual_seed(0)
+    entry = transformers.AutoModelForCausalLM if kind in CAUSAL else transformers.AutoModelForMaskedLM
+    entry.from_config(config).save_pretrained(folder / "source")
+    (folder / "poem.txt").write_text(POEM)
+    return folder / "source"
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder as the hub has it: a tiny Llama and its tokenizer."""
-    tokenizer = characters(lambda: iter([POEM]), eos=True)
-    tokenizer.save(tmp_path / "source" / "tokenizer.json") if (tmp_path / "source").mkdir() is None else None
-    config = transformers.AutoConfig.for_model("llama", **CONFIGS["llama"] | {"vocab_size": tokenizer.vocab_size})
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "source")
-    (tmp_path / "poem.txt").write_text(POEM)
-    return tmp_path / "source"
+    return write_source(tmp_path, "llama")
 
 
 def recipe_of(source: Path, **model: Any) -> str:
@@ -173,7 +182,7 @@ def recipe_of(source: Path, **model: Any) -> str:
         "data": {"type": "text_file", "path": str(source.parent / "poem.txt"), "length": LENGTH},
         "tokenizer": {"type": "huggingface", "source": str(source)},
         "process": {"type": "absorbing", "count": "bernoulli"},
-        "model": {"type": "huggingface", "source": str(source), "anneal": 0.5, **model},
+        "model": {"type": "huggingface", "source": str(source), **model},
         "objective": {"type": "masked_tokens", "weight": "elbo", "label_dropout": 0.0},
         "sampler": {"type": "ancestral", "steps": 4},
         "train": {
@@ -186,10 +195,20 @@ def recipe_of(source: Path, **model: Any) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("model", [{}, {"lora": {"rank": 2}}], ids=["whole", "lora"])
-def test_a_causal_model_is_adapted_sampled_scored_and_resumed_without_its_source(
-    source: Path, tmp_path: Path, model: dict[str, Any]
-) -> None:
+ADAPTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"anneal": 0.5}),
+    "llama-lora": ("llama", {"anneal": 0.5, "lora": {"rank": 2}}),
+    "qwen2": ("qwen2", {"anneal": 0.5, "blocks": [1, 4]}),
+    "gpt2": ("gpt2", {}),
+    "bert": ("bert", {"kind": "mlm", "first": 0, "last": 1}),
+    "deberta-v2": ("deberta-v2", {"kind": "mlm", "lora": {"rank": 2}}),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_a_network_is_adapted_sampled_scored_and_resumed_without_its_source(tmp_path: Path, name: str) -> None:
+    kind, model = ADAPTED[name]
+    source = write_source(tmp_path, kind)
     recipe = recipe_of(source, **model)
     whole = maskgen.train(recipe, output=tmp_path / "whole", device="cpu")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
@@ -203,14 +222,15 @@ def test_a_causal_model_is_adapted_sampled_scored_and_resumed_without_its_source
     assert losses[-1] < losses[0]
     pipeline = maskgen.load_text(whole, device="cpu")
     assert len(pipeline(2).texts) == 2
-    x = pipeline.tokenizer.encode(POEM)[None, :LENGTH]
-    assert torch.isfinite(
-        row_nll(pipeline.model, x, Rng.stream(0), 4, mask_id=pipeline.tokenizer.vocab_size).nats
-    ).all()
+    assert pipeline(1, infill="line __ of", sampler="masked_lm", masks=2).texts[0].startswith("line ")
+    x, mask_id = pipeline.tokenizer.encode(POEM)[None, :LENGTH], pipeline.tokenizer.vocab_size
+    assert torch.isfinite(row_nll(pipeline.model, x, Rng.stream(0), 4, mask_id=mask_id).nats).all()
+    nats = [pseudo_nll(pipeline.model, x[0, :4], x[0, 4:], window, mask_id=mask_id) for window in (1, 3, None)]
+    assert all(math.isfinite(one) and one > 0 for one in nats)
 
 
 def test_an_adapter_alone_takes_the_weights_below_from_the_source(source: Path, tmp_path: Path) -> None:
-    path = maskgen.train(recipe_of(source, lora={"rank": 2}), output=tmp_path / "run", device="cpu")
+    path = maskgen.train(recipe_of(source, anneal=0.5, lora={"rank": 2}), output=tmp_path / "run", device="cpu")
     expected = digest_of(load_system(read_checkpoint(path)).network.state_dict())
     shutil.move(path, tmp_path / "alone")
     shutil.rmtree(tmp_path / "run")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.core.subset import TokenSubset
 from maskgen.models import MODELS
 from maskgen.nn.mixers.attention import AttentionSettings
 from maskgen.nn.mixers.base import LayerCache, TokenMixer
@@ -86,12 +87,31 @@ def test_a_mixer_keeps_to_masks_lengths_and_weights_as_declared(spec: dict[str, 
 def test_networks_are_built_with_every_mixer_and_run(spec: dict[str, Any]) -> None:
     sizes = {"width": 16, "depth": 2, "heads": 4, "mixer": spec}
     ids = torch.randint(0, 5, (2, LENGTH))
-    for name in ("maskgit", "mdlm"):
-        derived: dict[str, Any] = {"vocab_size": 5, "grid": (3, 3) if name == "maskgit" else (LENGTH,), "n_classes": 2}
-        network = MODELS.build({"type": name, **sizes}, **derived)
+    for name in ("maskgit", "mdlm", "discrete_dit"):
+        derived: dict[str, Any] = {"vocab_size": 5, "grid": (LENGTH,) if name == "mdlm" else (3, 3), "n_classes": 2}
+        own = {"patch": 1} if name == "discrete_dit" else {}
+        network = MODELS.build({"type": name, **sizes, **own}, **derived)
         traits: Any = network.traits
         assert network(ids, torch.zeros(2)).logits.shape == (2, LENGTH, 5)
         assert traits.has_fixed_grid or not MIXERS.build(spec).traits.has_fixed_length
+
+
+@each_mixer
+@each("masking", ["naive", "deferred", "maskdit"])
+def test_diffusion_transformers_have_every_mixer_and_drop_the_tokens_that_it_can_do_without(
+    spec: dict[str, Any], masking: str
+) -> None:
+    keys = {"type": "dit", "width": 16, "depth": 2, "heads": 4, "masking": masking, "mixer": spec}
+    network = MODELS.build(keys, token_width=3, grid=(3, 3), n_classes=2)
+    x, t, mixer = noise(2, LENGTH, 3).float(), torch.full((2,), 0.5), MIXERS.build(spec)
+    traits: Any = network.traits
+    assert network(x, t).value.shape == (2, LENGTH, 3)
+    assert traits.drops_tokens is mixer.traits.drops_tokens
+    assert traits.has_fixed_grid is mixer.traits.has_fixed_length
+    if traits.drops_tokens:
+        kept = TokenSubset(torch.tensor([[0, 2, 5], [1, 2, 8]]), LENGTH)
+        n_out = LENGTH if masking == "maskdit" else 3
+        assert network(x, t, subset=kept).value.shape == (2, n_out, 3)
 
 
 def test_serial_and_alternating_mixers_choose_by_block_and_parallel_ones_by_channels() -> None:
@@ -125,6 +145,8 @@ def test_attention_is_the_default_and_leaves_the_weights_of_a_network_as_they_we
         ({"base": "text/kjv-bd3", "model.mixer": "token"}, "mixer for any attention pattern"),
         ({"base": "image/fashion-maskgit", "model.mixer": "token", "train.keep_ratio": 0.5}, "drops no tokens"),
         ({"base": "image/fashion-maskgit", "model.mixer": "tokens"}, "token"),
+        ({"base": "image/fashion-mdt", "model.mixer": "bi_mamba"}, "masking mdt adds a bias to attention scores"),
+        ({"base": "image/fashion-deferred", "model.mixer": "token", "train.keep_ratio": 0.5}, "drops no tokens"),
         ({"base": "image/fashion-maskgit", "model.mixer": {"type": "token", "size": 3}}, "unknown key"),
     ],
 )

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from maskgen.core.predictions import NULL, Batch, Condition, Field
 from maskgen.core.rng import Rng
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.core.subset import TokenSubset
 from maskgen.core.traits import NetworkTraits
 from maskgen.models.dit import DiT
 from maskgen.models.trunks import SWITCHES
 from maskgen.objectives import OBJECTIVES, Denoising
+from maskgen.objectives.targets.pixels import Normalised
 from maskgen.objectives.variance import discretised_log_prob, posterior, variational_bound
 from maskgen.objectives.weights import NOISE_WEIGHTS, P2, Edm, MinSnr, OnClean, OnTarget, Snr
 from maskgen.processes import Gaussian
@@ -306,3 +308,18 @@ def test_logs_are_sums_with_their_counts() -> None:
     assert count == sum(float(value[1]) for value in quarters) == 4
     assert total == pytest.approx(sum(float(value[0]) for value in quarters), rel=1e-5)
     assert math.isfinite(float(loss.value))
+
+
+def test_what_is_normalised_needs_tokens_of_two_numbers() -> None:
+    one, two = (TokenLayout.of(Stream("image", "image", 0, (2, 2), width=width)) for width in (1, 2))
+
+    class Dropping(torch.nn.Module):
+        traits = NetworkTraits(reconstructs=True)
+
+    for layout, weight in ((two, 0.1), (one, 0.0), (2, 0.1)):
+        Denoising(Gaussian(), reconstruction_weight=weight, layout=layout).attach(Dropping(), None)
+    with pytest.raises(ValueError, match=r"objective\.reconstruction_weight: .* these have 1 number"):
+        Denoising(Gaussian(), layout=one).attach(Dropping(), None)
+    Normalised().build(two)
+    with pytest.raises(ValueError, match="target: normalised needs tokens of at least 2 numbers"):
+        Normalised().build(one)

@@ -45,6 +45,18 @@ def test_a_text_depends_on_its_own_seed_and_known_tokens_only(pipelines: dict[st
     assert len(free.unique(dim=0)) == 7
 
 
+def test_a_guided_text_depends_on_its_own_seed_only_and_scale_1_is_off(pipeline: TextPipeline) -> None:
+    many = pipeline(5, prompt="line", guidance=3.0, seed=2)
+    assert all(text.startswith("line") for text in many.texts)
+    assert torch.equal(pipeline(1, prompt="line", guidance=3.0, seed=4).tokens[0], many.tokens[2])
+    plain = pipeline(5, prompt="line", seed=2).tokens
+    assert torch.equal(pipeline(5, prompt="line", guidance=1.0, seed=2).tokens, plain)
+    assert not torch.equal(many.tokens, plain)
+    assert not torch.equal(
+        pipeline(5, infill="line ____ of", guidance=3.0).tokens, pipeline(5, infill="line ____ of").tokens
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SAMPLERS.names())
 def test_every_sampler_writes_with_every_kind_of_network(
@@ -133,7 +145,8 @@ def test_text_after_a_gap_is_refused_by_a_network_that_writes_from_left_to_right
         ({"known": torch.full((2, 5), 10_000)}, "up to 10000"),
         ({"known": torch.full((2, 5), -1), "prompt": "line"}, "known already gives the tokens"),
         ({"known": torch.full((2, 5), -1), "length": 6}, "known already gives the tokens"),
-        ({"guidance": 2.0}, "no classes to be guided by"),
+        ({"guidance": 2.0}, "by what it is given: a prompt"),
+        ({"guidance": 2.0, "known": torch.full((2, 5), -1)}, "by what it is given: a prompt"),
         ({"sampler": "maskgitt"}, "unknown sampler 'maskgitt'"),
         ({"stpes": 3}, "stpes: unknown key"),
     ],
@@ -189,3 +202,16 @@ def test_a_report_names_the_blocks_that_a_checkpoint_wrote_in(text_kinds: dict[s
         pipeline = maskgen.load(str(text_kinds[kind]))
         used = settings_of(pipeline.with_sampler(asked))["layout"]
         assert used == f"Blocks(block_length={pipeline.model.block_length}, start='row')"
+
+
+def test_a_text_longer_than_those_of_training_is_said(
+    text_kinds: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = maskgen.load_text(text_kinds["mdlm"], device="cpu")
+    trained = pipeline.generator.length
+    pipeline(num=1, length=trained, steps=1)
+    assert not caplog.records
+    pipeline(num=1, length=trained + 3, steps=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"length {trained + 3}: this checkpoint was trained on rows of {trained} tokens and has seen none longer"
+    ]

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 import maskgen
+from maskgen.checkpoints.checkpoint import write_checkpoint
 from maskgen.core.errors import UserError
 from maskgen.pipelines.classes import ClassNames
 from maskgen.pipelines.watch import steps_of
+from maskgen.recipes.load import parse_recipe
 from maskgen.samplers.gaussian.sampler import FieldSampler
 from maskgen.samplers.masked.presets import halton, maskgit
-from tests.tiny import FIELD, GENERATOR, LENGTH, VECTORS, generator_checkpoint
+from tests.tiny import FIELD, GENERATOR, LENGTH, SHAPE, VECTORS, generator_checkpoint
 
 KINDS = {"tokens": GENERATOR, "field": FIELD, "vectors": VECTORS}
 
@@ -252,3 +254,15 @@ def test_outputs_are_saved_by_their_ending(
     assert texts.save(tmp_path / "t.jsonl").read_text().startswith('{"seed": 5, "text": ')
     with pytest.raises(UserError, match=r"the ending must be \.txt or \.jsonl"):
         texts.save(tmp_path / "t.doc")
+
+
+def test_without_classes_the_recipes_own_guidance_counts_as_one_and_another_is_refused(tmp_path: Path) -> None:
+    recipe = parse_recipe({**GENERATOR, "guidance": {"scale": 3.0}})
+    network = recipe.build_model(n_classes=0, image_shape=SHAPE, **recipe.build_tokenizer(SHAPE).sizes())
+    info = {"step": 1, "classes": [], "image_shape": list(SHAPE)}
+    write_checkpoint(tmp_path / "c", recipe, {"model.safetensors": network.state_dict()}, info)
+    pipeline = maskgen.load_image(tmp_path / "c", device="cpu")
+    assert pipeline.generator.guidance.scale == 1
+    assert len(pipeline(num=2, steps=2).images) == 2
+    with pytest.raises(UserError, match="guidance needs a condition"):
+        pipeline(num=1, steps=2, guidance=3.0)

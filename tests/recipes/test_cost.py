@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -222,3 +223,11 @@ def test_a_published_mar_takes_what_was_counted_of_the_public_one(name: str) -> 
     assert found.stages["encoder"] == pytest.approx(20.1e9, rel=0.03)
     assert found.stages["decoder"] == pytest.approx(67.8e9, rel=0.01)
     assert found.stages["other"] == pytest.approx(74.0e9, rel=0.01)  # the head, as on all tokens, four noises each
+
+
+@pytest.mark.parametrize("key", ["width", "depth"])
+def test_sizes_beyond_any_machine_are_one_message(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskgen.recipes.build.MOST_PARTS", 3000)
+    with pytest.raises(UserError, match="sizes of this recipe") as error:
+        importlib.import_module("maskgen.train.cost_report").run("kjv-md4", [f"model.{key}={10**9}"], is_measured=False)
+    assert len(str(error.value).splitlines()) == 1

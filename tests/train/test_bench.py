@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from maskgen.cli.commands import cli
 from maskgen.core.errors import UserError
 from maskgen.recipes.load import load_recipe
 from maskgen.recipes.shipped import experiment_names
 from maskgen.train.bench import run
 from maskgen.train.bench_report import summarise, write_reports
 from maskgen.train.experiment import Experiment, read_experiment
-from maskgen.train.subprocesses import Failed, maskgen
+from maskgen.train.subprocesses import Failed
+from maskgen.train.subprocesses import maskgen as fresh
+from tests.launch import maskgen as forked
 
 SMALL = [
     *("model.width=8", "model.depth=1", "model.heads=2", "train.batch_size=8", "train.preview_every=0"),
@@ -46,8 +48,18 @@ def write(path: Path, judge: Path, **changes: Any) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("maskgen", [fresh, forked])
+def test_a_command_in_a_process_of_its_own_gives_its_output_or_its_last_line(maskgen: Callable[..., str]) -> None:
+    assert "image/digits-maskgit" in maskgen("recipes")
+    with pytest.raises(Failed, match=r"^maskgen recipes ended with code 2: .*image/digits-maskgot"):
+        maskgen("recipes", "image/digits-maskgot", threads=1)
+
+
 @pytest.mark.slow
-def test_arms_get_equal_processor_seconds_and_pieces_are_kept(tmp_path: Path, digits_judge: Path) -> None:
+def test_arms_get_equal_processor_seconds_and_pieces_are_kept(
+    tmp_path: Path, digits_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskgen.train.bench.maskgen", forked)
     file, home = write(tmp_path / "bench.yaml", digits_judge), tmp_path / "out"
     table = run(file=file, output=str(home), jobs=2)
     assert "dropped, then whole" in table
@@ -79,22 +91,11 @@ def test_arms_get_equal_processor_seconds_and_pieces_are_kept(tmp_path: Path, di
         run(file=file, output=str(home), minutes=1, arms="whole")
 
 
-def in_this_process(*arguments: str | Path, threads: int | None = None) -> str:
-    """`maskgen ARGUMENTS` where trainings alone have a process of their own: six imports of torch less."""
-    if arguments[0] == "train":
-        return maskgen(*arguments, threads=threads)
-    try:
-        cli.main([str(one) for one in arguments], standalone_mode=False)
-    except UserError as error:
-        raise Failed(f"maskgen {arguments[0]} ended with code 2: {error}") from None
-    return ""
-
-
 @pytest.mark.slow
 def test_an_arm_may_share_a_training_and_differ_in_how_it_is_sampled(
     tmp_path: Path, digits_judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maskgen.train.bench.maskgen", in_this_process)
+    monkeypatch.setattr("maskgen.train.bench.maskgen", forked)
     options = ["--protocol", str(digits_judge), "--metric", "fidelity"]
     file = write(
         tmp_path / "bench.yaml",

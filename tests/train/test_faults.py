@@ -6,13 +6,18 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
+from maskgen.recipes.cost import matmul_peak
 from tests.faults import FAULTS, QUICK, Lab, whole_run
+from tests.launch import PRELOAD
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    importlib.import_module("maskgen.train.program")
+    for name in PRELOAD:
+        importlib.import_module(name)
+    matmul_peak(torch.device("cpu"))  # measured once for all the forks
     return whole_run(tmp_path_factory.mktemp("whole"))
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from maskgen.checkpoints.checkpoint import TRAINING, read_checkpoint
+from maskgen.checkpoints.checkpoint import MODEL, TRAINING, read_checkpoint, write_checkpoint
+from maskgen.core.rng import Rng
+from maskgen.recipes.load import parse_recipe
 from maskgen.train.program import run
+from tests import tiny
 from tests.train.test_distributed import COMMON, losses, torchrun
 
 pytestmark = pytest.mark.slow
@@ -76,3 +80,37 @@ def test_spread_parameters_go_on_bit_for_bit_and_in_one_process_too(
     assert first["model.safetensors"] == second["model.safetensors"]
     run(recipe, [*COMMON[:-2], *changes], str(tmp_path / "alone"), resume=True, device="cpu")
     assert losses(tmp_path / "alone") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_sharded_low_rank_changes_train_go_on_and_are_saved_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, network = tiny.generator_checkpoint(tmp_path / "first")
+    stored = {name: value + 0.1 * Rng.stream(name).normal(value.shape) for name, value in network.state_dict().items()}
+    write_checkpoint(tmp_path / "first", parse_recipe(tiny.tree()), {MODEL: stored}, tiny.INFO)
+    recipe = tmp_path / "recipe.yaml"
+    lora = {"rank": 2, "trained": ["labels.*"]}
+    tree = tiny.tree(model={**tiny.GENERATOR["model"], "lora": lora}, start={"checkpoint": str(tmp_path / "first")})
+    recipe.write_text(yaml.safe_dump(tree))
+    changes = [
+        "train.steps=4",
+        "train.checkpoint_every=2",
+        "train.keep_checkpoints=2",
+        "train.ema=0.9",
+        "train.lr=0.05",
+    ]
+    spread(monkeypatch, tmp_path / "two", str(recipe), *changes)
+    run(str(recipe), [*COMMON[:-2], *changes], str(tmp_path / "one"), device="cpu")
+    first, second = (read_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert {name.split(".")[-3] for name in second.tensors() if name != "labels.weight"} == {"lora_A", "lora_B"}
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    before = {
+        name: value.norm() for name, value in read_checkpoint(tmp_path / "two" / "checkpoint-2").tensors().items()
+    }
+    for name, value in first.tensors().items():
+        torch.testing.assert_close(second.tensors()[name], value, rtol=1e-2, atol=2e-4, msg=name)
+        assert value.norm() != before[name]
+    shutil.rmtree(second.path)
+    spread(monkeypatch, tmp_path / "two", str(recipe), *changes, "--resume")
+    again = read_checkpoint(tmp_path / "two")
+    assert again.info["files"] == second.info["files"]

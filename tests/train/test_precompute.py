@@ -12,6 +12,7 @@ from maskgen.data.base import DATASETS, DataError, ImageSource
 from maskgen.data.cache import token_data
 from maskgen.data.shards import PartSplit
 from maskgen.tokenizers import TOKENIZERS, ImageTokenizer
+from tests.launch import maskgen
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -88,7 +89,8 @@ def test_what_cannot_be_precomputed_is_said(command: Command, arguments: list[st
 
 
 @pytest.mark.slow
-def test_processes_side_by_side_fill_the_cache(cache: Path, command: Command) -> None:
+def test_processes_side_by_side_fill_the_cache(cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskgen.train.precompute.maskgen", maskgen)
     code, _, error = command("precompute", "digits-maskgit", "--parts", "2", "--processes", "2")
     assert code == 0, error
     wanted = token_data(digits().split("test"), tokenizer(), cache / "alone")

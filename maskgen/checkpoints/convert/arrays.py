@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.published import Tree
-from maskgen.core.errors import UserError
+from maskgen.core.errors import UserError, first_line
 from maskgen.core.npz import read_npz
 
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3
@@ -34,7 +34,7 @@ def read_npz_tensors(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or no .npz archive: {error}") from None
+        raise UserError(f"{path} is damaged or no .npz archive: {first_line(error)}") from None
     return {name: _tensor(array) for name, array in read_npz(path, names).items()}
 
 

@@ -26,6 +26,7 @@ from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Diffuse
 from maskgen.checkpoints.convert.files import read_published
 from maskgen.checkpoints.convert.filled import check_filled, write_folder
 from maskgen.checkpoints.convert.published import Published, WeightsKind
+from maskgen.checkpoints.filling import DTYPES
 from maskgen.core.errors import UserError, unknown
 from maskgen.core.files import local_path
 from maskgen.core.terminal import first_few, printable
@@ -35,8 +36,6 @@ from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import sizes_without_weights
 from maskgen.tokenizers.text.pretrained import tokenizer_folder
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Options(TypedDict, total=False):
@@ -130,7 +129,8 @@ def dry_run(file: str, dtype: str | None = None, **options: Unpack[Options]) -> 
     needs = _needs(name, plan.recipe.summary, plan.shapes, dtype)
     if layout is None:
         return needs
-    return f"{needs}\ntokens       {layout.length:,} in a row\ntokenizer    {plan.recipe.tokenizer}"
+    given = options.get("tokenizer") or found.folder if plan.recipe.kind == "text" else None
+    return f"{needs}\ntokens       {layout.length:,} in a row\ntokenizer    {given or plan.recipe.tokenizer}"
 
 
 def _needs(name: str, what: str, shapes: Mapping[str, Tensor], dtype: str | None) -> str:

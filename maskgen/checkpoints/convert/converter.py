@@ -77,7 +77,7 @@ class Converter(ABC):
         """The recipe, chosen by the sizes found, and the sizes of its data; a folder for an autoencoder of diffusers.
 
         Raises:
-            UserError: a size that was never published, or that the layout cannot tell.
+            UserError: a size that was never published, or that the layout does not determine.
         """
 
     @abstractmethod

@@ -34,7 +34,7 @@ _NAMES = {
 _COMPUTED = ("pos_embed", "decoder_pos_embed", "decoder_embed.weight", "decoder_embed.bias")
 """Fixed positions, and a projection that the public code never calls."""
 HEADS = {384: 6, 576: 12, 768: 12, 1024: 16}
-"""Heads of the published widths, which the weights do not tell."""
+"""Heads of the published widths, which the weights do not determine."""
 SIZES = {384: "t", 576: "s", 768: "b", 1024: "l"}
 """Widths -> the names of the recipes."""
 

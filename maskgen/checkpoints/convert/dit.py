@@ -24,7 +24,7 @@ HEAD = {
     r"final_layer\.adaLN_modulation\.1\.(weight|bias)": r"trunk.head.modulation.\1",
 }
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-"""Heads of the published widths; a DiT's weights do not say them."""
+"""Heads of the published widths, which a DiT's weights do not determine."""
 
 
 def dit_blocks(theirs: str, ours: str) -> dict[str, str]:
@@ -61,7 +61,7 @@ class DiTWeights(Converter):
 
     def recognises(self, found: Published) -> bool:
         is_dit = {"y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight"} <= found.state.keys()
-        return is_dit and "mask_token" not in found.state
+        return is_dit and not {"mask_token", "x_pre_embed.weight"} & found.state.keys()
 
     def target(self, found: Published) -> Target:
         return latent_target("image/imagenet-dit-xl", dit_spec(found.state), found.state)
@@ -81,7 +81,7 @@ def latent_target(recipe: str, spec: Mapping[str, object], state: Mapping[str, T
         n_null: see `state`.
 
     Raises:
-        UserError: a tensor that tells the sizes is missing.
+        UserError: a tensor that determines the sizes is missing.
     """
     for key in ("pos_embed", "x_embedder.proj.weight", "y_embedder.embedding_table.weight"):
         if key not in state:

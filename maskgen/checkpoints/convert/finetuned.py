@@ -5,43 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, shipped
 from maskgen.checkpoints.convert.published import Published
 from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
-from maskgen.checkpoints.convert.vit import HEADS, on_our_pixels, vit_names
-from maskgen.nn.mixers.relative import N_CLASS
+from maskgen.checkpoints.convert.vit import HEADS, grid_side, joined_biases, on_our_pixels, simmim_names, vit_names
 from maskgen.recipes.build import DataFacts
 
-_NAMES = vit_names("blocks", "blocks") | {
-    r"cls_token": "class_token",
-    r"pos_embed": "positions",
-    r"patch_embed\.proj\.(weight|bias)": r"embedding.\1",
-    r"(?:fc_)?norm\.(weight|bias)": r"norm.\1",
-    r"head\.(weight|bias)": r"head.\1",
-    r"blocks\.(\d+)\.attn\.relative_position_bias_table": r"biases.\1.weight",
-    r"blocks\.(\d+)\.gamma_1": r"blocks.\1.layer_scale.attention",
-    r"blocks\.(\d+)\.gamma_2": r"blocks.\1.layer_scale.mlp",
-    r"blocks\.(\d+)\.attn\.(q|v)_bias": r"blocks.\1.\2_bias",
-}
+_NAMES = (
+    vit_names("blocks", "blocks")
+    | simmim_names("blocks")
+    | {
+        r"cls_token": "class_token",
+        r"pos_embed": "positions",
+        r"patch_embed\.proj\.(weight|bias)": r"embedding.\1",
+        r"(?:fc_)?norm\.(weight|bias)": r"norm.\1",
+        r"head\.(weight|bias)": r"head.\1",
+        r"blocks\.(\d+)\.attn\.relative_position_bias_table": r"biases.\1.weight",
+    }
+)
 _TABLE = "blocks.0.attn.relative_position_bias_table"
 
 
 def classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict, without prefixes, with the names and layouts of a `ViTClassifier` on pixels in [0, 1].
 
-    Keys without bias (SimMIM), which a softmax does not see, get one of zeros.
-
     Raises:
         UserError: a key that no such ViT has.
     """
-    ours = renamed(state, _NAMES, ("relative_position_index",), "fine-tuned ViT")
-    for block in range(count(state, "blocks")):
-        if f"blocks.{block}.q_bias" in ours:
-            q, v = (ours.pop(f"blocks.{block}.{part}_bias") for part in ("q", "v"))
-            ours[f"blocks.{block}.attention.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    ours = joined_biases(renamed(state, _NAMES, ("relative_position_index",), "fine-tuned ViT"))
     ours["embedding.weight"], ours["embedding.bias"] = on_our_pixels(ours["embedding.weight"], ours["embedding.bias"])
     if "positions" in ours:
         ours["positions"] = ours["positions"][0]
@@ -49,7 +42,7 @@ def classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class FineTuned(Converter):
-    """What both layouts share."""
+    """Base of the layouts of fine-tuned encoders."""
 
     def is_classifier(self, state: Mapping[str, Tensor]) -> bool:
         """Whether the weights are of a ViT of a class token and a linear head of classes."""
@@ -59,10 +52,8 @@ class FineTuned(Converter):
     def target(self, found: Published) -> Target:
         state = found.state
         width, _, _, patch = state["patch_embed.proj.weight"].shape
-        if (table := state.get(_TABLE)) is not None:
-            side = (math.isqrt(len(table) - N_CLASS) + 1) // 2
-        else:
-            side = math.isqrt(state["pos_embed"].shape[1] - 1)
+        table = state.get(_TABLE)
+        side = math.isqrt(state["pos_embed"].shape[1] - 1) if table is None else grid_side(table)
         model = {
             "type": "vit", "width": width, "depth": count(state, "blocks"), "heads": heads_of(width, HEADS),
             "patch": patch,

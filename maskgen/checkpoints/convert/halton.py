@@ -13,7 +13,7 @@ from maskgen.checkpoints.convert.published import Published
 from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 
 HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
-"""Heads of the published widths: the weights do not say them (the small network has 6 of 85 channels)."""
+"""Heads of the published widths, which the weights do not determine (the small network has 6 of 85 channels)."""
 
 _LAYER, _PAIR = r"transformer\.layers\.(\d+)", r"(weight|bias)"
 _NAMES = {

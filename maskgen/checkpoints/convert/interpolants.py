@@ -15,7 +15,7 @@ from maskgen.checkpoints.convert.vit import vit_names
 from maskgen.tokenizers.text.encoder import TextEncoder
 
 HEADS = {512: 8, 1152: 16}
-"""Heads of the published widths; the weights do not say them."""
+"""Heads of the published widths, which the weights do not determine."""
 CLIP, CAPTION_LENGTH = "openai/clip-vit-large-patch14", 77
 """Text encoder of the captions."""
 

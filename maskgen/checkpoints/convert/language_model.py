@@ -29,8 +29,9 @@ class LanguageModelWeights(Converter):
         shipped_recipe: at the published size.
         keys: of config.json: `length` (tokens in a row), `is_tied`, `depth`, `heads` and `n_kv_heads`.
         gate: the first block's gate of SwiGLU, whose rows are its width.
-        eps: of the norms where config.json does not say.
-        mask: id of [MASK] where config.json does not say.
+        eps: of the norms where config.json has none.
+        mask: id of [MASK] where config.json has none.
+        elsewhere: pattern of names that the layout converts itself; empty for none.
         tokenizer_kind: class of `transformers` for a tokenizer in an older format.
     """
 
@@ -43,6 +44,7 @@ class LanguageModelWeights(Converter):
     gate: ClassVar[str]
     mask: ClassVar[int]
     eps: ClassVar[float]
+    elsewhere: ClassVar[str] = ""
     tokenizer_kind: ClassVar[str] = "AutoTokenizer"
 
     @abstractmethod
@@ -87,6 +89,7 @@ class LanguageModelWeights(Converter):
         ours: dict[str, Tensor] = {}
         for key in found.state:
             is_part = any(f".{part}." in key for part in parts)
+            is_part = is_part or bool(self.elsewhere and re.search(self.elsewhere, key))
             if is_part or key.endswith("rotary_emb.inv_freq") or (key == self.head and self._is_tied(found)):
                 continue
             name, value = self._converted(found.state, names, key)

@@ -14,7 +14,7 @@ from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 from maskgen.checkpoints.convert.vit import vit_names
 
 HEADS = {768: 12, 1024: 16}
-"""Heads of the encoder of the published widths; the weights do not say them."""
+"""Heads of the encoder of the published widths, which the weights do not determine."""
 DECODER_HEADS = 16
 FAKE_CLASS, EXTRA_ROWS = 1100, 1001
 """Row of the constant class token, and rows of the table beside the codes: 1,000 classes and [MASK], the last."""

@@ -42,7 +42,7 @@ _HEAD = {
 }  # fmt: skip
 _NAMES = _SINGLE | _HEAD | vit_names("encoder_blocks", "encoder.blocks") | vit_names("decoder_blocks", "decoder.blocks")
 HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published widths, which the weights do not tell."""
+"""Heads of the published widths, which the weights do not determine."""
 SIZES = {448: "xs", 512: "s", 768: "b", 1024: "l", 1280: "h"}
 """Widths -> the names of the recipes; MAR was published from b on."""
 DC_WIDTH, DC_PIXELS = 32, 32
@@ -146,7 +146,7 @@ class EMIGMWeights(MARLayout):
     """eMIGM (ML-GSAI/eMIGM), class-conditional ImageNet; the mask token also stands for no class."""
 
     parameters = "69 M (XS) to 942 M (H)"
-    licence = "Apache-2.0"
+    licence = "MIT"
     page = "arxiv.org/abs/2503.07197"
     needs = "autoencoder MAR KL-16; at 512 pixels DC-AE"
 

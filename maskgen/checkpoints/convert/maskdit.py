@@ -33,7 +33,7 @@ _NAMES = (
     | dit_blocks("decoder_blocks", "trunk.decoder_blocks")
 )
 DECODER_HEADS = 16
-"""Of the published decoder; the weights do not say them."""
+"""Heads of the published decoder, which the weights do not determine."""
 
 
 def maskdit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from maskgen.checkpoints.convert.published import Published
 from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
 
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2560: 40}
-"""Heads of the published widths; the weights do not say them."""
+"""Heads of the published widths, which the weights do not determine."""
 GRID = (16, 16)
-"""The positions have no weights that would tell it."""
+"""Not in the weights: the positions have none."""
 
 _LAYER = r"layers\.(\d+)"
 _NAMES = {

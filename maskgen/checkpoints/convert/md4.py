@@ -12,8 +12,9 @@ from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target,
 from maskgen.checkpoints.convert.published import Published
 from maskgen.core.errors import UserError
 from maskgen.recipes.build import DataFacts, text_layout
+from maskgen.tokenizers.text.learned import characters
 from maskgen.tokenizers.text.pretrained import published_tokenizer
-from maskgen.tokenizers.text.tokenizer import TextTokenizer, characters
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 PREFIX = "classifier/"
 TEXT8 = " abcdefghijklmnopqrstuvwxyz"

@@ -14,7 +14,7 @@ from maskgen.checkpoints.convert.tensor_names import count
 
 _NAMES = mdt_names({"blocks": "trunk.encoder_blocks", "sideblocks": "trunk.side_blocks"})
 DECODER = 2
-"""Blocks of the published decoder; the weights do not tell."""
+"""Blocks of the published decoder, which the weights do not determine."""
 
 
 def mdt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def _renamed(name: str) -> str:
 
 
 SIZES, HEADS = {1024: "micro-dit-xl", 512: "micro-dit-tiny"}, {1024: 16, 512: 16}
-"""Published widths -> recipe, and heads, which the weights do not tell."""
+"""Published widths -> recipe, and heads, which the weights do not determine."""
 CAPTION_LENGTH, SIDE_512 = 77, 32
 
 

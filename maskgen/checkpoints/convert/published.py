@@ -29,7 +29,7 @@ class Published:
         config: config.json of a folder; empty for a file.
         folder: where tokenizer files may be; None for a file.
         files: with the weights.
-        image_size: side of the images in pixels if given with --image-size, for layouts whose tensors do not tell it.
+        image_size: side of the images in pixels if given with --image-size, where tensors do not determine it.
     """
 
     state: Mapping[str, Tensor]

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from maskgen.checkpoints.convert.converter import CONVERTERS, Converter, Target, image_target, shipped
 from maskgen.checkpoints.convert.published import Published
 from maskgen.checkpoints.convert.tensor_names import count, heads_of, renamed
-from maskgen.checkpoints.convert.vit import HEADS, on_our_pixels, to_our_pixels, vit_names
-from maskgen.nn.mixers.relative import N_CLASS
+from maskgen.checkpoints.convert.vit import (
+    HEADS,
+    grid_side,
+    joined_biases,
+    on_our_pixels,
+    simmim_names,
+    to_our_pixels,
+    vit_names,
+)
 
-_NAMES = vit_names("blocks", "encoder.blocks") | {
-    r"cls_token": "class_token",
-    r"mask_token": "mask_token",
-    r"norm\.(weight|bias)": r"encoder.norm.\1",
-    r"patch_embed\.proj\.(weight|bias)": r"embedding.\1",
-    r"rel_pos_bias\.relative_position_bias_table": "bias.weight",
-    r"blocks\.(\d+)\.gamma_1": r"encoder.blocks.\1.layer_scale.attention",
-    r"blocks\.(\d+)\.gamma_2": r"encoder.blocks.\1.layer_scale.mlp",
-    r"blocks\.(\d+)\.attn\.(q|v)_bias": r"blocks.\1.\2_bias",
-    r"decoder\.0\.(weight|bias)": r"head.\1",
-}
+_NAMES = (
+    vit_names("blocks", "encoder.blocks")
+    | simmim_names("encoder.blocks")
+    | {
+        r"cls_token": "class_token",
+        r"mask_token": "mask_token",
+        r"norm\.(weight|bias)": r"encoder.norm.\1",
+        r"patch_embed\.proj\.(weight|bias)": r"embedding.\1",
+        r"rel_pos_bias\.relative_position_bias_table": "bias.weight",
+        r"decoder\.0\.(weight|bias)": r"head.\1",
+    }
+)
 _TABLE = "encoder.rel_pos_bias.relative_position_bias_table"
 
 
 def simmim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict with the names and layouts of a `MAE` on pixels in [-1, 1].
 
-    Keys have no bias there, which a softmax does not see: here one of zeros.
-
     Raises:
         UserError: a key that no SimMIM has.
     """
     bare = {name.removeprefix("encoder."): value for name, value in state.items()}
-    ours = renamed(bare, _NAMES, ("relative_position_index",), "SimMIM")
-    for block in range(count(bare, "blocks")):
-        q, v = (ours.pop(f"blocks.{block}.{part}_bias") for part in ("q", "v"))
-        ours[f"encoder.blocks.{block}.attention.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    ours = joined_biases(renamed(bare, _NAMES, ("relative_position_index",), "SimMIM"))
     ours["embedding.weight"], ours["embedding.bias"] = on_our_pixels(ours["embedding.weight"], ours["embedding.bias"])
     ours["head.weight"], ours["head.bias"] = to_our_pixels(ours["head.weight"], ours["head.bias"])
     return ours | {key: ours[key].flatten() for key in ("class_token", "mask_token")}
@@ -60,7 +61,7 @@ class SimMIMWeights(Converter):
     def target(self, found: Published) -> Target:
         state = found.state
         width, _, _, patch = state["encoder.patch_embed.proj.weight"].shape
-        side = (math.isqrt(len(state[_TABLE]) - N_CLASS) + 1) // 2
+        side = grid_side(state[_TABLE])
         depth = count(state, "encoder.blocks")
         spec = {
             "type": "mae", "width": width, "depth": depth, "heads": heads_of(width, HEADS), "encoder_sees": "all",

@@ -1,4 +1,4 @@
-"""Names of public tensors and what they tell: patterns of lists of blocks, renaming, counts, heads of a width."""
+"""Names of public tensors: patterns for lists of blocks, renaming, counts of blocks, heads of a width."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def heads_of(width: int, known: Mapping[int, int]) -> int:
-    """Heads of a published width, which the weights do not tell.
+    """Heads of a published width, which the weights do not determine.
 
     Raises:
         UserError: it was never published.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 from maskgen.checkpoints.convert.tensor_names import block_names
 from maskgen.core.errors import UserError
 from maskgen.nn.embeddings import sincos_2d
+from maskgen.nn.mixers.relative import N_CLASS
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in [0, 1], red, green and blue: what the public encoders' pixels are normalised by."""
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Heads of the published encoders' widths, which the weights do not tell."""
+"""Heads of the published encoders' widths, which the weights do not determine."""
 DECODER_HEADS = {128: 4, 256: 8, 512: 16}
 """The same of their decoders; 128 is of no published file."""
 _NORMS = {"norm1": "attention_norm", "norm2": "mlp_norm"}
@@ -23,6 +25,33 @@ _NORMS = {"norm1": "attention_norm", "norm2": "mlp_norm"}
 def vit_names(theirs: str, ours: str) -> dict[str, str]:
     """Patterns of all tensors of a list of ViT blocks."""
     return block_names(theirs, ours, _NORMS)
+
+
+def simmim_names(ours: str) -> dict[str, str]:
+    """Patterns of what SimMIM's `blocks` have beside ViT's: factors of the branches, biases of queries and values."""
+    return {
+        r"blocks\.(\d+)\.gamma_1": rf"{ours}.\1.layer_scale.attention",
+        r"blocks\.(\d+)\.gamma_2": rf"{ours}.\1.layer_scale.mlp",
+        r"blocks\.(\d+)\.attn\.(q|v)_bias": rf"{ours}.\1.\2_bias",
+    }
+
+
+def joined_biases(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`q_bias` and `v_bias` of each block in one bias with zeros for the keys, whose bias a softmax does not see."""
+    joined = {}
+    for name, value in ours.items():
+        home, _, part = name.rpartition(".")
+        if part == "q_bias":
+            biases = [value, torch.zeros_like(value), ours[f"{home}.v_bias"]]
+            joined[f"{home}.attention.qkv.bias"] = torch.cat(biases)
+        elif part != "v_bias":
+            joined[name] = value
+    return joined
+
+
+def grid_side(table: Tensor) -> int:
+    """Side of the grid of patches whose relative positions have a table (rows, H)."""
+    return (math.isqrt(len(table) - N_CLASS) + 1) // 2
 
 
 def on_our_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -156,7 +156,7 @@ def vqgan_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
     """Sizes of the tokenizer that a state with taming's names fits.
 
     Raises:
-        UserError: a tensor that tells them is missing, or attention at other levels than the lowest.
+        UserError: a tensor that determines them is missing, or attention at other levels than the lowest.
     """
     needed = ("encoder.conv_in.weight", "encoder.conv_out.weight", "encoder.down.0.block.0.conv1.weight", CODEBOOK)
     if missing := [key for key in needed if key not in state]:
@@ -178,7 +178,7 @@ def vqgan_spec(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 class VQGANConverter(Converter):
-    """What the layouts share: names of taming transformers, and the settings that no tensor tells."""
+    """What the layouts share: names of taming transformers, and the settings that no tensor determines."""
 
     def state(self, found: Published) -> dict[str, Tensor]:
         """The state with the names of taming transformers."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from maskgen.core.errors import first_line
 from maskgen.core.files import local_path, parse_json, read_regular
 from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SplitName
@@ -149,7 +150,7 @@ def _read(file: Path) -> str:
     try:
         return read_regular(file, MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{printable(str(file))} is no readable text: {error}; save it as UTF-8") from None
+        raise DataError(f"{printable(str(file))} is no readable text: {first_line(error)}; save it as UTF-8") from None
 
 
 def _entry(file: Path, number: int, line: str) -> tuple[str, str]:
@@ -282,6 +283,6 @@ def read_embeddings(file: Path) -> NDArray[np.generic]:
         if array.ndim not in (2, 3) or array.dtype.kind != "f" or not array.size:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not floats (N, S, C)")
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{file} holds no embedded captions: {error}") from None
+        raise DataError(f"{file} holds no embedded captions: {first_line(error)}") from None
     captions: NDArray[np.generic] = array if array.ndim == 3 else array[None]
     return captions

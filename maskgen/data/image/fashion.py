@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from maskgen.core.errors import first_line
 from maskgen.core.files import local_path, open_regular
 from maskgen.data.base import DATASETS, DataError, ImageSource, ImageSplit, SplitName, TensorSplit
 from maskgen.data.image.hub_images import Hub
@@ -100,7 +101,7 @@ def read_idx(file: Path) -> Tensor:
             source = gzip.GzipFile(fileobj=stored) if file.suffix == ".gz" else stored
             raw = bytearray(source.read(MOST_BYTES + 1))
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read: {error}; fetch it again") from error
+        raise DataError(f"{file} cannot be read: {first_line(error)}; fetch it again") from error
     if len(raw) > MOST_BYTES:
         raise DataError(f"{file} holds more than the {MOST_BYTES:,} bytes that are read; it is none of Fashion-MNIST's")
     n_dims = raw[3] if len(raw) >= 4 else 0

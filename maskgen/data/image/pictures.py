@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from maskgen.core.errors import first_line
 from maskgen.core.files import open_regular
 from maskgen.core.terminal import printable
 from maskgen.data.base import DataError
@@ -95,7 +96,8 @@ def read_image(file: Path, size: int, channels: Literal[1, 3], crop: Crop = "cen
         with opened(file) as image:
             return to_square(image, size, channels, crop)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error ...
-        raise DataError(f"{printable(str(file))} is not a readable image: {error}; repair or remove it") from error
+        reason = f"{first_line(error)}; repair or remove it"
+        raise DataError(f"{printable(str(file))} is not a readable image: {reason}") from error
 
 
 def decoded(value: object, size: int, channels: Literal[1, 3]) -> Tensor:

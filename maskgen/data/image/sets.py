@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgen.core.errors import first_line
 from maskgen.core.files import open_regular
 from maskgen.core.rng import Rng
 from maskgen.core.terminal import printable
@@ -162,7 +163,7 @@ def read_pixels(file: Path | IO[bytes], name: str) -> Tensor:
             if not mode.startswith(("I", "F")):
                 pixels = torch.from_numpy(np.array(image.convert("L" if mode in ("L", "1") else "RGB")))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error ...
-        raise DataError(f"{name} is not a readable image: {error}; repair or remove it") from error
+        raise DataError(f"{name} is not a readable image: {first_line(error)}; repair or remove it") from error
     if mode.startswith(("I", "F")):
         raise DataError(f"{name} has pixels of mode {mode}; only 8 bits a channel can be scored, convert it first")
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from maskgen.core.errors import first_line
 from maskgen.core.files import local_path, read_regular
 from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DATASETS, TEXT_SPLITS, DataError, TextSource
@@ -130,7 +131,7 @@ def _read(file: Path) -> str:
         kind = "it is UTF-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else str(error)
         raise DataError(f"{name} cannot be read as UTF-8 text: {kind}; save it as UTF-8") from None
     except (OSError, MemoryError) as error:
-        raise DataError(f"{name} cannot be read as UTF-8 text: {error}") from None
+        raise DataError(f"{name} cannot be read as UTF-8 text: {first_line(error)}") from None
 
 
 @DATASETS.register("text8")
@@ -161,7 +162,9 @@ class Text8(TextSource):
             else:
                 raw = read_regular(self.path, TEXT8_CHARACTERS)
         except (OSError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.path} cannot be read: {error}; it should be text8 or text8.zip") from None
+            raise DataError(
+                f"{self.path} cannot be read: {first_line(error)}; it should be text8 or text8.zip"
+            ) from None
         strange = raw.translate(None, b" abcdefghijklmnopqrstuvwxyz")
         if len(raw) != TEXT8_CHARACTERS or strange:
             raise DataError(

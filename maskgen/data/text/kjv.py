@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 
+from maskgen.core.errors import first_line
 from maskgen.data.base import DATASETS, DataError, TextSource
 
 _VERSE = re.compile(r"^[1-3]?[A-Za-z]+\d+:\d+ ", re.MULTILINE)
@@ -47,7 +48,9 @@ def _verses(program: str) -> str:
         printed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, cwd="/").stdout
         text = printed.decode("ascii")
     except (OSError, subprocess.CalledProcessError, UnicodeDecodeError) as error:
-        raise DataError(f"{program} did not print the Bible: {error}; apt install --reinstall bible-kjv") from None
+        raise DataError(
+            f"{program} did not print the Bible: {first_line(error)}; apt install --reinstall bible-kjv"
+        ) from None
     verses, n_references = _VERSE.subn("", text)
     if not n_references or n_references != len(text.splitlines()):
         raise DataError(f"{program} prints other lines than `Ge1:1 In the ...`; kjv needs the one of bible-kjv")

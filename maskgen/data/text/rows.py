@@ -52,7 +52,7 @@ class TextData(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, packed: PackedText, length: int, stride: int) -> None:
         self.packed, self.length, self.stride = packed, length, stride
         self.tokens, self.characters, self.n_bytes = packed.tokens, packed.characters, packed.n_bytes
-        self.documents = packed.documents
+        self.documents, self.fingerprint = packed.documents, packed.fingerprint
         self._n_rows = max(0, (packed.tokens - length) // stride + 1)
         self._tokens = np.memmap(packed.file, packed.dtype, mode="r", shape=(packed.tokens,))
 

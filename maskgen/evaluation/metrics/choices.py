@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.devices import device_of
-from maskgen.core.errors import UserError
-from maskgen.core.files import read_regular
+from maskgen.core.errors import UserError, first_line
+from maskgen.core.files import numbered_lines
 from maskgen.core.positions import categorical_at
 from maskgen.core.predictions import Categorical
 from maskgen.core.rng import Rng
@@ -61,12 +61,9 @@ def read_tasks(file: Path) -> list[Task]:
         UserError: no such file, no task, or a line that is none; the message says which.
     """
     try:
-        text = read_regular(file).decode()
+        lines = numbered_lines(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tasks at {file}: {error}") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise UserError(f"{file} holds no task; a line is {EXAMPLE}")
+        raise UserError(f"no tasks at {file}: {first_line(error)}; a line is {EXAMPLE}") from None
     return [_task(line, f"{file}, line {number}") for number, line in lines]
 
 
@@ -129,11 +126,11 @@ def answer_nll(
         return AnswerNll(-float(prediction.log_prob(row[is_answer]).double().sum()), 0.0, 1, is_bound=False)
     drawn = _masks(torch.arange(len(prompt), row.shape[1]), traits.block_length, rng, draws)
     times = (Linear() if isinstance(schedule, Fixed) else schedule).inverse(1 - drawn.ratios).clamp(0, 1).float()
-    means = _weighted(model, row, drawn, times, mask_id).view(drawn.n_groups, -1).mean(1)
+    means = masked_costs(model, row, drawn, times, mask_id).view(drawn.n_groups, -1).mean(1)
     return AnswerNll(float(means.mean()), drawn.error(means), len(times), is_bound=traits.block_length != 1)
 
 
-def _weighted(
+def masked_costs(
     model: Callable[..., Categorical | Tensor], row: Tensor, drawn: AnswerMasks, times: Tensor, mask_id: int
 ) -> Tensor:
     """(M,) float64 on the CPU, the weighted cross-entropy of each mask of the answer that ends a row (1, L)."""

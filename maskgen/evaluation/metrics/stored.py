@@ -144,4 +144,4 @@ def members(path: Path) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             return set(archive.namelist())
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is damaged or no archive: {error}") from None
+        raise UserError(f"{path} is damaged or no archive: {first_line(error)}") from None

@@ -61,8 +61,8 @@ def retrieval_head(train: Pairs, test: Pairs) -> Accuracy:
     """Top-1 after a linear map of each half, trained by InfoNCE in both directions on frozen embeddings.
 
     As for masked mixers (arXiv 2409.01482), but linear: the maps start as the identity, so the start is
-    `nearest_halves`, and the step with the lowest loss on held-out training pairs is taken. Every pair is told from all
-    others. Embeddings are standardised by those of `train`.
+    `nearest_halves`, and the step with the lowest loss on held-out training pairs is taken. Every pair is compared
+    with all others. Embeddings are standardised by those of `train`.
     """
     train, test = train.standardised(train), test.standardised(train)
     n_held_out = max(2, int(HELD_OUT * len(train.first)))

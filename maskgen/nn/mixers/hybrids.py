@@ -13,9 +13,21 @@ from maskgen.nn.mixers.registry import MIXERS, Mixer, MixerPlace, MixerTraits
 from maskgen.nn.mixers.self_attention import ATTENTION
 
 
+@dataclass(frozen=True)
+class _TwoMixers(Mixer):
+    """What a stack of both can do; final classes decide which is where."""
+
+    first: Mixer
+    second: Mixer = ATTENTION
+
+    @property
+    def traits(self) -> MixerTraits:
+        return self.first.traits.joined(self.second.traits)
+
+
 @MIXERS.register("serial")
 @dataclass(frozen=True)
-class Serial(Mixer):
+class Serial(_TwoMixers):
     """One mixer in the first blocks, another in the last; MaskMamba's best: Mamba, then attention.
 
     Args:
@@ -24,8 +36,6 @@ class Serial(Mixer):
         share: of the blocks that have the first.
     """
 
-    first: Mixer
-    second: Mixer = ATTENTION
     share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -34,7 +44,7 @@ class Serial(Mixer):
 
     @property
     def traits(self) -> MixerTraits:
-        return _both(self.first, self.second, last=self.second)
+        return replace(super().traits, has_weights=self.second.traits.has_weights)  # of the last block
 
     def build(self, sizes: AttentionSettings, place: MixerPlace) -> TokenMixer:
         mixer = self.first if place.layer < round(self.share * place.depth) else self.second
@@ -43,20 +53,13 @@ class Serial(Mixer):
 
 @MIXERS.register("alternating")
 @dataclass(frozen=True)
-class Alternating(Mixer):
+class Alternating(_TwoMixers):
     """Two mixers by turns, block by block.
 
     Args:
         first: of blocks 0, 2, ...
         second: of blocks 1, 3, ...
     """
-
-    first: Mixer
-    second: Mixer = ATTENTION
-
-    @property
-    def traits(self) -> MixerTraits:
-        return _both(self.first, self.second)
 
     def build(self, sizes: AttentionSettings, place: MixerPlace) -> TokenMixer:
         return (self.second if place.layer % 2 else self.first).build(sizes, place)
@@ -86,7 +89,7 @@ class ParallelMixing(TokenMixer):
 
 @MIXERS.register("parallel")
 @dataclass(frozen=True)
-class Parallel(Mixer):
+class Parallel(_TwoMixers):
     """Channels in groups, mixed by two mixers by turns: grouped parallel.
 
     Args:
@@ -95,8 +98,6 @@ class Parallel(Mixer):
         groups: number of groups, a divisor of width and heads; 2 and 4 are published.
     """
 
-    first: Mixer
-    second: Mixer = ATTENTION
     groups: int = 2
 
     def __post_init__(self) -> None:
@@ -105,7 +106,7 @@ class Parallel(Mixer):
 
     @property
     def traits(self) -> MixerTraits:
-        return replace(_both(self.first, self.second), has_cache=False, has_weights=False)
+        return replace(super().traits, has_cache=False, has_weights=False)
 
     def build(self, sizes: AttentionSettings, place: MixerPlace) -> TokenMixer:
         if sizes.width % self.groups or sizes.heads % self.groups:
@@ -113,9 +114,3 @@ class Parallel(Mixer):
         part = replace(sizes, width=sizes.width // self.groups, heads=sizes.heads // self.groups)
         mixers = (self.first, self.second)
         return ParallelMixing([mixers[group % 2].build(part, place) for group in range(self.groups)])
-
-
-def _both(first: Mixer, second: Mixer, last: Mixer | None = None) -> MixerTraits:
-    """What a stack of both can do; attention weights are of the last block, whose mixer may be known."""
-    traits = first.traits.joined(second.traits)
-    return traits if last is None else replace(traits, has_weights=last.traits.has_weights)

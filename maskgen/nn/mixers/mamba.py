@@ -76,10 +76,9 @@ class SelectiveSSM(nn.Module):
 
     def __init__(self, width: int, settings: MambaSettings) -> None:
         super().__init__()
-        self.settings, n = settings, settings.d_state
-        if settings.scan == "ssd" and width % settings.head_width:
+        self.settings, n, is_dual = settings, settings.d_state, settings.scan == "ssd"
+        if is_dual and width % settings.head_width:
             raise ValueError(f"head_width must divide the width of the scan, {width}, got {settings.head_width}")
-        is_dual = settings.scan == "ssd"
         self.rank = width // settings.head_width if is_dual else math.ceil(settings.width / 16)
         self.select = FusedLinear(width, (self.rank, n, n), bias=False)  # steps, B and C
         self.step = None if is_dual else nn.Parameter(torch.empty(width, self.rank))

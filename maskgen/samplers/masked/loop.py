@@ -17,6 +17,7 @@ from maskgen.processes import is_mask, put_masks
 from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.samplers.gaussian.sampler import FieldSampler
 from maskgen.samplers.masked.ending import ended
+from maskgen.samplers.masked.horizon import up_to_horizon
 from maskgen.samplers.masked.joint import Joint, PerToken
 from maskgen.samplers.masked.layout import Full, Layout
 from maskgen.samplers.masked.order import Confidence, Order, Proposal
@@ -56,6 +57,8 @@ class MaskedSampler:
         top_p: share of the probability, after temperature, that tokens are drawn from; 1 is off.
         head: sampler of a diffusion head.
         crossing: whether the nucleus includes the token that crosses `top_p`.
+        top_k: number of the likeliest tokens that a token is drawn from; 0 is off.
+        lookahead: masks that the network sees after the block that is decoded; None for all of the row.
     """
 
     order: Order = field(default_factory=Confidence)
@@ -67,6 +70,8 @@ class MaskedSampler:
     top_p: float = 1.0
     head: FieldSampler = DPM_HEAD
     crossing: Crossing = "include"
+    top_k: int = 0
+    lookahead: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -75,13 +80,17 @@ class MaskedSampler:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], 1 = off, got {self.top_p}")
+        if self.top_k < 0 or (self.lookahead is not None and self.lookahead < 0):
+            raise ValueError(f"top_k and lookahead must be at least 0, got {self.top_k} and {self.lookahead}")
+        if isinstance(self.unmasking, Joint) and self.top_k:
+            raise ValueError("unmasking joint draws from all tokens; use top_k 0, or unmasking bernoulli")
         if isinstance(self.unmasking, Joint) and not self.remask.is_off:
             raise ValueError("unmasking joint cannot mask tokens again; use remask none, or unmasking bernoulli")
 
     @property
     def needs_probabilities(self) -> bool:
         """Whether it uses token probabilities beyond drawing from them."""
-        return self._chooses_by_prediction or self.remask.needs_confidence or self.top_p < 1
+        return self._chooses_by_prediction or self.remask.needs_confidence or self.top_p < 1 or self.top_k > 0
 
     @property
     def _chooses_by_prediction(self) -> bool:
@@ -125,14 +134,23 @@ class MaskedSampler:
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
         for span in plan:
             x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
-            # A block may take fewer steps in another batch: the random stream of the next one must not depend on it.
-            own = rng if self.layout.is_single(length) else rng.fork("span", span.index)
-            block = Block(denoise, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
+            own, seen = self._stream(rng, span.index, length), self._seen(denoise, span.index, is_open, mask_id)
+            block = Block(seen, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
             for x_s in self._decode(block, x_t, span.n_steps):
                 x_t, done = x_s, done + 1
                 if on_step is not None:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
         return x_t
+
+    def _stream(self, rng: Rng, index: int, length: int) -> Rng:
+        """Random numbers of a block. It may take fewer steps in another batch, on which others must not depend."""
+        return rng if self.layout.is_single(length) else rng.fork("span", index)
+
+    def _seen(self, denoise: Denoise, index: int, is_open: Tensor, mask_id: int) -> Denoise:
+        """The network in a block, given no more of a row than `lookahead` tokens after it."""
+        if self.lookahead is None:
+            return denoise
+        return up_to_horizon(denoise, self.layout.blocks(is_open), index, self.lookahead, mask_id)
 
     def _sampled(self, source: TokenSource | None, x_1: Tensor) -> Sampled:
         """How tokens are sampled where the source, if any, does not give them."""
@@ -140,7 +158,10 @@ class MaskedSampler:
             raise UserError(NO_PROBABILITIES)
         if source is not None:
             self._check_source(source, x_1)
-        return source if isinstance(source, Sampled) else Sampled(self.temperature, self.top_p, self.crossing)
+        return source if isinstance(source, Sampled) else self._source()
+
+    def _source(self) -> Sampled:
+        return Sampled(self.temperature, self.top_p, self.crossing, self.top_k)
 
     def _check_source(self, source: TokenSource, x_1: Tensor) -> None:
         name = type(source).__name__

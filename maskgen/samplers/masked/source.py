@@ -67,15 +67,20 @@ class Sampled(TokenSource):
         temperature: of the distributions; 0 takes the mode.
         top_p: share of the probability, after temperature, that is kept; 1 is off.
         crossing: whether the nucleus includes the token that crosses `top_p`.
+        top_k: number of the likeliest tokens that are kept, before `top_p`; 0 is off.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     crossing: Crossing = "include"
+    top_k: int = 0
 
     def propose(self, prediction: Categorical, by: Sampled, rng: Rng) -> Tensor | None:  # noqa: ARG002
-        kept = prediction.nucleus(self.top_p, self.temperature, self.crossing)
-        return kept.sample(rng, self.temperature)
+        return self._kept(prediction, self.temperature).sample(rng, self.temperature)
+
+    def _kept(self, prediction: Categorical, temperature: float) -> Categorical:
+        """The tokens that may be drawn."""
+        return prediction.likeliest(self.top_k).nucleus(self.top_p, temperature, self.crossing)
 
     def skip(self, prediction: Categorical, rng: Rng) -> None:
         """Consume the random numbers of a draw."""
@@ -86,7 +91,7 @@ class Sampled(TokenSource):
     def tempered(self, prediction: Categorical) -> Categorical:
         """The distributions after temperature and nucleus; temperature 0 counts as 1 (as in Dream's code)."""
         temperature = self.temperature or 1.0
-        kept = prediction.nucleus(self.top_p, temperature, self.crossing)
+        kept = self._kept(prediction, temperature)
         return Categorical(kept.logits.double() / temperature, kept.where)
 
     def probabilities(self, prediction: Categorical) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer
 
@@ -35,18 +36,17 @@ def huggingface(source: str, eos: str | None = None, specials: bool = False, voc
         TokenizerError: no tokenizer there, or it has no such token.
     """
     if source.endswith(".gguf") or source.startswith("package:"):
-        return TextTokenizer(_of_gguf(source), eos, Specials(vocab_size=vocab_size))
+        return _of_gguf(source, eos, vocab_size, has_roles=specials)
     file = local_path(source)
     if not file.is_file():
         file = tokenizer_folder(source, FILES if specials else FILES[:1]) / "tokenizer.json"
     tokenizer = read_tokenizer(file)
-    if eos is None:
-        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
+    eos = _usual_eos(tokenizer) if eos is None else eos
     roles = read_specials(file.parent, tokenizer, vocab_size) if specials else Specials(vocab_size=vocab_size)
     return TextTokenizer(tokenizer, eos, roles)
 
 
-def _of_gguf(source: str) -> Tokenizer:
+def _of_gguf(source: str, eos: str | None, vocab_size: int, *, has_roles: bool) -> TextTokenizer:
     """The tokenizer of a GGUF file, as transformers reads it."""
     folder, name = model_files(source)
     try:
@@ -54,10 +54,15 @@ def _of_gguf(source: str) -> Tokenizer:
     except ImportError:
         raise TokenizerError("GGUF files need transformers: pip install 'maskgen[huggingface]'") from None
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
+        found = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        tokenizer: Tokenizer = found.backend_tokenizer
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise TokenizerError(f"no tokenizer in {source}: {first_line(error)}") from None
-    return tokenizer
+    if not has_roles:
+        return TextTokenizer(tokenizer, eos, Specials(vocab_size=vocab_size))
+    with TemporaryDirectory() as files:
+        found.save_pretrained(files)
+        return TextTokenizer(tokenizer, eos, read_specials(Path(files), tokenizer, vocab_size))
 
 
 def tokenizer_folder(source: str, files: Sequence[str] = (*FILES, *OLDER)) -> Path:
@@ -104,13 +109,17 @@ def published_tokenizer(
         return None
     roles = read_specials(folder, tokenizer, vocab_size, mask)
     eos = tokenizer.id_to_token(roles.stop[0]) if roles.stop else None
-    if eos is None:
-        eos = next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
+    eos = _usual_eos(tokenizer) if eos is None else eos
     if not has_roles:
         first = tokenizer.token_to_id(eos) if starts_with_eos and eos is not None else None
         prefix = () if first is None else (first,)
         roles = Specials(vocab_size, roles.mask, prefix, forbidden=roles.forbidden)
     return TextTokenizer(tokenizer, eos, roles)
+
+
+def _usual_eos(tokenizer: Tokenizer) -> str | None:
+    """The first token of `USUAL_EOS` that a tokenizer has."""
+    return next((name for name in USUAL_EOS if tokenizer.token_to_id(name) is not None), None)
 
 
 def _converted(folder: Path, kind: str) -> Tokenizer:

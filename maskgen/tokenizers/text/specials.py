@@ -101,7 +101,7 @@ def read_specials(folder: Path, tokenizer: Tokenizer, vocab_size: int = 0, mask:
     template = _template(folder, named)
     stop = [role["eos"], *_ids(model.get("eos_token_id")), *_ids(generation.get("eos_token_id"))]
     if template:
-        stop.append(_end_of_turn(tokenizer, template))
+        stop.append(end_of_turn(tokenizer, template))
     ends = tuple(dict.fromkeys(token for token in stop if token is not None))
     names = tokenizer.get_vocab(with_added_tokens=True)
     size = max(vocab_size, max(names.values(), default=-1) + 1)
@@ -174,7 +174,7 @@ def _template(folder: Path, named: Mapping[str, Any]) -> str:
     return head + str(template) if template else ""
 
 
-def _end_of_turn(tokenizer: Tokenizer, template: str) -> int | None:
+def end_of_turn(tokenizer: Tokenizer, template: str) -> int | None:
     """The special token that follows an answer in a conversation; None without."""
     answer = "\ufffcanswer\ufffc"
     turns: list[Message] = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from maskgen.core.errors import UserError, first_line
 from maskgen.core.files import atomic
 from maskgen.core.terminal import first_few, printable
-from maskgen.tokenizers.base import TOKENIZERS
-from maskgen.tokenizers.text.cuts import before_space, cut_of, pieces
-from maskgen.tokenizers.text.specials import CONFIG, Message, Specials, rendered
-
-Corpus = Callable[[], Iterator[str]]
-"""Returns an iterator over documents, from the first each time it is called."""
-
+from maskgen.tokenizers.text.cuts import cut_of, pieces
+from maskgen.tokenizers.text.specials import CONFIG, Message, Specials, end_of_turn, rendered
 
 EOS = "<|endoftext|>"
 BATCH = 2**20
+SPACES = "\u0120\u2581"
+"""How byte-level BPE and SentencePiece write a space."""
 _MASK = "\uffff"  # not a character, so no tokenizer has it
-
-log = logging.getLogger(__name__)
 
 # Loaders fork after texts were encoded in threads; unless this is set, each fork prints a warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -84,6 +80,46 @@ class TextTokenizer:
         """
         return torch.cat([torch.empty(0, dtype=torch.int64), *self.encode_all(self.pieces(text))])
 
+    def encode_after(self, text: str) -> Tensor:
+        """(N,) int64 of a text that goes on from another one: without the space that some tokenizers put in front.
+
+        Raises:
+            TokenizerError: see `encode`.
+        """
+        if not text or self._anchor is None:
+            return self.encode(text)
+        return self.encode(self._anchor + text)[len(self.encode(self._anchor)) :]
+
+    @cached_property
+    def _anchor(self) -> str | None:
+        """A text that no token joins to what follows, if a tokenizer encodes the beginning of a text differently."""
+        for anchor in ("\n", ":"):
+            try:
+                before, alone, both = (self.encode(text).tolist() for text in (anchor, "a", f"{anchor}a"))
+            except TokenizerError:
+                continue
+            if both[: len(before)] == before:
+                return None if both[len(before) :] == alone else anchor
+        return None
+
+    @cached_property
+    def joins_space(self) -> bool:
+        """Whether a word and the space before it are one token, as byte-level BPE and SentencePiece write it."""
+        return any(len(name) > 1 and name[0] in SPACES and name[1].isalpha() for name in self.token_names())
+
+    def end_of_turn(self) -> int | None:
+        """The special token that ends an answer in the chat template; None without."""
+        template = self.specials.chat_template
+        return end_of_turn(self._tokenizer, template) if template else None
+
+    def stopping_at_eos(self) -> TextTokenizer:
+        """The tokenizer whose texts end where a document does; itself if there is no such token, or they do already."""
+        if self.eos is None or self.eos in self.specials.stop:
+            return self
+        allowed = tuple(token for token in self.specials.forbidden if token != self.eos)
+        specials = replace(self.specials, stop=(*self.specials.stop, self.eos), forbidden=allowed)
+        return TextTokenizer(self._tokenizer, self._tokenizer.id_to_token(self.eos), specials)
+
     def encode_all(self, texts: Iterable[str]) -> Iterator[Tensor]:
         """(N,) int64 of each text, in order; about a million characters are held at a time.
 
@@ -121,9 +157,13 @@ class TextTokenizer:
         for content in (message["content"] for message in messages):
             if found := next((name for name in names if name in content), None):
                 raise TokenizerError(f"a message holds the special token {found!r}, which would end it; leave it out")
+        return self.encode_named(rendered(self.specials.chat_template, messages))
+
+    def encode_named(self, text: str) -> Tensor:
+        """(N,) int64 of a text in which the name of a special token stands for it."""
         self._tokenizer.encode_special_tokens = False
         try:
-            ids = self._tokenizer.encode(rendered(self.specials.chat_template, messages), add_special_tokens=False).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         finally:
             self._tokenizer.encode_special_tokens = True
         return torch.tensor(ids, dtype=torch.int64)
@@ -172,74 +212,6 @@ class TextTokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         raise _unknown({text[first:last] for token, (first, last) in spans if token == self._unknown})
-
-
-@TOKENIZERS.register("characters")
-def characters(corpus: Corpus, eos: bool = False, held_out: Corpus = lambda: iter(())) -> TextTokenizer:
-    """Every character of the documents, by code point; `eos` adds a token that ends a document.
-
-    Characters of held-out documents only have a token too, which training does not see: without it these documents
-    could not be scored.
-
-    Raises:
-        TokenizerError: the training documents are empty.
-    """
-    found = set().union(*corpus())
-    if not found:
-        raise TokenizerError("the training documents hold no character; give more text")
-    untrained = sorted(set().union(*held_out()) - found)
-    if untrained:
-        shown = first_few([ascii(character) for character in untrained])
-        log.warning("characters of held-out text only, not trained: %s; tokenizer bytes or bpe has none", shown)
-    tokenizer = _without_merges(sorted([*found, *untrained]), eos)
-    tokenizer.decoder = decoders.Fuse()
-    return TextTokenizer(tokenizer, EOS if eos else None)
-
-
-@TOKENIZERS.register("bytes")
-def utf8_bytes(eos: bool = False) -> TextTokenizer:
-    """The 256 bytes of UTF-8, token = byte: any text; `eos` adds a token that ends a document, number 256."""
-    tokenizer = _without_merges(_byte_names(), eos)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return TextTokenizer(tokenizer, EOS if eos else None)
-
-
-@TOKENIZERS.register("bpe")
-def bpe(corpus: Corpus, vocab_size: int = 4096, eos: bool = True) -> TextTokenizer:
-    """Byte-level BPE (Radford et al. 2019) learned from the training documents: any text.
-
-    Args:
-        vocab_size: tokens in all; fewer come of a corpus that has not so many pairs.
-        eos: add a token that ends a document.
-    """
-    special = [EOS] if eos else []
-    if vocab_size < 256 + len(special):
-        raise ValueError(f"vocab_size must be at least {256 + len(special)}, one for each byte, got {vocab_size}")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(name, special=True) for name in special],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((piece for text in corpus() for piece in pieces(text, before_space)), trainer)
-    return TextTokenizer(tokenizer, EOS if eos else None)
-
-
-def _without_merges(names: list[str], eos: bool) -> Tokenizer:
-    """Each name a token; the end of a document is one more, which no text encodes to."""
-    names = [*names, EOS] if eos else names
-    return Tokenizer(models.BPE(vocab={name: token for token, name in enumerate(names)}, merges=[]))
-
-
-def _byte_names() -> list[str]:
-    """What byte-level tokenizers call byte 0 ... 255: printable Latin-1 by itself, the others 256, 257, ... in turn."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _drops_unknown(spec: dict[str, Any]) -> bool:
