@@ -154,7 +154,6 @@ class ImagePipeline(Pipeline):
         num: int | None = None,
         classes: Classes | None = None,
         *,
-        edges: bool = False,
         guidance: float | Guidance | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 250,
@@ -166,17 +165,14 @@ class ImagePipeline(Pipeline):
 
         Args:
             sketch: a drawing, in the colours of the data; see `Edit.of`.
-            edges: take the edges of `sketch`, for a photograph.
-            **arguments: `steps`, `structure` (0 follows the class alone, 1 the sketch alone), `layers`, and others of
-                `SketchSampler`.
+            **arguments: `edges=True` for a photograph; `steps`, `structure` (0 follows the class alone, 1 the sketch
+                alone), `layers`, and others of `SketchSampler`.
 
         Raises:
             UserError: a sketch or argument that cannot be used, or a checkpoint other than a MaskGIT.
         """
-        generator, given = (
-            self.with_sampler(None, guidance),
-            Sketch.of(sketch, self.checkpoint.image_shape, edges=edges, **arguments),
-        )
+        generator = self.with_sampler(None, guidance)
+        given = Sketch.of(sketch, self.checkpoint.image_shape, **arguments)
         require_attention(generator)
         seeds, num = seeds_of(seed, num, 8)
         labels, batches = self.labels(classes, num), []
