@@ -15,8 +15,8 @@ from maskgen.core.pixels import to_float
 from maskgen.core.predictions import Condition
 from maskgen.core.rng import Rng
 from maskgen.models.maskgit import MaskGIT
-from maskgen.nn.attention_maps import attending, attention_maps
 from maskgen.nn.prefix import prefix_order
+from maskgen.nn.watched_attention import attending, watched_attention
 from maskgen.pipelines.edit import Picture, as_picture
 from maskgen.pipelines.generator import Generator
 from maskgen.samplers.guidance import training_time
@@ -83,7 +83,7 @@ class Sketch:
 
         def maps(x: Tensor) -> Tensor:
             t = torch.zeros(len(x), device=x.device)
-            found = attention_maps(layers, lambda: generator.denoiser(x, t, cond))
+            found = watched_attention(layers, lambda: generator.denoiser(x, t, cond))
             return torch.cat([one[:, :, _rows(generator.denoiser, x.shape[1])] for one in found], 1)
 
         return self.sampler(denoise, maps, start, Rng.per_sample(seeds), mask_id=mask_id, on_step=on_step)

@@ -13,7 +13,7 @@ from maskgen.core.errors import UserError
 from maskgen.core.predictions import Condition
 from maskgen.data.base import DATASETS
 from maskgen.models.maskgit import MaskGIT
-from maskgen.nn.attention_maps import attending, attention_maps
+from maskgen.nn.watched_attention import attending, watched_attention
 from maskgen.pipelines.sketch import Sketch, edges_of
 from maskgen.sample.program import sample
 from tests.tiny import FIELD, GENERATOR, SHAPE, VECTORS, generator_checkpoint
@@ -25,7 +25,7 @@ TOKEN = {**GENERATOR, "model": {**GENERATOR["model"], "condition": "token", "con
 def test_attention_maps_are_distributions_and_the_last_agrees_with_the_network_s_own_scores() -> None:
     network = MaskGIT(5, (2, 3), n_classes=4, width=8, depth=2, heads=2, condition="token").eval()
     x, cond = torch.arange(6).remainder(5)[None], Condition(torch.tensor([2]))
-    maps = attention_maps(attending(network), lambda: network(x, torch.zeros(1), cond))
+    maps = watched_attention(attending(network), lambda: network(x, torch.zeros(1), cond))
     assert [tuple(one.shape) for one in maps] == [(1, 2, 7, 7)] * 2
     torch.testing.assert_close(maps[0].sum(-1), torch.ones(1, 2, 7))
     torch.testing.assert_close(maps[1].mean(1)[:, 0, 1:], network.attention_scores(x, cond))

@@ -15,7 +15,7 @@ def attending(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, SelfAttention | SubspaceAttention)]
 
 
-def attention_maps(layers: Sequence[nn.Module], run: Callable[[], object]) -> list[Tensor]:
+def watched_attention(layers: Sequence[nn.Module], run: Callable[[], object]) -> list[Tensor]:
     """Weights (B, H, S, S) of each of the layers that is computed when `run` is called, in order of computation.
 
     Args:
