@@ -1,6 +1,6 @@
 """Loss against CPU seconds of networks of several sizes, a fitted power law, and its prediction of the next size.
 
-    python benchmarks/scaling.py --recipe image/fashion-mae --widths 48,64,96,128 --steps 300 --output DIR
+    python benchmarks/scaling.py --recipe image/fashion-mae --widths 48,72,96,120 --steps 300 --output DIR
 
 Every width is trained for the same steps (an interrupted run goes on), the last one is not in the fit: its final
 validation loss is predicted from its CPU seconds first, then measured. L(C) = E + A C^-a, by least squares in E and A
