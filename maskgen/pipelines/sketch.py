@@ -55,12 +55,13 @@ class Sketch:
         for key in arguments:
             if key not in names:
                 raise UserError(unknown("argument of a sketch", key, [*names, "layers", "edges"]))
+        if layers is not None and not (isinstance(layers, list | tuple) and all(type(one) is int for one in layers)):
+            raise UserError(f"layers: a list of numbers from 0, such as [1,3], got {layers!r}")
         try:
             sampler = SketchSampler(**arguments)
-            chosen = None if layers is None else tuple(int(layer) for layer in layers)
         except (TypeError, ValueError) as error:
             raise UserError(f"sketch: {error}") from None
-        return cls(edges_of(given) if edges else given, sampler, chosen)
+        return cls(edges_of(given) if edges else given, sampler, None if layers is None else tuple(layers))
 
     @torch.no_grad()
     def tokens(

@@ -75,6 +75,8 @@ def test_unknown_arguments_layers_and_options_are_refused(tmp_path: Path) -> Non
         Sketch.of(picture, SHAPE, structur=0.5)
     with pytest.raises(UserError, match="structure must lie"):
         Sketch.of(picture, SHAPE, structure=2)
+    with pytest.raises(UserError, match="a list of numbers from 0"):
+        Sketch.of(picture, SHAPE, layers=7)
     with pytest.raises(UserError, match="layers 0 to 0, got 3"):
         pipeline.from_sketch(picture, 1, steps=1, layers=[3])
     with pytest.raises(UserError, match="--structure is of a sketch"):
