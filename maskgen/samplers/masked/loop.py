@@ -90,7 +90,8 @@ class MaskedSampler:
     @property
     def needs_probabilities(self) -> bool:
         """Whether it uses token probabilities beyond drawing from them."""
-        return self._chooses_by_prediction or self.remask.needs_confidence or self.top_p < 1 or self.top_k > 0
+        narrows = self.top_p < 1 or self.top_k > 0 or self.lookahead is not None
+        return narrows or self._chooses_by_prediction or self.remask.needs_confidence
 
     @property
     def _chooses_by_prediction(self) -> bool:
