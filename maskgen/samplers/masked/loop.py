@@ -20,11 +20,11 @@ from maskgen.samplers.masked.ending import ended
 from maskgen.samplers.masked.horizon import up_to_horizon
 from maskgen.samplers.masked.joint import Joint, PerToken
 from maskgen.samplers.masked.layout import Full, Layout
-from maskgen.samplers.masked.order import Confidence, Order, Proposal
-from maskgen.samplers.masked.remask import NoRemask, Remask
+from maskgen.samplers.masked.order import Confidence, Order, Proposal, highest
+from maskgen.samplers.masked.remask import NoRemask, Planned, Remask
 from maskgen.samplers.masked.source import Decoded, Sampled, TokenSource
 from maskgen.samplers.masked.spans import spans
-from maskgen.samplers.masked.state import Block, Reveal, State
+from maskgen.samplers.masked.state import Block, Reveal, State, tokens_of
 from maskgen.samplers.masked.unmasking import Clock, Move, Scheduled, Unmasking
 
 OnStep = Callable[[int, int, Tensor], None]
@@ -195,9 +195,14 @@ class MaskedSampler:
         s = self.unmasking.next_time(clock, block.rng)
         is_remasked, sigma = self._draw_remask(block, state, s, block.is_open & ~is_masked)
         n_remasked = torch.zeros_like(clock.n_left) if is_remasked is None else is_remasked.sum(1).cpu()
-        reveal = self._reveal(block, state.x_t, is_masked, Move(clock, s, sigma, n_remasked))
+        move = Move(clock, s, sigma, n_remasked)
+        if isinstance(self.remask, Planned):
+            reveal, is_remasked = self._plan(self.remask, block, state.x_t, is_masked, move)
+            n_remasked = is_remasked.sum(1).cpu()
+        else:
+            reveal = self._reveal(block, state.x_t, is_masked, move)
         x_s, confidence = state.x_t.clone(), state.confidence
-        x_s[reveal.where] = _revealed(block, reveal)
+        x_s[reveal.where] = tokens_of(block, reveal)
         if self.remask.needs_confidence:
             assert isinstance(reveal.prediction, Categorical)
             assert reveal.tokens is not None
@@ -215,7 +220,7 @@ class MaskedSampler:
         place = Proposal(is_masked, move.clock.step, move.clock.n_steps, block.grid)
         if not self._chooses_by_prediction:
             n = self._count(move, block.rng)
-            where = _first(self.order.score(place, block.rng), n)
+            where = highest(self.order.score(place, block.rng), n)
             return Reveal(where, n, where, *self._query(block, x_t, move, where, n))
         n = move.clock.n_left if self.unmasking.needs_prediction else self._count(move, block.rng)
         queried = is_masked & (n > 0).to(is_masked.device)[:, None]
@@ -225,7 +230,30 @@ class MaskedSampler:
         proposal = replace(place, where=queried, prediction=prediction, tempered=tempered, tokens=tokens)
         if self.unmasking.needs_prediction:
             n = self._count(replace(move, proposal=proposal), block.rng)
-        return Reveal(_first(self.order.score(proposal, block.rng), n), n, queried, prediction, tokens)
+        return Reveal(highest(self.order.score(proposal, block.rng), n), n, queried, prediction, tokens)
+
+    def _plan(
+        self, planned: Planned, block: Block, x_t: Tensor, is_masked: Tensor, move: Move
+    ) -> tuple[Reveal, Tensor]:
+        """Choose the positions that are visible after the step; also those (B, L) that are masked again."""
+        is_open, n_open, query = block.is_open, block.is_open.sum(1).cpu(), None
+        proposal = Proposal(is_open, move.clock.step, move.clock.n_steps, block.grid)
+        if self._chooses_by_prediction:
+            query = prediction, drawn = self._query(block, x_t, move, is_open, n_open)
+            assert isinstance(prediction, Categorical)
+            assert drawn is not None
+            tempered = block.by.tempered(prediction) if self.order.is_tempered else None
+            tokens = torch.where(is_masked[is_open], drawn, x_t[is_open])
+            proposal = replace(proposal, prediction=prediction, tempered=tempered, tokens=tokens)
+            move = replace(move, proposal=proposal.only(is_masked))
+        n_visible = n_open - move.clock.n_left + self._count(move, block.rng)
+        score = planned.weighted(self.order.log_score(proposal, block.rng), is_masked)
+        is_visible = highest(score, n_visible) & is_open
+        where, is_remasked = is_visible & is_masked, is_open & ~is_visible & ~is_masked
+        n = where.sum(1).cpu()
+        if query is None:
+            return Reveal(where, n, where, *self._query(block, x_t, move, where, n)), is_remasked
+        return Reveal(where, n, is_open, *query), is_remasked
 
     def _reveal_jointly(self, joint: Joint, block: Block, x_t: Tensor, is_masked: Tensor, move: Move) -> Reveal:
         """Choose positions and tokens in one draw."""
@@ -267,7 +295,7 @@ class MaskedSampler:
 
     def _draw_remask(self, block: Block, state: State, s: Tensor, is_revealed: Tensor) -> tuple[Tensor | None, Tensor]:
         """The revealed tokens that are masked again (None if the policy is off), and sigma (B,) of the count."""
-        if self.remask.is_off or state.clock.is_last:
+        if self.remask.is_off or self.remask.is_planned or state.clock.is_last:
             return None, torch.zeros_like(s)
         alphas = self.unmasking.schedule.alpha(state.clock.t), self.unmasking.schedule.alpha(s)
         uniform = block.rng.uniform(is_revealed.shape, device=is_revealed.device)
@@ -280,21 +308,3 @@ def with_exponents(sampler: MaskedSampler, exponents: Tensor) -> MaskedSampler:
     if not isinstance(sampler.unmasking, Joint):
         return sampler
     return replace(sampler, unmasking=Joint(PerToken(exponents)))
-
-
-def _revealed(block: Block, reveal: Reveal) -> Tensor:
-    """The tokens at `reveal.where`, packed, (N,) or (N, D)."""
-    is_chosen = reveal.where[reveal.queried]
-    tokens = None if reveal.tokens is None else reveal.tokens[is_chosen]
-    if tokens is not None and not block.source.is_recorded:
-        return tokens
-    assert isinstance(reveal.prediction, Categorical)
-    if not bool(reveal.n.any()):
-        return torch.zeros(0, dtype=torch.int64, device=reveal.where.device)
-    return block.source.reveal(Categorical(reveal.prediction.logits[is_chosen], reveal.where), tokens, block.by)
-
-
-def _first(score: Tensor, n: Tensor) -> Tensor:
-    """(B, L) bool, the n (B,) highest of each row; by rank, so that the count is exact under ties."""
-    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return rank.lt(n.to(rank.device)[:, None])
