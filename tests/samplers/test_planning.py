@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,14 +57,14 @@ def test_each_step_leaves_the_masks_of_the_schedule_whatever_it_masks_again(plan
 def test_more_weight_masks_more_tokens_again() -> None:
     def n_again(eta: float) -> int:
         seen = sampled(SAMPLERS.build({"type": "p2", "eta": eta, "steps": 12}), masks(48))
-        return sum(int(((b == MASK) & (a != MASK)).sum()) for a, b in zip(seen, seen[1:], strict=False))
+        return sum(int(((b == MASK) & (a != MASK)).sum()) for a, b in pairwise(seen))
 
     counts = [n_again(eta) for eta in (0, 1, 4)]
     assert counts[0] == 0 < counts[1] < counts[2]
 
 
 def test_a_token_that_became_unlikely_is_drawn_again() -> None:
-    def changing(x_t: Tensor, t: Tensor, *, where: Tensor) -> Categorical:  # noqa: ARG001
+    def changing(x_t: Tensor, t: Tensor, *, where: Tensor) -> Categorical:
         """Token 0 everywhere, until two tokens are visible; then token 1, and 0 is next to impossible."""
         likely = ((x_t != MASK).sum(1) >= 2).long()[:, None].expand_as(x_t)[where]
         return Categorical(6.0 * torch.eye(2)[likely], where)
