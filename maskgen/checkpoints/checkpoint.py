@@ -263,7 +263,12 @@ def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, objec
 
 
 def copy_for_use(
-    checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, *, adds_changes: bool = True, **more: object
+    checkpoint: Checkpoint,
+    path: Path,
+    dtype: torch.dtype | None = None,
+    more: Mapping[str, object] | None = None,
+    *,
+    adds_changes: bool = True,
 ) -> None:
     """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info.
 
@@ -276,7 +281,7 @@ def copy_for_use(
         tensors = _cast(tensors, dtype)
     left_out = {"files", "training"} | ({"base"} if adds_changes else set())
     info = {key: value for key, value in checkpoint.info.items() if key not in left_out}
-    write_checkpoint(path, recipe, {MODEL: tensors}, info | more, checkpoint.path)
+    write_checkpoint(path, recipe, {MODEL: tensors}, {**info, **(more or {})}, checkpoint.path)
 
 
 def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:

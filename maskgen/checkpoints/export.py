@@ -46,7 +46,7 @@ def run(
 @EXPORTERS.register("maskgen")
 def as_maskgen(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, object]) -> None:
     """A checkpoint that `maskgen.load` reads: weights, recipe, tokenizer and a model card."""
-    copy_for_use(checkpoint, path, dtype, **facts)
+    copy_for_use(checkpoint, path, dtype, facts)
     _write_card(path)
 
 
@@ -65,7 +65,7 @@ def as_adapter(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: di
             f"{checkpoint.path} holds changes of a network that was initialised in its run and is nowhere else; use "
             "--format maskgen, which adds them up"
         )
-    copy_for_use(checkpoint, path, dtype, adds_changes=False, **facts)
+    copy_for_use(checkpoint, path, dtype, facts, adds_changes=False)
     _write_card(path)
 
 

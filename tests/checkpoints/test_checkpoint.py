@@ -248,7 +248,7 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_copy_of_half_precision_loads_as_float32(tmp_path: Path) -> None:
     _, network = generator_checkpoint(tmp_path / "c")
-    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "half", torch.float16, summary="small")
+    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "half", torch.float16, {"summary": "small"})
     half = read_checkpoint(tmp_path / "half")
     assert half.info["summary"] == "small"
     assert {value.dtype for value in half.tensors().values()} == {torch.float16}
@@ -399,7 +399,7 @@ def test_a_tokenizer_that_was_altered_is_refused_and_not_handed_on(tmp_path: Pat
 
 def test_a_copy_of_a_text_generator_has_its_tokenizer(tmp_path: Path) -> None:
     _, network = text_checkpoint(tmp_path / "c")
-    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "copy", summary="a poem")
+    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "copy", more={"summary": "a poem"})
     (tmp_path / "c").rename(tmp_path / "gone")
     loaded, tokenizer = load_text_model(read_checkpoint(tmp_path / "copy"))
     assert same(loaded.state_dict(), network.state_dict())
