@@ -244,7 +244,7 @@ def test_an_adapter_is_exported_without_the_weights_below_it(source: Path, tmp_p
     out = tmp_path / "adapter"
     export.run(str(path), str(out), format="adapter")
     assert all(".lora_" in name for name in read_checkpoint(out).tensors())
-    assert "* low-rank changes of " in (out / "README.md").read_text()
+    assert "* low-rank changes, added to the weights of " in (out / "README.md").read_text()
     a, b = (maskgen.load_text(one, device="cpu")(1, length=8, steps=2).tokens for one in (path, out))
     assert torch.equal(a, b)
     shutil.rmtree(source)

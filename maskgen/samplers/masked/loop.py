@@ -16,6 +16,7 @@ from maskgen.core.streams import TokenLayout
 from maskgen.processes import is_mask, put_masks
 from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.samplers.gaussian.sampler import FieldSampler
+from maskgen.samplers.masked.beam import beam_search, require_beam
 from maskgen.samplers.masked.ending import ended
 from maskgen.samplers.masked.horizon import up_to_horizon
 from maskgen.samplers.masked.joint import Joint, PerToken
@@ -23,7 +24,7 @@ from maskgen.samplers.masked.layout import Full, Layout
 from maskgen.samplers.masked.order import Confidence, Order, Proposal, highest
 from maskgen.samplers.masked.remask import NoRemask, Planned, Remask
 from maskgen.samplers.masked.source import Decoded, Sampled, TokenSource
-from maskgen.samplers.masked.spans import spans
+from maskgen.samplers.masked.spans import Span, spans
 from maskgen.samplers.masked.state import Block, Reveal, State, tokens_of
 from maskgen.samplers.masked.unmasking import Clock, Move, Scheduled, Unmasking
 
@@ -59,6 +60,7 @@ class MaskedSampler:
         crossing: whether the nucleus includes the token that crosses `top_p`.
         top_k: number of the likeliest tokens that a token is drawn from; 0 is off.
         lookahead: masks that the network sees after the block that is decoded; None for all of the row.
+        beam: number of texts that a beam search keeps; 1 draws tokens.
     """
 
     order: Order = field(default_factory=Confidence)
@@ -72,6 +74,7 @@ class MaskedSampler:
     crossing: Crossing = "include"
     top_k: int = 0
     lookahead: int | None = None
+    beam: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -82,6 +85,7 @@ class MaskedSampler:
             raise ValueError(f"top_p must be in (0, 1], 1 = off, got {self.top_p}")
         if self.top_k < 0 or (self.lookahead is not None and self.lookahead < 0):
             raise ValueError(f"top_k and lookahead must be at least 0, got {self.top_k} and {self.lookahead}")
+        require_beam(self.beam, self.layout, self.unmasking, self.remask, self._source())
         if isinstance(self.unmasking, Joint) and self.top_k:
             raise ValueError("unmasking joint draws from all tokens; use top_k 0, or unmasking bernoulli")
         if isinstance(self.unmasking, Joint) and not self.remask.is_off:
@@ -90,7 +94,7 @@ class MaskedSampler:
     @property
     def needs_probabilities(self) -> bool:
         """Whether it uses token probabilities beyond drawing from them."""
-        narrows = self.top_p < 1 or self.top_k > 0 or self.lookahead is not None
+        narrows = self.top_p < 1 or self.top_k > 0 or self.lookahead is not None or self.beam > 1
         return narrows or self._chooses_by_prediction or self.remask.needs_confidence
 
     @property
@@ -133,11 +137,16 @@ class MaskedSampler:
         by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
         length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
+
+        def block_of(span: Span) -> Block:
+            own, seen = self._stream(rng, span.index, length), self._seen(denoise, span.index, is_open, mask_id)
+            return Block(seen, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
+
+        if self.beam > 1:
+            return beam_search(plan, block_of, x_t, self.beam, mask_id=mask_id, streams=streams, on_step=on_step)
         for span in plan:
             x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
-            own, seen = self._stream(rng, span.index, length), self._seen(denoise, span.index, is_open, mask_id)
-            block = Block(seen, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
-            for x_s in self._decode(block, x_t, span.n_steps):
+            for x_s in self._decode(block_of(span), x_t, span.n_steps):
                 x_t, done = x_s, done + 1
                 if on_step is not None:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
@@ -168,8 +177,8 @@ class MaskedSampler:
         name = type(source).__name__
         if x_1.is_floating_point():
             raise UserError(f"token source {name} needs discrete tokens")
-        if source.is_recorded and (isinstance(self.unmasking, Joint) or not self.remask.is_off):
-            raise UserError(f"token source {name} needs remask none and another unmasking schedule than joint")
+        if source.is_recorded and (isinstance(self.unmasking, Joint) or not self.remask.is_off or self.beam > 1):
+            raise UserError(f"token source {name} needs remask none, beam 1 and another unmasking schedule than joint")
         if isinstance(source, Decoded) and (self.order.needs_tokens or self.unmasking.needs_tokens):
             raise UserError(
                 "tokens to decode are not known before their positions are chosen; use order random, halton, entropy "
