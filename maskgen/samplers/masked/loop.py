@@ -178,7 +178,7 @@ class MaskedSampler:
         if x_1.is_floating_point():
             raise UserError(f"token source {name} needs discrete tokens")
         if source.is_recorded and (isinstance(self.unmasking, Joint) or not self.remask.is_off or self.beam > 1):
-            raise UserError(f"token source {name} needs remask none, beam 1 and another unmasking schedule than joint")
+            raise UserError(f"token source {name} needs remask none and another unmasking schedule than joint; beam 1")
         if isinstance(source, Decoded) and (self.order.needs_tokens or self.unmasking.needs_tokens):
             raise UserError(
                 "tokens to decode are not known before their positions are chosen; use order random, halton, entropy "
