@@ -60,15 +60,13 @@ def beam_search(
     scores = torch.full(texts.shape[:2], -torch.inf, dtype=torch.float64, device=x_1.device)
     scores[:, 0] = 0
     for index, span in enumerate(plan):
-        gains, tokens = [], []
+        found = []
         for n in range(width):
             texts[:, n], own = ended(texts[:, n], is_open, mask_id, span, streams)
-            found = _continued(block_of(own), texts[:, n], width, scores[:, n])
-            gains.append(found[0])
-            tokens.append(found[1])
-        total = (scores[:, :, None] + torch.stack(gains, 1)).flatten(1)  # (B, W W)
-        scores, chosen = total.topk(width, 1)
-        token = torch.stack(tokens, 1).flatten(1).gather(1, chosen)[..., None]
+            found.append(_continued(block_of(own), texts[:, n], width, scores[:, n]))
+        gains, tokens = (torch.stack(parts, 1) for parts in zip(*found, strict=True))  # (B, W, W)
+        scores, chosen = (scores[:, :, None] + gains).flatten(1).topk(width, 1)
+        token = tokens.flatten(1).gather(1, chosen)[..., None]
         parent = torch.div(chosen, width, rounding_mode="floor")[..., None]
         texts = texts.gather(1, parent.expand(-1, -1, x_1.shape[1]))
         texts = torch.where(span.is_open[:, None] & (token >= 0), token, texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -137,11 +138,8 @@ class MaskedSampler:
         by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
         length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
-
-        def block_of(span: Span) -> Block:
-            own, seen = self._stream(rng, span.index, length), self._seen(denoise, span.index, is_open, mask_id)
-            return Block(seen, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
-
+        row = Block(denoise, mask_id, grid or (length,), source or by, by, allowed, rng, is_open)
+        block_of = partial(self._block, row)
         if self.beam > 1:
             return beam_search(plan, block_of, x_t, self.beam, mask_id=mask_id, streams=streams, on_step=on_step)
         for span in plan:
@@ -152,15 +150,17 @@ class MaskedSampler:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
         return x_t
 
-    def _stream(self, rng: Rng, index: int, length: int) -> Rng:
-        """Random numbers of a block. It may take fewer steps in another batch, on which others must not depend."""
-        return rng if self.layout.is_single(length) else rng.fork("span", index)
+    def _block(self, row: Block, span: Span) -> Block:
+        """A block of a row, which is decoded alone.
 
-    def _seen(self, denoise: Denoise, index: int, is_open: Tensor, mask_id: int) -> Denoise:
-        """The network in a block, given no more of a row than `lookahead` tokens after it."""
-        if self.lookahead is None:
-            return denoise
-        return up_to_horizon(denoise, self.layout.blocks(is_open), index, self.lookahead, mask_id)
+        It may take fewer steps in another batch, on which the random numbers of others must not depend. The network is
+        given no more of a row than `lookahead` tokens after it.
+        """
+        own = row.rng if self.layout.is_single(row.is_open.shape[1]) else row.rng.fork("span", span.index)
+        seen = row.denoise
+        if self.lookahead is not None:
+            seen = up_to_horizon(seen, self.layout.blocks(row.is_open), span.index, self.lookahead, row.mask_id)
+        return replace(row, denoise=seen, rng=own, is_open=span.is_open)
 
     def _sampled(self, source: TokenSource | None, x_1: Tensor) -> Sampled:
         """How tokens are sampled where the source, if any, does not give them."""
