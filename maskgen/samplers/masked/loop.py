@@ -136,15 +136,16 @@ class MaskedSampler:
             UserError: settings that continuous tokens do not have; a source that these settings cannot use.
         """
         by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
-        length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
+        x_t, done, is_open = x_1.clone(), 0, is_mask(x_1, mask_id)
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
-        row = Block(denoise, mask_id, grid or (length,), source or by, by, allowed, rng, is_open)
-        block_of = partial(self._block, row)
+        row = Block(denoise, mask_id, grid or x_1.shape[1:2], source or by, by, allowed, rng, is_open)
         if self.beam > 1:
-            return beam_search(plan, block_of, x_t, self.beam, mask_id=mask_id, streams=streams, on_step=on_step)
+            return beam_search(
+                plan, partial(self._block, row), x_t, self.beam, mask_id=mask_id, streams=streams, on_step=on_step
+            )
         for span in plan:
             x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
-            for x_s in self._decode(block_of(span), x_t, span.n_steps):
+            for x_s in self._decode(self._block(row, span), x_t, span.n_steps):
                 x_t, done = x_s, done + 1
                 if on_step is not None:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
