@@ -35,11 +35,10 @@ def require_beam(beam: int, layout: Layout, unmasking: Unmasking, remask: Remask
 
 def beam_search(
     plan: Sequence[Span],
-    block_of: Callable[[Span], Block],
+    row: Block,
+    block_of: Callable[[Block, Span], Block],
     x_1: Tensor,
     width: int,
-    *,
-    mask_id: int,
     streams: TokenLayout | None,
     on_step: Callable[[int, int, Tensor], None] | None,
 ) -> Tensor:
@@ -50,20 +49,20 @@ def beam_search(
 
     Args:
         plan: spans of at most one token a row.
-        block_of: the network in a span.
+        row: the network, with all positions to generate.
+        block_of: the same in a span.
         x_1: (B, L) int64, [MASK] at tokens to generate.
         width: number of texts that are kept.
-        mask_id, streams, on_step: see `MaskedSampler`; on_step gets the best texts.
+        streams, on_step: see `MaskedSampler`; on_step gets the best texts.
     """
-    is_open = is_mask(x_1, mask_id)
     texts = x_1[:, None].repeat(1, width, 1)  # (B, W, L)
     scores = torch.full(texts.shape[:2], -torch.inf, dtype=torch.float64, device=x_1.device)
     scores[:, 0] = 0
     for index, span in enumerate(plan):
         found = []
         for n in range(width):
-            texts[:, n], own = ended(texts[:, n], is_open, mask_id, span, streams)
-            found.append(_continued(block_of(own), texts[:, n], width, scores[:, n]))
+            texts[:, n], own = ended(texts[:, n], row.is_open, row.mask_id, span, streams)
+            found.append(_continued(block_of(row, own), texts[:, n], width, scores[:, n]))
         gains, tokens = (torch.stack(parts, 1) for parts in zip(*found, strict=True))  # (B, W, W)
         scores, chosen = (scores[:, :, None] + gains).flatten(1).topk(width, 1)
         token = tokens.flatten(1).gather(1, chosen)[..., None]

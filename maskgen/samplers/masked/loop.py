@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -140,9 +139,7 @@ class MaskedSampler:
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
         row = Block(denoise, mask_id, grid or x_1.shape[1:2], source or by, by, allowed, rng, is_open)
         if self.beam > 1:
-            return beam_search(
-                plan, partial(self._block, row), x_t, self.beam, mask_id=mask_id, streams=streams, on_step=on_step
-            )
+            return beam_search(plan, row, self._block, x_t, self.beam, streams, on_step)
         for span in plan:
             x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
             for x_s in self._decode(self._block(row, span), x_t, span.n_steps):
