@@ -26,7 +26,6 @@ from maskgen.samplers.masked.presets import (
     llada,
     mage,
     mar,
-    masked_lm,
     maskgit,
     remdm_cap,
     remdm_conf,
@@ -34,6 +33,7 @@ from maskgen.samplers.masked.presets import (
     remdm_rescale,
 )
 from maskgen.samplers.masked.source import Decoded, Forced, Sampled, TokenSource
+from maskgen.samplers.masked.text_presets import masked_lm, p2
 
 __all__ = [
     "FIELD_SAMPLERS",
@@ -71,6 +71,7 @@ __all__ = [
     "mar",
     "masked_lm",
     "maskgit",
+    "p2",
     "remdm_cap",
     "remdm_conf",
     "remdm_loop",
