@@ -67,6 +67,16 @@ def stream_bound(
     The mean over strata is unbiased, see `count_bound`. With several streams left, -log p(a, b) is at most the bound of
     a given nothing plus that of b given a: for exact posteriors both sides are equal.
 
+    Args:
+        denoiser: of rows, limited to the ids of each position's stream (`StreamDenoiser`).
+        layout: of the rows.
+        rows: whole rows of global ids.
+        target: name of the stream that is scored.
+        given: names of the streams that it is conditioned on.
+        rng: draws the masks.
+        strata: evaluations of the network.
+        schedule: of training, for networks that are given times.
+
     Raises:
         ValueError: unknown stream, or the target among the given ones.
     """
