@@ -147,7 +147,7 @@ __all__ = [
 ]
 
 ImageZoo = Literal["fashion-maskgit"]
-TextZoo = Literal["kjv-md4", "kjv-ar"]
+TextZoo = Literal["kjv-md4", "kjv-ar", "smollm2-mdlm-lora"]
 
 
 @overload

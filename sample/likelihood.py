@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskgen.checkpoints.checkpoint import Checkpoint, CheckpointError, load_model, load_text_model, read_checkpoint
@@ -18,10 +18,13 @@ from maskgen.core.rng import Rng
 from maskgen.core.traits import traits_of
 from maskgen.data.cache import token_data
 from maskgen.data.loader import Rows, in_order
+from maskgen.data.text.answers import answer_data
+from maskgen.data.text.conversations import Conversations
 from maskgen.data.text.rows import TextData, text_data
-from maskgen.evaluation.metrics.likelihood import Likelihood, corpus_likelihood
+from maskgen.evaluation.metrics.likelihood import Likelihood, answer_likelihood, corpus_likelihood
 from maskgen.evaluation.report import Report, publish
 from maskgen.schedules import Linear, Schedule
+from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 from .metric import METRICS, metric
 from .pictures import check_writable
@@ -65,6 +68,8 @@ def _score_text(
 ) -> tuple[Likelihood, str]:
     network, tokenizer = load_text_model(checkpoint)
     source = checkpoint.recipe.build_text()
+    if isinstance(source, Conversations):
+        return _score_answers(checkpoint, network.to(device), tokenizer, split, strata, rng)
     packed = text_data(source, split, tokenizer).packed
     data = TextData(packed, source.length, source.length)  # training rows may overlap; here each token counts once
 
@@ -83,6 +88,25 @@ def _score_text(
     )
     n_characters, n_bytes = data.characters - len(left_out), data.n_bytes - len(left_out.encode())
     return replace(found, n_characters=n_characters, n_bytes=n_bytes), f"{source.name} {split}"
+
+
+def _score_answers(
+    checkpoint: Checkpoint, network: nn.Module, tokenizer: TextTokenizer, split: str, strata: int, rng: Rng
+) -> tuple[Likelihood, str]:
+    """Bits of the answers of conversations, each given its prompt, with the token that ends it."""
+    source = checkpoint.recipe.build_text()
+    assert isinstance(source, Conversations)
+    data = answer_data(source, split, tokenizer)
+    if not len(data):
+        raise UserError(f"--split {split}: {source.name} has no answer there; use another split")
+    tokens = [data[index][0][:size] for index, size in enumerate(data.sizes.tolist())]
+    rows = [(row[:n], row[n:]) for row, n in zip(tokens, data.n_prompt.tolist(), strict=True)]
+    bar = tqdm(rows, "likelihood", unit="answer", disable=None)
+    mask_id, schedule = tokenizer.vocab_size, schedule_of(checkpoint)
+    found = answer_likelihood(network, bar, rng, strata, schedule, mask_id=mask_id)
+    texts = [tokenizer.decode(answer[:-1]) for _, answer in rows]
+    n_characters, n_bytes = (sum(map(len, some)) or None for some in (texts, [text.encode() for text in texts]))
+    return replace(found, n_characters=n_characters, n_bytes=n_bytes), f"answers of {source.name} {split}"
 
 
 def _score_images(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from tqdm import tqdm
+from torch import Tensor
 
-from maskgen.checkpoints.checkpoint import load_text_model, read_checkpoint
-from maskgen.core.devices import pick_device
 from maskgen.core.errors import UserError
-from maskgen.core.files import local_path
-from maskgen.evaluation.metrics.choices import EXAMPLE, Task, accuracy, read_tasks
+from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.pseudo_likelihood import pseudo_nll
-from maskgen.evaluation.report import Entry, Report, publish
+from maskgen.evaluation.report import Report, publish
 
-from .choices import task_tokens
-from .likelihood import schedule_of
 from .metric import METRICS, metric
 from .pictures import check_writable
+from .tasks import read_task_set
 
 
 @METRICS.register("pseudo-likelihood")
@@ -36,42 +32,24 @@ def run(
     Raises:
         UserError: a checkpoint, file, window or output that cannot be used.
     """
-    if file is None:
-        raise UserError(f"--metric pseudo-likelihood needs --file TASKS.jsonl; a line is {EXAMPLE}")
     sizes = _windows(str(windows))
     path = check_writable(output, (".json",)) if output else None
-    tasks = read_tasks(local_path(file))
-    checkpoint = read_checkpoint(source)
-    network, tokenizer = load_text_model(checkpoint)
-    network.to(pick_device(device))
-    rows = [task_tokens(task, tokenizer, chat) for task in tasks]
-    schedule, entries = schedule_of(checkpoint), []
+    tasks = read_task_set("pseudo-likelihood", source, file, chat=chat, device=device)
+    entries = []
     for name, size in sizes.items():
+
+        def score(row: tuple[Tensor, Tensor], _: Rng, size: int | None = size) -> float:
+            return pseudo_nll(tasks.network, *row, size, tasks.schedule, mask_id=tasks.mask_id)
+
         try:
-            scores = [
-                [pseudo_nll(network, *row, size, schedule, mask_id=tokenizer.vocab_size) for row in task]
-                for task in tqdm(rows, f"window {name}", unit="task", disable=None)
-            ]
+            scores = tasks.scores(f"window {name}", score)
         except ValueError as error:
             raise UserError(f"{source}: {error}") from None
-        lengths = [[len(answer) for _, answer in task] for task in rows]
-        entries += _entries(name, tasks, scores, lengths, local_path(file).name)
-    chance = sum(1 / len(task.choices) for task in tasks) / len(tasks)
-    entries.append(Entry("accuracy[uniform baseline]", local_path(file).name, chance, len(tasks)))
+        kind = "left to right" if name == "all" else f"pseudo-likelihood, window {name}"
+        entries.append(tasks.accuracy(f"accuracy[{kind}]", scores))
+        entries.append(tasks.accuracy(f"accuracy_per_token[{kind}]", scores, tasks.lengths()))
+    entries.append(tasks.baseline())
     return publish(Report(entries[0], others=entries[1:]), path)
-
-
-def _entries(
-    window: str, tasks: list[Task], scores: list[list[float]], lengths: list[list[int]], of: str
-) -> list[Entry]:
-    """Accuracy by pseudo-log-likelihood, and by that of a token."""
-    per_token = [[nats / n for nats, n in zip(*row, strict=True)] for row in zip(scores, lengths, strict=True)]
-    kind = "left to right" if window == "all" else f"pseudo-likelihood, window {window}"
-    entries = []
-    for measure, values in (("accuracy", scores), ("accuracy_per_token", per_token)):
-        value, error = accuracy(values, [task.answer for task in tasks])
-        entries.append(Entry(f"{measure}[{kind}]", of, value, len(tasks), standard_error=error))
-    return entries
 
 
 def _windows(text: str) -> dict[str, int | None]:

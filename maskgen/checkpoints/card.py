@@ -26,7 +26,7 @@ tags: [maskgen, {recipe.task}]
 {markdown(str(info.get("summary", recipe.summary)))}
 
 * task: {recipe.task}; {_kind(checkpoint)}
-{_origin(checkpoint)}
+{_origin(checkpoint)}{_below(checkpoint)}
 
 {_table(info)}
 {fence}yaml
@@ -50,6 +50,19 @@ def _origin(checkpoint: Checkpoint) -> str:
         f"* trained by: {command}, at commit {markdown(str(info.get('commit') or 'unknown'))}\n"
         f"* trained for {checkpoint.step:,} steps of {recipe.train.batch_size} {_unit(recipe)} in "
         f"{_time(info)} on {markdown(str(info.get('device', '?')))} {versions}"
+    )
+
+
+def _below(checkpoint: Checkpoint) -> str:
+    """What low-rank changes are added to."""
+    base = checkpoint.info.get("base")
+    if base is None:
+        return ""
+    model = checkpoint.recipe.model
+    source = model.get("source") if isinstance(model, dict) else None
+    name = base["source"] or source or "a network that was initialised in the run"
+    return (
+        f"\n* low-rank changes, added to the weights of {markdown(str(name))}, digest {markdown(base['digest'][:12])}"
     )
 
 

@@ -269,15 +269,26 @@ def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, objec
     flush(folder)
 
 
-def copy_for_use(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, **more: object) -> None:
-    """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info."""
-    recipe, tensors = usable(checkpoint)
+def copy_for_use(
+    checkpoint: Checkpoint,
+    path: Path,
+    dtype: torch.dtype | None = None,
+    more: Mapping[str, object] | None = None,
+    *,
+    adds_changes: bool = True,
+) -> None:
+    """A copy without training state, floating point weights as `dtype` (as they are if None), `more` in its info.
+
+    Low-rank changes are added to the weights below them, or stay as they are.
+    """
+    recipe, tensors = usable(checkpoint) if adds_changes else (checkpoint.recipe, checkpoint.tensors())
     if recipe.has_text:
         checkpoint.text_tokenizer()
     if dtype is not None:
         tensors = _cast(tensors, dtype)
-    info = {key: value for key, value in checkpoint.info.items() if key not in ("files", "training", "base")}
-    write_checkpoint(path, recipe, {MODEL: tensors}, info | more, checkpoint.path)
+    left_out = {"files", "training"} | ({"base"} if adds_changes else set())
+    info = {key: value for key, value in checkpoint.info.items() if key not in left_out}
+    write_checkpoint(path, recipe, {MODEL: tensors}, {**info, **(more or {})}, checkpoint.path)
 
 
 def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:

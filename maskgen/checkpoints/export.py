@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from maskgen.checkpoints.adapters import required_base
 from maskgen.checkpoints.card import card
 from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, copy_for_use, read_checkpoint, usable
 from maskgen.checkpoints.filling import DTYPES
@@ -45,8 +46,27 @@ def run(
 @EXPORTERS.register("maskgen")
 def as_maskgen(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, object]) -> None:
     """A checkpoint that `maskgen.load` reads: weights, recipe, tokenizer and a model card."""
-    copy_for_use(checkpoint, path, dtype, **facts)
-    (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
+    copy_for_use(checkpoint, path, dtype, facts)
+    _write_card(path)
+
+
+@EXPORTERS.register("adapter")
+def as_adapter(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: dict[str, object]) -> None:
+    """Low-rank changes alone; `maskgen.load` reads the weights below them from their source, which must be there.
+
+    Raises:
+        UserError: a checkpoint without such changes, or weights below them that are in its run directory only.
+    """
+    recipe = checkpoint.recipe
+    if recipe.lora is None:
+        raise UserError(f"{checkpoint.path} holds no low-rank changes; use --format maskgen")
+    if not required_base(checkpoint.info.get("base"), checkpoint.path)["source"] and not recipe.is_pretrained:
+        raise UserError(
+            f"{checkpoint.path} holds changes of a network that was initialised in its run and is nowhere else; use "
+            "--format maskgen, which adds them up"
+        )
+    copy_for_use(checkpoint, path, dtype, facts, adds_changes=False)
+    _write_card(path)
 
 
 @EXPORTERS.register("weights")
@@ -58,6 +78,10 @@ def as_weights(checkpoint: Checkpoint, path: Path, dtype: torch.dtype, facts: di
         for name, value in usable(checkpoint)[1].items()
     }
     save_file(tensors, path / MODEL, {"summary": str(facts["summary"])})
+
+
+def _write_card(path: Path) -> None:
+    (path / "README.md").write_text(card(read_checkpoint(path), path.name), encoding="utf-8")
 
 
 def _scores(report: str) -> list[dict[str, object]]:

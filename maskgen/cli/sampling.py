@@ -53,7 +53,7 @@ from maskgen.cli.options import DEVICE, NUMBER_FORMAT, Finite, choices, program,
 @click.option("--sketch", metavar="FILE", help="Drawing whose structure the images take (MaskGIT checkpoints).")
 @click.option(
     "--structure",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     metavar="SHARE",
     help="Weight of the sketch against the confidence of the network. Default: 0.9.",
 )

@@ -161,7 +161,10 @@ class HuggingFaceDenoiser(nn.Module):
         self._chosen = n_before - int(self.shift), where, x_t.shape[1]
         try:
             allowed = self._allowed(ids, n_before, n_after, valid, documents)
-            logits = self.network(input_ids=ids, attention_mask=allowed, **self._options()).logits
+            if ids.is_meta and self.kind == "mlm":  # the library asks for the values of ids or mask, and there are none
+                logits = self.network(inputs_embeds=self.table(ids)).logits
+            else:
+                logits = self.network(input_ids=ids, attention_mask=allowed, **self._options()).logits
         finally:
             self._chosen = None
         return Categorical(logits[..., : self.vocab_size].masked_fill(self.never, OUTSIDE), where)

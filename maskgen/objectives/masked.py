@@ -31,7 +31,7 @@ from maskgen.objectives.base import (
 from maskgen.objectives.contrastive import Contrastive
 from maskgen.objectives.difficulty import with_difficulty
 from maskgen.objectives.guides import guide_by
-from maskgen.objectives.masked_rows import MaskedRows, entropy_where_right, first_tokens, with_complement
+from maskgen.objectives.masked_rows import MaskedRows, entropy_where_right, with_complement, with_random_lengths
 from maskgen.objectives.streams import StreamTerms
 from maskgen.objectives.weights import WEIGHTS, elbo_of_steps
 from maskgen.processes import Absorbing, Process, put_masks
@@ -62,7 +62,8 @@ class MaskedTokens(Objective):
         sampling_eps: times are in (sampling_eps, 1] (MDLM's code: 1e-3); the bound leaves out what lies below.
         complementary: train on each row twice, the second time with exactly the other tokens masked (LLaDA 2.0).
         confidence: weight of CAP, the entropy of predictions that are right already (LLaDA 2.0).
-        random_length: share of the training batches that are cut to a random length (LLaDA: 0.01).
+        random_length: share of the training rows that are cut to a random length (LLaDA: 0.01). What is cut off is a
+            document of its own, which is not predicted.
     """
 
     traits = ObjectiveTraits(
@@ -110,8 +111,12 @@ class MaskedTokens(Objective):
     def check(self, context: CheckContext) -> None:
         """Check what cut rows, complements and answers need of the other parts."""
         traits = context.traits
-        if self.random_length and (context.kind != "text" or traits.has_fixed_grid or context.has_answers):
-            raise ValueError("objective.random_length: is for text of a network that takes rows of any length; use 0")
+        takes_cuts = context.kind == "text" and traits.takes_documents and context.keep_ratio == 1
+        if self.random_length and (context.has_answers or not takes_cuts):
+            raise ValueError(
+                "objective.random_length: is for text without answers, a network that takes documents and "
+                "train.keep_ratio 1; use 0"
+            )
         if self.complementary and context.keep_ratio < 1:
             raise ValueError(f"objective.complementary: needs train.keep_ratio 1, got {context.keep_ratio}")
         if context.has_answers and not (self.process.count == "bernoulli" and self.process.strategy.is_independent):
@@ -129,8 +134,9 @@ class MaskedTokens(Objective):
         prompt and an answer, the loss with weight `elbo` is the mean over rows of nats a token of the answer.
         """
         is_training = is_in_training(model)
-        batch = self._cut(batch, rng) if self.random_length and is_training else batch
         draw = self._draw(model, batch, rng, guide_by(self.process, model, batch.x_0, batch.cond, rng, progress))
+        if self.random_length and is_training:
+            draw, batch = with_random_lengths(draw, batch, self.random_length, rng)
         given, batch = batch, replace(batch, cond=dropped(batch.cond, self.label_dropout, model, rng))
         if self.complementary and is_training:
             draw, batch = with_complement(draw, batch, self.process, is_bound=self.weight == "elbo")
@@ -169,11 +175,6 @@ class MaskedTokens(Objective):
             logs["contrastive"] = mean_of(term)
             value = value + self.contrastive.weight * term
         return with_difficulty(Loss(value, {"loss": mean_of(value)} | logs), prediction.difficulty, plain, where)
-
-    def _cut(self, batch: Batch, rng: Rng) -> Batch:
-        """The batch, or as many of its first tokens as are drawn, at least 1; equal in all processes."""
-        share, length = rng.whole.fork("length").uniform((2,)).tolist()
-        return first_tokens(batch, 1 + int(length * batch.x_0.shape[1])) if share < self.random_length else batch
 
     def _draw(self, model: object, batch: Batch, rng: Rng, guide: Guide | None) -> MaskedRows:
         """The rows x_0 (B, L), masked; in training, streams are dropped. Prompts are never masked."""

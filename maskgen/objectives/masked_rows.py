@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskgen.core.predictions import Batch, Categorical
+from maskgen.core.rng import Rng
 from maskgen.objectives.base import number_of
 from maskgen.processes import Absorbing, put_masks
 
@@ -68,9 +69,18 @@ def with_complement(draw: MaskedRows, batch: Batch, process: Absorbing, *, is_bo
     )
 
 
-def first_tokens(batch: Batch, n: int) -> Batch:
-    """The first n tokens of each row of text."""
-    return replace(batch, x_0=batch.x_0[:, :n], documents=None if batch.documents is None else batch.documents[:, :n])
+def with_random_lengths(draw: MaskedRows, batch: Batch, share: float, rng: Rng) -> tuple[MaskedRows, Batch]:
+    """Rows of which a share ends after a random number of tokens, U{1..L} (LLaDA, arXiv 2502.09992).
+
+    The rest of such a row is a document of its own, so no token of the row attends to it, and is not counted.
+    """
+    n_rows, length = batch.x_0.shape[:2]
+    is_cut, place = rng.fork("length").uniform((n_rows, 2), device=batch.x_0.device).unbind(1)
+    n = torch.where(is_cut < share, 1 + (place * length).long(), length)
+    inside = torch.arange(length, device=n.device) < n[:, None]
+    documents = torch.zeros_like(batch.x_0) if batch.documents is None else batch.documents
+    counted = inside if draw.is_counted is None else draw.is_counted & inside
+    return replace(draw, is_counted=counted), replace(batch, documents=torch.where(inside, documents, -1))
 
 
 def entropy_where_right(logits: Tensor, is_right: Tensor, is_training: bool) -> Tensor:

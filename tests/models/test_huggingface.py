@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 import maskgen
+from maskgen.checkpoints import export
 from maskgen.checkpoints.adapters import digest_of
 from maskgen.checkpoints.checkpoint import load_system, read_checkpoint
 from maskgen.core.errors import UserError
@@ -236,6 +237,25 @@ def test_an_adapter_alone_takes_the_weights_below_from_the_source(source: Path, 
     shutil.rmtree(tmp_path / "run")
     assert digest_of(load_system(read_checkpoint(tmp_path / "alone")).network.state_dict()) == expected
     assert (tmp_path / "alone" / "model.safetensors").stat().st_size < 20_000
+
+
+def test_an_adapter_is_exported_without_the_weights_below_it(source: Path, tmp_path: Path) -> None:
+    path = maskgen.train(recipe_of(source, lora={"rank": 2}), output=tmp_path / "run", device="cpu")
+    out = tmp_path / "adapter"
+    export.run(str(path), str(out), format="adapter")
+    assert all(".lora_" in name for name in read_checkpoint(out).tensors())
+    assert "* low-rank changes, added to the weights of " in (out / "README.md").read_text()
+    a, b = (maskgen.load_text(one, device="cpu")(1, length=8, steps=2).tokens for one in (path, out))
+    assert torch.equal(a, b)
+    shutil.rmtree(source)
+    with pytest.raises(UserError, match="source"):
+        maskgen.load_text(out, device="cpu")
+
+
+def test_a_checkpoint_without_low_rank_changes_has_no_adapter(source: Path, tmp_path: Path) -> None:
+    path = maskgen.train(recipe_of(source), output=tmp_path / "run", device="cpu")
+    with pytest.raises(UserError, match="holds no low-rank changes; use --format maskgen"):
+        export.run(str(path), str(tmp_path / "adapter"), format="adapter")
 
 
 def test_tied_weights_are_stored_once() -> None:

@@ -181,7 +181,10 @@ def test_an_unconditional_network_heeds_no_class() -> None:
     assert network.embedding.num_embeddings == V + 2
 
 
-@each("name, condition", zip(SAMPLERS.names(), itertools.cycle(["none", "token"]), strict=False))
+WHOLE = [name for name in SAMPLERS.names() if SAMPLERS.build(name).lookahead is None]  # the others shorten rows
+
+
+@each("name, condition", zip(WHOLE, itertools.cycle(["none", "token"]), strict=False))
 def test_every_sampler_works_on_it_and_keeps_what_is_known(name: str, condition: str) -> None:
     network = build(condition=condition)
     sampler = SAMPLERS.build(name)

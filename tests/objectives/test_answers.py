@@ -117,21 +117,48 @@ def test_cap_of_predictions_that_are_all_wrong_is_zero() -> None:
     assert float(found.logs["entropy_where_right"][0]) == 0
 
 
-def test_a_share_of_the_batches_has_any_length() -> None:
-    watch, one = Watch(), objective(random_length=0.5)
-    for index in range(200):
+class Packed(Watch):
+    """Remembers the documents too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.documents: list[Tensor] = []
+
+    def __call__(self, x_t: Tensor, t: Tensor, *more: Any, documents: Tensor, **options: Any) -> Categorical:
+        self.documents.append(documents)
+        return super().__call__(x_t, t, *more, **options)
+
+
+def test_a_share_of_the_rows_has_any_length_and_nothing_after_it_is_predicted() -> None:
+    watch, one = Packed(), objective(random_length=0.5)
+    for index in range(100):
         one(watch, Batch(X), Rng.stream("draw", index))
-    lengths = torch.tensor([x_t.shape[1] for x_t, _, _ in watch.rows])
+    documents, where = torch.cat(watch.documents), torch.cat([where for _, _, where in watch.rows])
+    lengths = (documents == 0).sum(1)
+    assert torch.equal(documents == 0, torch.arange(L) < lengths[:, None])
+    assert not where[documents != 0].any()
     assert set(lengths.tolist()) == set(range(1, L + 1))
-    expected = 0.5 + 0.5 / L
-    assert abs(float((lengths == L).double().mean()) - expected) < 0.12
+    assert abs(float((lengths == L).double().mean()) - (0.5 + 0.5 / L)) < 0.08
 
 
-def test_processes_that_share_a_batch_cut_it_to_the_same_length() -> None:
-    lengths = []
-    for first in (0, 3):
-        watch = Watch()
-        for index in range(20):
-            objective(random_length=0.9)(watch, Batch(X[:3]), Rng.rows("draw", index, first=first, count=3, total=6))
-        lengths.append([x_t.shape[1] for x_t, _, _ in watch.rows])
-    assert lengths[0] == lengths[1]
+def test_the_loss_of_cut_rows_is_a_mean_over_what_is_left() -> None:
+    one = objective(random_length=0.9)
+    values = torch.stack([one(Packed(), Batch(X), Rng.stream("draw", index)).value for index in range(300)])
+    assert abs(float(values.mean()) - math.log(V)) < 4 * float(values.std()) / math.sqrt(300)
+
+
+def test_a_row_has_its_length_in_whatever_process_it_is() -> None:
+    def cuts(first: int, count: int) -> Tensor:
+        watch, rng = Packed(), Rng.rows("draw", 0, first=first, count=count, total=6)
+        objective(random_length=0.9)(watch, Batch(X[first : first + count]), rng)
+        return watch.documents[0]
+
+    assert torch.equal(torch.cat([cuts(0, 3), cuts(3, 3)]), cuts(0, 6))
+
+
+def test_rows_that_are_packed_already_keep_their_documents() -> None:
+    packed = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]).expand(6, L)
+    watch = Packed()
+    objective(random_length=0.9)(watch, Batch(X, documents=packed), Rng.stream("draw", 5))
+    found = watch.documents[0]
+    assert torch.equal(found[found >= 0], packed[found >= 0])

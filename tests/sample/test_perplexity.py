@@ -145,7 +145,7 @@ def test_greedy_texts_show_that_they_are_all_one(text_kinds: dict[str, Path], tm
         ({"output": "r.csv"}, r"\.json"),
         ({"sampler": "euller"}, "unknown sampler 'euller'"),
         ({"known": 3}, "known: unknown key"),
-        ({"guidance": 3.0}, "no classes to be guided by"),
+        ({"guidance": 3.0}, "guidance of a text is by what it is given"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(text_kinds: dict[str, Path], options: dict[str, Any], message: str) -> None:

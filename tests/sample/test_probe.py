@@ -158,7 +158,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[o
         "a block of MaskGIT": ((root / "ok", "--block", 1), "--block 1 is of diffusion transformers"),
         "no such block": ((root / "dit", "--block", 9), "block must be in 1 to 1, or 0"),
         "a share of nothing": ((root / "ok", "--label-share", 0), "--label-share: the share of labels must be in"),
-        "no minutes": ((root / "ok", "--method", "finetune", "--minutes", "nan"), "minutes and lr must be above 0"),
+        "no minutes": ((root / "ok", "--method", "finetune", "--minutes", 0), "0.0 is not in the range x>0"),
         "one image": ((root / "ok", "--data", root / "one", "--label-share", 0.1), "leaves 1 training image"),
         "epochs of nothing": ((root / "ok", "--epochs", 2), "--epochs is of fine-tuning: add --method finetune"),
     }

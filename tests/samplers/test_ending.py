@@ -33,7 +33,7 @@ class Counted:
 
     def __call__(self, x_t: Tensor, t: Tensor, *, where: Tensor | None = None) -> Categorical:
         self.n_rows += int(len(x_t) if where is None else where.any(1).sum())
-        logits = self.logits.expand(len(x_t), -1, -1)
+        logits = self.logits[: x_t.shape[1]].expand(len(x_t), -1, -1)
         return Categorical(logits if where is None else logits[where], where)
 
 

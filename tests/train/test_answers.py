@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 import yaml
 
 import maskgen
-from maskgen.checkpoints.checkpoint import read_checkpoint
+from maskgen.checkpoints.checkpoint import load_text_model, read_checkpoint
 from maskgen.core.errors import UserError
+from maskgen.core.rng import Rng
+from maskgen.data.text.conversations import Conversations
+from maskgen.evaluation.metrics.choices import answer_nll
 from maskgen.pipelines.text import TextPipeline
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.tree import RecipeError
-from maskgen.sample import answers
+from maskgen.sample import answers, likelihood
 from tests.chatting import write_tokenizer
 from tests.tiny import text_checkpoint
 
@@ -66,6 +71,28 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_answers_of_any_length_are_learned_and_end(tuned: Path) -> None:
     assert scores(tuned, new_tokens=8) == {"exact_match": 1.0, "ended": 1.0}
+
+
+def test_the_likelihood_is_that_of_the_answers_given_their_prompts(tuned: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    likelihood.run(str(tuned), split="train", strata=8, output=str(file), device="cpu")
+    report = json.loads(file.read_text())
+    found = {entry["name"]: entry for entry in (report["score"], *report["others"])}
+    checkpoint = read_checkpoint(tuned)
+    network, tokenizer = load_text_model(checkpoint)
+    data = checkpoint.recipe.build_text()
+    assert isinstance(data, Conversations)
+    answers = [(one.prompt, one.answer) for one in data.exchanges("train")]
+    assert found["bits_per_token[bound]"]["n_samples"] == sum(len(answer) + 1 for _, answer in answers)
+    nats = 0.0
+    for index, (prompt, answer) in enumerate(answers):  # 8 draws are all masks of at most three tokens
+        end = torch.tensor([tokenizer.eos])
+        tokens = torch.cat([tokenizer.encode(f"{prompt}{data.separator}"), tokenizer.encode(answer), end])
+        n = len(tokens) - len(answer) - 1
+        rng = Rng.stream(0).fork("answer", index)
+        nats += answer_nll(network, tokens[:n], tokens[n:], rng, 8, mask_id=tokenizer.vocab_size).nats
+    n_characters = sum(len(answer) for _, answer in answers)
+    assert found["bits_per_char[bound]"]["value"] == pytest.approx(nats / math.log(2) / n_characters, rel=1e-5)
 
 
 def test_an_answer_depends_on_its_prompt_and_seed_alone(tuned: Path) -> None:

@@ -19,6 +19,7 @@ from maskgen.core.predictions import Condition, Denoiser
 from maskgen.core.rng import Rng
 from maskgen.core.traits import network_of, traits_of
 from maskgen.evaluation.metrics.bounds import count_bound, exact_nll, state_dependent_bound
+from maskgen.evaluation.metrics.choices import answer_nll
 from maskgen.evaluation.report import Entry
 from maskgen.schedules import Linear, Schedule
 
@@ -143,6 +144,33 @@ def corpus_likelihood(
         if x_0.numel():
             rows = Rng.per_sample([int(seed * 2**53) for seed in rng.uniform((len(x_0),)).tolist()])
             total.update(row_nll(model, x_0, rows, strata, schedule, cond, mask_id=mask_id, eos=eos), x_0.shape[1])
+    return total.likelihood()
+
+
+def answer_likelihood(
+    model: Denoiser,
+    rows: Iterable[tuple[Tensor, Tensor]],
+    rng: Rng,
+    draws: int,
+    schedule: Schedule = Linear(),
+    *,
+    mask_id: int,
+) -> Likelihood:
+    """Answers given their prompts, as `answer_nll` scores each; tokens of prompts are not counted.
+
+    Args:
+        model, rng, draws, schedule, mask_id: see `answer_nll`.
+        rows: tokens (P,) of a prompt and (n,) of its answer.
+
+    Raises:
+        ValueError: no rows, or see `answer_nll`.
+    """
+    total = _Total()
+    for index, (prompt, answer) in enumerate(rows):
+        found = answer_nll(model, prompt, answer, rng.fork("answer", index), draws, schedule, mask_id=mask_id)
+        nats = torch.tensor([found.nats], dtype=torch.float64)
+        variance = None if found.error is None else torch.tensor([found.error**2], dtype=torch.float64)
+        total.update(RowNll(nats, found.is_bound, variance), len(answer))
     return total.likelihood()
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgen.core.errors import UserError
-from maskgen.core.hub import download, hub_or_folder, is_hub_id, without_advice
+from maskgen.core.hub import download, is_hub_id, model_files, without_advice
 from maskgen.core.predictions import Denoiser
 from maskgen.core.rng import Rng
 from maskgen.evaluation.metrics.likelihood import is_exact, row_nll
@@ -169,7 +169,8 @@ class CausalLMScorer:
     L - 1 scored ones. Texts are cut at the model's context and not slid over.
 
     Args:
-        source: a folder, or a hub id with its owner: `openai-community/gpt2-large`.
+        source: a folder, a hub id with its owner, `openai-community/gpt2-large`, a GGUF file, or `package:NAME`, an
+            installed package with one in it.
         device: where it runs, in float32.
         batch_size: texts at a time.
 
@@ -187,13 +188,13 @@ class CausalLMScorer:
                 "scoring with a language model needs transformers: pip install 'maskgen[scorers]'"
             ) from error
         try:
-            place = hub_or_folder(source)
+            place, gguf = model_files(source)
             if is_hub_id(source):  # one try: transformers retries every file where there is no network
                 place = str(download(source, ["*.json", "*.safetensors", "*.txt", "*.model"]))
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                place, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
-            )
+            options = {"trust_remote_code": False} | ({} if gguf is None else {"gguf_file": gguf})
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
+            safe = {"use_safetensors": True} if gguf is None else {}
+            model = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **safe, **options)
         except Exception as error:  # OSError, ValueError and those of the hub: all mean that there is no scorer
             reason = without_advice(error)
             raise ScorerError(f"cannot load the scorer {source!r}: {reason}") from error

@@ -16,15 +16,16 @@ from maskgen.core.streams import TokenLayout
 from maskgen.processes import is_mask, put_masks
 from maskgen.processes.diffusion_head import DiffusionHead
 from maskgen.samplers.gaussian.sampler import FieldSampler
+from maskgen.samplers.masked.beam import beam_search, require_beam
 from maskgen.samplers.masked.ending import ended
 from maskgen.samplers.masked.horizon import up_to_horizon
 from maskgen.samplers.masked.joint import Joint, PerToken
 from maskgen.samplers.masked.layout import Full, Layout
-from maskgen.samplers.masked.order import Confidence, Order, Proposal
-from maskgen.samplers.masked.remask import NoRemask, Remask
+from maskgen.samplers.masked.order import Confidence, Order, Proposal, highest
+from maskgen.samplers.masked.remask import NoRemask, Planned, Remask
 from maskgen.samplers.masked.source import Decoded, Sampled, TokenSource
-from maskgen.samplers.masked.spans import spans
-from maskgen.samplers.masked.state import Block, Reveal, State
+from maskgen.samplers.masked.spans import Span, spans
+from maskgen.samplers.masked.state import Block, Reveal, State, tokens_of
 from maskgen.samplers.masked.unmasking import Clock, Move, Scheduled, Unmasking
 
 OnStep = Callable[[int, int, Tensor], None]
@@ -59,6 +60,7 @@ class MaskedSampler:
         crossing: whether the nucleus includes the token that crosses `top_p`.
         top_k: number of the likeliest tokens that a token is drawn from; 0 is off.
         lookahead: masks that the network sees after the block that is decoded; None for all of the row.
+        beam: number of texts that a beam search keeps; 1 draws tokens.
     """
 
     order: Order = field(default_factory=Confidence)
@@ -72,6 +74,7 @@ class MaskedSampler:
     crossing: Crossing = "include"
     top_k: int = 0
     lookahead: int | None = None
+    beam: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -82,6 +85,7 @@ class MaskedSampler:
             raise ValueError(f"top_p must be in (0, 1], 1 = off, got {self.top_p}")
         if self.top_k < 0 or (self.lookahead is not None and self.lookahead < 0):
             raise ValueError(f"top_k and lookahead must be at least 0, got {self.top_k} and {self.lookahead}")
+        require_beam(self.beam, self.layout, self.unmasking, self.remask, self._source())
         if isinstance(self.unmasking, Joint) and self.top_k:
             raise ValueError("unmasking joint draws from all tokens; use top_k 0, or unmasking bernoulli")
         if isinstance(self.unmasking, Joint) and not self.remask.is_off:
@@ -90,7 +94,8 @@ class MaskedSampler:
     @property
     def needs_probabilities(self) -> bool:
         """Whether it uses token probabilities beyond drawing from them."""
-        return self._chooses_by_prediction or self.remask.needs_confidence or self.top_p < 1 or self.top_k > 0
+        narrows = self.top_p < 1 or self.top_k > 0 or self.lookahead is not None or self.beam > 1
+        return narrows or self._chooses_by_prediction or self.remask.needs_confidence
 
     @property
     def _chooses_by_prediction(self) -> bool:
@@ -130,27 +135,30 @@ class MaskedSampler:
             UserError: settings that continuous tokens do not have; a source that these settings cannot use.
         """
         by, allowed = self._sampled(source, x_1), None if streams is None else streams.allowed(x_1.device)
-        length, x_t, done, is_open = x_1.shape[1], x_1.clone(), 0, is_mask(x_1, mask_id)
+        x_t, done, is_open = x_1.clone(), 0, is_mask(x_1, mask_id)
         plan = list(spans(self.layout, self.unmasking, self.steps, is_open, streams))
+        row = Block(denoise, mask_id, grid or x_1.shape[1:2], source or by, by, allowed, rng, is_open)
+        if self.beam > 1:
+            return beam_search(plan, row, self._block, x_t, self.beam, streams, on_step)
         for span in plan:
             x_t, span = ended(x_t, is_open, mask_id, span, streams if source is None else None)
-            own, seen = self._stream(rng, span.index, length), self._seen(denoise, span.index, is_open, mask_id)
-            block = Block(seen, mask_id, grid or (length,), source or by, by, allowed, own, span.is_open)
-            for x_s in self._decode(block, x_t, span.n_steps):
+            for x_s in self._decode(self._block(row, span), x_t, span.n_steps):
                 x_t, done = x_s, done + 1
                 if on_step is not None:
                     on_step(done, sum(span.n_steps for span in plan), x_t)
         return x_t
 
-    def _stream(self, rng: Rng, index: int, length: int) -> Rng:
-        """Random numbers of a block. It may take fewer steps in another batch, on which others must not depend."""
-        return rng if self.layout.is_single(length) else rng.fork("span", index)
+    def _block(self, row: Block, span: Span) -> Block:
+        """A block of a row, which is decoded alone.
 
-    def _seen(self, denoise: Denoise, index: int, is_open: Tensor, mask_id: int) -> Denoise:
-        """The network in a block, given no more of a row than `lookahead` tokens after it."""
-        if self.lookahead is None:
-            return denoise
-        return up_to_horizon(denoise, self.layout.blocks(is_open), index, self.lookahead, mask_id)
+        It may take fewer steps in another batch, on which the random numbers of others must not depend. The network is
+        given no more of a row than `lookahead` tokens after it.
+        """
+        own = row.rng if self.layout.is_single(row.is_open.shape[1]) else row.rng.fork("span", span.index)
+        seen = row.denoise
+        if self.lookahead is not None:
+            seen = up_to_horizon(seen, self.layout.blocks(row.is_open), span.index, self.lookahead, row.mask_id)
+        return replace(row, denoise=seen, rng=own, is_open=span.is_open)
 
     def _sampled(self, source: TokenSource | None, x_1: Tensor) -> Sampled:
         """How tokens are sampled where the source, if any, does not give them."""
@@ -167,8 +175,8 @@ class MaskedSampler:
         name = type(source).__name__
         if x_1.is_floating_point():
             raise UserError(f"token source {name} needs discrete tokens")
-        if source.is_recorded and (isinstance(self.unmasking, Joint) or not self.remask.is_off):
-            raise UserError(f"token source {name} needs remask none and another unmasking schedule than joint")
+        if source.is_recorded and (isinstance(self.unmasking, Joint) or not self.remask.is_off or self.beam > 1):
+            raise UserError(f"token source {name} needs remask none and another unmasking schedule than joint; beam 1")
         if isinstance(source, Decoded) and (self.order.needs_tokens or self.unmasking.needs_tokens):
             raise UserError(
                 "tokens to decode are not known before their positions are chosen; use order random, halton, entropy "
@@ -194,9 +202,14 @@ class MaskedSampler:
         s = self.unmasking.next_time(clock, block.rng)
         is_remasked, sigma = self._draw_remask(block, state, s, block.is_open & ~is_masked)
         n_remasked = torch.zeros_like(clock.n_left) if is_remasked is None else is_remasked.sum(1).cpu()
-        reveal = self._reveal(block, state.x_t, is_masked, Move(clock, s, sigma, n_remasked))
+        move = Move(clock, s, sigma, n_remasked)
+        if isinstance(self.remask, Planned):
+            reveal, is_remasked = self._plan(self.remask, block, state.x_t, is_masked, move)
+            n_remasked = is_remasked.sum(1).cpu()
+        else:
+            reveal = self._reveal(block, state.x_t, is_masked, move)
         x_s, confidence = state.x_t.clone(), state.confidence
-        x_s[reveal.where] = _revealed(block, reveal)
+        x_s[reveal.where] = tokens_of(block, reveal)
         if self.remask.needs_confidence:
             assert isinstance(reveal.prediction, Categorical)
             assert reveal.tokens is not None
@@ -214,7 +227,7 @@ class MaskedSampler:
         place = Proposal(is_masked, move.clock.step, move.clock.n_steps, block.grid)
         if not self._chooses_by_prediction:
             n = self._count(move, block.rng)
-            where = _first(self.order.score(place, block.rng), n)
+            where = highest(self.order.score(place, block.rng), n)
             return Reveal(where, n, where, *self._query(block, x_t, move, where, n))
         n = move.clock.n_left if self.unmasking.needs_prediction else self._count(move, block.rng)
         queried = is_masked & (n > 0).to(is_masked.device)[:, None]
@@ -224,7 +237,30 @@ class MaskedSampler:
         proposal = replace(place, where=queried, prediction=prediction, tempered=tempered, tokens=tokens)
         if self.unmasking.needs_prediction:
             n = self._count(replace(move, proposal=proposal), block.rng)
-        return Reveal(_first(self.order.score(proposal, block.rng), n), n, queried, prediction, tokens)
+        return Reveal(highest(self.order.score(proposal, block.rng), n), n, queried, prediction, tokens)
+
+    def _plan(
+        self, planned: Planned, block: Block, x_t: Tensor, is_masked: Tensor, move: Move
+    ) -> tuple[Reveal, Tensor]:
+        """Choose the positions that are visible after the step; also those (B, L) that are masked again."""
+        is_open, n_open, query = block.is_open, block.is_open.sum(1).cpu(), None
+        proposal = Proposal(is_open, move.clock.step, move.clock.n_steps, block.grid)
+        if self._chooses_by_prediction:
+            query = prediction, drawn = self._query(block, x_t, move, is_open, n_open)
+            assert isinstance(prediction, Categorical)
+            assert drawn is not None
+            tempered = block.by.tempered(prediction) if self.order.is_tempered else None
+            tokens = torch.where(is_masked[is_open], drawn, x_t[is_open])
+            proposal = replace(proposal, prediction=prediction, tempered=tempered, tokens=tokens)
+            move = replace(move, proposal=proposal.only(is_masked))
+        n_visible = n_open - move.clock.n_left + self._count(move, block.rng)
+        score = planned.weighted(self.order.log_score(proposal, block.rng), is_masked)
+        is_visible = highest(score, n_visible) & is_open
+        where, is_remasked = is_visible & is_masked, is_open & ~is_visible & ~is_masked
+        n = where.sum(1).cpu()
+        if query is None:
+            return Reveal(where, n, where, *self._query(block, x_t, move, where, n)), is_remasked
+        return Reveal(where, n, is_open, *query), is_remasked
 
     def _reveal_jointly(self, joint: Joint, block: Block, x_t: Tensor, is_masked: Tensor, move: Move) -> Reveal:
         """Choose positions and tokens in one draw."""
@@ -266,7 +302,7 @@ class MaskedSampler:
 
     def _draw_remask(self, block: Block, state: State, s: Tensor, is_revealed: Tensor) -> tuple[Tensor | None, Tensor]:
         """The revealed tokens that are masked again (None if the policy is off), and sigma (B,) of the count."""
-        if self.remask.is_off or state.clock.is_last:
+        if self.remask.is_off or self.remask.is_planned or state.clock.is_last:
             return None, torch.zeros_like(s)
         alphas = self.unmasking.schedule.alpha(state.clock.t), self.unmasking.schedule.alpha(s)
         uniform = block.rng.uniform(is_revealed.shape, device=is_revealed.device)
@@ -279,21 +315,3 @@ def with_exponents(sampler: MaskedSampler, exponents: Tensor) -> MaskedSampler:
     if not isinstance(sampler.unmasking, Joint):
         return sampler
     return replace(sampler, unmasking=Joint(PerToken(exponents)))
-
-
-def _revealed(block: Block, reveal: Reveal) -> Tensor:
-    """The tokens at `reveal.where`, packed, (N,) or (N, D)."""
-    is_chosen = reveal.where[reveal.queried]
-    tokens = None if reveal.tokens is None else reveal.tokens[is_chosen]
-    if tokens is not None and not block.source.is_recorded:
-        return tokens
-    assert isinstance(reveal.prediction, Categorical)
-    if not bool(reveal.n.any()):
-        return torch.zeros(0, dtype=torch.int64, device=reveal.where.device)
-    return block.source.reveal(Categorical(reveal.prediction.logits[is_chosen], reveal.where), tokens, block.by)
-
-
-def _first(score: Tensor, n: Tensor) -> Tensor:
-    """(B, L) bool, the n (B,) highest of each row; by rank, so that the count is exact under ties."""
-    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return rank.lt(n.to(rank.device)[:, None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -42,6 +42,13 @@ class Proposal:
         """Share of the steps that are done after this one, in (0, 1]."""
         return (self.step + 1) / self.n_steps
 
+    def only(self, where: Tensor) -> Proposal:
+        """The candidates that are also in `where` (B, L)."""
+        inside, kept = where[self.where], self.where & where
+        parts = [None if x is None else Categorical(x.logits[inside], kept) for x in (self.prediction, self.tempered)]
+        tokens = None if self.tokens is None else self.tokens[inside]
+        return replace(self, where=kept, prediction=parts[0], tempered=parts[1], tokens=tokens)
+
     def spread(self, values: Tensor) -> Tensor:
         """(M,) values of the candidates -> (B, L) float64, -inf elsewhere."""
         whole = torch.full(self.where.shape, -torch.inf, dtype=torch.float64, device=self.where.device)
@@ -65,6 +72,16 @@ class Order(ABC):
     def score(self, proposal: Proposal, rng: Rng) -> Tensor:
         """(B, L) float64, -inf where there is no candidate."""
 
+    def log_score(self, proposal: Proposal, rng: Rng) -> Tensor:
+        """The score on the scale of log-probabilities, for path planning."""
+        return self.score(proposal, rng)
+
+
+def highest(score: Tensor, n: Tensor) -> Tensor:
+    """(B, L) bool, the n (B,) highest of each row; by rank, so that the count is exact under ties."""
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank.lt(n.to(rank.device)[:, None])
+
 
 ORDERS: Registry[Order] = Registry("order", Order, home="maskgen.samplers.masked:ORDERS")
 
@@ -77,6 +94,10 @@ class Random(Order):
     def score(self, proposal: Proposal, rng: Rng) -> Tensor:
         uniform = rng.uniform(proposal.where.shape, device=proposal.where.device)
         return uniform.masked_fill(~proposal.where, -torch.inf)
+
+    def log_score(self, proposal: Proposal, rng: Rng) -> Tensor:
+        score = self.score(proposal, rng)
+        return torch.where(proposal.where, score.clamp(min=torch.finfo(score.dtype).tiny).log(), score)
 
 
 @dataclass(frozen=True)

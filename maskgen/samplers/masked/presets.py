@@ -265,21 +265,6 @@ def autoregressive(temperature: float = 1.0, top_p: float = 1.0) -> MaskedSample
     return MaskedSampler(Random(), One(), layout=Blocks(1, "row"), temperature=temperature, top_p=top_p)
 
 
-@SAMPLERS.register("masked_lm")
-def masked_lm(masks: int = 3, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> MaskedSampler:
-    """Left to right by a masked language model (BERT): a token is drawn at the first of a few masks (arXiv 2406.04823).
-
-    Args:
-        masks: after the text so far; those behind the first keep the end of the text away.
-        temperature, top_p, top_k: of the tokens.
-    """
-    if masks < 1:
-        raise ValueError(f"masks must be at least 1, got {masks}")
-    return MaskedSampler(
-        Random(), One(), layout=Blocks(1, "row"), temperature=temperature, top_p=top_p, top_k=top_k, lookahead=masks - 1
-    )
-
-
 @SAMPLERS.register("masked", renamed={"quota": "unmasking"})
 def masked(
     order: Order = Confidence(),

@@ -16,10 +16,12 @@ from maskgen.schedules import Schedule
 class Remask(ABC):
     """The chance sigma that a revealed token is masked again; counts compensate it, so marginals are unchanged.
 
-    With `needs_confidence` the loop stores the probability that each token had when it was revealed.
+    With `needs_confidence` the loop stores the probability that each token had when it was revealed. With `is_planned`
+    there is no chance: the order ranks masked and revealed tokens together, and those ranked last are masked.
     """
 
     is_off: ClassVar[bool] = False
+    is_planned: ClassVar[bool] = False
     needs_confidence: ClassVar[bool] = False
 
     @abstractmethod
@@ -115,6 +117,36 @@ class Loop(Remask):
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         is_held = (alpha_s - alpha_t).abs() < 1e-9
         return torch.where(is_held, _largest(alpha_t, alpha_s).clamp(max=self.eta), 0.0)
+
+
+@REMASKS.register("planned")
+@dataclass(frozen=True)
+class Planned(Remask):
+    """Masked and revealed tokens compete for the places that the count leaves: path planning (P2, arXiv 2502.03540).
+
+    The order scores both, on the scale of log-probabilities, a revealed token by what the network predicts at its
+    place. With order `confidence` that is self-planning, with `random` random planning.
+
+    Args:
+        eta: scores of revealed tokens, at most 0, are multiplied by it, and those above 0, with noise, divided: 0 masks
+            none again, 1 treats both alike, more masks more of them again.
+    """
+
+    is_planned: ClassVar[bool] = True
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < float("inf"):
+            raise ValueError(f"eta must be at least 0 and finite, got {self.eta}")
+
+    def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(alpha_t)
+
+    def weighted(self, score: Tensor, is_masked: Tensor) -> Tensor:
+        """Scores (B, L) with those of revealed tokens weighted; of eta 0 above all others, -inf stays -inf."""
+        revealed = torch.where(score > 0, score / self.eta, score * self.eta) if self.eta else torch.inf
+        return torch.where(is_masked | score.isneginf(), score, revealed)
 
 
 @dataclass(frozen=True)

@@ -71,3 +71,15 @@ class Reveal:
     queried: Tensor
     prediction: Prediction
     tokens: Tensor | None
+
+
+def tokens_of(block: Block, reveal: Reveal) -> Tensor:
+    """The tokens at `reveal.where`, packed, (N,) or (N, D)."""
+    is_chosen = reveal.where[reveal.queried]
+    tokens = None if reveal.tokens is None else reveal.tokens[is_chosen]
+    if tokens is not None and not block.source.is_recorded:
+        return tokens
+    assert isinstance(reveal.prediction, Categorical)
+    if not bool(reveal.n.any()):
+        return torch.zeros(0, dtype=torch.int64, device=reveal.where.device)
+    return block.source.reveal(Categorical(reveal.prediction.logits[is_chosen], reveal.where), tokens, block.by)
