@@ -260,7 +260,7 @@ def load_joint(
     """
     from .pipelines import load as loader
 
-    return loader.load_joint(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
+    return loader.joint_pipeline(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
 
 
 def __getattr__(name: str) -> Any:

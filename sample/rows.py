@@ -8,7 +8,7 @@ from typing import Any
 
 from maskgen.core.errors import UserError
 from maskgen.pipelines.joint import JointPipeline
-from maskgen.pipelines.joint_output import ENDINGS
+from maskgen.pipelines.joint_output import ENDINGS, JointOutput
 
 from .pictures import check_writable
 
@@ -51,9 +51,14 @@ def run(
         **choices,
     )
     found.save(path, scale=scale)
-    shown = []
+    return "\n".join([*_lines(pipeline, found), str(Path(path))])
+
+
+def _lines(pipeline: JointPipeline, found: JointOutput) -> list[str]:
+    """Caption and class of each row, those there are."""
+    lines = []
     for index in range(len(found.tokens)):
         parts = [] if found.captions is None else [found.captions[index]]
         parts += [] if found.labels is None else [pipeline.classes[found.labels[index]]]
-        shown += [f"{index}: {', '.join(parts)}"] if parts else []
-    return "\n".join([*shown, str(Path(path))])
+        lines += [f"{index}: {', '.join(parts)}"] if parts else []
+    return lines

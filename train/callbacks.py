@@ -22,7 +22,7 @@ from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.joint_output import output_of
 from maskgen.recipes.budget import TrainSettings
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.rows import RowTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 
 from .trackers import open_trackers
 

@@ -39,7 +39,7 @@ from maskgen.recipes.build import DataFacts
 from maskgen.recipes.checks import traits_of_model
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.rows import RowTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 from .parts import Parts

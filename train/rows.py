@@ -17,7 +17,7 @@ from maskgen.recipes.build import DataFacts
 from maskgen.recipes.rows import row_tokenizer
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.rows import RowTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 from .batches import ToBatch

@@ -26,7 +26,7 @@ from maskgen.samplers.masked.loop import OnStep
 from maskgen.samplers.masked.unmasking import Scheduled
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.rows import RowTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 

@@ -28,7 +28,7 @@ from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.layout import StreamsInTurn
 from maskgen.samplers.masked.loop import OnStep
 from maskgen.schedules import Linear
-from maskgen.tokenizers.rows import RowTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 
 
 class JointPipeline(Pipeline):
@@ -104,17 +104,29 @@ class JointPipeline(Pipeline):
         """
         generator = self._decoder(first, sampler, guidance, arguments)
         given = Known(prompt, image, hole, label, map, known_frames)
+        return self._draw(generator, given, (num, seed), batch_size, progress, on_step)
+
+    def _draw(
+        self,
+        generator: Generator,
+        given: Known,
+        numbered: tuple[int | None, int | Sequence[int]],
+        batch_size: int,
+        progress: Progress,
+        on_step: OnStep | None,
+    ) -> JointOutput:
+        """Rows in batches; `numbered` is how many, and their seeds."""
         known, edit = self._reader.known(given), self._reader.edit(given)
-        seeds, num = seeds_of(seed, num, 8 if known is None else len(known))
-        parts: list[tuple[Tensor, Tensor]] = []
+        seeds, num = seeds_of(numbered[1], numbered[0], 8 if known is None else len(known))
+        tokens, orders = [], []
         with ProgressBar(progress, n_batches(num, batch_size)) as bar:
             for rows in slices(num, batch_size):
                 some = None if known is None else known[torch.arange(rows.start, rows.stop) % len(known)]
                 order = UnmaskingOrder(self.tokenizer.vocab_size, some)
                 with self._computing():
-                    tokens = generator.tokens(seeds[rows], known=some, on_step=both(order, bar, on_step))
-                parts.append((tokens, order.steps(tokens)))
-        return self._output(torch.cat([part[0] for part in parts]), seeds, torch.cat([part[1] for part in parts]), edit)
+                    tokens.append(generator.tokens(seeds[rows], known=some, on_step=both(order, bar, on_step)))
+                orders.append(order.steps(tokens[-1]))
+        return self._output(torch.cat(tokens), seeds, torch.cat(orders), edit)
 
     def stream(self, num: int | None = None, *, seed: int | Sequence[int] = 0, **arguments: Any) -> Iterator[JointStep]:
         """(step, tokens, output) after each step of a decoding of all rows in one batch; arguments of a call."""

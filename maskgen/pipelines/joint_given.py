@@ -13,7 +13,7 @@ from maskgen.core.pixels import to_float
 from maskgen.pipelines.arguments import texts_of
 from maskgen.pipelines.classes import Classes, ClassNames
 from maskgen.pipelines.edit import Edit, Holes, Picture, as_picture
-from maskgen.tokenizers.rows import CaptionStream, ClipStream, PictureStream, RowTokenizer, StreamTokenizer
+from maskgen.tokenizers.joint.rows import CaptionStream, ClipStream, PictureStream, RowTokenizer, StreamTokenizer
 
 Pictures = Picture | Sequence[Picture]
 """A file, a PIL image, (C, H, W) or (N, C, H, W) uint8; or several."""

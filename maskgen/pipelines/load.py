@@ -56,7 +56,7 @@ def load_text(source: Source, **options: Unpack[LoadOptions]) -> TextPipeline:
     return TextPipeline(*_read(source, options))
 
 
-def load_joint(source: Source, **options: Unpack[LoadOptions]) -> JointPipeline:
+def joint_pipeline(source: Source, **options: Unpack[LoadOptions]) -> JointPipeline:
     """The pipeline of a checkpoint of several streams: see `maskgen.load_joint`."""
     return JointPipeline(*_read(source, options))
 

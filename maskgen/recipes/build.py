@@ -25,7 +25,7 @@ from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.rows import RowTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 

@@ -10,7 +10,7 @@ from maskgen.recipes.schema import Recipe
 from maskgen.recipes.streams import KINDS, check_streams
 from maskgen.recipes.tree import RecipeError
 from maskgen.tokenizers import ImageTokenizer
-from maskgen.tokenizers.rows import (
+from maskgen.tokenizers.joint.rows import (
     CaptionStream,
     ClipStream,
     LabelStream,

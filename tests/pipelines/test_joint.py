@@ -21,7 +21,7 @@ from maskgen.recipes.build import DataFacts, build_system
 from maskgen.recipes.load import parse_recipe
 from maskgen.recipes.rows import row_tokenizer
 from maskgen.recipes.tree import RecipeError
-from maskgen.tokenizers.rows import CaptionStream, MapStream
+from maskgen.tokenizers.joint.rows import CaptionStream, MapStream
 from tests.objectives.test_streams import LAW, STATES, TINY, oracle
 from tests.tiny import tree
 
