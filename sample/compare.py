@@ -97,8 +97,9 @@ def statistics(source: str, output: str, /, protocol: str | None, weights: str |
         UserError: images, protocol or output that cannot be used.
     """
     path = check_writable(output, (".npz",))
+    images = open_images(source)  # before any weights are looked for
     extractor = pick_extractor(protocol or DEFAULT, weights, pick_device(device))
-    write_statistics(path, cached(open_images(source), extractor, progress=progress_bar(source)))
+    write_statistics(path, cached(images, extractor, progress=progress_bar(source)))
     return str(path)
 
 

@@ -45,8 +45,9 @@ def matching(names: list[str], patterns: tuple[str, ...], key: str) -> set[str]:
     for pattern in patterns:
         fits = {name for name in names if fnmatchcase(name, pattern)}
         if not fits:
-            hint = closest(pattern, names) or f"they are {', '.join(names[:3])}, ... "
-            raise UserError(f"{key}: {pattern!r} matches no name of the network; {hint}".rstrip("; "))
+            parts = list(dict.fromkeys(f"{name.split('.')[0]}{'.*' * ('.' in name)}" for name in names))
+            hint = closest(pattern, [*parts, *names]) + f"its parts are {', '.join(parts)}"
+            raise UserError(f"{key}: {pattern!r} matches no name of the network; {hint}")
         found |= fits
     return found
 

@@ -235,6 +235,13 @@ def test_our_file_and_a_foreign_one_compare_if_the_protocol_is_said(
     assert "give --protocol" in error
 
 
+def test_a_folder_without_images_is_said_before_any_weights_are_looked_for(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, error = command("statistics", tmp_path / "empty", tmp_path / "s.npz", "--weights", tmp_path / "none.pt")
+    assert code == 2
+    assert "holds no image" in error
+
+
 def test_a_classifier_does_not_go_by_the_name_of_a_protocol(
     command: Command, digits_judge: Path, sides: Path, tmp_path: Path
 ) -> None:

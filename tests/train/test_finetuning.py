@@ -201,8 +201,8 @@ def test_a_frozen_part_stays_in_evaluation_mode() -> None:
     network(torch.rand(4, 1, 8, 8))
     assert torch.equal(network.state_dict()["body.0.1.running_mean"], before)
     assert network.get_submodule("body.2").training
-    with pytest.raises(UserError, match=r"train\.freeze: 'blocks\.\*' matches no name"):
-        freeze(network, ("blocks.*",))
+    with pytest.raises(UserError, match=r"train\.freeze: 'bodi\.\*' matches no name.*did you mean body\.\*"):
+        freeze(network, ("bodi.*",))
     with pytest.raises(UserError, match="leaves nothing to train"):
         freeze(network, ("*",))
 
