@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .evaluation import protocols as protocols
     from .pipelines.base import Pipeline as Pipeline
     from .pipelines.image import ImagePipeline as ImagePipeline
+    from .pipelines.joint import JointPipeline as JointPipeline
+    from .pipelines.joint_output import JointOutput as JointOutput
     from .pipelines.outputs import ImageOutput as ImageOutput
     from .pipelines.outputs import TextOutput as TextOutput
     from .pipelines.text import TextPipeline as TextPipeline
@@ -96,6 +98,8 @@ NAMES = {
     "Guidance": "samplers.guidance",
     "ImageOutput": "pipelines.outputs",
     "ImagePipeline": "pipelines.image",
+    "JointOutput": "pipelines.joint_output",
+    "JointPipeline": "pipelines.joint",
     "Pipeline": "pipelines.base",
     "Recipe": "recipes.schema",
     "Rng": "core.rng",
@@ -114,6 +118,8 @@ __all__ = [
     "Guidance",
     "ImageOutput",
     "ImagePipeline",
+    "JointOutput",
+    "JointPipeline",
     "Pipeline",
     "Recipe",
     "Rng",
@@ -125,6 +131,7 @@ __all__ = [
     "guidance",
     "load",
     "load_image",
+    "load_joint",
     "load_recipe",
     "load_text",
     "metrics",
@@ -169,7 +176,7 @@ def load(
     dtype: torch.dtype | None = ...,
     device_map: DeviceMap | None = ...,
     max_memory: MaxMemory | None = ...,
-) -> ImagePipeline | TextPipeline: ...
+) -> ImagePipeline | TextPipeline | JointPipeline: ...
 
 
 def load(
@@ -179,8 +186,8 @@ def load(
     dtype: torch.dtype | None = None,
     device_map: DeviceMap | None = None,
     max_memory: MaxMemory | None = None,
-) -> ImagePipeline | TextPipeline:
-    """The sampling pipeline of a checkpoint; `load_image` and `load_text` where a type checker needs to know which.
+) -> ImagePipeline | TextPipeline | JointPipeline:
+    """The sampling pipeline of a checkpoint; `load_image`, `load_text` and `load_joint` for type checkers.
 
     Args:
         source: a zoo name (`maskgen zoo` lists them), a checkpoint directory, a run directory (its newest checkpoint
@@ -236,6 +243,24 @@ def load_text(
     from .pipelines import load as loader
 
     return loader.load_text(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
+
+
+def load_joint(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
+) -> JointPipeline:
+    """`load` for a checkpoint whose rows hold several streams: pictures with captions, labels or maps, or clips.
+
+    Raises:
+        UserError: see `load`; also a checkpoint of pictures or text alone.
+    """
+    from .pipelines import load as loader
+
+    return loader.joint_pipeline(source, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,15 +11,17 @@ from maskgen.checkpoints.filling import DTYPES
 from maskgen.core.errors import UserError, unknown
 from maskgen.evaluation.metrics.scored import FEATURE_METRICS
 from maskgen.pipelines.image import ImagePipeline
+from maskgen.pipelines.joint import JointPipeline
 from maskgen.pipelines.load import LoadOptions, load
 from maskgen.pipelines.text import TextPipeline
 
-from . import images, texts
+from . import images, rows, texts
 from .metric import FEATURES, METRICS, Kind, metric_of
 
 TEXT_ONLY = ("length", "new_tokens", "infill", "chat", "system", "show_steps")
 IMAGE_ONLY = ("classes", "picture", "hole", "strength", "sketch", "structure", "edges", "animate", "scale")
 OF_PICTURE, OF_SKETCH = ("hole", "strength"), ("structure", "edges")
+NOT_OF_ROWS = (*TEXT_ONLY, "strength", "sketch", "structure", "edges", "animate")
 NOT_OF_SKETCH = ("picture", "prompts", "sampler", "guidance_interval", "animate")
 
 
@@ -30,6 +32,8 @@ def sample(source: str, /, **options: Any) -> str:
         UserError: a checkpoint or option that cannot be used.
     """
     pipeline = load(source, **_place(options))
+    if isinstance(pipeline, JointPipeline):
+        return rows.run(pipeline, **_without(options, NOT_OF_ROWS, f"{source} generates rows of several streams"))
     if isinstance(pipeline, TextPipeline):
         texts.run(pipeline, **_beginning(_without(options, IMAGE_ONLY, f"{source} writes text")))
         return options.get("output") or ""

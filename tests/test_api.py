@@ -33,7 +33,7 @@ def declared() -> set[str]:
 
 def test_every_public_name_is_there_and_declared_to_type_checkers() -> None:
     public = set(maskgen.__all__) - {"__version__"}
-    assert public == {*maskgen.MODULES, *maskgen.NAMES, "load", "load_image", "load_text"}
+    assert public == {*maskgen.MODULES, *maskgen.NAMES, "load", "load_image", "load_joint", "load_text"}
     assert public <= declared()
     assert public <= set(dir(maskgen))
     for name in public:

@@ -163,7 +163,7 @@ def test_a_function_fits_its_budget(module: str) -> None:
             assert length <= MAX_FUNCTION, f"{module}.{node.name} has {length} lines"
 
 
-KEYED = {"ImagePipeline.__call__", "TextPipeline.__call__", "run"}
+KEYED = {"ImagePipeline.__call__", "TextPipeline.__call__", "JointPipeline.__call__", "run"}
 """Functions whose parameters are recipe keys of several entries, or options of a command, named by the caller."""
 
 

@@ -19,8 +19,10 @@ from maskgen.core.pixels import to_uint8
 from maskgen.data.image.captions import CaptionTable
 from maskgen.data.image.grid import grid
 from maskgen.pipelines.generator import Generator
+from maskgen.pipelines.joint_output import output_of
 from maskgen.recipes.budget import TrainSettings
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 
 from .trackers import open_trackers
 
@@ -128,6 +130,18 @@ def preview_texts(path: Path, generator: Generator) -> None:
     texts = generator.texts(generator.tokens(range(4)))
     with atomic(path) as file:
         file.write("\n\n----\n\n".join(texts).encode())
+
+
+def preview_rows(path: Path, generator: Generator) -> None:
+    """Sixteen rows of several streams, the same seeds at every preview: a sheet, and captions and labels beside it."""
+    tokenizer, seeds = generator.tokenizer, range(16)
+    assert isinstance(tokenizer, RowTokenizer)
+    tokens = generator.tokens(seeds)
+    with torch.no_grad():
+        output = output_of(tokenizer.decode(tokens), tokens, seeds, n_map_classes=tokenizer.n_map_classes)
+    output.save(path.with_suffix(".png"))
+    if output.captions is not None or output.labels is not None:
+        output.save(path.with_suffix(".jsonl"))
 
 
 def preview_samples(path: Path, generator: Generator, n_classes: int, captions: CaptionTable | None = None) -> None:

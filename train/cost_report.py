@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,6 +17,7 @@ from maskgen.recipes.budget import plan
 from maskgen.recipes.build import DataFacts, System, build_system, possible_sizes, text_layout
 from maskgen.recipes.cost import Cost, Macs, Subject, cost_of, gpu_hours, measure, subject
 from maskgen.recipes.load import load_recipe, parse_recipe
+from maskgen.recipes.rows import row_tokenizer
 from maskgen.recipes.schema import Recipe, anywhere
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import KLTokenizer
@@ -119,10 +120,23 @@ def _assumed(recipe: Recipe, assumed: Assumed) -> tuple[DataFacts, TokenLayout |
     if recipe.kind == "text":
         facts = DataFacts(length=recipe.row_length())
         return facts, text_layout(assumed.vocab_size or _vocab_size(recipe), facts.length)
+    if recipe.streams is not None:
+        return _row_facts(recipe)
     n_classes = _classes(recipe) if assumed.n_classes is None else assumed.n_classes
     caption_shape = None if recipe.captions is None else recipe.captions.shape()
     facts = DataFacts(n_classes, recipe.image_shape(), caption_shape=caption_shape)
     return facts, _image_layout(recipe, assumed) if recipe.task == "generator" else None
+
+
+def _row_facts(recipe: Recipe) -> tuple[DataFacts, TokenLayout]:
+    """Facts and layout of rows of several streams, whose sizes come from the data."""
+    with torch.device("cpu"):
+        source, captions = recipe.build_data(), None
+        if recipe.has_text:
+            split = source.split("train")
+            captions = recipe.build_caption_tokenizer(cast(Sequence[str], split.part("caption", range(len(split)))))
+        facts = DataFacts.of(source)
+        return facts, row_tokenizer(recipe, facts, load_tokenizer(recipe, source.image_shape), captions).layout
 
 
 def _vocab_size(recipe: Recipe) -> int:

@@ -20,7 +20,14 @@ from maskgen.checkpoints.adapters import (
     required_base,
     weights_in,
 )
-from maskgen.checkpoints.checkpoint import MODEL, Checkpoint, CheckpointError, load_tokenizer, read_checkpoint
+from maskgen.checkpoints.checkpoint import (
+    MODEL,
+    Checkpoint,
+    CheckpointError,
+    load_system,
+    load_tokenizer,
+    read_checkpoint,
+)
 from maskgen.checkpoints.transfer import NEW, Match, RowSources, transfer
 from maskgen.core.devices import device_of
 from maskgen.core.errors import UserError
@@ -32,6 +39,7 @@ from maskgen.recipes.build import DataFacts
 from maskgen.recipes.checks import traits_of_model
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 from .parts import Parts
@@ -151,6 +159,9 @@ def _match(parts: Parts, recipe: Recipe, source: Checkpoint) -> Match:
         before = source.text_tokenizer()
         return Match(RowSources.by_name(before.token_names(), after.token_names()), skip=skip)
     assert isinstance(parts.source, ImageSource)
+    if isinstance(after, RowTokenizer):
+        _require_same_rows(after, source)
+        return Match(skip=skip)
     classes = RowSources.by_name(source.classes, parts.source.classes)
     if after is None:
         return Match(classes=classes, skip=skip)
@@ -162,6 +173,20 @@ def _match(parts: Parts, recipe: Recipe, source: Checkpoint) -> Match:
     ids, n_before = range(after.vocab_size), other.vocab_size
     rows = list(ids) if _is_same(other, after) else [NEW] * len(ids)
     return Match(RowSources(rows, n_before, [str(token) for token in ids]), classes, (other.grid, after.grid), skip)
+
+
+def _require_same_rows(after: RowTokenizer, source: Checkpoint) -> None:
+    """Check that tokens of several streams mean the same in a checkpoint and a run.
+
+    Raises:
+        UserError: they do not.
+    """
+    before = load_system(source).tokenizer
+    if before is None or before.fingerprint() != after.fingerprint():
+        raise UserError(
+            f"start.checkpoint: the rows of {source.path} have other streams or tokenizers; start from a checkpoint "
+            "with the same, or leave start out"
+        )
 
 
 def _is_same(one: ImageTokenizer, other: ImageTokenizer) -> bool:

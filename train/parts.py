@@ -25,13 +25,14 @@ from maskgen.data.text.rows import TextData
 from maskgen.models import change_grid
 from maskgen.models.base import HasArchitecture
 from maskgen.objectives import Objective
-from maskgen.recipes.build import DataFacts, System, build_system, possible_sizes
+from maskgen.recipes.build import AnyTokenizer, DataFacts, System, build_system, possible_sizes
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.image.latent import KLTokenizer
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 from .batches import ToBatch, image_to_batch, text_to_batch
+from .rows import rows_to_batch, stream_rows
 from .some_rows import SomeRows
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
@@ -57,7 +58,7 @@ class Parts:
     captions: CaptionTable | None = None
 
     @property
-    def tokenizer(self) -> ImageTokenizer | TextTokenizer | None:
+    def tokenizer(self) -> AnyTokenizer | None:
         """The tokenizer of a generator."""
         return self.system.tokenizer
 
@@ -76,8 +77,8 @@ class Parts:
         """Classes that can be sampled: those of the data, none for a network with `condition: none`."""
         if not isinstance(self.source, ImageSource):
             return ()
-        traits = traits_of(self.module)
-        if traits.tokens and not traits.takes_classes:
+        traits, is_stream = traits_of(self.module), "label" in (self.system.recipe.streams or ())
+        if traits.tokens and not traits.takes_classes and not is_stream:
             return ()
         return self.source.classes
 
@@ -93,6 +94,8 @@ class Parts:
             if self.captions is not None:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
+            if self.system.recipe.streams is not None:
+                shapes |= {"map_classes": list(self.source.map_classes), "n_frames": self.source.n_frames}
             if self.system.facts.target_width:
                 shapes["target_width"] = self.system.facts.target_width
             return {"classes": list(self.classes), **shapes, "data": self.data}
@@ -129,6 +132,8 @@ def build(
     with accelerator.local_main_process_first():  # an index of streamed shards is made once
         train: Rows = source.split("train")
         test: Rows = needed_split(recipe, source, "test")
+    if recipe.streams is not None:
+        return _build_rows(recipe, source, accelerator, directory)
     tokenizer = captions = None
     if recipe.task == "generator":
         tokenizer, train, test = _tokens(recipe, source, accelerator, directory)
@@ -146,6 +151,18 @@ def build(
     system.network.to(accelerator.device)
     to_batch = image_to_batch(recipe, tokenizer, source, accelerator.device, captions)
     return Parts(source, system, train, test, to_batch, captions)
+
+
+def _build_rows(recipe: Recipe, source: ImageSource, accelerator: Accelerator, directory: Path | None) -> Parts:
+    """Parts of a recipe whose rows hold several streams."""
+    images, *rows = _tokens(recipe, source, accelerator, directory)
+    with accelerator.local_main_process_first():
+        tokenizer, train, test = stream_rows(recipe, source, images, (rows[0], rows[1]), directory)
+    facts = replace(DataFacts.of(source), built_for=source.image_shape)
+    with possible_sizes():
+        system = build_system(recipe, facts, tokenizer)
+    system.network.to(accelerator.device)
+    return Parts(source, system, train, test, rows_to_batch(accelerator.device))
 
 
 def _check_trainable(recipe: Recipe, system: System, source: ImageSource) -> None:

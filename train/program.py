@@ -210,7 +210,7 @@ def _prepare(directory: Path, recipe: Recipe, start: Checkpoint | None) -> None:
                 (directory / name).unlink(missing_ok=True)
         (directory / RECIPE).write_text(recipe.dump(), encoding="utf-8")
         copy_tokenizer(recipe, directory)  # the tokenizer of that name may change while the run goes on
-    elif recipe.kind == "text":  # the run directory may hold nothing but the checkpoint
+    elif recipe.has_text:  # the run directory may hold nothing but the checkpoint
         start.text_tokenizer().save(directory / TOKENIZER)
 
 

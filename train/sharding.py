@@ -90,7 +90,7 @@ def _require_spreadable(recipe: Recipe) -> None:
     name = OBJECTIVES.check(recipe.objective)[0]
     if traits_of_objective(name).learns_exponents:
         raise UserError(f"FSDP: objective {name} reads parameters outside of the network; use DDP")
-    if recipe.task == "generator" and recipe.build_objective(2 if recipe.has_discrete_tokens else 0).copies_network:
+    if recipe.task == "generator" and recipe.build_objective(recipe.stand_in).copies_network:
         raise UserError("FSDP: objective.target or objective.teacher_decay keeps a copy of the whole network; use DDP")
 
 

@@ -16,7 +16,7 @@ from maskgen.pipelines.generator import Generator
 from maskgen.recipes.schema import Recipe
 from maskgen.tokenizers import ImageTokenizer
 
-from .callbacks import preview_reconstructions, preview_samples, preview_texts
+from .callbacks import preview_reconstructions, preview_rows, preview_samples, preview_texts
 from .loop import validate
 from .parts import Parts
 from .sharding import is_sharded
@@ -57,7 +57,9 @@ class Validator:
         if recipe.task == "generator":
             assert parts.tokenizer is not None
             generator = Generator.of(replace(parts.system, network=module), device)
-            if recipe.kind == "text":
+            if recipe.streams is not None:
+                preview_rows(path, generator)
+            elif recipe.kind == "text":
                 preview_texts(path.with_suffix(".txt"), generator)
             else:
                 captions = parts.captions

@@ -5,7 +5,7 @@ checkpoint-500/
     recipe.yaml              the resolved recipe
     checkpoint.json          step, classes, image shape, scores, and size and SHA-256 of every other file
     tokenizer/               a copy of an image generator's trained tokenizer, unless the zoo has it
-    tokenizer.json           a text generator's tokenizer; tokenizer_config.json: roles of its special tokens
+    tokenizer.json           tokenizer of text and captions; tokenizer_config.json: roles of its special tokens
     training.safetensors     raw weights and optimizer state, for --resume
 """
 
@@ -44,8 +44,9 @@ from maskgen.checkpoints.stored import StoredTensors
 from maskgen.core.errors import UserError
 from maskgen.core.files import MOST_JSON, obey_umask, read_json, read_regular
 from maskgen.core.yaml_reader import read_yaml
-from maskgen.recipes.build import System, build_system
+from maskgen.recipes.build import AnyTokenizer, System, build_system
 from maskgen.recipes.load import parse_recipe
+from maskgen.recipes.rows import row_tokenizer
 from maskgen.recipes.schema import Recipe, anywhere, merged
 from maskgen.recipes.shipped import INFO, zoo_names
 from maskgen.tokenizers import ImageTokenizer
@@ -133,7 +134,7 @@ def _built(checkpoint: Checkpoint, stored: StoredTensors) -> System:
     recipe, facts = merged(anywhere(checkpoint.recipe)), checkpoint.facts
     if checkpoint.recipe.lora is not None and not has_base(checkpoint.path):
         facts = replace(facts, architecture=None)  # the weights below the changes are those of its source
-    tokenizer: ImageTokenizer | TextTokenizer | None = None
+    tokenizer: AnyTokenizer | None = None
     built_on = None
     if recipe.task == "generator" and recipe.kind == "text":
         tokenizer = checkpoint.text_tokenizer()
@@ -142,7 +143,10 @@ def _built(checkpoint: Checkpoint, stored: StoredTensors) -> System:
         if (own := f"tokenizer/{INFO}") in checkpoint.info["files"]:  # has the hashes of the tokenizer's other files
             verify(checkpoint.path / own, checkpoint.info["files"][own])
         verify_autoencoder(checkpoint.path, recipe, checkpoint.info.get("tokenizer"))
-        tokenizer = load_tokenizer(recipe, shape, checkpoint.path)
+        tokenizer = images = load_tokenizer(recipe, shape, checkpoint.path)
+        if recipe.streams is not None:
+            captions = checkpoint.text_tokenizer() if recipe.has_text else None
+            tokenizer = row_tokenizer(recipe, facts, images, captions)
         if facts.built_for not in (None, shape):
             built_on = load_tokenizer(recipe, facts.built_for, checkpoint.path).layout
     lora, base = checkpoint.recipe.lora, checkpoint.info.get("base")
@@ -165,6 +169,9 @@ def load_model(checkpoint: Checkpoint) -> tuple[nn.Module, ImageTokenizer | None
     """Network and tokenizer of `load_system` for images, which refuses text; None for a tokenizer or classifier."""
     if checkpoint.recipe.kind == "text":
         raise CheckpointError(f"{checkpoint.path} is a text generator; this needs one of images")
+    if checkpoint.recipe.streams is not None:
+        names = ", ".join(checkpoint.recipe.streams)
+        raise CheckpointError(f"{checkpoint.path} has rows of several streams ({names}); this needs pictures alone")
     system = load_system(checkpoint)
     return system.network, cast(ImageTokenizer | None, system.tokenizer)
 
@@ -255,8 +262,8 @@ def _fill(folder: Path, recipe: Recipe, tensors: Files, info: Mapping[str, objec
         obey_umask(folder / name)  # safetensors leaves it readable by its owner only
     (folder / RECIPE).write_text(recipe.dump(), encoding="utf-8")
     copy_tokenizer(recipe, folder, home)
-    if recipe.kind == "text" and not (folder / TOKENIZER).is_file():
-        raise FileNotFoundError(errno.ENOENT, "a text generator needs its tokenizer", TOKENIZER)
+    if recipe.has_text and not (folder / TOKENIZER).is_file():
+        raise FileNotFoundError(errno.ENOENT, "a generator of text needs its tokenizer", TOKENIZER)
     whole = sealed({**info, "files": stamps(folder, without=INFO)})
     (folder / INFO).write_text(json.dumps(whole, indent=1), encoding="utf-8")
     flush(folder)
@@ -275,7 +282,7 @@ def copy_for_use(
     Low-rank changes are added to the weights below them, or stay as they are.
     """
     recipe, tensors = usable(checkpoint) if adds_changes else (checkpoint.recipe, checkpoint.tensors())
-    if recipe.kind == "text":
+    if recipe.has_text:
         checkpoint.text_tokenizer()
     if dtype is not None:
         tensors = _cast(tensors, dtype)
@@ -292,13 +299,12 @@ def _own_tokenizer(recipe: Recipe, home: Path | None) -> Path | None:
 
 
 def copy_tokenizer(recipe: Recipe, target: Path, home: Path | None = None) -> None:
-    """Put a generator's tokenizer into `target`, unless the zoo has it: the one in `home`, or that the recipe names."""
+    """Put a generator's tokenizers into `target`, unless the zoo has them: those in `home`, or of the recipe."""
     source = recipe.tokenizer_source
-    if recipe.kind == "text":
-        if home is not None:
-            for name in (name for name in (TOKENIZER, CONFIG) if (home / name).is_file()):
-                shutil.copyfile(home / name, target / name)
-    elif recipe.task == "generator" and source is not None and source not in zoo_names():
+    if recipe.has_text and home is not None:
+        for name in (name for name in (TOKENIZER, CONFIG) if (home / name).is_file()):
+            shutil.copyfile(home / name, target / name)
+    if recipe.kind != "text" and recipe.task == "generator" and source is not None and source not in zoo_names():
         copy_for_use(read_checkpoint(_own_tokenizer(recipe, home) or source), target / "tokenizer")
 
 

@@ -20,7 +20,7 @@ def load_target_source(recipe: Recipe) -> Source | None:
     """
     if recipe.task != "generator":
         return None
-    path = recipe.build_objective(2 if recipe.has_discrete_tokens else 0).checkpoint
+    path = recipe.build_objective(recipe.stand_in).checkpoint
     if not path:
         return None
     checkpoint = read_checkpoint(path)

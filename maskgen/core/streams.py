@@ -8,7 +8,7 @@ stream, ids and positions are those of the tokenizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -19,6 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 StreamKind = Literal["image", "text", "label", "map", "video"]
+
+Part = Tensor | Sequence[str]
+"""Samples of one stream: images (N, C, H, W), clips (N, T, C, H, W), labels (N,) or maps (N, H, W) as a tensor, or N
+captions."""
 
 OUTSIDE = -3e4
 """Logit of an id outside of its position's stream: probability 0, but finite in all precisions, so that differences of

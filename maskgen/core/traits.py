@@ -33,6 +33,7 @@ class NetworkTraits:
         objectives: registered names of the objectives that train it.
         tokens: kinds of tokens it can be built for; none for a network of images.
         streams: kinds of streams it can be built for.
+        has_streams: it can be built for rows of several streams (`layout`).
         conditions: what it can be conditioned on.
         has_null_label: it has an embedding for "no class", which classifier-free guidance needs.
         is_field: it predicts the field of a Gaussian process (`Field`), not masked tokens.
@@ -62,6 +63,7 @@ class NetworkTraits:
     objectives: tuple[str, ...] = ()
     tokens: tuple[TokenKind, ...] = get_args(TokenKind)
     streams: tuple[StreamKind, ...] = get_args(StreamKind)
+    has_streams: bool = False
     conditions: tuple[ConditionKind, ...] = ("class",)
     has_null_label: bool = True
     is_field: bool = False

@@ -1,8 +1,8 @@
 """Interfaces of image and text data sets, and their registry.
 
 A source declares what recipes, checks and programs need to know before it is built: `kind` of its samples, `has_size`
-(images are brought to a size that is an argument), `has_captions`, and `locations`, the arguments that say where the
-data lie: fingerprints identify the data.
+(images are brought to a size that is an argument), `has_captions`, the `parts` of a sample, and `locations`, the
+arguments that say where the data lie: fingerprints identify the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from maskgen.core.errors import UserError
 from maskgen.core.registry import Registry
-from maskgen.core.streams import StreamKind
+from maskgen.core.streams import Part, StreamKind
 from maskgen.core.terminal import first_few
 
 SplitName = Literal["train", "test"]
@@ -58,6 +58,21 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) uint8 and labels (B,) int64."""
 
+    def part(self, name: str, indices: Sequence[int]) -> Part:
+        """A part of samples, one of the source's `parts`.
+
+        `image` (B, C, H, W) uint8, `label` (B,) int64, `caption` B strings, `map` (B, H, W) int64, `video`
+        (B, T, C, H, W) uint8.
+
+        Raises:
+            DataError: these data have no such part.
+        """
+        if name == "label":
+            return self.labels[torch.as_tensor(indices)]
+        if name != "image":
+            raise DataError(f"these data have no {name}")
+        return self.__getitems__(indices)[0]
+
     def name_of(self, row: int) -> str:
         """Name of an image in messages."""
         return f"image {row}"
@@ -74,6 +89,7 @@ class ImageSource(ABC):
     kind: ClassVar[StreamKind] = "image"
     has_size: ClassVar[bool] = False
     has_captions: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("image", "label")
     locations: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
@@ -88,6 +104,16 @@ class ImageSource(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
+
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Names of the classes of segmentation maps; empty without maps."""
+        return ()
+
+    @property
+    def n_frames(self) -> int:
+        """T of a clip; 0 for single pictures."""
+        return 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -159,6 +185,7 @@ class TextSource(ABC):
     kind: ClassVar[StreamKind] = "text"
     has_size: ClassVar[bool] = False
     has_captions: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("text",)
     locations: ClassVar[tuple[str, ...]] = ()
     has_answers: ClassVar[bool] = False
     """Whether rows are a prompt, which is never masked, and an answer."""

@@ -14,7 +14,7 @@ MODELS: Registry[nn.Module] = Registry(
     "model",
     derived=(
         *("vocab_size", "token_width", "grid", "n_classes", "image_shape", "caption_width", "architecture"),
-        "target_width",
+        *("target_width", "layout"),
     ),
     home="maskgen.models:MODELS",
     shared={"lora": LoraSettings},

@@ -46,6 +46,11 @@ class StreamTerms:
         self.weights = [weights.get(stream.name, 1.0) for stream in self.layout.streams]
         self.dropout = [dropout.get(stream.name, 0.0) for stream in self.layout.streams]
 
+    @property
+    def can_drop(self) -> bool:
+        """Whether some rows are trained without one of their streams."""
+        return self.layout is not None and any(self.dropout)
+
     def baseline(self, vocab_size: int) -> float:
         """Nats a token of uniform predictions; over streams the mean by length and weight."""
         if self.layout is None:
@@ -59,7 +64,7 @@ class StreamTerms:
 
     def dropped(self, x_0: Tensor, rng: Rng) -> Tensor | None:
         """(B, L) bool, the positions of dropped streams; None if none can be. A row never loses all its streams."""
-        if self.layout is None or not any(self.dropout):
+        if self.layout is None or not self.can_drop:
             return None
         chance = torch.tensor(self.dropout, dtype=torch.float64, device=x_0.device)
         is_dropped = rng.fork("streams").uniform((len(x_0), len(self.dropout)), device=x_0.device) < chance

@@ -13,9 +13,8 @@ from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
 from maskgen.core.traits import traits_of
 from maskgen.evaluation.metrics.choices import answer_nll
+from maskgen.tokenizers.text.gapped import GAP
 
-GAP = "_"
-"""Stands for one token to generate, in the text given to `infill`."""
 RANGE = re.compile(r"_\{(\d+),(\d+)\}")
 """A gap of a range of lengths, `_{3,9}`."""
 DRAWS = 128

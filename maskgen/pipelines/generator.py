@@ -15,9 +15,9 @@ from maskgen.core.predictions import NULL, Condition
 from maskgen.core.rng import Rng
 from maskgen.core.streams import TokenLayout
 from maskgen.core.traits import traits_of
-from maskgen.processes import Gaussian, is_mask, put_masks
+from maskgen.processes import Gaussian, StreamDenoiser, is_mask, put_masks
 from maskgen.processes.preconditioned import Preconditioned
-from maskgen.recipes.build import System, text_layout
+from maskgen.recipes.build import AnyTokenizer, System, text_layout
 from maskgen.samplers import FieldSampler, MaskedSampler, with_exponents
 from maskgen.samplers.guidance import Guidance, training_time
 from maskgen.samplers.masked.ending import end_of_text
@@ -26,6 +26,7 @@ from maskgen.samplers.masked.loop import OnStep
 from maskgen.samplers.masked.unmasking import Scheduled
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
@@ -49,7 +50,7 @@ class Generator:
     """
 
     denoiser: Any
-    tokenizer: ImageTokenizer | TextTokenizer
+    tokenizer: AnyTokenizer
     sampler: MaskedSampler | FieldSampler
     guidance: Guidance
     device: torch.device
@@ -92,22 +93,41 @@ class Generator:
         cond = self._condition(len(seeds), labels, captions, visible)
         if self.process is not None:
             return self._field(self.process, Rng.per_sample(seeds), cond, known, on_step)
-        mask_id = self.tokenizer.vocab_size
-        grid = self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
+        mask_id, grid = self.tokenizer.vocab_size, self._grid()
         x_1 = self._masked(len(seeds), torch.Size(grid).numel(), known)
         denoiser = self.denoiser.cached() if traits_of(self.denoiser).has_cache else self.denoiser
+        if isinstance(self.tokenizer, RowTokenizer):
+            layout = self.tokenizer.layout
+            denoiser = StreamDenoiser(denoiser, layout, has_stream_times=len(layout.streams) > 1)
         sampler = self.effective_sampler()
         assert isinstance(sampler, MaskedSampler)
         time = training_time(sampler.unmasking.schedule, self.schedule)
-        prompt = None if known is None or isinstance(self.tokenizer, ImageTokenizer) else known >= 0
+        prompt = self._prompt(known)
         denoise = self.guidance.bind(denoiser, cond, mask_id=mask_id, network_time=time, prompt=prompt)
         rng, streams = Rng.per_sample(seeds), self._streams(x_1.shape[1])
         x_0 = sampler(denoise, x_1, rng, mask_id=mask_id, grid=grid, on_step=on_step, streams=streams)
         # A patch may be known in part: it is generated as a whole, and its known pixels are restored.
         return torch.where(known.isnan(), x_0, known) if known is not None and x_0.is_floating_point() else x_0
 
+    def _grid(self) -> tuple[int, ...]:
+        if isinstance(self.tokenizer, RowTokenizer):
+            return self.tokenizer.layout.shape
+        return self.tokenizer.grid if isinstance(self.tokenizer, ImageTokenizer) else (self.length,)
+
+    def _prompt(self, known: Tensor | None) -> Tensor | None:
+        """(B, L) bool, what guidance is by: the known tokens of a text, and streams that are known as a whole."""
+        if known is None or isinstance(self.tokenizer, ImageTokenizer):
+            return None
+        is_known = known >= 0
+        if not isinstance(self.tokenizer, RowTokenizer):
+            return is_known
+        layout = self.tokenizer.layout
+        return layout.over_row(torch.stack([is_known[:, place].all(1) for place in layout.places], 1))
+
     def _streams(self, length: int) -> TokenLayout | None:
-        """The row of a text tokenizer with special tokens; None for all others, which need none."""
+        """The streams of a row, or a text with special tokens; None for all others, which need none."""
+        if isinstance(self.tokenizer, RowTokenizer):
+            return self.tokenizer.layout
         if isinstance(self.tokenizer, ImageTokenizer) or self.tokenizer.specials == Specials():
             return None
         return text_layout(self.tokenizer.vocab_size, length, self.tokenizer.specials)

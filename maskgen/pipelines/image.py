@@ -48,6 +48,8 @@ class ImagePipeline(Pipeline):
     def _check_kind(self, checkpoint: Checkpoint) -> None:
         if checkpoint.recipe.kind == "text":
             raise CheckpointError(f"{checkpoint.path} generates text, not images; use maskgen.load_text")
+        if checkpoint.recipe.streams is not None:
+            raise CheckpointError(f"{checkpoint.path} generates rows of several streams; use maskgen.load_joint")
 
     @property
     def tokenizer(self) -> ImageTokenizer:

@@ -12,6 +12,7 @@ from maskgen.checkpoints.placement import DeviceMap, MaxMemory, Spread, spread_o
 from maskgen.core.devices import pick_device
 from maskgen.pipelines.arguments import wrong_type
 from maskgen.pipelines.image import ImagePipeline
+from maskgen.pipelines.joint import JointPipeline
 from maskgen.pipelines.published import converted_checkpoint
 from maskgen.pipelines.text import TextPipeline
 
@@ -36,11 +37,13 @@ class _Loaded(NamedTuple):
     spread: Spread | None
 
 
-def load(source: Source, **options: Unpack[LoadOptions]) -> ImagePipeline | TextPipeline:
+def load(source: Source, **options: Unpack[LoadOptions]) -> ImagePipeline | TextPipeline | JointPipeline:
     """The pipeline of a checkpoint: see `maskgen.load`."""
     loaded = _read(source, options)
-    kind = TextPipeline if loaded.checkpoint.recipe.kind == "text" else ImagePipeline
-    return kind(*loaded)
+    recipe = loaded.checkpoint.recipe
+    if recipe.streams is not None:
+        return JointPipeline(*loaded)
+    return (TextPipeline if recipe.kind == "text" else ImagePipeline)(*loaded)
 
 
 def load_image(source: Source, **options: Unpack[LoadOptions]) -> ImagePipeline:
@@ -51,6 +54,11 @@ def load_image(source: Source, **options: Unpack[LoadOptions]) -> ImagePipeline:
 def load_text(source: Source, **options: Unpack[LoadOptions]) -> TextPipeline:
     """The pipeline of a text checkpoint: see `maskgen.load_text`."""
     return TextPipeline(*_read(source, options))
+
+
+def joint_pipeline(source: Source, **options: Unpack[LoadOptions]) -> JointPipeline:
+    """The pipeline of a checkpoint of several streams: see `maskgen.load_joint`."""
+    return JointPipeline(*_read(source, options))
 
 
 def _read(source: Source, options: LoadOptions) -> _Loaded:

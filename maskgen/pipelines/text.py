@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,12 +16,13 @@ from maskgen.core.errors import UserError
 from maskgen.core.traits import traits_of
 from maskgen.pipelines.arguments import n_batches, optional_text, seeds_of, slices, whole_number, wrong_type
 from maskgen.pipelines.base import Pipeline, SamplerLike
-from maskgen.pipelines.gaps import GAP, with_lengths
+from maskgen.pipelines.gaps import with_lengths
 from maskgen.pipelines.generator import Generator
 from maskgen.pipelines.outputs import TextOutput, TextStep
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
 from maskgen.samplers.guidance import Guidance
 from maskgen.samplers.masked.loop import OnStep
+from maskgen.tokenizers.text.gapped import GAP, gapped_tokens
 from maskgen.tokenizers.text.specials import Message
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
@@ -110,21 +110,10 @@ class TextPipeline(Pipeline):
         return torch.cat([given, given.new_full((max(length - len(given), 0),), -1)])[None]
 
     def _tokens(self, text: str, *, has_gaps: bool) -> Tensor:
-        """(N,) int64 of a text, with its prefix, -1 in gaps.
-
-        Where a word and the space before it are one token, the space before a gap belongs to its first token.
-        """
-        prefix, tokenizer = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64), self.tokenizer
-        parts = [part for part in (re.split(f"({GAP}+)", text) if has_gaps else [text]) if part]
-        found = [prefix]
-        for index, part in enumerate(parts):
-            if has_gaps and part.startswith(GAP):
-                found.append(torch.full((len(part),), -1))
-                continue
-            if index + 1 < len(parts) and part.endswith(" ") and tokenizer.joins_space:
-                part = part[:-1]
-            found.append(tokenizer.encode(part) if not index else tokenizer.encode_after(part))
-        return torch.cat(found)
+        """(N,) int64 of a text, with its prefix, -1 in gaps."""
+        prefix = torch.tensor(self.tokenizer.specials.prefix, dtype=torch.int64)
+        own = gapped_tokens(self.tokenizer, text) if has_gaps else self.tokenizer.encode(text)
+        return torch.cat([prefix, own])
 
     def __call__(
         self,

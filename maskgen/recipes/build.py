@@ -25,11 +25,12 @@ from maskgen.samplers import FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance
 from maskgen.schedules import Schedule
 from maskgen.tokenizers import ImageTokenizer
+from maskgen.tokenizers.joint.rows import RowTokenizer
 from maskgen.tokenizers.text.specials import Specials
 from maskgen.tokenizers.text.tokenizer import TextTokenizer
 
 ImageShape = tuple[int, int, int]
-AnyTokenizer = ImageTokenizer | TextTokenizer
+AnyTokenizer = ImageTokenizer | TextTokenizer | RowTokenizer
 
 MOST_PARTS, MOST_ELEMENTS = 500_000, 2**43
 """Modules, parameters and buffers of a network, and numbers in them, that a recipe may ask for."""
@@ -47,6 +48,8 @@ class DataFacts:
         architecture: stored configuration of a network of another library; None to read it from its source.
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
+        n_map_classes: number of classes in segmentation maps; 0 without maps.
+        n_frames: T of a clip; 0 for single pictures.
         target_width: numbers that the network predicts per token, as `Objective.target_width`; 0 for those of a token.
     """
 
@@ -57,6 +60,8 @@ class DataFacts:
     architecture: Mapping[str, object] | None = None
     length: int = 0
     caption_shape: tuple[int, int] | None = None
+    n_map_classes: int = 0
+    n_frames: int = 0
     target_width: int = 0
 
     @classmethod
@@ -64,7 +69,13 @@ class DataFacts:
         """Facts of a data set."""
         if isinstance(source, TextSource):
             return cls(length=source.length)
-        return cls(len(source.classes), source.image_shape, caption_shape=caption_shape)
+        return cls(
+            len(source.classes),
+            source.image_shape,
+            caption_shape=caption_shape,
+            n_map_classes=len(source.map_classes),
+            n_frames=source.n_frames,
+        )
 
 
 @dataclass(frozen=True)
@@ -196,12 +207,13 @@ def build_network(recipe: Recipe, facts: DataFacts, layout: TokenLayout | None) 
         derived["image_shape"] = facts.built_for or facts.image_shape
     if layout is not None:
         derived |= {"vocab_size": layout.vocab_size, "token_width": layout.width, "grid": layout.shape}
+        derived["layout"] = layout
     return recipe.build_model(**derived)
 
 
 def layout_of(tokenizer: AnyTokenizer, facts: DataFacts) -> TokenLayout:
-    """The rows of a tokenizer's tokens as one stream."""
-    if isinstance(tokenizer, ImageTokenizer):
+    """The rows of a tokenizer's tokens."""
+    if isinstance(tokenizer, ImageTokenizer | RowTokenizer):
         return tokenizer.layout
     return text_layout(tokenizer.vocab_size, facts.length, tokenizer.specials)
 

@@ -16,6 +16,7 @@ from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
 from maskgen.processes import PROCESSES, Process
 from maskgen.recipes.answers import check_answers
 from maskgen.recipes.budget import plan
+from maskgen.recipes.rows import check_row_guidance, check_rows, kinds_of
 from maskgen.recipes.schema import Recipe
 from maskgen.recipes.tree import RecipeError
 from maskgen.samplers import MaskedSampler
@@ -35,7 +36,8 @@ def check_together(recipe: Recipe) -> None:
     _check_kinds(recipe)
     if recipe.captions is not None:
         _check_captions(recipe)
-    objective = recipe.build_objective(2 if recipe.has_discrete_tokens else 0)  # the same for any number of tokens
+    check_rows(recipe)
+    objective = recipe.build_objective(recipe.stand_in)  # the same for any number of tokens
     _check_training(recipe)
     _check_views(recipe, objective)
     if recipe.task == "generator":
@@ -43,7 +45,7 @@ def check_together(recipe: Recipe) -> None:
         _run_checks(recipe, context)
         _check_objective(recipe, context)
         _check_strategy(recipe, context, objective)
-        _check_guidance(recipe, context.traits, objective)
+        (check_row_guidance if recipe.streams else _check_guidance)(recipe, context.traits, objective)
 
 
 def check_phases(recipe: Recipe) -> None:
@@ -85,7 +87,7 @@ def _context(recipe: Recipe, objective: Objective) -> CheckContext:
         traits=traits_of_model(recipe),
         model=defaults | arguments,
         given=OBJECTIVES.check(recipe.objective)[1],
-        process=recipe.build_process(2 if recipe.has_discrete_tokens else 0),
+        process=recipe.build_process(recipe.stand_in),
         objective=objective,
         keep_ratio=recipe.train.lowest_keep_ratio,
         resolution=_resolution(recipe),
@@ -131,7 +133,7 @@ def _check_training(recipe: Recipe) -> None:
 def _check_kinds(recipe: Recipe) -> None:
     """Whether data, tokenizer, model and objective are for the same kind of data and tokens."""
     is_generator, kind = recipe.task == "generator", recipe.kind
-    of_kind = [name for name in TOKENIZERS.names() if kind_of(name) == kind]
+    of_kind = [name for name in TOKENIZERS.names() if (kind_of(name) == "text") == (kind == "text")]
     if kind == "text" and not is_generator:
         raise RecipeError(f"text needs a model and a tokenizer: give tokenizer: {_or(of_kind)}")
     if recipe.tokenizer is not None and recipe.tokenizer_source is None:
@@ -151,9 +153,10 @@ def _check_kinds(recipe: Recipe) -> None:
         raise RecipeError(f"model: {model} {'takes no' if is_generator else 'needs a'} tokenizer; change either")
     if is_generator:
         _check_tokens(recipe, model, traits)
-    if kind not in traits.streams:
-        able = [name for name in MODELS.names() if kind in _traits(name).streams and _traits(name).tokens]
-        raise RecipeError(f"model: {model} is not for {_plural(kind)}; choose from {', '.join(able)}")
+    for one in kinds_of(recipe):
+        if one not in traits.streams:
+            able = [name for name in MODELS.names() if one in _traits(name).streams and _traits(name).tokens]
+            raise RecipeError(f"model: {model} is not for {_plural(one)}; choose from {', '.join(able)}")
     if traits.objectives and objective not in traits.objectives:
         raise RecipeError(f"objective: {model} is trained by {_or(traits.objectives)}, not by {objective}")
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskgen.core.errors import UserError
 from maskgen.core.predictions import Batch, Condition
 from maskgen.core.rng import Rng
+from maskgen.core.streams import TokenLayout
 from maskgen.objectives import Objective
 from maskgen.recipes.budget import TrainSettings, plan
 from maskgen.recipes.build import System
@@ -42,7 +43,7 @@ class Subject:
 
     Attributes:
         shape: of a sample: tokens (L,) or (L, D), an image (C, H, W).
-        vocab_size: of tokens (L,), else 0.
+        layout: of tokens; None for images.
         n_classes: 0 without labels.
         caption_shape: (S, C) of embedded captions, None without.
     """
@@ -50,17 +51,21 @@ class Subject:
     network: nn.Module
     objective: Objective
     shape: tuple[int, ...]
-    vocab_size: int = 0
+    layout: TokenLayout | None = None
     n_classes: int = 0
     caption_shape: tuple[int, int] | None = None
 
     def batch(self, n: int, device: torch.device | str) -> Batch:
         """n random samples on a device."""
         rng = Rng.stream("cost")
-        if self.vocab_size:
-            x_0 = (rng.uniform((n, *self.shape)) * self.vocab_size).long()
-        else:
-            x_0 = rng.uniform((n, *self.shape)).float()
+        x_0 = rng.uniform((n, *self.shape)).float()
+        if self.layout is not None and self.layout.has_discrete_tokens:
+            x_0 = self.layout.join(
+                {
+                    stream.name: (x_0[:, place] * stream.vocab_size).long().clamp(max=stream.vocab_size - 1)
+                    for stream, place in zip(self.layout.streams, self.layout.places, strict=True)
+                }
+            )
         labels = (rng.uniform((n,)) * self.n_classes).long().to(device)
         if self.caption_shape is not None:
             return Batch(x_0.to(device), Condition(labels, torch.zeros(n, *self.caption_shape, device=device)))
@@ -81,10 +86,9 @@ class Macs:
 
 def subject(system: System) -> Subject:
     """What a system trains."""
-    facts, layout = system.facts, system.layout
-    vocab_size = 0 if layout is None else layout.vocab_size
+    facts = system.facts
     return Subject(
-        system.network, system.objective, system.sample_shape, vocab_size, facts.n_classes, facts.caption_shape
+        system.network, system.objective, system.sample_shape, system.layout, facts.n_classes, facts.caption_shape
     )
 
 

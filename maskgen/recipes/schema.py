@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
@@ -18,6 +19,7 @@ from maskgen.nn.lora import LoraSettings
 from maskgen.objectives import OBJECTIVES, Objective, traits_of_objective
 from maskgen.processes import PROCESSES, Absorbing, Gaussian, Process
 from maskgen.recipes.budget import TrainSettings
+from maskgen.recipes.streams import StreamSettings, smallest_layout
 from maskgen.recipes.tree import RecipeError
 from maskgen.samplers import FIELD_SAMPLERS, SAMPLERS, FieldSampler, MaskedSampler
 from maskgen.samplers.guidance import Guidance, Ramp
@@ -61,7 +63,8 @@ class StartSettings(BaseModel):
 class Recipe(BaseModel):
     """One point of the design space, validated. Without `model` it trains its tokenizer.
 
-    A tokenizer is built from its spec, or `{from: CHECKPOINT}` takes a trained one.
+    A tokenizer is built from its spec, or `{from: CHECKPOINT}` takes a trained one. With `streams` a row holds several
+    parts of a sample, in their order; without, it is the picture or the text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +74,7 @@ class Recipe(BaseModel):
     data: str | dict[str, Any]
     tokenizer: str | dict[str, Any] | None = None
     captions: CaptionSettings | None = None
+    streams: dict[str, StreamSettings] | None = None
     process: str | dict[str, Any] = "absorbing"
     model: str | dict[str, Any] | None = None
     objective: str | dict[str, Any]
@@ -111,6 +115,18 @@ class Recipe(BaseModel):
         return self.data_entry.kind
 
     @property
+    def has_text(self) -> bool:
+        """Whether rows hold text, whose tokenizer belongs to the checkpoint."""
+        return self.kind == "text" or (self.streams is not None and "caption" in self.streams)
+
+    @property
+    def stand_in(self) -> TokenLayout | int:
+        """What objective and process are built for where the number of tokens does not matter."""
+        if self.streams is not None:
+            return smallest_layout(self.streams)
+        return 2 if self.has_discrete_tokens else 0
+
+    @property
     def has_answers(self) -> bool:
         """Whether rows are a prompt, which is never masked, and an answer."""
         return issubclass(self.data_entry, TextSource) and self.data_entry.has_answers
@@ -125,7 +141,7 @@ class Recipe(BaseModel):
     @property
     def has_pixels(self) -> bool:
         """Whether tokens are patches of pixels."""
-        if self.tokenizer is None or self.tokenizer_source is not None or self.kind != "image":
+        if self.tokenizer is None or self.tokenizer_source is not None or self.kind == "text":
             return False
         return has_pixels(TOKENIZERS.check(self.tokenizer, "tokenizer")[0])
 
@@ -181,6 +197,14 @@ class Recipe(BaseModel):
         """A text tokenizer, made from the documents of a source where its type learns from data."""
         made: TextTokenizer = self._tokenizer(corpus=lambda: source.documents("train"), held_out=source.held_out)
         return made.stopping_at_eos() if source.has_answers else made
+
+    def build_caption_tokenizer(self, captions: Sequence[str]) -> TextTokenizer:
+        """The tokenizer of the captions in a row, made from those of training where its type learns from data."""
+        spec = None if self.streams is None or "caption" not in self.streams else self.streams["caption"].tokenizer
+        if spec is None:
+            raise RecipeError("this recipe has no captions in its rows")
+        made: TextTokenizer = _build(TOKENIZERS, spec, "streams.caption.tokenizer", corpus=lambda: iter(captions))  # type: ignore[assignment]
+        return made
 
     def _tokenizer(self, **derived: object) -> Any:
         if self.tokenizer is None:

@@ -15,6 +15,7 @@ from maskgen.models import MODELS
 from maskgen.recipes.load import load_recipe, parse_recipe
 from maskgen.recipes.schema import Recipe
 from maskgen.recipes.shipped import recipe_names, recipe_summary, recipe_text
+from maskgen.recipes.streams import smallest_layout
 from maskgen.tokenizers import TOKENIZERS
 from maskgen.tokenizers.image.latent import DCTokenizer, KLTokenizer
 
@@ -72,6 +73,10 @@ def built(recipe: Recipe) -> nn.Module:
     if recipe.task == "classifier":
         recipe.build_objective()
         return recipe.build_model(**derived)
+    if recipe.streams is not None:
+        layout = smallest_layout(recipe.streams)
+        recipe.build_objective(layout)
+        return recipe.build_model(vocab_size=layout.vocab_size, grid=layout.shape, layout=layout)
     if recipe.captions is not None:
         derived["caption_width"] = 768 if recipe.captions.states == "projected" else recipe.captions.shape()[1]
     name, arguments = TOKENIZERS.check(trained_by(recipe).tokenizer or "")

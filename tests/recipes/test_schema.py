@@ -105,7 +105,7 @@ def test_images_are_no_text() -> None:
         (
             "mdlm",
             {"model": "maskgit"},
-            ["model: maskgit is not for text; choose from ar, bd3, huggingface, leave_one_out, mdlm"],
+            ["model: maskgit is not for text; choose from ar, bd3, huggingface, joint, leave_one_out, mdlm"],
         ),
         ("mdlm", {"model": "classifier"}, ["model: classifier takes no tokenizer; change either"]),
         ("mdlm", {"model": "bd3"}, ["objective: bd3 is trained by block_tokens, not by masked_tokens"]),

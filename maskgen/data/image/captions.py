@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from maskgen.core.errors import first_line
 from maskgen.core.files import local_path, parse_json, read_regular
+from maskgen.core.streams import Part
 from maskgen.core.terminal import first_few, printable
 from maskgen.data.base import DATASETS, DataError, ImageSplit, SplitName
 from maskgen.data.cache import FORMAT, cached, write_tokens
@@ -91,6 +92,11 @@ class CaptionedSplit(FolderSplit):
         super().__init__(images.root, images.files, images.labels, images.size, images.channels, images.crop)
         self.captions, self.rows = captions, rows
 
+    def part(self, name: str, indices: Sequence[int]) -> Part:
+        if name == "caption":
+            return [self.captions[index] for index in indices]
+        return super().part(name, indices)
+
 
 @DATASETS.register("captioned_folder")
 class CaptionedFolder(Folder):
@@ -102,6 +108,7 @@ class CaptionedFolder(Folder):
     """
 
     has_captions: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = ("image", "caption")
     other_endings: ClassVar[frozenset[str]] = frozenset({".txt", ".jsonl"})
 
     def _class_of(self, file: Path) -> str:  # noqa: ARG002 - no folder is a class

@@ -1,0 +1,1 @@
+"""Tokenizers of rows of several streams."""
