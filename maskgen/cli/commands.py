@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from io import StringIO
+from itertools import pairwise
 
 import click
 
@@ -19,6 +20,8 @@ SETTINGS: dict[str, object] = {
     "max_content_width": 110,
     "token_normalize_func": lambda name: name.replace("_", "-"),  # --batch_size is --batch-size
 }
+TEXTS = {"--prompt", "--system", "--infill"}
+"""Options whose value may be empty."""
 COMMANDS = (
     *(training.train, sampling.sample, scoring.evaluate, scoring.fid, scoring.statistics, scoring.probe),
     *(scoring.layers, scoring.report, benchmarking.bench, training.cost, training.precompute, training.runs),
@@ -53,8 +56,25 @@ def main(*arguments: str) -> None:
         _run([*arguments, *sys.argv[1:]])
 
 
+def _require_words(words: list[str]) -> None:
+    """Refuse an empty argument where no text is meant: a shell variable that is not set, and no current folder.
+
+    Raises:
+        UserError: there is one.
+    """
+    for before, word in pairwise(["maskgen", *words]):
+        option = (
+            before if not word else word.removesuffix("=") if word.startswith("--") and word.endswith("=") else None
+        )
+        if option is not None and option not in TEXTS:
+            raise UserError(
+                f"an empty argument{f' of {option}' if option.startswith('--') else ''}: is a variable unset?"
+            )
+
+
 def _run(words: list[str]) -> None:
     try:
+        _require_words(words)
         cli.main(words, prog_name="maskgen", standalone_mode=False)
     except click.ClickException as error:
         shown = StringIO()

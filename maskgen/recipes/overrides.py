@@ -1,12 +1,13 @@
 """Overrides `a.b.c=value` of the command line: a key of text takes its value literally, any other reads it as YAML.
 
 So `data.path=2024`, `data.path=no` and `data.path='a #b'` are a folder's name and neither a number, a truth value nor a
-comment.
+comment. `data.path=my.txt` alone takes the place of a text that has no path, as the King James Bible.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +39,24 @@ def apply_overrides(tree: dict[str, object], changes: Sequence[str]) -> None:
     Raises:
         RecipeError: not `key=value`, a value that is not YAML, or a key below a value.
     """
-    pairs = [_split(change) for change in changes]
+    pairs = _with_own_text(tree, [_split(change) for change in changes])
     after = copy.deepcopy(tree)  # as far as it can be known what each part is
     for key, text in pairs:
         put(after, key, _plain(text))
     for key, text in pairs:
         put(tree, key, _value(after, key, text))
+
+
+def _with_own_text(tree: Mapping[str, object], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The changes; `data.path` for a text that has none, as the Bible, is a file or folder of the user's own."""
+    keys, data = {key for key, _ in pairs}, tree.get("data")
+    name = data.get("type") if isinstance(data, Mapping) else data
+    if "data.path" not in keys or keys & {"data", "data.type"} or name not in DATASETS.names():
+        return pairs
+    source = DATASETS.get(str(name))
+    if source.kind != "text" or "path" in inspect.signature(source).parameters:
+        return pairs
+    return [("data.type", "text_file"), *pairs]
 
 
 def _split(change: str) -> tuple[str, str]:

@@ -362,3 +362,12 @@ def test_a_file_that_is_not_there_is_named_without_an_error_number(
     assert code == 2
     assert len(error.splitlines()) == 1
     assert "Errno" not in error
+
+
+@pytest.mark.parametrize(
+    "words", [("sample", ""), ("fid", "a", ""), ("train", "x", "--output", ""), ("sample", "x", "--output=")]
+)
+def test_an_empty_argument_is_no_current_folder(command: Command, words: tuple[str, ...]) -> None:
+    code, out, error = command(*words)
+    assert (code, out) == (2, "")
+    assert "an empty argument" in error

@@ -72,3 +72,16 @@ def test_values_that_are_no_yaml_or_too_much_of_it_are_named() -> None:
     for text in ("[1", "2024-13-45", "[" * 100, "&a [*a]", "9" * 5000):
         with pytest.raises(RecipeError, match=r"train\.steps: the value .* is not YAML"):
             load_recipe("fashion-maskgit", [f"train.steps={text}"])
+
+
+def test_a_path_alone_takes_the_place_of_a_text_that_has_none() -> None:
+    tree: dict[str, object] = {"data": {"type": "kjv", "length": 96}}
+    apply_overrides(tree, ["data.path=my.txt"])
+    assert tree["data"] == {"type": "text_file", "path": "my.txt", "length": 96}
+    for changes in (["data.path=x", "data.type=kjv"], ["data.path=x", "data=kjv"]):  # what is said stands
+        said: dict[str, object] = {"data": "kjv"}
+        apply_overrides(said, changes)
+        assert "text_file" not in str(said)
+    images: dict[str, object] = {"data": "digits"}
+    apply_overrides(images, ["data.path=x"])
+    assert images["data"] == {"type": "digits", "path": "x"}  # refused when it is checked
