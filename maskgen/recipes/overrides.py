@@ -53,7 +53,7 @@ def _with_own_text(tree: Mapping[str, object], pairs: list[tuple[str, str]]) -> 
     name = data.get("type") if isinstance(data, Mapping) else data
     if "data.path" not in keys or keys & {"data", "data.type"} or name not in DATASETS.names():
         return pairs
-    source = DATASETS.get(str(name))
+    source: Any = DATASETS.get(str(name))
     if source.kind != "text" or "path" in inspect.signature(source).parameters:
         return pairs
     return [("data.type", "text_file"), *pairs]
