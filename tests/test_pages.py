@@ -306,7 +306,7 @@ def test_the_python_of_the_pages_passes_a_strict_type_check(examples: list[Path]
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'Revealed type is "maskgen.pipelines.text.TextPipeline"' in done.stdout
-    union = "maskgen.pipelines.image.ImagePipeline | maskgen.pipelines.text.TextPipeline"
+    union = " | ".join(f"maskgen.pipelines.{kind.lower()}.{kind}Pipeline" for kind in ("Image", "Text", "Joint"))
     assert f'Revealed type is "{union}"' in done.stdout
 
 

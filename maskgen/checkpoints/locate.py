@@ -20,6 +20,8 @@ def locate(source: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if not source:
+        raise CheckpointError("'' names no checkpoint: give a directory or one of the zoo")
     if source in zoo_names():
         return zoo_path(source)
     path = local_path(source)

@@ -36,10 +36,8 @@ def local_path(text: str | Path) -> Path:
     """A path given by a user, with `~` and `~name` expanded.
 
     Raises:
-        UserError: nothing, a NUL character, or the home folder of a user that does not exist.
+        UserError: a NUL character, or the home folder of a user that does not exist.
     """
-    if not str(text):
-        raise UserError("'' is no path: it is empty")
     if "\0" in str(text):
         raise UserError(f"{str(text)!r} is no path: it contains a NUL character")
     expanded = os.path.expanduser(text)

@@ -13,6 +13,7 @@ import torch
 
 import maskgen
 from maskgen.checkpoints.checkpoint import load_model, read_checkpoint
+from maskgen.core.streams import Stream, TokenLayout
 from maskgen.processes import Absorbing
 from maskgen.recipes.build import DataFacts, build_system
 from maskgen.recipes.cost import Subject, count, subject
@@ -138,7 +139,8 @@ def test_half_of_the_tokens_dropped_halve_the_encoder_and_not_the_decoder() -> N
     recipe = load_recipe("image/imagenet-mage-b")
     with torch.device("meta"):
         network = recipe.build_model(n_classes=1000, image_shape=(3, 256, 256), vocab_size=1024, grid=(16, 16))
-    what = Subject(network, recipe.build_objective(1024), (256,), 1024)
+    layout = TokenLayout.of(Stream("image", "image", 1024, (16, 16)))
+    what = Subject(network, recipe.build_objective(1024), (256,), layout)
     whole, half = count(what).stages, count(what, 0.5).stages
     block = {n: 12 * n * 768**2 + 2 * n**2 * 768 for n in (257, 129)}
     assert whole["encoder"] == 12 * block[257]
