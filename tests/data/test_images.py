@@ -65,9 +65,8 @@ def colours(n: int) -> list[Image.Image]:
 
 def test_every_kind_of_data_set_is_in_the_registry() -> None:
     assert DATASETS.names() == [
-        "captioned_folder", "conversations", "digits", "fashion_attributes", "fashion_mnist", "folder", "hub", "hub_text", "kjv", "stream",
-        "text8",
-        "text_file",
+        "captioned_folder", "conversations", "digits", "fashion_attributes", "fashion_mnist", "folder", "hub",
+        "hub_text", "kjv", "stream", "text8", "text_file",
     ]  # fmt: skip
 
 
