@@ -253,7 +253,7 @@ def load_joint(
     device_map: DeviceMap | None = None,
     max_memory: MaxMemory | None = None,
 ) -> JointPipeline:
-    """`load` for a checkpoint whose rows hold several streams: pictures with captions, labels or maps, or clips.
+    """`load` for a checkpoint whose rows hold several streams: pictures with captions, labels or maps.
 
     Raises:
         UserError: see `load`; also a checkpoint of pictures or text alone.

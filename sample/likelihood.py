@@ -69,7 +69,7 @@ def _score_text(
     network, tokenizer = load_text_model(checkpoint)
     source = checkpoint.recipe.build_text()
     if isinstance(source, Conversations):
-        return _score_answers(checkpoint, network.to(device), tokenizer, split, strata, rng)
+        return _score_answers(checkpoint, source, network.to(device), tokenizer, split, strata, rng)
     packed = text_data(source, split, tokenizer).packed
     data = TextData(packed, source.length, source.length)  # training rows may overlap; here each token counts once
 
@@ -91,11 +91,15 @@ def _score_text(
 
 
 def _score_answers(
-    checkpoint: Checkpoint, network: nn.Module, tokenizer: TextTokenizer, split: str, strata: int, rng: Rng
+    checkpoint: Checkpoint,
+    source: Conversations,
+    network: nn.Module,
+    tokenizer: TextTokenizer,
+    split: str,
+    strata: int,
+    rng: Rng,
 ) -> tuple[Likelihood, str]:
     """Bits of the answers of conversations, each given its prompt, with the token that ends it."""
-    source = checkpoint.recipe.build_text()
-    assert isinstance(source, Conversations)
     data = answer_data(source, split, tokenizer)
     if not len(data):
         raise UserError(f"--split {split}: {source.name} has no answer there; use another split")

@@ -95,7 +95,7 @@ class Parts:
                 shapes["caption_shape"] = [self.captions.length, self.captions.width]
                 shapes["caption_encoder"] = self.captions.encoder
             if self.system.recipe.streams is not None:
-                shapes |= {"map_classes": list(self.source.map_classes), "n_frames": self.source.n_frames}
+                shapes["map_classes"] = list(self.source.map_classes)
             if self.system.facts.target_width:
                 shapes["target_width"] = self.system.facts.target_width
             return {"classes": list(self.classes), **shapes, "data": self.data}

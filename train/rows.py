@@ -31,7 +31,7 @@ def stream_rows(
     Args:
         recipe: with `streams`.
         source: of the data.
-        images: tokenizer of pictures or frames.
+        images: tokenizer of pictures.
         rows: their tokens, of training and held out.
         directory: of the run, where the tokenizer of captions is kept; None to keep it nowhere.
     """
@@ -52,13 +52,12 @@ def rows_to_batch(device: torch.device) -> ToBatch:
 
 
 def _joined(tokenizer: RowTokenizer, split: ImageSplit, pictures: Rows) -> Rows:
-    others, name = {}, ""
-    for stream, part in tokenizer.streams.items():
-        if stream in ("image", "video"):
-            name = stream
-        elif len(split):
-            others[stream] = encoded_part(split, stream, part.encode)
-    return StreamRows(tokenizer.layout, (name, pictures), others) if len(split) else pictures
+    if not len(split):
+        return pictures
+    others = {
+        name: encoded_part(split, name, part.encode) for name, part in tokenizer.streams.items() if name != "image"
+    }
+    return StreamRows(tokenizer.layout, pictures, others)
 
 
 def _caption_tokenizer(recipe: Recipe, split: ImageSplit, directory: Path | None) -> TextTokenizer:

@@ -68,8 +68,7 @@ class Checkpoint:
         grid = description.token_grid(self.info["built_grid"], "built_grid") if "built_grid" in self.info else None
         target_width = description.size(self.info.get("target_width", 0), "target_width", least=-1)
         facts = DataFacts(len(self.classes), self.image_shape, built_for, grid, caption_shape=caption_shape)
-        n_frames = description.size(self.info.get("n_frames", 0), "n_frames", least=0)
-        return replace(facts, target_width=target_width, n_map_classes=len(self.map_classes), n_frames=n_frames)
+        return replace(facts, target_width=target_width, n_map_classes=len(self.map_classes))
 
     def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
         """The tensors of one of its files, checked against the manifest.

@@ -63,13 +63,10 @@ def _require_words(words: list[str]) -> None:
         UserError: there is one.
     """
     for before, word in pairwise(["maskgen", *words]):
-        option = (
-            before if not word else word.removesuffix("=") if word.startswith("--") and word.endswith("=") else None
-        )
-        if option is not None and option not in TEXTS:
-            raise UserError(
-                f"an empty argument{f' of {option}' if option.startswith('--') else ''}: is a variable unset?"
-            )
+        option, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if sign and not value and not {before, option} & TEXTS:
+            of = f" of {option}" if option.startswith("--") else ""
+            raise UserError(f"an empty argument{of}: is a variable unset?")
 
 
 def _run(words: list[str]) -> None:

@@ -21,8 +21,7 @@ from torch import Tensor
 StreamKind = Literal["image", "text", "label", "map", "video"]
 
 Part = Tensor | Sequence[str]
-"""Samples of one stream: images (N, C, H, W), clips (N, T, C, H, W), labels (N,) or maps (N, H, W) as a tensor, or N
-captions."""
+"""Samples of one stream: images (N, C, H, W), labels (N,) or maps (N, H, W) as a tensor, or N captions."""
 
 OUTSIDE = -3e4
 """Logit of an id outside of its position's stream: probability 0, but finite in all precisions, so that differences of

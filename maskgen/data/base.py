@@ -61,8 +61,7 @@ class ImageSplit(Dataset[tuple[Tensor, Tensor]], ABC):
     def part(self, name: str, indices: Sequence[int]) -> Part:
         """A part of samples, one of the source's `parts`.
 
-        `image` (B, C, H, W) uint8, `label` (B,) int64, `caption` B strings, `map` (B, H, W) int64, `video`
-        (B, T, C, H, W) uint8.
+        `image` (B, C, H, W) uint8, `label` (B,) int64, `caption` B strings, `map` (B, H, W) int64.
 
         Raises:
             DataError: these data have no such part.
@@ -109,11 +108,6 @@ class ImageSource(ABC):
     def map_classes(self) -> tuple[str, ...]:
         """Names of the classes of segmentation maps; empty without maps."""
         return ()
-
-    @property
-    def n_frames(self) -> int:
-        """T of a clip; 0 for single pictures."""
-        return 0
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -22,13 +22,13 @@ class StreamRows(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         layout: of the rows.
-        pictures: the name of the stream of pictures or clips, and its rows of tokens (N, L_s).
+        pictures: rows of their tokens (N, L_s), the stream `image`.
         others: tokens (N, L_s) of all other streams by name.
     """
 
-    def __init__(self, layout: TokenLayout, pictures: tuple[str, Rows], others: Mapping[str, Tensor]) -> None:
+    def __init__(self, layout: TokenLayout, pictures: Rows, others: Mapping[str, Tensor]) -> None:
         self.layout, self.others = layout, {name: tokens.to(torch.int32) for name, tokens in others.items()}
-        self.name, self.pictures = pictures
+        self.pictures = pictures
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -38,7 +38,7 @@ class StreamRows(Dataset[tuple[Tensor, Tensor]]):
         index = torch.as_tensor(indices)
         own = self.pictures.__getitems__(indices)[0].flatten(1)
         parts = {name: tokens[index].long() for name, tokens in self.others.items()}
-        return self.layout.join({self.name: own, **parts}), torch.full((len(index),), NULL)
+        return self.layout.join({"image": own, **parts}), torch.full((len(index),), NULL)
 
 
 def encoded_part(split: ImageSplit, name: str, encode: Callable[[Part], Tensor]) -> Tensor:

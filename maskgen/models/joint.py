@@ -17,7 +17,7 @@ from maskgen.models.base import MODELS
 from maskgen.nn.embeddings import TimeEmbedding
 from maskgen.nn.initialisation import init_transformer, zero
 from maskgen.nn.mixers.attention import AttentionBackend
-from maskgen.nn.published_blocks import BlockSizes, ViTSizes, vit_block
+from maskgen.nn.published_blocks import ViTSizes, vit_block
 
 
 @MODELS.register("joint")
@@ -68,13 +68,10 @@ class JointTransformer(nn.Module):
         self.embeddings = nn.ModuleList(nn.Embedding(stream.vocab_size + 1, width) for stream in streams)
         self.positions = nn.Parameter(torch.empty(self.layout.length, width))
         self.time = TimeEmbedding(width) if has_time else None
-        self.blocks = nn.ModuleList(self._block(sizes, layer, depth) for layer in range(depth))
+        self.blocks = nn.ModuleList(vit_block(sizes.at(layer, depth, self.layout.length)) for layer in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.heads = nn.ModuleList(nn.Linear(width, stream.vocab_size) for stream in streams)
         self._init()
-
-    def _block(self, sizes: BlockSizes, layer: int, depth: int) -> nn.Module:
-        return vit_block(sizes.at(layer, depth, self.layout.length))
 
     def _init(self) -> None:
         init_transformer(self)

@@ -1,9 +1,9 @@
-"""Rows of several streams from a checkpoint: text to image, image to text, maps, labels, clips, parts of them."""
+"""Rows of several streams from a checkpoint: text to image, image to text, maps, labels, parts of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from maskgen.pipelines.base import Pipeline, SamplerLike
 from maskgen.pipelines.classes import Classes
 from maskgen.pipelines.edit import Edit, Holes
 from maskgen.pipelines.generator import Generator
-from maskgen.pipelines.joint_given import Known, Pictures, RowReader, lacks
+from maskgen.pipelines.joint_given import Known, Pictures, RowReader
 from maskgen.pipelines.joint_output import JointOutput, JointStep, output_of
 from maskgen.pipelines.watch import Progress, ProgressBar, UnmaskingOrder, both, steps_of
 from maskgen.processes import StreamDenoiser
@@ -76,7 +76,6 @@ class JointPipeline(Pipeline):
         hole: Holes | None = None,
         label: Classes | None = None,
         map: Tensor | None = None,
-        known_frames: Tensor | None = None,
         first: Sequence[str] | str = (),
         sampler: SamplerLike | None = None,
         guidance: float | Guidance | None = None,
@@ -91,7 +90,6 @@ class JointPipeline(Pipeline):
         Args:
             num: how many; as many as are given, or 8 if nothing is.
             prompt, image, hole, label, map: see `Known`; several of one kind are used in turn.
-            known_frames: the first frames of clips, see `Known.frames`.
             first: streams that are generated before the others, in this order; together by default.
             sampler: a preset (`maskgen samplers`) or a sampler; the pipeline's own by default.
             guidance: scale of guidance by the streams that are given as a whole, 1 is off.
@@ -103,7 +101,7 @@ class JointPipeline(Pipeline):
             UserError: something given that the rows do not hold or that does not fit them.
         """
         generator = self._decoder(first, sampler, guidance, arguments)
-        given = Known(prompt, image, hole, label, map, known_frames)
+        given = Known(prompt, image, hole, label, map)
         return self._draw(generator, given, (num, seed), batch_size, progress, on_step)
 
     def _draw(
@@ -130,9 +128,7 @@ class JointPipeline(Pipeline):
 
     def stream(self, num: int | None = None, *, seed: int | Sequence[int] = 0, **arguments: Any) -> Iterator[JointStep]:
         """(step, tokens, output) after each step of a decoding of all rows in one batch; arguments of a call."""
-        names = ("prompt", "image", "hole", "label", "map", "frames")
-        arguments = {("frames" if key == "known_frames" else key): value for key, value in arguments.items()}
-        given = Known(**{name: arguments.pop(name) for name in names if name in arguments})
+        given = Known(**{one.name: arguments.pop(one.name) for one in fields(Known) if one.name in arguments})
         first, sampler = arguments.pop("first", ()), arguments.pop("sampler", None)
         generator = self._decoder(first, sampler, arguments.pop("guidance", None), arguments)
         known = self._reader.known(given)
@@ -147,9 +143,9 @@ class JointPipeline(Pipeline):
         Raises:
             UserError: see a call; rows without captions.
         """
+        self._reader.stream("caption")
         captions = self(image=image, seed=seed, **arguments).captions
-        if captions is None:
-            raise lacks(self.tokenizer, "caption")
+        assert captions is not None
         return captions
 
     def segment(self, image: Pictures, *, seed: int = 0, **arguments: Any) -> Tensor:
@@ -158,9 +154,9 @@ class JointPipeline(Pipeline):
         Raises:
             UserError: see a call; rows without maps.
         """
+        self._reader.stream("map")
         maps = self(image=image, seed=seed, **arguments).maps
-        if maps is None:
-            raise lacks(self.tokenizer, "map")
+        assert maps is not None
         return maps
 
     def classify(self, image: Pictures, **given: Any) -> Tensor:
@@ -174,10 +170,9 @@ class JointPipeline(Pipeline):
             UserError: rows without labels.
         """
         self._reader.stream("label")
-        known = self._reader.known(Known(image=image, **given))
-        assert known is not None
-        layout, rows = self.tokenizer.layout, known.to(self.device)
-        x_t = torch.where(rows < 0, layout.mask_id, rows)
+        rows, layout = self._reader.rows(Known(image=image, **given)), self.tokenizer.layout
+        assert rows is not None
+        x_t = rows.to(self.device)
         where = layout.over_row(torch.tensor([[name == "label" for name in self.streams]], device=self.device))
         with torch.no_grad(), self._computing():
             t = torch.ones(len(x_t), device=self.device)
@@ -201,19 +196,17 @@ class JointPipeline(Pipeline):
         Raises:
             UserError: an unknown stream, or one that is neither given nor scored as a whole.
         """
-        known = self._reader.known(Known(**parts))
         self._reader.stream(target)
-        layout = self.tokenizer.layout
-        rows = known if known is not None else torch.full((1, layout.length), -1)
-        whole = {stream.name for stream in layout.streams if bool((rows[:, layout.place(stream.name)] >= 0).all())}
+        rows, layout = self._reader.rows(Known(**parts)), self.tokenizer.layout
+        rows = layout.masked({}, 1) if rows is None else rows
+        whole = {name for name in self.streams if not bool((rows[:, layout.place(name)] == layout.mask_id).any())}
         chosen = tuple(whole - {target}) if given is None else tuple(given)
         for name in (target, *chosen):
             if name not in whole:
                 raise UserError(f"{name}: give it as a whole, to score it or to score {target} given it")
-        rows = torch.where(rows < 0, layout.mask_id, rows).to(self.device)
-        schedule = self.generator.schedule or Linear()
+        model, rng, schedule = self._denoiser(), Rng.stream(seed), self.generator.schedule or Linear()
         with self._computing():
-            bound = stream_bound(self._denoiser(), layout, rows, target, chosen, Rng.stream(seed), strata, schedule)
+            bound = stream_bound(model, layout, rows.to(self.device), target, chosen, rng, strata, schedule)
         return bound.mean(1).cpu()
 
     def _decoder(

@@ -1,4 +1,4 @@
-"""What is given of rows of several streams: captions with gaps, pictures with holes, labels, maps, first frames."""
+"""What is given of rows of several streams: captions with gaps, pictures with holes, labels, maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maskgen.core.pixels import to_float
 from maskgen.pipelines.arguments import texts_of
 from maskgen.pipelines.classes import Classes, ClassNames
 from maskgen.pipelines.edit import Edit, Holes, Picture, as_picture
-from maskgen.tokenizers.joint.rows import CaptionStream, ClipStream, PictureStream, RowTokenizer, StreamTokenizer
+from maskgen.tokenizers.joint.rows import CaptionStream, PictureStream, RowTokenizer, StreamTokenizer
 
 Pictures = Picture | Sequence[Picture]
 """A file, a PIL image, (C, H, W) or (N, C, H, W) uint8; or several."""
@@ -29,7 +29,6 @@ class Known:
         hole: regions of one picture that are generated, see `Edit.of`; None for none.
         label: classes by name or id.
         map: (H, W) or (N, H, W) int64.
-        frames: first frames of clips, (t, C, H, W) or (N, t, C, H, W) uint8.
     """
 
     prompt: Sequence[str] | str | None = None
@@ -37,7 +36,6 @@ class Known:
     hole: Holes | None = None
     label: Classes | None = None
     map: Tensor | None = None
-    frames: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class RowReader:
 
     Attributes:
         tokenizer: of the rows.
-        image_shape: (C, H, W) of pictures and frames.
+        image_shape: (C, H, W) of pictures.
         classes: names of a label stream's classes.
         device: of the tokenizer.
     """
@@ -63,11 +61,11 @@ class RowReader:
             UserError: the rows hold none of that name.
         """
         if name not in self.tokenizer.streams:
-            raise lacks(self.tokenizer, name)
+            raise UserError(f"rows of this checkpoint hold {', '.join(self.tokenizer.streams)}, no {name}")
         return self.tokenizer.streams[name]
 
-    def known(self, given: Known) -> Tensor | None:
-        """(N, L) int64 of global ids, -1 at tokens to generate; None if nothing is given.
+    def rows(self, given: Known) -> Tensor | None:
+        """(N, L) int64 of global ids, [MASK] at tokens to generate; None if nothing is given.
 
         Raises:
             UserError: something that the rows do not hold or that does not fit them, or unequal numbers.
@@ -79,9 +77,12 @@ class RowReader:
         if any(len(value) not in (1, n_rows) for value in tokens.values()):
             counts = ", ".join(f"{len(value)} of {name}" for name, value in tokens.items())
             raise UserError(f"give one or equally many of each part, got {counts}")
-        layout = self.tokenizer.layout
-        rows = layout.masked(tokens, n_rows)
-        return torch.where(rows == layout.mask_id, -1, rows)
+        return self.tokenizer.layout.masked(tokens, n_rows)
+
+    def known(self, given: Known) -> Tensor | None:
+        """`rows` with -1 at tokens to generate, as a decoding takes them."""
+        rows = self.rows(given)
+        return None if rows is None else torch.where(rows == self.tokenizer.layout.mask_id, -1, rows)
 
     def _given(self, given: Known) -> Iterator[tuple[str, Tensor]]:
         """Tokens (n, L_s) of the streams that are given, V_s at [MASK]."""
@@ -98,8 +99,6 @@ class RowReader:
             yield "label", torch.tensor(ClassNames(self.classes, False).ids(given.label))[:, None]
         if given.map is not None:
             yield "map", self.stream("map").encode(given.map if given.map.ndim == 3 else given.map[None]).cpu()
-        if given.frames is not None:
-            yield "video", self._frame_tokens(given.frames)
 
     def _picture_tokens(self, given: Known) -> Tensor:
         part = self.stream("image")
@@ -117,17 +116,6 @@ class RowReader:
         several = list(image) if isinstance(image, Sequence) and not isinstance(image, str) else [image]
         return torch.stack([as_picture(one, shape) for one in several if one is not None])
 
-    def _frame_tokens(self, frames: Tensor) -> Tensor:
-        part = self.stream("video")
-        assert isinstance(part, ClipStream)
-        clips = frames if frames.ndim == 5 else frames[None]
-        shape = (part.n_frames, *self.image_shape)
-        if clips.ndim != 5 or clips.shape[2:] != shape[1:] or not 1 <= clips.shape[1] <= shape[0]:
-            raise UserError(f"known_frames must be 1 to {shape[0]} frames {shape[1:]} uint8, got {tuple(frames.shape)}")
-        tokens = part.tokenizer.encode(to_float(clips.flatten(0, 1)).to(self.device)).view(len(clips), -1).cpu()
-        open_part = tokens.new_full((len(clips), part.stream.length - tokens.shape[1]), part.stream.vocab_size)
-        return torch.cat([tokens, open_part], 1)
-
     def edit(self, given: Known) -> Edit | None:
         """The picture with a hole, if there is one."""
         if given.hole is None or given.image is None:
@@ -136,8 +124,3 @@ class RowReader:
         if len(pictures) != 1:
             raise UserError(f"a hole is of one picture, got {len(pictures)}")
         return Edit.of(pictures[0], given.hole, self.image_shape)
-
-
-def lacks(tokenizer: RowTokenizer, name: str) -> UserError:
-    """The error of a stream that the rows do not hold."""
-    return UserError(f"rows of this checkpoint hold {', '.join(tokenizer.streams)}, no {name}")

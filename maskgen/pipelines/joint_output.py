@@ -1,4 +1,4 @@
-"""What a pipeline of several streams returns: pictures, captions, labels, maps and clips of the same samples."""
+"""What a pipeline of several streams returns: pictures, captions, labels and maps of the same samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskgen.data.image.grid import grid
 from maskgen.data.image.pictures import to_pil
 from maskgen.pipelines.sheet import SHEETS
 
-ENDINGS = (*SHEETS, ".gif", ".jsonl")
+ENDINGS = (*SHEETS, ".jsonl")
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +32,6 @@ class JointOutput:
         captions: N strings.
         labels: class id of each.
         maps: (N, H, W) int64, a class of each pixel.
-        clips: (N, T, C, H, W) uint8.
         tokens: (N, L) int64 of global ids.
         pixels: (N, C, H, W) uint8 of the images.
         n_map_classes: classes of the maps.
@@ -44,7 +43,6 @@ class JointOutput:
     captions: list[str] | None
     labels: list[int] | None
     maps: Tensor | None
-    clips: Tensor | None
     tokens: Tensor
     pixels: Tensor | None = None
     n_map_classes: int = 0
@@ -52,8 +50,7 @@ class JointOutput:
     unmasked_at: Tensor | None = None
 
     def save(self, path: str | Path, *, n_columns: int = 0, scale: int | None = None) -> Path:
-        """Write pictures (`.png`, `.jpg`, `.webp`; a map beside its picture, a clip as a strip), clips as an animation
-        (`.gif`), or captions and labels (`.jsonl`); the path.
+        """Write pictures (`.png`, `.jpg`, `.webp`; maps beside them), or captions and labels (`.jsonl`); the path.
 
         Args:
             path: where; the ending chooses the format.
@@ -70,8 +67,6 @@ class JointOutput:
             lines = [json.dumps(line, ensure_ascii=False) for line in self.lines()]
             with atomic(target) as file:
                 file.write(("\n".join(lines) + "\n").encode())
-        elif target.suffix == ".gif":
-            write_clips(target, self._required_clips(), n_columns, scale)
         else:
             with atomic(target) as file:
                 grid(self.tiles(), n_columns, scale=scale).save(file, SHEETS[target.suffix.lower()], quality=95)
@@ -91,9 +86,7 @@ class JointOutput:
         ]
 
     def tiles(self) -> Tensor:
-        """(N, C, H, W) uint8: each picture with its map on the right, or the frames of a clip side by side."""
-        if self.clips is not None:
-            return torch.cat(list(self.clips.unbind(1)), -1)
+        """(N, C, H, W) uint8: each picture with its map on the right."""
         if self.pixels is None:
             raise UserError("these samples have no pictures; write captions and labels as .jsonl")
         if self.maps is None:
@@ -101,13 +94,8 @@ class JointOutput:
         shown = map_pixels(self.maps, self.n_map_classes).expand_as(self.pixels)
         return torch.cat([self.pixels, shown], -1)
 
-    def _required_clips(self) -> Tensor:
-        if self.clips is None:
-            raise UserError("these samples are no clips; an animation of the decoding is written by --animate")
-        return self.clips
-
     def __repr__(self) -> str:
-        kinds = ("images", "captions", "labels", "maps", "clips")
+        kinds = ("images", "captions", "labels", "maps")
         there = [kind for kind in kinds if vars(self)[kind] is not None]
         return f"JointOutput({len(self.tokens)} samples: {', '.join(there)})"
 
@@ -128,14 +116,13 @@ def output_of(
     n_map_classes: int = 0,
 ) -> JointOutput:
     """Decoded parts of rows as an output; pictures float in [0, 1] become bytes."""
-    pixels, clips = (to_uint8(_tensor(parts[name])).cpu() if name in parts else None for name in ("image", "video"))
+    pixels = to_uint8(_tensor(parts["image"])).cpu() if "image" in parts else None
     captions = parts.get("caption")
     return JointOutput(
         None if pixels is None else to_pil(pixels),
         None if captions is None else list(map(str, captions)),
         _tensor(parts["label"]).tolist() if "label" in parts else None,
         _tensor(parts["map"]).cpu() if "map" in parts else None,
-        clips,
         tokens.cpu(),
         pixels,
         n_map_classes,
@@ -147,20 +134,6 @@ def output_of(
 def map_pixels(maps: Tensor, n_classes: int) -> Tensor:
     """Maps (N, H, W) -> (N, 1, H, W) uint8, class c as the grey level 255 c / (C - 1)."""
     return (maps.double() * (255 / max(n_classes - 1, 1))).round().to(torch.uint8)[:, None]
-
-
-def map_of_pixels(pixels: Tensor, n_classes: int) -> Tensor:
-    """Undoes `map_pixels`: (N, 1, H, W) uint8 -> (N, H, W) int64, the class of the nearest grey level."""
-    return (pixels[:, 0].double() * ((n_classes - 1) / 255)).round().long()
-
-
-def write_clips(
-    path: Path, clips: Tensor, n_columns: int = 0, scale: int | None = None, milliseconds: int = 150
-) -> None:
-    """Write clips (N, T, C, H, W) uint8 side by side as a looping GIF."""
-    frames = [grid(clips[:, index], n_columns, scale=scale) for index in range(clips.shape[1])]
-    with atomic(path) as file:
-        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
 
 
 def _tensor(part: Part) -> Tensor:

@@ -49,7 +49,6 @@ class DataFacts:
         length: tokens in a row of text; 0 for images.
         caption_shape: (S, C) of an embedded caption; None without.
         n_map_classes: number of classes in segmentation maps; 0 without maps.
-        n_frames: T of a clip; 0 for single pictures.
         target_width: numbers that the network predicts per token, as `Objective.target_width`; 0 for those of a token.
     """
 
@@ -61,7 +60,6 @@ class DataFacts:
     length: int = 0
     caption_shape: tuple[int, int] | None = None
     n_map_classes: int = 0
-    n_frames: int = 0
     target_width: int = 0
 
     @classmethod
@@ -69,13 +67,8 @@ class DataFacts:
         """Facts of a data set."""
         if isinstance(source, TextSource):
             return cls(length=source.length)
-        return cls(
-            len(source.classes),
-            source.image_shape,
-            caption_shape=caption_shape,
-            n_map_classes=len(source.map_classes),
-            n_frames=source.n_frames,
-        )
+        n_map_classes = len(source.map_classes)
+        return cls(len(source.classes), source.image_shape, caption_shape=caption_shape, n_map_classes=n_map_classes)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from maskgen.objectives import OBJECTIVES
 from maskgen.processes import PROCESSES
 from maskgen.recipes.budget import KIND_TAGS, Best, KeepCurve, Phase, TrainSettings
 from maskgen.recipes.checks import check_phases, check_together
-from maskgen.recipes.overrides import apply_overrides
+from maskgen.recipes.overrides import apply_overrides, take_own_text
 from maskgen.recipes.schema import GuidanceSettings, Recipe, StartSettings
 from maskgen.recipes.tree import RecipeError, put, read_tree
 from maskgen.tokenizers import TOKENIZERS
@@ -35,6 +35,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] | Mapping[
     """
     tree = source.model_dump(mode="json", exclude_none=True) if isinstance(source, Recipe) else read_tree(str(source))
     if isinstance(overrides, Mapping):
+        take_own_text(tree, overrides.keys())
         for key, value in overrides.items():
             put(tree, key, value)
     else:

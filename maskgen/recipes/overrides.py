@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -39,7 +39,8 @@ def apply_overrides(tree: dict[str, object], changes: Sequence[str]) -> None:
     Raises:
         RecipeError: not `key=value`, a value that is not YAML, or a key below a value.
     """
-    pairs = _with_own_text(tree, [_split(change) for change in changes])
+    pairs = [_split(change) for change in changes]
+    take_own_text(tree, {key for key, _ in pairs})
     after = copy.deepcopy(tree)  # as far as it can be known what each part is
     for key, text in pairs:
         put(after, key, _plain(text))
@@ -47,16 +48,15 @@ def apply_overrides(tree: dict[str, object], changes: Sequence[str]) -> None:
         put(tree, key, _value(after, key, text))
 
 
-def _with_own_text(tree: Mapping[str, object], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The changes; `data.path` for a text that has none, as the Bible, is a file or folder of the user's own."""
-    keys, data = {key for key, _ in pairs}, tree.get("data")
+def take_own_text(tree: dict[str, object], keys: Collection[str]) -> None:
+    """Make room for the `data.path` among keys that change: it takes the place of a text without one, as the Bible."""
+    data = tree.get("data")
     name = data.get("type") if isinstance(data, Mapping) else data
-    if "data.path" not in keys or keys & {"data", "data.type"} or name not in DATASETS.names():
-        return pairs
+    if "data.path" not in keys or {"data", "data.type"} & set(keys) or name not in DATASETS.names():
+        return
     source: Any = DATASETS.get(str(name))
-    if source.kind != "text" or "path" in inspect.signature(source).parameters:
-        return pairs
-    return [("data.type", "text_file"), *pairs]
+    if source.kind == "text" and "path" not in inspect.signature(source).parameters:
+        put(tree, "data.type", "text_file")
 
 
 def _split(change: str) -> tuple[str, str]:

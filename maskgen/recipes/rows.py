@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from maskgen.core.streams import StreamKind
 from maskgen.core.traits import NetworkTraits
+from maskgen.data.base import DATASETS
 from maskgen.objectives import MaskedTokens, Objective
 from maskgen.recipes.build import DataFacts
 from maskgen.recipes.schema import Recipe
@@ -12,7 +13,6 @@ from maskgen.recipes.tree import RecipeError
 from maskgen.tokenizers import ImageTokenizer
 from maskgen.tokenizers.joint.rows import (
     CaptionStream,
-    ClipStream,
     LabelStream,
     MapStream,
     PictureStream,
@@ -36,12 +36,8 @@ def check_rows(recipe: Recipe) -> None:
         RecipeError: streams that the data do not have, continuous tokens, or keys that rows do not go with.
     """
     if recipe.streams is None:
-        if recipe.kind == "video":
-            raise RecipeError("streams: data of clips need it; give streams: {video: {}}")
         return
-    data = recipe.data_entry
-    name = recipe.data if isinstance(recipe.data, str) else str(recipe.data.get("type"))
-    check_streams(recipe.streams, data.parts, name)
+    check_streams(recipe.streams, recipe.data_entry.parts, DATASETS.check(recipe.data)[0])
     if recipe.task != "generator" or not recipe.has_discrete_tokens:
         raise RecipeError("streams: needs a model and a tokenizer of discrete tokens (vq, fsq, pixels, {from: ...})")
     if recipe.captions is not None or recipe.train.views is not None:
@@ -73,7 +69,7 @@ def row_tokenizer(
     Args:
         recipe: with `streams`.
         facts: sizes of the data.
-        images: of pictures or frames.
+        images: of pictures.
         captions: of captions; None in rows without.
 
     Raises:
@@ -84,8 +80,6 @@ def row_tokenizer(
     for name, settings in recipe.streams.items():
         if name == "image":
             parts.append(PictureStream(images))
-        elif name == "video":
-            parts.append(ClipStream(images, facts.n_frames))
         elif name == "label":
             parts.append(LabelStream(facts.n_classes))
         elif name == "map":

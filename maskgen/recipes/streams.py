@@ -11,13 +11,13 @@ from maskgen.core.streams import Stream, StreamKind, TokenLayout
 from maskgen.recipes.tree import RecipeError
 
 KINDS: Mapping[str, StreamKind] = {
-    "image": "image", "caption": "text", "label": "label", "map": "map", "video": "video",
+    "image": "image", "caption": "text", "label": "label", "map": "map",
 }  # fmt: skip
 """Names of streams, which are those of the parts of a sample, and their kinds."""
 
 
 class StreamSettings(BaseModel):
-    """Settings of one stream; those of pictures and frames are the recipe's `tokenizer`.
+    """Settings of one stream; those of pictures are the recipe's `tokenizer`.
 
     Attributes:
         tokenizer: of a caption: `characters`, `bytes`, `bpe` or `huggingface`.
@@ -56,8 +56,8 @@ def check_streams(streams: Mapping[str, StreamSettings], parts: tuple[str, ...],
             missing = [key for key in OWN[name] if key not in given]
             if missing:
                 raise RecipeError(f"streams.{name}.{missing[0]}: missing; a caption needs a tokenizer and a length")
-    if not {"image", "video"} & streams.keys() or {"image", "video"} <= streams.keys():
-        raise RecipeError("streams: a row holds an image or a video, one of the two")
+    if "image" not in streams:
+        raise RecipeError("streams.image: missing; the other streams stand beside a picture")
 
 
 def smallest_layout(streams: Mapping[str, StreamSettings]) -> TokenLayout:

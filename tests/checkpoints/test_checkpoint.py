@@ -250,6 +250,14 @@ def test_what_cannot_be_a_hub_id_never_asks_the_network(source: str) -> None:
         read_checkpoint(source)
 
 
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator_checkpoint(tmp_path / "c")
+    monkeypatch.chdir(tmp_path / "c")
+    assert read_checkpoint(".").step == 7
+    with pytest.raises(CheckpointError, match="'' names no checkpoint"):
+        read_checkpoint("")
+
+
 def test_a_hub_id_asks_the_network_and_reads_what_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator_checkpoint(tmp_path / "c")
     monkeypatch.setattr(locate, "download", lambda source, allow: tmp_path / "c")

@@ -14,8 +14,9 @@ from maskgen.core.errors import UserError
 from maskgen.core.rng import Rng
 from maskgen.data.image.attributes import attributes_of, captions_of
 from maskgen.evaluation.metrics.stream_bounds import stream_bound
+from maskgen.models.joint import JointTransformer
 from maskgen.pipelines.joint import JointPipeline
-from maskgen.pipelines.joint_output import map_of_pixels, map_pixels
+from maskgen.pipelines.joint_output import map_pixels
 from maskgen.processes import StreamDenoiser
 from maskgen.recipes.build import DataFacts, build_system
 from maskgen.recipes.load import parse_recipe
@@ -47,7 +48,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> JointPipeline:
     tokenizer = row_tokenizer(recipe, facts, recipe.build_tokenizer(SHAPE), captions)
     network = build_system(recipe, facts, tokenizer).network
     names = [str(number) for number in range(10)]
-    info = {"step": 1, "classes": names, "image_shape": list(SHAPE), "map_classes": ["out", "in"], "n_frames": 0}
+    info = {"step": 1, "classes": names, "image_shape": list(SHAPE), "map_classes": ["out", "in"]}
     write_checkpoint(path / "checkpoint-1", recipe, {MODEL: network.state_dict()}, info, path)
     loaded = maskgen.load(path / "checkpoint-1")
     assert isinstance(loaded, JointPipeline)
@@ -81,8 +82,8 @@ def test_whatever_is_given_stays_and_the_rest_is_generated(pipeline: JointPipeli
 
 
 def test_what_rows_do_not_hold_is_refused_by_name(pipeline: JointPipeline) -> None:
-    with pytest.raises(UserError, match="no video"):
-        pipeline(known_frames=torch.zeros(1, *SHAPE, dtype=torch.uint8))
+    with pytest.raises(UserError, match="hold image, caption, label, map, no video"):
+        pipeline.nll("video", image=picture())
     with pytest.raises(UserError, match="has room for 30"):
         pipeline(prompt="a dark plain narrow dress" * 2)
     with pytest.raises(RecipeError, match=r"streams\.map: data digits has the parts image, label"):
@@ -98,7 +99,7 @@ def test_maps_and_captions_come_back_from_their_tokens() -> None:
     assert stream.decode(stream.encode(maps)).equal(maps)
     coarse = MapStream(3, (8, 8), cell=2, patch=2)
     assert coarse.decode(coarse.encode(coarse.decode(coarse.encode(maps)))).equal(coarse.decode(coarse.encode(maps)))
-    assert map_of_pixels(map_pixels(maps, 3), 3).equal(maps)
+    assert map_pixels(torch.tensor([[[0, 1, 2]]]), 3).tolist() == [[[[0, 128, 255]]]]
     captions = CaptionStream(parse_recipe(ROWS).build_caption_tokenizer(CAPTIONS), 30)
     assert captions.decode(captions.encode(CAPTIONS)) == CAPTIONS
     open_end = captions.gapped("a dark...")
@@ -131,3 +132,15 @@ def test_bounds_of_exact_posteriors_are_the_probabilities_and_obey_the_chain_rul
     both, other = bound("a", ()) + bound("b", ("a",)), bound("b", ()) + bound("a", ("b",))
     assert both == pytest.approx(-law.log(), abs=0.15)
     assert other == pytest.approx(-law.log(), abs=0.15)
+
+
+def test_explicit_times_are_those_of_each_stream() -> None:
+    network = JointTransformer(0, (), TINY, width=16, depth=1, heads=2, has_time=True)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    rows, half = TINY.join({"a": STATES[:, :2], "b": STATES[:, 2:]}), torch.full((len(STATES),), 0.5)
+    with torch.no_grad():
+        whole, each = network(rows, half).logits, network(rows, torch.stack([half, half], 1)).logits
+        other = network(rows, torch.stack([half, 1 - half / 2], 1)).logits
+    assert whole.equal(each)
+    assert not torch.allclose(each, other, atol=1e-3)

@@ -78,6 +78,10 @@ def test_a_path_alone_takes_the_place_of_a_text_that_has_none() -> None:
     tree: dict[str, object] = {"data": {"type": "kjv", "length": 96}}
     apply_overrides(tree, ["data.path=my.txt"])
     assert tree["data"] == {"type": "text_file", "path": "my.txt", "length": 96}
+    assert (
+        load_recipe("text/kjv-md4", {"data.path": "my.txt"}).data
+        == load_recipe("text/kjv-md4", ["data.path=my.txt"]).data
+    )
     for changes in (["data.path=x", "data.type=kjv"], ["data.path=x", "data=kjv"]):  # what is said stands
         said: dict[str, object] = {"data": "kjv"}
         apply_overrides(said, changes)

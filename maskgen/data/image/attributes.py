@@ -14,10 +14,7 @@ from maskgen.data.image.fashion import FashionMnist
 
 FOREGROUND = 25
 """Grey levels above it are of the garment; the background of Fashion-MNIST is 0."""
-NAMES = (
-    *("t-shirt", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-)
+NAMES = tuple(name.split("/")[0].lower() for name in FashionMnist.classes)
 TONES, TEXTURES, SHAPES = ("dark", "grey", "light"), ("plain", "shaded"), ("narrow", "even", "wide")
 TONE_ENDS, TEXTURE_ENDS, SHAPE_ENDS = (140.0, 185.0), (47.0,), (0.62, 1.05)
 """Mean and standard deviation of the garment's grey levels, and width over height of its box: about the quantiles of

@@ -1,4 +1,4 @@
-"""Rows of several streams: pictures, captions, labels, maps and clips <-> one row of tokens."""
+"""Rows of several streams: pictures, captions, labels and maps <-> one row of tokens."""
 
 from __future__ import annotations
 
@@ -57,32 +57,6 @@ class PictureStream(StreamTokenizer):
 
     def identity(self) -> str:
         return self.tokenizer.fingerprint()
-
-
-class ClipStream(StreamTokenizer):
-    """Clips of T frames, each frame by an image tokenizer; tokens frame by frame.
-
-    Args:
-        tokenizer: of a frame.
-        n_frames: T.
-    """
-
-    def __init__(self, tokenizer: ImageTokenizer, n_frames: int) -> None:
-        super().__init__()
-        self.tokenizer, self.n_frames = tokenizer, n_frames
-        self.stream = Stream("video", "video", tokenizer.vocab_size, (n_frames, *tokenizer.grid))
-
-    def encode(self, part: Part) -> Tensor:
-        clips = cast(Tensor, part)
-        return self.tokenizer.encode(clips.flatten(0, 1)).view(len(clips), -1)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        frames = tokens.clamp(max=self.stream.vocab_size - 1).view(len(tokens) * self.n_frames, -1)
-        clips: Tensor = self.tokenizer.decode(frames).unflatten(0, (-1, self.n_frames))
-        return clips
-
-    def identity(self) -> str:
-        return f"{self.n_frames} {self.tokenizer.fingerprint()}"
 
 
 class CaptionStream(StreamTokenizer):
@@ -250,12 +224,6 @@ class RowTokenizer(nn.Module, Tokenizer):
     def decode(self, rows: Tensor) -> dict[str, Part]:
         """Rows (N, L) -> the parts of N samples by name."""
         return {name: self.streams[name].decode(tokens) for name, tokens in self.layout.split(rows).items()}
-
-    @property
-    def frame(self) -> ImageTokenizer | None:
-        """The tokenizer of pictures, or of the frames of a clip; None for rows without either."""
-        found = [part.tokenizer for part in self.parts if isinstance(part, PictureStream | ClipStream)]
-        return found[0] if found else None
 
     @property
     def n_map_classes(self) -> int:
